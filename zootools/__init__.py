@@ -1,0 +1,32 @@
+"""Build, publish and learn from model zoos: populations of neural networks with every checkpoint kept.
+
+The public names are imported on first use, so that ``import zootools`` (and ``zootools --help``)
+does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from zootools.errors import ZooError
+
+if TYPE_CHECKING:
+    from zootools.build import build
+    from zootools.spec import ZooSpec, load_spec
+    from zootools.zoo import Zoo, open_zoo
+
+__version__ = "0.1.0"
+__all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "load_spec", "open_zoo"]
+
+_HOME = {
+    "Zoo": "zootools.zoo",
+    "ZooSpec": "zootools.spec",
+    "build": "zootools.build",
+    "load_spec": "zootools.spec",
+    "open_zoo": "zootools.zoo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'zootools' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,309 @@
+"""The layer schema: what a network is made of, as data.
+
+A `Schema` is an ordered list of layers that carry parameters. Everything else about a network follows
+from it: the plain module and the stacked forward pass (`zootools.networks`), the order of the flat weight
+vector, which outputs feed which inputs (permutations), and the tokens of a neuron. It is stored in every
+zoo, so a reader needs no knowledge of the architectures registered here. No torch in this module.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from zootools.errors import DamagedZooError, SpecError
+from zootools.spec import Architecture, Mlp
+
+MAX_PARAMETERS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One parameter-carrying layer and what follows it up to the next one.
+
+    The order of what follows is fixed: max-pooling, activation, dropout, global average pooling.
+    """
+
+    name: str
+    kind: Literal["conv", "linear"]
+    inputs: int
+    """Input channels of a convolution, input features of a linear layer."""
+    outputs: int
+    kernel: int = 1
+    stride: int = 1
+    bias: bool = True
+    max_pool: int = 1
+    """Window and stride of the max-pooling on the layer's output; 1 for none."""
+    activation: bool = True
+    dropout: bool = False
+    """Whether a model's dropout rate applies after the activation."""
+    global_average_pool: bool = False
+
+    @property
+    def fan_in(self) -> int:
+        """Incoming weights of one output neuron or kernel, without its bias."""
+        return self.inputs * self.kernel**2
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """``(outputs, inputs)``, or ``(outputs, inputs, kernel, kernel)`` of a convolution."""
+        if self.kind == "linear":
+            return (self.outputs, self.inputs)
+        return (self.outputs, self.inputs, self.kernel, self.kernel)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Where one named tensor of a model lies in its flat weight vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        """One past the last index in the flat vector."""
+        return self.offset + self.size
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A sequential network: input shape ``(channels, height, width)`` and its layers."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        _ = self.output_shapes  # refuses layers that do not fit each other
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.layers[-1].outputs
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The tensors of a model in flat order: layer by layer, weights row-major, then biases."""
+        result, offset = [], 0
+        for layer in self.layers:
+            shapes = {"weight": layer.weight_shape}
+            if layer.bias:
+                shapes["bias"] = (layer.outputs,)
+            for name, shape in shapes.items():
+                result.append(Parameter(f"{layer.name}.{name}", shape, offset))
+                offset = result[-1].end
+        return tuple(result)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters of a model: the length of its flat vector."""
+        return self.parameters[-1].end
+
+    @cached_property
+    def output_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """``(channels, height, width)`` that each layer hands on, after its pooling.
+
+        Raises SpecError where a layer does not fit what comes before it.
+        """
+        shapes, shape = [], self.input_shape
+        for layer in self.layers:
+            channels, height, width = shape
+            if layer.kind == "linear":
+                if layer.inputs != math.prod(shape):
+                    raise SpecError(
+                        f"{self.name}: {layer.name} takes {layer.inputs} features, "
+                        f"but is given {channels} x {height} x {width}"
+                    )
+                shape = (layer.outputs, 1, 1)
+            else:
+                if layer.inputs != channels:
+                    raise SpecError(f"{self.name}: {layer.name} takes {layer.inputs} channels, not {channels}")
+                sides = [
+                    ((side - layer.kernel) // layer.stride + 1) // layer.max_pool
+                    if side >= layer.kernel
+                    else 0
+                    for side in (height, width)
+                ]
+                if min(sides) < 1:
+                    raise SpecError(
+                        f"{self.name}: {layer.name} (kernel {layer.kernel}, stride {layer.stride}, "
+                        f"pooling {layer.max_pool}) leaves nothing of an input of {height} x {width}; "
+                        "use larger images (images.size)"
+                    )
+                shape = (layer.outputs, sides[0], sides[1])
+            if layer.global_average_pool:
+                shape = (shape[0], 1, 1)
+            shapes.append(shape)
+        return tuple(shapes)
+
+    def block(self, index: int) -> int:
+        """How many consecutive inputs of the next layer one output of layer ``index`` feeds.
+
+        It is 1, except from a convolution to a linear layer: there it is height times width.
+        """
+        _, height, width = self.output_shapes[index]
+        return height * width if self.layers[index + 1].kind == "linear" else 1
+
+    def neuron_tokens(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Return for each layer the flat indices of its neurons: int64 ``[outputs, fan_in (+ 1)]``.
+
+        A row holds the incoming weights of one neuron (or kernel), its own bias last.
+        """
+        tokens, parameters = {}, {parameter.name: parameter for parameter in self.parameters}
+        for layer in self.layers:
+            weight = parameters[f"{layer.name}.weight"]
+            rows = np.arange(weight.offset, weight.end).reshape(layer.outputs, layer.fan_in)
+            if layer.bias:
+                bias = parameters[f"{layer.name}.bias"]
+                rows = np.concatenate([rows, np.arange(bias.offset, bias.end)[:, None]], axis=1)
+            tokens[layer.name] = rows
+        return tokens
+
+    def permutation_index(self, permutations: Mapping[str, npt.ArrayLike]) -> npt.NDArray[np.int64]:
+        """Return the index ``i`` for which ``flat[i]`` is the same network with permuted neurons.
+
+        ``permutations`` maps names of hidden layers to permutations of their outputs (paper, equation 1:
+        the layer's rows and biases move, and the next layer's inputs move along). Raises ValueError for
+        the output layer, an unknown layer, or something that is no permutation.
+        """
+        index = np.arange(self.size)
+        hidden = [layer.name for layer in self.layers[:-1]]
+        unknown = set(permutations) - set(hidden)
+        if unknown:
+            raise ValueError(f"only the hidden layers {hidden} can be permuted, not {sorted(unknown)}")
+        views = {p.name: index[p.offset : p.end].reshape(p.shape) for p in self.parameters}
+        for position, layer in enumerate(self.layers[:-1]):
+            if layer.name not in permutations:
+                continue
+            order = np.asarray(permutations[layer.name])
+            if sorted(order.tolist()) != list(range(layer.outputs)):
+                raise ValueError(f"{layer.name}: expected a permutation of {layer.outputs} neurons, found {order}")
+            for name in (f"{layer.name}.weight", f"{layer.name}.bias"):
+                if name in views:
+                    views[name][:] = views[name][order]
+            block = self.block(position)
+            columns = (order[:, None] * block + np.arange(block)).reshape(-1)
+            after = views[f"{self.layers[position + 1].name}.weight"]
+            after[:] = after[:, columns]
+        return index
+
+    def forward_flops(self) -> int:
+        """Floating-point operations of one image's forward pass, multiplications and additions counted."""
+        total, shape = 0, self.input_shape
+        for layer, output in zip(self.layers, self.output_shapes, strict=True):
+            positions = 1
+            if layer.kind == "conv":
+                positions = math.prod((side - layer.kernel) // layer.stride + 1 for side in shape[1:])
+            total += 2 * layer.outputs * layer.fan_in * positions
+            shape = output
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schema as plain values, as zoo.json holds it."""
+        return {
+            "name": self.name,
+            "input_shape": list(self.input_shape),
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Schema":
+        """Read a schema back; raises DamagedZooError for anything that `to_json` would not write."""
+        types = {field.name: type(getattr(_EXAMPLE, field.name)) for field in fields(Layer)}
+        try:
+            layers = []
+            for entry in value["layers"]:
+                if {name: type(item) for name, item in entry.items()} != types:
+                    raise ValueError(f"unexpected layer {entry}")
+                layers.append(Layer(**entry))
+            channels, height, width = (int(side) for side in value["input_shape"])
+            numbers = [n for layer in layers for n in (layer.inputs, layer.outputs, layer.kernel, layer.stride)]
+            numbers += [channels, height, width, *(layer.max_pool for layer in layers)]
+            if not layers or min(numbers) < 1 or any(la.kind not in ("conv", "linear") for la in layers):
+                raise ValueError("sizes must be positive and kinds conv or linear")
+            schema = cls(str(value["name"]), (channels, height, width), tuple(layers))
+            names = [layer.name for layer in layers]
+            if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
+                raise ValueError(f"layer names must be different identifiers, found {names}")
+            if schema.size > MAX_PARAMETERS:
+                raise ValueError(f"{schema.size} parameters are more than {MAX_PARAMETERS}")
+        except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+            raise DamagedZooError(f"layer schema: {error}") from error
+        return schema
+
+
+_EXAMPLE = Layer("example", "linear", 1, 1)
+
+
+def build_schema(architecture: Architecture, input_shape: tuple[int, int, int], classes: int) -> Schema:
+    """Return the layer schema of an architecture for images of one shape.
+
+    Raises SpecError when the images are too small for it.
+    """
+    channels, height, width = input_shape
+    if isinstance(architecture, Mlp):
+        sizes = [channels * height * width, *architecture.hidden, classes]
+        layers = [
+            Layer(f"fc{i}", "linear", sizes[i - 1], sizes[i], bias=architecture.bias, dropout=True)
+            for i in range(1, len(sizes) - 1)
+        ]
+        layers.append(
+            Layer(f"fc{len(layers) + 1}", "linear", sizes[-2], classes, bias=architecture.bias, activation=False)
+        )
+    else:
+        layers = _CNNS[architecture.name](channels)
+        features = math.prod(Schema(architecture.name, input_shape, tuple(layers)).output_shapes[-1])
+        layers += _head(architecture.name, features, classes)
+    schema = Schema(architecture.name, input_shape, tuple(layers))
+    if schema.size > MAX_PARAMETERS:
+        raise SpecError(f"{schema.name}: {schema.size:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
+    return schema
+
+
+def _cnn_small(channels: int) -> list[Layer]:
+    """2464 parameters on 1 x 28 x 28: the paper's CNN as its code has it (Table 11 lists one pooling too many)."""
+    return [
+        Layer("conv1", "conv", channels, 8, kernel=5, max_pool=2, dropout=True),
+        Layer("conv2", "conv", 8, 6, kernel=5, max_pool=2, dropout=True),
+        Layer("conv3", "conv", 6, 4, kernel=2),
+    ]
+
+
+def _cnn_unterthiner(channels: int) -> list[Layer]:
+    """4970 parameters on one channel: the network of Unterthiner et al. (2020)."""
+    return [
+        Layer("conv1", "conv", channels, 16, kernel=3, stride=2, dropout=True),
+        Layer("conv2", "conv", 16, 16, kernel=3, stride=2, dropout=True),
+        Layer("conv3", "conv", 16, 16, kernel=3, stride=2, dropout=True, global_average_pool=True),
+    ]
+
+
+def _cnn_large(channels: int) -> list[Layer]:
+    """10,853 parameters on 3 x 32 x 32; where its dropout sits is not published: after every hidden activation."""
+    return [
+        Layer("conv1", "conv", channels, 16, kernel=3, max_pool=2, dropout=True),
+        Layer("conv2", "conv", 16, 32, kernel=3, max_pool=2, dropout=True),
+        Layer("conv3", "conv", 32, 15, kernel=3, max_pool=2, dropout=True),
+    ]
+
+
+_CNNS = {"cnn_small": _cnn_small, "cnn_unterthiner": _cnn_unterthiner, "cnn_large": _cnn_large}
+
+
+def _head(name: str, features: int, classes: int) -> list[Layer]:
+    if name == "cnn_unterthiner":
+        return [Layer("fc1", "linear", features, classes, activation=False)]
+    return [
+        Layer("fc1", "linear", features, 20, dropout=True),
+        Layer("fc2", "linear", 20, classes, activation=False),
+    ]

@@ -1,0 +1,35 @@
+"""The files that come with zootools: the zoo specifications and the card template.
+
+In a checkout they lie at the top level, where people look for them; in an installed wheel
+they lie inside the package (pyproject.toml copies them there).
+"""
+
+from pathlib import Path
+
+from zootools.errors import SpecError, did_you_mean
+
+_PACKAGE = Path(__file__).parent
+_ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.parent
+
+CARD_TEMPLATE = _ROOT / "CARD_TEMPLATE.md"
+
+
+def bundled_specs() -> dict[str, Path]:
+    """Return the bundled specifications by name, in alphabetical order."""
+    return {path.stem: path for path in sorted((_ROOT / "zoo_specs").glob("*.yaml"))}
+
+
+def find_spec(name_or_path: str) -> Path:
+    """Return the file of a specification given as a path or as the name of a bundled one.
+
+    Raises SpecError, naming the nearest bundled specification, when there is neither.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    specs = bundled_specs()
+    if name_or_path in specs:
+        return specs[name_or_path]
+    if path.is_dir():
+        raise SpecError(f"{name_or_path}: is a folder; expected a specification file (*.yaml)")
+    raise SpecError(f"{name_or_path}: no such file or bundled specification{did_you_mean(path.stem, specs)}")

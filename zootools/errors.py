@@ -1,0 +1,57 @@
+"""Every refusal of zootools: one class per exit code, and the wording of "did you mean"."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """A refusal that a user can act on: what was found, where, and what was expected.
+
+    ``exit_code`` is what the command line leaves with.
+    """
+
+    exit_code = 2
+
+
+class SpecError(ZooError):
+    """A zoo specification, or an argument, is wrong."""
+
+
+class ZooNotFoundError(ZooError):
+    """There is no zoo (or model, or checkpoint) under the given name."""
+
+
+class DamagedZooError(ZooError):
+    """Stored data is not what its manifest promises, or does not come from where it should."""
+
+    exit_code = 3
+
+
+class StorageError(ZooError):
+    """The disk, or a download, failed; what was committed before is still there."""
+
+    exit_code = 74
+
+
+class WorkerError(StorageError):
+    """Work was lost because its process died again and again; the other stacks are kept."""
+
+
+class BusyError(ZooError):
+    """Another builder holds this zoo."""
+
+    exit_code = 75
+
+
+class InterruptedBuildError(ZooError):
+    """The build was stopped from outside; the same command resumes it."""
+
+    exit_code = 130
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'? (allowed: ...)"`` for an unknown ``word``, to end a sentence with."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    allowed = ", ".join(known)
+    return f"; did you mean {close[0]!r}? (allowed: {allowed})" if close else f"; allowed: {allowed}"

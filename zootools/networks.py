@@ -1,0 +1,118 @@
+"""From a layer schema to something that computes: one plain module, or many models at once."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zootools.architectures import Schema
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+}
+
+Dropout = Callable[[str, Tensor], Tensor]
+"""Drops units of one layer's activations: given the layer's name and the activations, returns them scaled."""
+
+
+class Network(nn.Module):
+    """One model as an ordinary module: ``[B, channels, height, width]`` to logits ``[B, classes]``.
+
+    Its parameters are named by the schema (``conv1.weight``), with and without dropout.
+    """
+
+    def __init__(self, schema: Schema, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.schema = schema
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = dropout
+        for layer in schema.layers:
+            module: nn.Module
+            if layer.kind == "conv":
+                module = nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, bias=layer.bias)
+            else:
+                module = nn.Linear(layer.inputs, layer.outputs, bias=layer.bias)
+            self.add_module(layer.name, module)
+
+    def forward(self, images: Tensor, drop: Dropout | None = None) -> Tensor:
+        """Return the logits; ``drop`` replaces torch's own dropout where the draws must be known."""
+        x = images
+        for layer in self.schema.layers:
+            if layer.kind == "linear":
+                x = x.flatten(1)
+            x = self.get_submodule(layer.name)(x)
+            if layer.max_pool > 1:
+                x = F.max_pool2d(x, layer.max_pool)
+            if layer.activation:
+                x = self.activation(x)
+            if layer.dropout and drop is not None:
+                x = drop(layer.name, x)
+            elif layer.dropout:
+                x = F.dropout(x, self.dropout, self.training)
+            if layer.global_average_pool:
+                x = x.mean(dim=(2, 3))
+        return x
+
+
+def stacked_forward(
+    schema: Schema,
+    weights: Mapping[str, Tensor],
+    images: Tensor,
+    activation: str,
+    drop: Dropout | None = None,
+) -> Tensor:
+    """Compute M models of one schema at once.
+
+    Args:
+        schema: the layers that all models share.
+        weights: for each parameter its values in all models, float32 ``[M, *shape]``.
+        images: ``[B, M, channels, height, width]`` where each model has its own, or
+            ``[B, channels, height, width]`` where all see the same.
+        activation: the activation that all models share.
+        drop: drops units of ``[M, B, ...]`` activations; None outside training.
+
+    Returns:
+        Logits ``[M, B, classes]``.
+    """
+    models, batch = next(iter(weights.values())).shape[0], images.shape[0]
+    function = ACTIVATIONS[activation]
+    shared = images.dim() == 4
+    # Activations are [B, M, channels, height, width], or [B, channels, height, width] while still shared:
+    # a grouped convolution takes all models' channels side by side, a batched product one matrix a model.
+    x = images
+    for layer, (channels, height, width) in zip(schema.layers, schema.output_shapes, strict=True):
+        weight, bias = weights[f"{layer.name}.weight"], weights.get(f"{layer.name}.bias")
+        if layer.kind == "conv":
+            x = F.conv2d(
+                x if shared else x.flatten(1, 2),
+                weight.flatten(0, 1),
+                None if bias is None else bias.flatten(),
+                layer.stride,
+                groups=1 if shared else models,
+            )
+            if layer.max_pool > 1:
+                x = F.max_pool2d(x, layer.max_pool)
+            x = x.view(batch, models, channels, *x.shape[2:])
+        else:
+            if shared:
+                x = x.unsqueeze(1).expand(batch, models, *x.shape[1:])
+            x = x.flatten(2).transpose(0, 1)  # [M, B, features]
+            if bias is None:
+                x = torch.bmm(x, weight.transpose(1, 2))
+            else:
+                x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+            x = x.transpose(0, 1).unsqueeze(-1).unsqueeze(-1)
+        shared = False
+        if layer.activation:
+            x = function(x)
+        if layer.dropout and drop is not None:
+            x = drop(layer.name, x.transpose(0, 1)).transpose(0, 1)
+        if layer.global_average_pool:
+            x = x.mean(dim=(3, 4), keepdim=True)
+    return x.flatten(2).transpose(0, 1)
