@@ -1,7 +1,6 @@
 """Image data as tensors: loaded once, normalised once, indexed by the trainers. No loader processes."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zootools.errors import SpecError, StorageError
+from zootools.image_files import data_folder, image_shape
 from zootools.spec import DatasetImages, FolderImages, Images, TetrisImages
 from zootools.streams import stream
-
-INPUT_SHAPES: dict[str, tuple[int, int, int]] = {
-    "tetris": (1, 4, 4),
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "fashion_mnist": (1, 28, 28),
-    "kmnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "svhn": (3, 32, 32),
-    "usps": (1, 16, 16),
-    "stl10": (3, 96, 96),
-}
-
 
 @dataclass(frozen=True)
 class Subset:
@@ -81,38 +68,6 @@ class ImageData:
             subset.images.share_memory_()
             subset.labels.share_memory_()
         return self
-
-
-def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, int, int], int]:
-    """Return ``(channels, height, width)`` and the number of classes, without loading any image.
-
-    Raises SpecError where the specification does not decide them.
-    """
-    if isinstance(images, FolderImages):
-        if images.size is None:
-            raise SpecError("images.size is missing: pictures in a folder must be brought to one size")
-        root = data_folder(data) / images.folder / "train"
-        classes = sum(entry.is_dir() for entry in root.iterdir()) if root.is_dir() else 0
-        if classes == 0:
-            raise SpecError(f"images.folder: expected one folder per class in {root}, found none")
-        return (1 if images.greyscale else 3, images.size, images.size), classes
-    channels, height, width = INPUT_SHAPES[images.name]
-    if isinstance(images, TetrisImages):
-        return (channels, height, width), 4
-    side = images.size or images.crop
-    if images.greyscale:
-        channels = 1
-    return (channels, side or height, side or width), 10
-
-
-def data_folder(data: Path | None) -> Path:
-    """Return where image files lie: the given folder, else ``$ZOOTOOLS_DATA``, else the user's cache."""
-    if data is not None:
-        return data
-    if os.environ.get("ZOOTOOLS_DATA"):
-        return Path(os.environ["ZOOTOOLS_DATA"])
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "zootools" / "images"
 
 
 def load_images(images: Images, data: Path | None = None) -> ImageData:

@@ -1,0 +1,339 @@
+"""Building a zoo: plan the stacks, let an engine train them, finish the folder.
+
+The same call again resumes. A specification that holds all models of an existing zoo and more is growth:
+only what is missing is trained, as new stacks.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zootools.architectures import Schema, build_schema
+from zootools.errors import SpecError, StorageError, WorkerError
+from zootools.files import FolderLock, pretty_json, sweep_temporaries, write_durably
+from zootools.image_files import image_shape
+from zootools.manifest import finish_zoo, read_manifest
+from zootools.population import ModelConfig, expand
+from zootools.progress import Progress
+from zootools.spec import ZooSpec, load_spec
+from zootools.store import Plan, StackRecord, ZooFolder
+
+MAX_STACK = 256
+FEW_FILES = 1000
+"""Stacks are as small as they can be (for more work units) without making more shards than this."""
+
+POPULATION = ("grid", "sample", "seeds", "models")
+"""The sections that may change when a zoo grows."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a specification asks for, by arithmetic."""
+
+    models: int
+    checkpoints: int
+    stacks: int
+    bytes: int
+    steps: int
+    model_samples: int
+
+
+def zoo_schema(spec: ZooSpec, data: Path | None = None) -> Schema:
+    """Return the layer schema of a specification's models. Raises SpecError where images do not fit it."""
+    shape, classes = image_shape(spec.images, data)
+    return build_schema(spec.architecture, shape, classes)
+
+
+def plan_stacks(models: Sequence[ModelConfig], schema: Schema, checkpoints: int, device: str = "cpu") -> list[list[str]]:
+    """Put models of one structure together: activation, optimizer, and whether there is dropout.
+
+    The result depends on the models alone, never on the number of workers.
+    """
+    groups: dict[tuple[str, str, bool], list[str]] = {}
+    for model in sorted(models, key=lambda model: model.model_id):
+        hyper = model.hyperparameters
+        groups.setdefault((hyper.activation, hyper.optimizer, hyper.dropout > 0), []).append(model.model_id)
+    size = 256 if device == "cuda" or schema.size <= 2_000 else 16
+    while size < MAX_STACK and checkpoints * sum(-(-len(ids) // size) for ids in groups.values()) > FEW_FILES:
+        size *= 2
+    return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
+
+
+def estimate(spec: ZooSpec, data: Path | None = None) -> Estimate:
+    """Return what building a specification will take, without touching a disk."""
+    schema, models = zoo_schema(spec, data), expand(spec)
+    kept, training = len(spec.training.kept_epochs), spec.training
+    counts = [max(1, int(spec.images.train * model.hyperparameters.train_fraction)) for model in models]
+    # The shard, the row of Parquet (compressed by about a fifth at best), and the scores in both.
+    per_checkpoint = 8 * schema.size + 600
+    return Estimate(
+        models=len(models),
+        checkpoints=len(models) * kept,
+        stacks=len(plan_stacks(models, schema, kept)),
+        bytes=len(models) * (kept * per_checkpoint + 12 * schema.size),
+        steps=training.epochs * sum(-(-count // training.batch_size) for count in counts),
+        model_samples=training.epochs * sum(counts),
+    )
+
+
+def build(
+    spec: ZooSpec,
+    out: Path,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    data: Path | None = None,
+    allow_fingerprint_change: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train a zoo into the folder ``out``, or resume, or grow the one that is there.
+
+    Args:
+        spec: what to train.
+        out: the zoo's folder; created if missing.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+        workers: processes on the CPU; one per core by default. On CUDA there is always one.
+        data: where image files lie and are downloaded to (see `zootools.images.data_folder`).
+        allow_fingerprint_change: go on although device or library versions are not those the build began with.
+        quiet: show no progress.
+
+    Returns:
+        The manifest of the finished zoo, as in zoo.json.
+
+    Raises:
+        SpecError: ``out`` holds something else, or a zoo of another specification.
+        BusyError: another builder is at work there.
+        StorageError: the disk refused; everything committed is kept.
+        WorkerError: stacks failed again and again; the others are kept, and the call can be repeated.
+    """
+    zoo, begun = ZooFolder(out), time.time()
+    _check_folder(zoo)
+    schema = zoo_schema(spec, data)
+    models = expand(spec)
+    begun_before = zoo.read_plan()
+    if begun_before is not None:
+        _check_growth(begun_before.spec, spec, models)
+    elif zoo.manifest.exists():
+        finished = read_manifest(out)
+        _check_growth(load_spec(out / "spec.yaml"), spec, models)
+        if finished["counts"]["expected"] == len(models):
+            return finished
+    _check_space(out, estimate(spec, data).bytes)
+    with FolderLock(zoo.lock) as lock:
+        sweep_temporaries(out)
+        device = _choose_device(device)
+        from zootools.engines.local import RETRIES, run_local
+        from zootools.engines.worker import fingerprint, save_images
+        from zootools.images import load_images
+
+        images = load_images(spec.images, data)
+        plan = _plan(zoo, spec, schema, models, images.digest, device)
+        _check_fingerprints(zoo, plan, fingerprint(device), allow_fingerprint_change)
+        save_images(images, zoo.images)
+        classes = images.classes
+        del images
+        todo = [stack for stack in range(len(plan.stacks)) if not _is_done(zoo, stack)]
+        sizes = [len(ids) for ids in plan.stacks]
+        with Progress(sizes, spec.training.epochs, [_epochs_done(zoo, s, spec) for s in range(len(sizes))], quiet) as bar:
+            failed = run_local(
+                out,
+                todo,
+                classes=classes,
+                device=device,
+                workers=1 if device == "cuda" else workers or os.cpu_count() or 1,
+                lock=lock.descriptor,
+                report=bar.update,
+                retried=bar.retried,
+            )
+        _note_build(zoo, begun, device)
+        if failed:
+            raise WorkerError(
+                f"{out}: the worker of {len(failed)} of {len(sizes)} stacks died {RETRIES + 1} times "
+                f"(stack {failed[0]} first); the others are kept, and the same command tries these again"
+            )
+        manifest = finish_zoo(zoo, plan)
+        zoo.remove_work()
+    return manifest
+
+
+def _check_folder(zoo: ZooFolder) -> None:
+    """Refuse a folder that holds something which is no zoo."""
+    if zoo.path.exists() and not zoo.path.is_dir():
+        raise SpecError(f"{zoo.path}: is a file; expected a folder for the zoo (--out)")
+    if zoo.path.is_dir() and not zoo.manifest.exists() and not zoo.work.is_dir() and any(zoo.path.iterdir()):
+        raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
+
+
+def _check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> None:
+    """Refuse a specification that is neither the old one nor the old one grown; show what differs."""
+    before, after = old.dump(), new.dump()
+    differences = [
+        f"{key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for"
+        for key in sorted({*before, *after} - set(POPULATION))
+        if before.get(key) != after.get(key)
+    ]
+    if differences:
+        raise SpecError(
+            "the folder holds a zoo of another specification; choose another folder with --out\n  "
+            + "\n  ".join(differences)
+        )
+    missing = {model.model_id for model in expand(old)} - {model.model_id for model in models}
+    if missing:
+        changed = [key for key in POPULATION if before.get(key) != after.get(key)]
+        shown = "".join(
+            f"\n  {key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for" for key in changed
+        )
+        raise SpecError(
+            f"{len(missing)} models of the zoo in this folder are not in the specification; "
+            f"a zoo can grow, but not shrink{shown}"
+        )
+
+
+def _check_space(out: Path, needed: int) -> None:
+    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.is_dir())
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"{folder}: cannot be written to; choose another folder with --out")
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(
+            f"{folder}: the zoo takes about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "
+            "choose another disk with --out, or fewer models with --models"
+        )
+
+
+def _choose_device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SpecError("--device cuda: torch finds no CUDA device here; use --device cpu (zootools doctor tells more)")
+    return device
+
+
+def _plan(
+    zoo: ZooFolder, spec: ZooSpec, schema: Schema, models: Sequence[ModelConfig], images_sha256: str, device: str
+) -> Plan:
+    """Return the plan to work on: the stored one, a new one, or a stored or finished zoo's with new stacks."""
+    old = zoo.read_plan()
+    if old is None and zoo.manifest.exists():
+        old = _reopen(zoo)
+    kept = len(spec.training.kept_epochs)
+    if old is None:
+        stacks = plan_stacks(models, schema, kept, device)
+    else:
+        _check_growth(old.spec, spec, models)
+        if old.images_sha256 != images_sha256:
+            raise SpecError(
+                f"the images are not those this zoo was begun with (sha256 {images_sha256[:12]}..., "
+                f"there {old.images_sha256[:12]}...); models of both cannot stand in one zoo"
+            )
+        present = {model for stack in old.stacks for model in stack}
+        new = [model for model in models if model.model_id not in present]
+        stacks = old.stacks + plan_stacks(new, schema, kept, device)
+    plan = Plan(spec, schema, images_sha256, stacks)
+    if plan != old:
+        zoo.write_plan(plan)
+    return plan
+
+
+def _reopen(zoo: ZooFolder) -> Plan:
+    """Turn a finished zoo back into a plan whose stacks are all done, to let it grow."""
+    manifest = read_manifest(zoo.path)
+    for number, stack in enumerate(manifest["stacks"]):
+        prefix = f"checkpoints/stack-{number:05d}/"
+        shards = {name: info for name, info in manifest["files"].items() if name.startswith(prefix)}
+        fingerprint = manifest["fingerprints"][stack["fingerprint"]]
+        record = StackRecord(fingerprint, stack["epoch"], True, stack["stopped"], shards)
+        zoo.write_record(number, record, {})
+    stacks = [stack["models"] for stack in manifest["stacks"]]
+    return Plan(load_spec(zoo.path / "spec.yaml"), Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks)
+
+
+def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], allowed: bool) -> None:
+    """Refuse to finish stacks under another numeric fingerprint than they were begun with."""
+    for stack in range(len(plan.stacks)):
+        record = zoo.read_record(stack)
+        if record is None or record.done or record.fingerprint == present or allowed:
+            continue
+        differences = ", ".join(
+            f"{key} {record.fingerprint.get(key)!r} then, {present[key]!r} now"
+            for key in present
+            if record.fingerprint.get(key) != present[key]
+        )
+        raise SpecError(
+            f"stack {stack} was begun under another numeric fingerprint ({differences}); its bytes would be of two "
+            "kinds. Go on as before, or accept it with --allow-fingerprint-change"
+        )
+
+
+def _is_done(zoo: ZooFolder, stack: int) -> bool:
+    record = zoo.read_record(stack)
+    return record is not None and record.done
+
+
+def _epochs_done(zoo: ZooFolder, stack: int, spec: ZooSpec) -> int:
+    record = zoo.read_record(stack)
+    if record is None:
+        return 0
+    return spec.training.epochs if record.done else max(record.epoch, 0)
+
+
+def _note_build(zoo: ZooFolder, begun: float, device: str) -> None:
+    """Add this session to build.json: when, where and how long; the one file that may differ between equal zoos."""
+    import platform
+
+    path = zoo.path / "build.json"
+    try:
+        sessions = json.loads(path.read_bytes())["sessions"] if path.exists() else []
+    except (ValueError, KeyError):
+        sessions = []
+    now = time.time()
+    sessions.append(
+        {
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
+            "seconds": round(now - begun, 1),
+            "device": device,
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "system": platform.system(),
+        }
+    )
+    write_durably(path, pretty_json({"sessions": sessions}))
+
+
+def status(out: Path) -> dict[str, Any]:
+    """Return how the build of a folder stands: expected = ok + diverged + failed + missing, always.
+
+    A model is ``ok`` when its last epoch is stored, ``missing`` while it is not.
+    """
+    zoo = ZooFolder(out)
+    plan = zoo.read_plan()
+    if plan is None:
+        manifest = read_manifest(out)
+        return {"state": "finished", **manifest["counts"]}
+    counts: Counter[str] = Counter()
+    epochs = []
+    for stack, ids in enumerate(plan.stacks):
+        record = zoo.read_record(stack) or StackRecord({})
+        counts["diverged"] += len(record.stopped)
+        counts["ok" if record.done else "missing"] += len(ids) - len(record.stopped)
+        epochs.append(plan.spec.training.epochs if record.done else max(record.epoch, 0))
+    return {
+        "state": "unfinished",
+        "expected": sum(len(ids) for ids in plan.stacks),
+        "ok": counts["ok"],
+        "diverged": counts["diverged"],
+        "failed": 0,
+        "missing": counts["missing"],
+        "stacks": len(plan.stacks),
+        "stacks_done": sum(_is_done(zoo, stack) for stack in range(len(plan.stacks))),
+        "epochs_done": sum(epochs),
+        "epochs_expected": len(plan.stacks) * plan.spec.training.epochs,
+    }

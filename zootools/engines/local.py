@@ -1,0 +1,177 @@
+"""The local engine: worker processes on this machine, each training whole stacks with one thread.
+
+Results are files, written by the workers themselves; what travels through the pipes is which stack to train,
+how far it is, and errors. A worker that dies is replaced and its stack tried again from its last whole epoch.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, reduction
+from pathlib import Path
+from typing import Any
+
+from zootools.errors import StorageError, ZooError
+
+RETRIES = 2
+"""How often a stack is tried again after the death of its worker."""
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: connection.Connection
+    lifeline: connection.Connection
+    stack: int | None = None
+
+
+def run_local(
+    folder: Path,
+    stacks: Sequence[int],
+    *,
+    classes: int,
+    device: str,
+    workers: int,
+    lock: int,
+    report: Callable[[int, float], None],
+    retried: Callable[[int, str], None],
+) -> list[int]:
+    """Train stacks of a planned zoo and return those that failed.
+
+    Args:
+        folder: the zoo's folder; its plan and images are stored.
+        stacks: which stacks to train.
+        classes: number of image classes.
+        device: ``cpu`` or ``cuda``.
+        workers: how many processes.
+        lock: descriptor of the folder's lock; workers hold it too, so it outlives this process while they do.
+        report: called with a stack and its epochs done.
+        retried: called with a stack whose worker died, and how.
+
+    Raises the ZooError that a worker met (a full disk, say); what was committed stays.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # torch is imported once in the fork server; every worker then starts in a tenth of a second.
+    context.set_forkserver_preload(["zootools.engines.worker"])
+    waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), list[int]()
+    crew: list[_Worker] = []
+    try:
+        while waiting or any(worker.stack is not None for worker in crew):
+            busy = sum(worker.stack is not None for worker in crew)
+            while len(crew) < min(workers, busy + len(waiting)):
+                crew.append(_start(context, folder, classes, device, lock))
+            for worker in crew:
+                if worker.stack is None and waiting:
+                    worker.stack = waiting.popleft()
+                    worker.pipe.send(worker.stack)
+            ready = connection.wait([worker.pipe for worker in crew])
+            for worker in [worker for worker in crew if worker.pipe in ready]:
+                try:
+                    message, value = worker.pipe.recv()
+                except (EOFError, ConnectionError):
+                    crew.remove(worker)
+                    worker.process.join()
+                    stack = worker.stack
+                    if stack is None:
+                        continue
+                    deaths[stack] += 1
+                    retried(stack, _describe_exit(worker.process.exitcode))
+                    if deaths[stack] <= RETRIES:
+                        waiting.appendleft(stack)
+                    else:
+                        failed.append(stack)
+                    continue
+                if message == "progress":
+                    report(*value)
+                elif message == "done":
+                    worker.stack = None
+                elif message == "refused":
+                    raise value
+                else:
+                    raise RuntimeError(f"a worker failed; this is a fault of zootools:\n{value}")
+    finally:
+        for worker in crew:
+            worker.lifeline.close()  # workers leave at once; every file they write appears whole or not at all
+            worker.process.kill()
+        for worker in crew:
+            worker.process.join()
+    return sorted(failed)
+
+
+def _start(context: Any, folder: Path, classes: int, device: str, lock: int) -> _Worker:
+    pipe, worker_pipe = context.Pipe()
+    watched, lifeline = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_main,
+        args=(folder, classes, device, worker_pipe, watched, reduction.DupFd(lock)),
+        daemon=True,
+    )
+    process.start()
+    worker_pipe.close()
+    watched.close()
+    return _Worker(process, pipe, lifeline)
+
+
+def _main(
+    folder: Path,
+    classes: int,
+    device: str,
+    pipe: connection.Connection,
+    watched: connection.Connection,
+    lock: Any,
+) -> None:
+    """Train the stacks that come through the pipe, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, args=(watched,), daemon=True).start()
+    lock.detach()  # kept open for the life of this process
+
+    import torch
+
+    from zootools.engines.worker import map_images, train_stack
+    from zootools.store import ZooFolder
+
+    torch.set_num_threads(1)
+    zoo, last = ZooFolder(folder), 0.0
+
+    def report(stack: int, epochs: float) -> None:
+        nonlocal last
+        if epochs == int(epochs) or time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            pipe.send(("progress", (stack, epochs)))
+
+    images = map_images(zoo.images, classes, device)
+    while True:
+        try:
+            stack = pipe.recv()
+        except EOFError:
+            return
+        try:
+            train_stack(zoo, stack, images, report)
+            pipe.send(("done", stack))
+        except ZooError as error:
+            pipe.send(("refused", error))
+        except OSError as error:
+            pipe.send(("refused", StorageError(f"stack {stack}: {error}")))
+        except Exception:
+            pipe.send(("failed", traceback.format_exc()))
+
+
+def _leave_with_parent(watched: connection.Connection) -> None:
+    """Wait for the parent's end of a pipe to close, which the system does however the parent dies."""
+    try:
+        watched.recv()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _describe_exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"

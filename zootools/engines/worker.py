@@ -1,0 +1,80 @@
+"""What every engine does with one stack, wherever it runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from zootools.images import ImageData, Subset
+from zootools.store import StackRecord, ZooFolder
+from zootools.training.stack import StackRun
+
+Report = Callable[[int, float], None]
+"""Told the stack's epochs done, counted with the share of the one in progress."""
+
+
+def fingerprint(device: str) -> dict[str, object]:
+    """Return what decides a model's bits beside its specification.
+
+    Two builds are equal byte for byte under one fingerprint, and only close to each other under two.
+    """
+    import numpy
+    import pyarrow
+
+    if device == "cuda":
+        processor = torch.cuda.get_device_name()
+    else:
+        processor = torch.backends.cpu.get_cpu_capability()
+    return {
+        "backend": "torch",
+        "device": device,
+        "processor": processor,
+        "threads": 1,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "pyarrow": pyarrow.__version__,
+    }
+
+
+def save_images(images: ImageData, path: Path) -> None:
+    """Write image tensors where workers map them; a scratch file that is written anew by every build."""
+    from safetensors.torch import save_file
+
+    subsets = {"train": images.train, "validation": images.validation, "test": images.test}
+    tensors = {f"{name}.images": subset.images for name, subset in subsets.items()}
+    tensors |= {f"{name}.labels": subset.labels for name, subset in subsets.items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def map_images(path: Path, classes: int, device: str) -> ImageData:
+    """Map the tensors that `save_images` wrote: workers on one machine share one copy in memory."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device=device) as file:
+        subsets = [
+            Subset(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels"))
+            for name in ("train", "validation", "test")
+        ]
+    return ImageData(subsets[0], subsets[1], subsets[2], classes)
+
+
+def train_stack(folder: ZooFolder, stack: int, images: ImageData, report: Report = lambda stack, epochs: None) -> None:
+    """Train one stack of a planned zoo from its last whole epoch to the end, committing every epoch."""
+    plan = folder.read_plan()
+    assert plan is not None, "a worker is started after the plan is stored"
+    models, training = plan.models(), plan.spec.training
+    run = StackRun(plan.schema, [models[model] for model in plan.stacks[stack]], images, training)
+    record = folder.read_record(stack)
+    if record is None:
+        record = StackRecord(fingerprint(images.train.images.device.type))
+        folder.commit(stack, record, run, plan.schema, 0 in training.kept_epochs, False)
+    else:
+        run.restore(folder.read_state(stack), record.epoch, record.stopped)
+    while not record.done:
+        done = run.epoch
+        report(stack, done)
+        run.train_epoch(lambda share, done=done: report(stack, done + share))  # type: ignore[misc]
+        folder.commit(
+            stack, record, run, plan.schema, run.epoch in training.kept_epochs, run.epoch == training.epochs
+        )
+    report(stack, training.epochs)

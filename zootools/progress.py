@@ -1,0 +1,81 @@
+"""Progress of a build: one bar on a terminal, a plain line now and then elsewhere; always on stderr."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Self, TextIO
+
+SECONDS_BETWEEN_LINES = 30
+
+
+class Progress:
+    """Counts model-epochs over all stacks and says when they will be done.
+
+    Args:
+        sizes: models of each stack.
+        epochs: epochs that every model is trained for.
+        done: epochs that each stack had done before this session.
+        quiet: show nothing.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], epochs: int, done: Sequence[float], quiet: bool = False, file: TextIO | None = None
+    ) -> None:
+        self._sizes, self._done = sizes, list(done)
+        self._total = sum(sizes) * epochs
+        self._at_start = self._count()
+        self._file = file or sys.stderr
+        self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
+        self._bar = None
+        if not quiet and self._file.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total, initial=self._at_start, unit="epoch", desc="training", file=self._file,
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} model-epochs [{elapsed}<{remaining}]",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._count() > self._at_start:
+            self._line()
+
+    def update(self, stack: int, epochs: float) -> None:
+        """Take note that a stack has so many epochs done."""
+        self._done[stack] = epochs
+        if self._bar is not None:
+            self._bar.n = self._count()
+            self._bar.refresh()
+        elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
+            self._line()
+
+    def retried(self, stack: int, reason: str) -> None:
+        """Say that the worker of a stack died."""
+        if not self._quiet:
+            print(f"the worker of stack {stack} died ({reason}); its last whole epoch is kept", file=self._file)
+
+    def _count(self) -> float:
+        return sum(size * done for size, done in zip(self._sizes, self._done, strict=True))
+
+    def _line(self) -> None:
+        if self._quiet:
+            return
+        self._last = time.monotonic()
+        elapsed, done = self._last - self._begun, self._count()
+        fresh = done - self._at_start
+        left = f", about {_duration((self._total - done) * elapsed / fresh)} left" if fresh > 0 else ""
+        print(
+            f"training: {done:.0f} of {self._total} model-epochs in {_duration(elapsed)}{left}",
+            file=self._file,
+            flush=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -1,0 +1,124 @@
+"""Shards: the safetensors files that training writes, each with one stack's models at one epoch.
+
+A shard is the record: it holds the parameters by name, ``[models, *shape]`` float32, and under the one
+metadata key ``zootools`` a canonical JSON text with the epoch, the model ids of the rows and what they
+score. Weights and scores so become visible in one rename, and every table can be rebuilt from shards.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError
+from zootools.population import canonical_json
+
+MAX_HEADER = 10 << 20
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a shard says of its rows: ``properties`` maps a column to one value per row."""
+
+    epoch: int
+    model_ids: list[str]
+    properties: dict[str, list[Any]]
+
+
+def shard_name(stack: int, epoch: int) -> str:
+    """Return the path of a shard inside its zoo."""
+    return f"checkpoints/stack-{stack:05d}/epoch-{epoch:04d}.safetensors"
+
+
+def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInfo) -> bytes:
+    """Serialise flat weights ``[models, parameters]`` and their info; equal input gives equal bytes."""
+    from safetensors.numpy import save
+
+    tensors = {
+        p.name: np.ascontiguousarray(weights[:, p.offset : p.end]).reshape(-1, *p.shape) for p in schema.parameters
+    }
+    text = canonical_json({"epoch": info.epoch, "model_ids": info.model_ids, "properties": info.properties})
+    # One key only: safetensors writes several in random order.
+    return save(tensors, {"zootools": text})
+
+
+def read_info(path: Path) -> ShardInfo:
+    """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes, more than {MAX_HEADER}")
+            header = json.loads(file.read(length))
+        value = json.loads(header["__metadata__"]["zootools"])
+        info = ShardInfo(int(value["epoch"]), list(value["model_ids"]), dict(value["properties"]))
+        if any(len(column) != len(info.model_ids) for column in info.properties.values()):
+            raise ValueError("a property has another number of rows than there are models")
+    except OSError as error:
+        raise DamagedZooError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
+        raise DamagedZooError(f"{path}: is no shard of a zoo ({error})") from error
+    return info
+
+
+def gather_weights(
+    folder: Path, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
+) -> npt.NDArray[np.float32]:
+    """Copy the weights of some checkpoints from mapped shards into one array.
+
+    ``stacks``, ``epochs`` and ``rows`` name one checkpoint each, in any order. Returns float32
+    ``[checkpoints, parameters]``. Raises DamagedZooError for a shard that is not what the schema promises.
+    """
+    stacks, epochs, rows = (np.asarray(values, np.int64) for values in (stacks, epochs, rows))
+    result = np.empty((len(rows), schema.size), np.float32)
+    shard = stacks * (int(epochs.max(initial=0)) + 1) + epochs
+    order = np.argsort(shard, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1):
+        if not len(group):
+            continue
+        tensors = _map_shard(folder / shard_name(int(stacks[group[0]]), int(epochs[group[0]])), schema)
+        picked = rows[group]
+        if picked.max() >= len(next(iter(tensors.values()))):
+            raise DamagedZooError(f"{folder}: row {picked.max()} is beyond the rows of its shard")
+        start, contiguous = int(picked[0]), np.array_equal(picked, np.arange(picked[0], picked[0] + len(picked)))
+        straight = contiguous and np.array_equal(group, np.arange(group[0], group[0] + len(group)))
+        for parameter in schema.parameters:
+            tensor = tensors[parameter.name].reshape(-1, parameter.size)
+            # Plain slices copy about twice as fast as index arrays, and most reads are whole shards.
+            source = tensor[start : start + len(group)] if contiguous else tensor[picked]
+            if straight:
+                result[group[0] : group[0] + len(group), parameter.offset : parameter.end] = source
+            else:
+                result[group, parameter.offset : parameter.end] = source
+    return result
+
+
+def _map_shard(path: Path, schema: Schema) -> Mapping[str, npt.NDArray[np.float32]]:
+    """Map the tensors of a shard, each checked against the schema."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = {parameter.name for parameter in schema.parameters}
+            if set(file.keys()) != names:
+                raise DamagedZooError(f"{path}: expected the tensors {sorted(names)}, found {sorted(file.keys())}")
+            for parameter in schema.parameters:
+                view = file.get_slice(parameter.name)
+                shape = tuple(view.get_shape())
+                if view.get_dtype() != "F32" or shape[1:] != parameter.shape:
+                    raise DamagedZooError(
+                        f"{path}: {parameter.name} is {view.get_dtype()} {shape}, "
+                        f"expected F32 [models, {', '.join(map(str, parameter.shape))}]"
+                    )
+                tensors[parameter.name] = file.get_tensor(parameter.name).numpy()
+    except (SafetensorError, OSError) as error:
+        raise DamagedZooError(f"{path}: cannot be read as safetensors ({error})") from error
+    if len({len(tensor) for tensor in tensors.values()}) != 1:
+        raise DamagedZooError(f"{path}: its tensors have different numbers of models")
+    return tensors

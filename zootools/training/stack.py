@@ -1,0 +1,103 @@
+"""One stack of a zoo over its epochs: training, scores, divergence, and what a resume needs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from zootools.architectures import Schema
+from zootools.images import ImageData
+from zootools.population import ModelConfig
+from zootools.shards import ShardInfo
+from zootools.spec import Training
+from zootools.training.evaluation import Scores
+from zootools.training.stacked import StackedTrainer, Tick, stack_width
+
+
+class StackRun:
+    """The models of one stack, trained in groups of `stack_width`, with the diverged ones taken out.
+
+    A model diverges when a weight or a loss is no longer finite. It keeps the checkpoints it had, is listed in
+    `stopped` with the epoch and the reason, and does not disturb the others: nothing in a group mixes models.
+    """
+
+    def __init__(
+        self, schema: Schema, models: Sequence[ModelConfig], images: ImageData, training: Training
+    ) -> None:
+        self.models = list(models)
+        self.epoch = 0
+        self.stopped: dict[str, dict[str, Any]] = {}
+        width = stack_width(schema, images.train.images.device.type)
+        self._groups = [self.models[start : start + width] for start in range(0, len(models), width)]
+        self._trainers = [
+            StackedTrainer(schema, group, images, training.batch_size, training.train_metrics_images)
+            for group in self._groups
+        ]
+
+    @property
+    def all_stopped(self) -> bool:
+        """Whether no model is left to train."""
+        return len(self.stopped) == len(self.models)
+
+    def train_epoch(self, tick: Tick = lambda share: None) -> None:
+        """Train every model that has not diverged for one more epoch."""
+        self.epoch += 1
+        for index, (group, trainer) in enumerate(zip(self._groups, self._trainers, strict=True)):
+            if all(model.model_id in self.stopped for model in group):
+                continue
+            trainer.train_epoch(
+                self.epoch, lambda share, index=index: tick((index + share) / len(self._groups))  # type: ignore[misc]
+            )
+            finite = torch.isfinite(trainer.weights).all(dim=1).tolist()
+            self._stop(group, finite, "non-finite weights")
+
+    def checkpoint(self) -> tuple[npt.NDArray[np.float32], ShardInfo]:
+        """Score the models that have not diverged; return their weights ``[models, parameters]`` and scores."""
+        weights, ids, properties = [], list[str](), dict[str, list[Any]]()
+        for group, trainer in zip(self._groups, self._trainers, strict=True):
+            if all(model.model_id in self.stopped for model in group):
+                continue
+            scores = trainer.evaluate()
+            for name, score in scores.items():
+                self._stop(group, np.isfinite(score.loss).tolist(), f"non-finite {name} loss")
+            alive = [row for row, model in enumerate(group) if model.model_id not in self.stopped]
+            weights.append(trainer.weights[alive].cpu().numpy())
+            ids += [group[row].model_id for row in alive]
+            for name, values in _columns(scores).items():
+                properties.setdefault(name, []).extend(values[row] for row in alive)
+        flat = np.concatenate(weights) if weights else np.empty((0, 0), np.float32)
+        return flat, ShardInfo(self.epoch, ids, properties)
+
+    def save(self) -> dict[str, Tensor]:
+        """Return weights and optimizer state of all models; with `epoch` and `stopped` it is all there is."""
+        saved = [trainer.save() for trainer in self._trainers]
+        return {name: torch.cat([part[name] for part in saved]) for name in saved[0]}
+
+    def restore(self, saved: dict[str, Tensor], epoch: int, stopped: dict[str, dict[str, Any]]) -> None:
+        """Continue from what `save` returned."""
+        self.epoch, self.stopped = epoch, dict(stopped)
+        start = 0
+        for trainer in self._trainers:
+            trainer.restore({name: tensor[start : start + trainer.count] for name, tensor in saved.items()})
+            start += trainer.count
+
+    def _stop(self, group: Sequence[ModelConfig], finite: Sequence[bool], reason: str) -> None:
+        for model, good in zip(group, finite, strict=True):
+            if not good:
+                self.stopped.setdefault(model.model_id, {"epoch": self.epoch, "reason": reason})
+
+
+def _columns(scores: dict[str, Scores]) -> dict[str, list[Any]]:
+    """Name the scores as the metadata of a zoo does (design: metadata of a checkpoint)."""
+    columns: dict[str, list[Any]] = {}
+    for name, score in scores.items():
+        columns[f"{name}_loss"] = score.loss.tolist()
+        columns[f"{name}_accuracy"] = score.accuracy.tolist()
+    gap = scores["train"].accuracy - scores["test"].accuracy
+    # Accuracies are counts over counts; twelve digits drop only what the subtraction itself made up.
+    columns["generalization_gap"] = gap.round(12).tolist()
+    columns["test_f1"] = scores["test"].f1.tolist()
+    return columns

@@ -1,0 +1,177 @@
+"""Reading a zoo: metadata first, weights when asked for, models that run.
+
+    >>> zoo = open_zoo("zoos/tetris_seed", split="test")
+    >>> zoo.metadata.num_rows, zoo.weights().shape
+    >>> zoo.module(zoo.models[0], epoch=75)
+"""
+
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
+from zootools.manifest import read_manifest
+from zootools.shards import gather_weights, read_info
+from zootools.spec import ZooSpec, load_spec
+from zootools.store import ZooFolder
+from zootools.tables import SPLITS, metadata_schema, metadata_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zootools.networks import Network
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """The checkpoints of a zoo, or a part of them. Nothing but metadata is read until weights are asked for."""
+
+    folder: Path
+    spec: ZooSpec
+    schema: Schema
+    """The layers of every model."""
+    metadata: pa.Table
+    """One row per checkpoint: identity, hyper-parameters, losses, accuracies, F scores (design, section 6)."""
+    counts: dict[str, int]
+    """Of the whole zoo: expected = ok + diverged + failed + missing."""
+    stopped: dict[str, dict[str, Any]]
+    """The diverged models of the whole zoo: the epoch at which each stopped, and the reason."""
+    finished: bool = True
+
+    def __len__(self) -> int:
+        return int(self.metadata.num_rows)
+
+    @cached_property
+    def models(self) -> list[str]:
+        """The ids of the models, in the order of their first checkpoint."""
+        return list(pc.unique(self.metadata["model_id"]).to_pylist())
+
+    def where(self, condition: pc.Expression) -> "Zoo":
+        """Return the checkpoints for which a condition on metadata columns holds.
+
+        ``zoo.where((pc.field("epoch") == 25) & (pc.field("test_accuracy") > 0.9))``
+        """
+        try:
+            return replace(self, metadata=self.metadata.filter(condition))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise SpecError(f"where: {error}; columns: {', '.join(self.metadata.column_names)}") from error
+
+    def split(self, name: str) -> "Zoo":
+        """Return the checkpoints of one split: ``train``, ``validation`` or ``test``."""
+        if name not in SPLITS:
+            raise SpecError(f"split: found {name!r}{did_you_mean(name, SPLITS)}")
+        return self.where(pc.field("split") == name)
+
+    def weights(self) -> "Tensor":
+        """Return the flat weights of all checkpoints, in the order of `metadata`.
+
+        float32 ``[checkpoints, parameters]``, copied once from the mapped shards. The order inside a row is that of
+        `Schema.parameters`. Raises DamagedZooError for a shard that is missing or not what the schema promises.
+        """
+        import torch
+
+        table = self.metadata
+        return torch.from_numpy(
+            gather_weights(self.folder, self.schema, table["stack"], table["epoch"], table["row"])
+        )
+
+    def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
+        """Return the one checkpoint of a model at an epoch. Raises ZooNotFoundError naming what there is."""
+        rows = self.where(pc.field("model_id") == model_id)
+        if not len(rows):
+            near = did_you_mean(model_id, self.models[:1000]).split(" (allowed")[0].split("; allowed")[0]
+            raise ZooNotFoundError(f"{self.folder}: no model {model_id!r} among {len(self.models)}{near}")
+        chosen = rows.where(pc.field("epoch") == epoch)
+        if not len(chosen):
+            epochs = rows.metadata["epoch"].to_pylist()
+            raise ZooNotFoundError(f"{self.folder}: model {model_id} has no epoch {epoch}; stored: {epochs}")
+        return chosen
+
+    def state_dict(self, model_id: str, epoch: int) -> "dict[str, Tensor]":
+        """Return the parameters of a checkpoint by name, as ``nn.Module.load_state_dict`` takes them."""
+        flat = self.checkpoint(model_id, epoch).weights()[0]
+        return {p.name: flat[p.offset : p.end].view(p.shape) for p in self.schema.parameters}
+
+    def module(self, model_id: str, epoch: int) -> "Network":
+        """Return a runnable network with a checkpoint's weights, in evaluation mode."""
+        from zootools.networks import Network
+
+        row = self.checkpoint(model_id, epoch).metadata.to_pylist()[0]
+        network = Network(self.schema, row["activation"], row.get("dropout") or 0.0)
+        network.load_state_dict(self.state_dict(model_id, epoch))
+        return network.eval()
+
+
+def open_zoo(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    where: pc.Expression | None = None,
+    include_diverged: bool = False,
+) -> Zoo:
+    """Open a zoo folder, finished or still being built.
+
+    Args:
+        path: the folder.
+        split: only the checkpoints of this split.
+        where: only the checkpoints for which this condition on metadata columns holds.
+        include_diverged: also the checkpoints of models that diverged later; `Zoo.counts` says how many they are.
+
+    Raises ZooNotFoundError when the folder holds no zoo, DamagedZooError when it is not what was written.
+    """
+    folder = Path(path)
+    store = ZooFolder(folder)
+    plan = store.read_plan()
+    zoo = _open_unfinished(store) if plan is not None else _open_finished(folder)
+    if not include_diverged:
+        zoo = zoo.where(pc.field("status") == "ok")
+    if split is not None:
+        zoo = zoo.split(split)
+    return zoo if where is None else zoo.where(where)
+
+
+def _open_finished(folder: Path) -> Zoo:
+    manifest = read_manifest(folder)
+    spec = load_spec(folder / "spec.yaml")
+    expected, tables = metadata_schema(spec), []
+    for split in SPLITS:
+        name = f"metadata/{split}-00000-of-00001.parquet"
+        if name not in manifest["files"]:
+            continue
+        try:
+            table = pq.read_table(folder / name, page_checksum_verification=True)
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            raise DamagedZooError(f"{folder / name}: cannot be read ({error})") from error
+        if not table.schema.equals(expected):
+            raise DamagedZooError(f"{folder / name}: has other columns than its specification makes")
+        tables.append(table)
+    metadata = pa.concat_tables(tables) if tables else expected.empty_table()
+    # Every split lists its own rows; the order of the zoo is that of its shards.
+    metadata = metadata.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
+    stopped = {model: info for stack in manifest["stacks"] for model, info in stack["stopped"].items()}
+    return Zoo(folder, spec, Schema.from_json(manifest["schema"]), metadata, manifest["counts"], stopped)
+
+
+def _open_unfinished(store: ZooFolder) -> Zoo:
+    from zootools.build import status
+
+    plan = store.read_plan()
+    assert plan is not None
+    shards, stopped = [], dict[str, dict[str, Any]]()
+    for stack in range(len(plan.stacks)):
+        record = store.read_record(stack)
+        if record is not None:
+            stopped |= record.stopped
+            shards += [(stack, read_info(store.path / name)) for name in sorted(record.shards)]
+    metadata = metadata_table(plan.spec, plan.models(), shards, stopped)
+    counts = {key: value for key, value in status(store.path).items() if isinstance(value, int)}
+    return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, finished=False)
+
+
