@@ -129,9 +129,7 @@ class Schema:
                 if layer.inputs != channels:
                     raise SpecError(f"{self.name}: {layer.name} takes {layer.inputs} channels, not {channels}")
                 sides = [
-                    ((side - layer.kernel) // layer.stride + 1) // layer.max_pool
-                    if side >= layer.kernel
-                    else 0
+                    ((side - layer.kernel) // layer.stride + 1) // layer.max_pool if side >= layer.kernel else 0
                     for side in (height, width)
                 ]
                 if min(sides) < 1:

@@ -50,7 +50,9 @@ def zoo_schema(spec: ZooSpec, data: Path | None = None) -> Schema:
     return build_schema(spec.architecture, shape, classes)
 
 
-def plan_stacks(models: Sequence[ModelConfig], schema: Schema, checkpoints: int, device: str = "cpu") -> list[list[str]]:
+def plan_stacks(
+    models: Sequence[ModelConfig], schema: Schema, checkpoints: int, device: str = "cpu"
+) -> list[list[str]]:
     """Put models of one structure together: activation, optimizer, and whether there is dropout.
 
     The result depends on the models alone, never on the number of workers.
@@ -140,7 +142,9 @@ def build(
         del images
         todo = [stack for stack in range(len(plan.stacks)) if not _is_done(zoo, stack)]
         sizes = [len(ids) for ids in plan.stacks]
-        with Progress(sizes, spec.training.epochs, [_epochs_done(zoo, s, spec) for s in range(len(sizes))], quiet) as bar:
+        with Progress(
+            sizes, spec.training.epochs, [_epochs_done(zoo, s, spec) for s in range(len(sizes))], quiet
+        ) as bar:
             failed = run_local(
                 out,
                 todo,
@@ -253,7 +257,9 @@ def _reopen(zoo: ZooFolder) -> Plan:
         record = StackRecord(fingerprint, stack["epoch"], True, stack["stopped"], shards)
         zoo.write_record(number, record, {})
     stacks = [stack["models"] for stack in manifest["stacks"]]
-    return Plan(load_spec(zoo.path / "spec.yaml"), Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks)
+    return Plan(
+        load_spec(zoo.path / "spec.yaml"), Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks
+    )
 
 
 def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], allowed: bool) -> None:

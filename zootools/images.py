@@ -17,6 +17,7 @@ from zootools.image_files import data_folder, image_shape
 from zootools.spec import DatasetImages, FolderImages, Images, TetrisImages
 from zootools.streams import stream
 
+
 @dataclass(frozen=True)
 class Subset:
     """Images ``[n, channels, height, width]`` float32, normalised, and their labels ``[n]`` int64."""
@@ -59,15 +60,7 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> "ImageData":
         """Return the images on a device."""
-        subsets = (subset.to(device) for subset in (self.train, self.validation, self.test))
-        return ImageData(*subsets, self.classes)
-
-    def share_memory(self) -> "ImageData":
-        """Move the tensors to shared memory, so that workers map them instead of copying them."""
-        for subset in (self.train, self.validation, self.test):
-            subset.images.share_memory_()
-            subset.labels.share_memory_()
-        return self
+        return ImageData(self.train.to(device), self.validation.to(device), self.test.to(device), self.classes)
 
 
 def load_images(images: Images, data: Path | None = None) -> ImageData:

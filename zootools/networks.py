@@ -82,11 +82,11 @@ def stacked_forward(
     """
     models, batch = next(iter(weights.values())).shape[0], images.shape[0]
     function = ACTIVATIONS[activation]
-    shared = images.dim() == 4
-    # Activations are [B, M, channels, height, width], or [B, channels, height, width] while still shared:
-    # a grouped convolution takes all models' channels side by side, a batched product one matrix a model.
-    x = images
-    for layer, (channels, height, width) in zip(schema.layers, schema.output_shapes, strict=True):
+    # Before the first linear layer activations are [B, M, channels, height, width] ([B, channels, height, width]
+    # while all models still share them), so that a grouped convolution takes all channels side by side;
+    # from there on they are [M, B, features], for one batched product per layer.
+    x, shared, flat = images, images.dim() == 4, False
+    for layer in schema.layers:
         weight, bias = weights[f"{layer.name}.weight"], weights.get(f"{layer.name}.bias")
         if layer.kind == "conv":
             x = F.conv2d(
@@ -98,21 +98,17 @@ def stacked_forward(
             )
             if layer.max_pool > 1:
                 x = F.max_pool2d(x, layer.max_pool)
-            x = x.view(batch, models, channels, *x.shape[2:])
+            x, shared = x.view(batch, models, layer.outputs, *x.shape[2:]), False
         else:
-            if shared:
-                x = x.unsqueeze(1).expand(batch, models, *x.shape[1:])
-            x = x.flatten(2).transpose(0, 1)  # [M, B, features]
-            if bias is None:
-                x = torch.bmm(x, weight.transpose(1, 2))
-            else:
-                x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-            x = x.transpose(0, 1).unsqueeze(-1).unsqueeze(-1)
-        shared = False
+            if not flat:
+                x = x.flatten(1).expand(models, -1, -1) if shared else x.flatten(2).transpose(0, 1)
+                flat, shared = True, False
+            transposed = weight.transpose(1, 2)
+            x = torch.bmm(x, transposed) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, transposed)
         if layer.activation:
             x = function(x)
         if layer.dropout and drop is not None:
-            x = drop(layer.name, x.transpose(0, 1)).transpose(0, 1)
+            x = drop(layer.name, x) if flat else drop(layer.name, x.transpose(0, 1)).transpose(0, 1)
         if layer.global_average_pool:
             x = x.mean(dim=(3, 4), keepdim=True)
-    return x.flatten(2).transpose(0, 1)
+    return x if flat else x.flatten(2).transpose(0, 1)

@@ -31,7 +31,11 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self._total, initial=self._at_start, unit="epoch", desc="training", file=self._file,
+                total=self._total,
+                initial=self._at_start,
+                unit="epoch",
+                desc="training",
+                file=self._file,
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} model-epochs [{elapsed}<{remaining}]",
             )
 

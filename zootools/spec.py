@@ -140,24 +140,23 @@ class Hyperparameters(Section):
     """Every bias starts at this constant (the released code of the paper uses 0.01)."""
 
 
-def _axis(value_type: Any) -> Any:
-    return Annotated[tuple[value_type, ...], Field(min_length=1, max_length=10_000)] | None
+Values = Field(default=None, min_length=1, max_length=10_000)
 
 
 class Grid(Section):
     """The product of these lists is the set of configurations."""
 
-    activation: _axis(Activation) = None
-    init: _axis(Init) = None
-    optimizer: _axis(Optimizer) = None
-    lr: _axis(LearningRate) = None
-    weight_decay: _axis(Decay) = None
-    l2: _axis(Decay) = None
-    dropout: _axis(Rate) = None
-    train_fraction: _axis(Fraction) = None
-    momentum: _axis(Rate) = None
-    init_std: _axis(Positive) = None
-    bias_init: _axis(Finite) = None
+    activation: tuple[Activation, ...] | None = Values
+    init: tuple[Init, ...] | None = Values
+    optimizer: tuple[Optimizer, ...] | None = Values
+    lr: tuple[LearningRate, ...] | None = Values
+    weight_decay: tuple[Decay, ...] | None = Values
+    l2: tuple[Decay, ...] | None = Values
+    dropout: tuple[Rate, ...] | None = Values
+    train_fraction: tuple[Fraction, ...] | None = Values
+    momentum: tuple[Rate, ...] | None = Values
+    init_std: tuple[Positive, ...] | None = Values
+    bias_init: tuple[Finite, ...] | None = Values
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -497,9 +496,7 @@ def _keys_at(location: tuple[str | int, ...]) -> Iterable[str]:
         if fields:
             sections = [inner for field in fields for inner in _sections_in(field.annotation)]
         else:  # the tag of a union, such as "tetris"
-            sections = [
-                section for section in sections if part in get_args(section.model_fields["name"].annotation)
-            ]
+            sections = [section for section in sections if part in get_args(section.model_fields["name"].annotation)]
     return [name for section in sections for name in section.model_fields]
 
 

@@ -108,7 +108,9 @@ def write_parquet(folder: Path, schema: Schema, table: pa.Table) -> dict[str, li
         for number in range(count):
             rows = part.slice(number * rows_per_file, rows_per_file)
             name = f"data/{split}-{number:05d}-of-{count:05d}.parquet"
-            _write(folder / name, weights_schema(part.schema, schema), _with_weights(folder, schema, rows, rows_per_group))
+            _write(
+                folder / name, weights_schema(part.schema, schema), _with_weights(folder, schema, rows, rows_per_group)
+            )
             files["checkpoints"].append(name)
     return files
 

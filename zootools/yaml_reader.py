@@ -81,8 +81,8 @@ def _check_size(text: str, source: str) -> None:
         place = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source
         if isinstance(event, yaml.AliasEvent):
             raise SpecError(f"{place}: aliases (*{event.anchor}) are not allowed in a specification")
-        if getattr(event, "tag", None) is not None:
-            raise SpecError(f"{place}: tags ({event.tag}) are not allowed in a specification")
+        if tag := getattr(event, "tag", None):
+            raise SpecError(f"{place}: tags ({tag}) are not allowed in a specification")
         if isinstance(event, yaml.NodeEvent):
             nodes += 1
         if isinstance(event, yaml.CollectionStartEvent):

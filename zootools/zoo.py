@@ -1,10 +1,9 @@
 """Reading a zoo: metadata first, weights when asked for, models that run.
 
-    >>> zoo = open_zoo("zoos/tetris_seed", split="test")
-    >>> zoo.metadata.num_rows, zoo.weights().shape
-    >>> zoo.module(zoo.models[0], epoch=75)
+>>> zoo = open_zoo("zoos/tetris_seed", split="test")
+>>> zoo.metadata.num_rows, zoo.weights().shape
+>>> zoo.module(zoo.models[0], epoch=75)
 """
-
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -78,9 +77,7 @@ class Zoo:
         import torch
 
         table = self.metadata
-        return torch.from_numpy(
-            gather_weights(self.folder, self.schema, table["stack"], table["epoch"], table["row"])
-        )
+        return torch.from_numpy(gather_weights(self.folder, self.schema, table["stack"], table["epoch"], table["row"]))
 
     def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
         """Return the one checkpoint of a model at an epoch. Raises ZooNotFoundError naming what there is."""
@@ -173,5 +170,3 @@ def _open_unfinished(store: ZooFolder) -> Zoo:
     metadata = metadata_table(plan.spec, plan.models(), shards, stopped)
     counts = {key: value for key, value in status(store.path).items() if isinstance(value, int)}
     return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, finished=False)
-
-

@@ -21,14 +21,11 @@ def fingerprint(device: str) -> dict[str, object]:
     import numpy
     import pyarrow
 
-    if device == "cuda":
-        processor = torch.cuda.get_device_name()
-    else:
-        processor = torch.backends.cpu.get_cpu_capability()
+    cpu = torch.backends.cpu.get_cpu_capability()
     return {
         "backend": "torch",
         "device": device,
-        "processor": processor,
+        "processor": torch.cuda.get_device_name() if device == "cuda" else cpu,
         "threads": 1,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -74,7 +71,5 @@ def train_stack(folder: ZooFolder, stack: int, images: ImageData, report: Report
         done = run.epoch
         report(stack, done)
         run.train_epoch(lambda share, done=done: report(stack, done + share))  # type: ignore[misc]
-        folder.commit(
-            stack, record, run, plan.schema, run.epoch in training.kept_epochs, run.epoch == training.epochs
-        )
+        folder.commit(stack, record, run, plan.schema, run.epoch in training.kept_epochs, run.epoch == training.epochs)
     report(stack, training.epochs)

@@ -51,9 +51,9 @@ def evaluate(
             stop = min(start + batch_size, count)
             labels = subset.labels[start:stop]
             logits = logits_of(subset.images[start:stop])
-            losses = F.cross_entropy(
-                logits.reshape(-1, classes), labels.repeat(models), reduction="none"
-            ).view(models, -1)
+            losses = F.cross_entropy(logits.reshape(-1, classes), labels.repeat(models), reduction="none").view(
+                models, -1
+            )
             counts = torch.arange(start, stop, device=device) < limit  # [M, B]
             # torch.where, not a product: a loss of infinity beyond the limit must not become NaN.
             loss += torch.where(counts, losses, 0).sum(dim=1, dtype=torch.float64)

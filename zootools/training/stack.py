@@ -24,9 +24,7 @@ class StackRun:
     `stopped` with the epoch and the reason, and does not disturb the others: nothing in a group mixes models.
     """
 
-    def __init__(
-        self, schema: Schema, models: Sequence[ModelConfig], images: ImageData, training: Training
-    ) -> None:
+    def __init__(self, schema: Schema, models: Sequence[ModelConfig], images: ImageData, training: Training) -> None:
         self.models = list(models)
         self.epoch = 0
         self.stopped: dict[str, dict[str, Any]] = {}
@@ -49,7 +47,8 @@ class StackRun:
             if all(model.model_id in self.stopped for model in group):
                 continue
             trainer.train_epoch(
-                self.epoch, lambda share, index=index: tick((index + share) / len(self._groups))  # type: ignore[misc]
+                self.epoch,
+                lambda share, index=index: tick((index + share) / len(self._groups)),  # type: ignore[misc]
             )
             finite = torch.isfinite(trainer.weights).all(dim=1).tolist()
             self._stop(group, finite, "non-finite weights")

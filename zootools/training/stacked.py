@@ -83,25 +83,28 @@ class StackedTrainer:
         hyper = [model.hyperparameters for model in self.models]
 
         self.lr = np.array([h.lr for h in hyper])
-        self.weight_decay = self._column([h.weight_decay for h in hyper])
-        self.l2_gradient = self._column([2 * h.l2 for h in hyper])
         self.momentum = self._column([h.momentum for h in hyper])
         self.dropout = [h.dropout for h in hyper]
         self.train_counts = np.array([training_count(len(images.train), h) for h in hyper])
         self.steps = -(-self.train_counts // batch_size)
         limit = train_metrics_images or len(images.train)
         self.metrics_counts = np.minimum(self.train_counts, limit)
-        self.is_kernel = torch.zeros(schema.size, device=self.device)
-        for parameter in schema.parameters:
-            self.is_kernel[parameter.offset : parameter.end] = parameter.name.endswith(".weight")
-
         flat = np.stack([initial_weights(schema, m.hyperparameters, m.seed) for m in self.models])
+        self.decay = self._decay() if any(h.weight_decay or h.l2 for h in hyper) else None
         self.state = {"weights": torch.from_numpy(flat).to(self.device)}
         for name in OPTIMIZER_STATE[self.optimizer]:
             self.state[name] = torch.zeros_like(self.state["weights"])
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None]
+
+    def _decay(self) -> Tensor:
+        """Return what each weight adds to its gradient per unit: coupled L2 on all, ``l2`` on kernels, ``[M, N]``."""
+        is_kernel = torch.zeros(self.schema.size, device=self.device)
+        for parameter in self.schema.parameters:
+            is_kernel[parameter.offset : parameter.end] = parameter.name.endswith(".weight")
+        hyper = [model.hyperparameters for model in self.models]
+        return self._column([h.weight_decay for h in hyper]) + self._column([2 * h.l2 for h in hyper]) * is_kernel
 
     @property
     def weights(self) -> Tensor:
@@ -125,7 +128,7 @@ class StackedTrainer:
         steps = int(self.steps.max())
         order, sample_weights = self._plan_epoch(epoch)
         rates, corrections = self._step_sizes(epoch)
-        active = np.arange(steps)[:, None] < self.steps  # [steps, M]
+        active = np.less(np.arange(steps)[:, None], self.steps)  # [steps, M]
         all_active = active.all(axis=1)
         keys = self._dropout_keys(epoch)
         for step in range(steps):
@@ -211,8 +214,8 @@ class StackedTrainer:
     def _update(self, gradient: Tensor, rate: Tensor, correction: Tensor) -> None:
         """One optimizer step, as torch.optim's, with one learning rate per row."""
         weights = self.state["weights"]
-        decay = self.weight_decay + self.l2_gradient * self.is_kernel
-        gradient = torch.addcmul(gradient, decay, weights)
+        if self.decay is not None:
+            gradient = torch.addcmul(gradient, self.decay, weights)
         if self.optimizer == "adam":
             first, second = self.state["first_moment"], self.state["second_moment"]
             first.lerp_(gradient, 1 - BETA1)

@@ -1,0 +1,48 @@
+"""Is this machine fit to build zoos?"""
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from zootools import __version__
+from zootools.image_files import data_folder
+
+PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "datasets", "huggingface-hub")
+
+
+def examine(data: Path | None = None) -> dict[str, dict[str, Any] | list[str]]:
+    """Return what the machine has (``machine``) and what is wrong with it (``problems``), each with its remedy."""
+    problems: list[str] = []
+    machine: dict[str, Any] = {
+        "zootools": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }
+    for package in PACKAGES:
+        try:
+            machine[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            problems.append(f"{package} is not installed; pip install {package}")
+    try:
+        import torch
+
+        machine["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+        machine["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    except (ImportError, OSError) as error:
+        problems.append(f"torch cannot be imported ({error}); reinstall it")
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        problems.append(
+            f"torchvision does not fit torch ({error}); install the pair together: pip install -U torch torchvision"
+        )
+    folder = data_folder(data)
+    machine["image_files"] = str(folder)
+    machine["free_bytes_here"] = shutil.disk_usage(Path.cwd()).free
+    if not os.access(Path.cwd(), os.W_OK):
+        problems.append("the working folder cannot be written to; give build another one with --out")
+    return {"machine": machine, "problems": problems}
