@@ -31,8 +31,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from zootools.architectures import Schema, build_schema
-from zootools.images import ImageData, Subset, data_folder, load_images
-from zootools.networks import Network
+from zootools.image_files import data_folder
+from zootools.images import ImageData, Subset, load_images
 from zootools.population import ModelConfig
 from zootools.spec import Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages
 from zootools.training.reference import make_optimizer, train_reference
@@ -47,7 +47,7 @@ MNIST_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in 
 def zoo_images(zoo: str, data: Path | None) -> tuple[str, ImageData]:
     """Return what the table calls the images, and the images. Nothing is downloaded."""
     if zoo == "tetris":
-        return "seeded", load_images(TetrisImages(name="tetris", train=1000, test=1, noise_train=0.2, noise_test=0.5))
+        return "seeded", load_images(TetrisImages(name="tetris", train=1000, test=1, noise_train=0.2, noise_test=0.8))
     if all((data_folder(data) / "MNIST" / "raw" / file).is_file() for file in MNIST_FILES):
         return "MNIST", load_images(DatasetImages(name="mnist", train=1000, test=1, mean=0.1307, std=0.3081), data)
     return "digits at 28x28", load_images(DatasetImages(name="digits", train=1000, test=1, size=28))

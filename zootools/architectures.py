@@ -224,12 +224,16 @@ class Schema:
                 if {name: type(item) for name, item in entry.items()} != types:
                     raise ValueError(f"unexpected layer {entry}")
                 layers.append(Layer(**entry))
-            channels, height, width = (int(side) for side in value["input_shape"])
+            channels, height, width = value["input_shape"]
+            if any(type(side) is not int for side in (channels, height, width)) or not isinstance(value["name"], str):
+                raise ValueError("expected a name and three whole numbers in input_shape")
             numbers = [n for layer in layers for n in (layer.inputs, layer.outputs, layer.kernel, layer.stride)]
             numbers += [channels, height, width, *(layer.max_pool for layer in layers)]
             if not layers or min(numbers) < 1 or any(la.kind not in ("conv", "linear") for la in layers):
                 raise ValueError("sizes must be positive and kinds conv or linear")
-            schema = cls(str(value["name"]), (channels, height, width), tuple(layers))
+            if any(la.kind == "linear" and (la.kernel, la.stride, la.max_pool) != (1, 1, 1) for la in layers):
+                raise ValueError("a linear layer has no kernel, stride or pooling")
+            schema = cls(value["name"], (channels, height, width), tuple(layers))
             names = [layer.name for layer in layers]
             if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
                 raise ValueError(f"layer names must be different identifiers, found {names}")

@@ -1,0 +1,103 @@
+"""What the tests share: small specifications, images and models. Nothing here stands in for the package's code."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from zootools.architectures import Schema, build_schema
+from zootools.images import ImageData, load_images
+from zootools.population import ModelConfig
+from zootools.spec import Architecture, Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages, ZooSpec, parse_spec
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "mlp": Mlp(name="mlp", hidden=(5,), bias=False),
+    "mlp_deep": Mlp(name="mlp", hidden=(7, 6)),
+    "cnn_small": Cnn(name="cnn_small"),
+    "cnn_unterthiner": Cnn(name="cnn_unterthiner"),
+    "cnn_large": Cnn(name="cnn_large"),
+}
+
+SPEC_TEXT = """\
+name: example
+images: {name: digits, train: 100, size: 28}
+architecture: {name: cnn_small}
+grid:
+  activation: [tanh, relu]
+  init: [uniform, normal]
+  optimizer: [adam]
+  lr: [1.0e-3, 1.0e-4]
+seeds: {fixed: [1, 2]}
+training: {epochs: 5, batch_size: 10}
+"""
+"""A valid specification of 16 models."""
+
+
+@pytest.fixture
+def write_spec(tmp_path: Path) -> Callable[..., Path]:
+    """Write a specification file; ``(old, new)`` pairs replace parts of `SPEC_TEXT`."""
+
+    def write(*changes: tuple[str, str], text: str = SPEC_TEXT) -> Path:
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        path = tmp_path / "spec.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def make_spec(**changes: Any) -> ZooSpec:
+    """Return a specification of 16 models, with whole sections replaced."""
+    values: dict[str, Any] = {
+        "name": "example",
+        "images": {"name": "digits", "train": 100, "size": 28},
+        "architecture": {"name": "cnn_small"},
+        "grid": {
+            "activation": ["tanh", "relu"],
+            "init": ["uniform", "normal"],
+            "optimizer": ["adam"],
+            "lr": [1e-3, 1e-4],
+        },
+        "seeds": {"fixed": [1, 2]},
+        "training": {"epochs": 5, "batch_size": 10},
+    }
+    return parse_spec(values | changes, "test")
+
+
+def make_model(seed: int, **changes: Any) -> ModelConfig:
+    """Return one model; its hyper-parameters differ from tanh, uniform, adam, 1e-3 where told."""
+    values = {"activation": "tanh", "init": "uniform", "optimizer": "adam", "lr": 1e-3} | changes
+    return ModelConfig(f"{seed:016x}", "configuration", seed, "train", Hyperparameters(**values))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Bits are promised for one thread only."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tetris() -> ImageData:
+    """A few tetris images; 42 do not divide by a batch of 4."""
+    return load_images(TetrisImages(name="tetris", train=42, test=20, noise_train=0.2, noise_test=0.8))
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """A few digits, large enough for every convolutional network."""
+    return load_images(DatasetImages(name="digits", train=42, test=20, size=28, mean=0.3, std=0.3))
+
+
+@pytest.fixture(params=list(ARCHITECTURES))
+def problem(request: pytest.FixtureRequest, tetris: ImageData, digits: ImageData) -> tuple[Schema, ImageData]:
+    """Each architecture with images that fit it."""
+    architecture = ARCHITECTURES[request.param]
+    images = tetris if isinstance(architecture, Mlp) else digits
+    return build_schema(architecture, images.input_shape, images.classes), images

@@ -1,0 +1,5 @@
+"""Lets `python -m zootools` work like the installed command."""
+
+from zootools.cli import main
+
+main(prog_name="zootools")
