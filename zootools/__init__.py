@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zootools.errors import ZooError
 
 if TYPE_CHECKING:
-    from zootools.build import build
+    from zootools.builder import build
     from zootools.spec import ZooSpec, load_spec
     from zootools.zoo import Zoo, open_zoo
 
@@ -20,7 +20,7 @@ __all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "load_spec", "o
 _HOME = {
     "Zoo": "zootools.zoo",
     "ZooSpec": "zootools.spec",
-    "build": "zootools.build",
+    "build": "zootools.builder",
     "load_spec": "zootools.spec",
     "open_zoo": "zootools.zoo",
 }

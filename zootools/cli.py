@@ -110,8 +110,8 @@ def build(
       zootools build tetris_seed
       zootools build mnist_seed --models 16 --epochs 3 --set training.batch_size=10
     """
-    from zootools.build import build as build_zoo
-    from zootools.build import estimate
+    from zootools.builder import build as build_zoo
+    from zootools.builder import estimate
     from zootools.bundled import find_spec
     from zootools.spec import load_spec
 
@@ -190,7 +190,7 @@ def specs(as_json: bool) -> None:
 @JSON
 def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: bool) -> None:
     """Validate a specification, and say what it makes."""
-    from zootools.build import zoo_schema
+    from zootools.builder import zoo_schema
     from zootools.bundled import find_spec
     from zootools.population import expand
     from zootools.spec import load_spec
@@ -268,7 +268,7 @@ def info(zoo: Path, as_json: bool) -> None:
 @JSON
 def status(zoo: Path, as_json: bool) -> None:
     """Say how a build stands; works while it runs and afterwards."""
-    from zootools.build import status as build_status
+    from zootools.builder import status as build_status
 
     _print(build_status(zoo), as_json, _show_pairs)
 

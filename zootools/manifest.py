@@ -74,7 +74,7 @@ def finish_zoo(zoo: ZooFolder, plan: Plan) -> dict[str, Any]:
         ],
         "files": files,
     }
-    manifest["sha256"] = _own_hash(manifest)
+    manifest["sha256"] = own_hash(manifest)
     write_durably(zoo.path / "README.md", render_card(manifest, plan.spec).encode())
     write_durably(zoo.manifest, pretty_json(manifest))
     return manifest
@@ -95,7 +95,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ZooNotFoundError(f"{folder}: holds no finished zoo (there is no zoo.json)") from None
     except (ValueError, RecursionError) as error:
         raise DamagedZooError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(value, dict) or value.get("sha256") != _own_hash(value):
+    if not isinstance(value, dict) or value.get("sha256") != own_hash(value):
         raise DamagedZooError(f"{path}: its own sha256 does not match its content")
     if value.get("format") != FORMAT:
         raise DamagedZooError(f"{path}: format {value.get('format')!r}; this version of zootools reads {FORMAT}")
@@ -149,7 +149,7 @@ def _check_name(path: Path, name: str) -> None:
         raise DamagedZooError(f"{path}: the file name {name!r} is not allowed in a zoo")
 
 
-def _own_hash(manifest: dict[str, Any]) -> str:
+def own_hash(manifest: dict[str, Any]) -> str:
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from zootools.build import zoo_schema
+from zootools.builder import zoo_schema
 from zootools.population import expand
 from zootools.spec import ZooSpec
 

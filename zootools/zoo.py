@@ -157,7 +157,7 @@ def _open_finished(folder: Path) -> Zoo:
 
 
 def _open_unfinished(store: ZooFolder) -> Zoo:
-    from zootools.build import status
+    from zootools.builder import status
 
     plan = store.read_plan()
     assert plan is not None
