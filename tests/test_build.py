@@ -307,9 +307,9 @@ def test_more_than_the_disk_holds_is_refused_before_anything_is_written(tmp_path
 
 
 def test_diverged_models_are_marked_and_do_not_disturb_their_neighbours(tmp_path: Path, specs: Path) -> None:
-    relu = ("grid.optimizer=[sgd]", "grid.activation=[relu]")
-    build(spec_of(TINY, *relu, folder=specs), tmp_path / "calm", quiet=True)
-    build(spec_of(TINY, *relu, "grid.lr=[0.01, 100.0]", folder=specs), tmp_path / "wild", quiet=True)
+    relu = ("grid.optimizer=[sgd]", "grid.activation=[relu]", "grid.lr=[1.0]")
+    build(spec_of(TINY, *relu, "grid.weight_decay=[0.0]", folder=specs), tmp_path / "calm", quiet=True)
+    build(spec_of(TINY, *relu, "grid.weight_decay=[0.0, 100.0]", folder=specs), tmp_path / "wild", quiet=True)
     zoo, everything = open_zoo(tmp_path / "wild"), open_zoo(tmp_path / "wild", include_diverged=True)
     assert zoo.counts["diverged"] > 0
     assert zoo.counts["ok"] + zoo.counts["diverged"] == zoo.counts["expected"] == 6

@@ -18,10 +18,10 @@ from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError, StorageError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries, write_durably
 from zootools.image_files import image_shape
-from zootools.manifest import finish_zoo, read_manifest
+from zootools.manifest import finish_zoo, read_manifest, stored_spec
 from zootools.population import ModelConfig, expand
 from zootools.progress import Progress
-from zootools.spec import ZooSpec, load_spec
+from zootools.spec import ZooSpec
 from zootools.store import Plan, StackRecord, ZooFolder
 
 MAX_STACK = 256
@@ -123,7 +123,7 @@ def build(
         _check_growth(begun_before.spec, spec, models)
     elif zoo.manifest.exists():
         finished = read_manifest(out)
-        _check_growth(load_spec(out / "spec.yaml"), spec, models)
+        _check_growth(stored_spec(out, finished), spec, models)
         if finished["counts"]["expected"] == len(models):
             return finished
     _check_space(out, estimate(spec, data).bytes)
@@ -258,7 +258,7 @@ def _reopen(zoo: ZooFolder) -> Plan:
         zoo.write_record(number, record, {})
     stacks = [stack["models"] for stack in manifest["stacks"]]
     return Plan(
-        load_spec(zoo.path / "spec.yaml"), Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks
+        stored_spec(zoo.path, manifest), Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks
     )
 
 

@@ -104,6 +104,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return value
 
 
+def stored_spec(folder: Path, manifest: dict[str, Any]) -> ZooSpec:
+    """Return the specification of a finished zoo. Raises DamagedZooError when it is not the one that was stored."""
+    for fault in _file_faults(folder, {"spec.yaml": manifest["files"]["spec.yaml"]}):
+        raise DamagedZooError(f"{folder}: {fault}")
+    return load_spec(folder / "spec.yaml")
+
+
 def faults(folder: Path) -> Iterator[str]:
     """Yield everything that is wrong with a zoo folder, finished or not: one line per fault."""
     from zootools.card import render_card
@@ -117,11 +124,12 @@ def faults(folder: Path) -> Iterator[str]:
         return
     manifest = read_manifest(folder)
     yield from _file_faults(folder, manifest["files"])
-    spec = load_spec(folder / "spec.yaml") if (folder / "spec.yaml").exists() else None
     readme = folder / "README.md"
     if not readme.exists():
         yield "README.md: is missing"
-    elif spec is not None and readme.read_text() != render_card(manifest, spec):
+    elif any(_file_faults(folder, {"spec.yaml": manifest["files"]["spec.yaml"]})):
+        pass  # named above; without the specification there is no card to compare with
+    elif readme.read_bytes() != render_card(manifest, stored_spec(folder, manifest)).encode():
         yield "README.md: is not the card that zoo.json and spec.yaml make"
     known = {*manifest["files"], *UNHASHED}
     for path in sorted(folder.rglob("*")):

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
-from zootools.manifest import read_manifest
+from zootools.manifest import read_manifest, stored_spec
 from zootools.shards import gather_weights, read_info
-from zootools.spec import ZooSpec, load_spec
+from zootools.spec import ZooSpec
 from zootools.store import ZooFolder
 from zootools.tables import SPLITS, metadata_schema, metadata_table
 
@@ -136,7 +136,7 @@ def open_zoo(
 
 def _open_finished(folder: Path) -> Zoo:
     manifest = read_manifest(folder)
-    spec = load_spec(folder / "spec.yaml")
+    spec = stored_spec(folder, manifest)
     expected, tables = metadata_schema(spec), []
     for split in SPLITS:
         name = f"metadata/{split}-00000-of-00001.parquet"
