@@ -1,0 +1,153 @@
+"""The stacked trainer against the reference, and the independence of a model from everything around it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHITECTURES, make_model
+
+from zootools.architectures import Schema, build_schema
+from zootools.images import ImageData
+from zootools.population import ModelConfig
+from zootools.spec import Mlp
+from zootools.training.initialise import initial_weights
+from zootools.training.reference import train_reference
+from zootools.training.stacked import StackedTrainer
+
+ACTIVATIONS = ["tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu"]
+INITS = [
+    "uniform",
+    "normal",
+    "truncated_normal",
+    "kaiming_uniform",
+    "kaiming_normal",
+    "xavier_uniform",
+    "xavier_normal",
+    "orthogonal",
+]
+BATCH = 4
+EPOCHS = 2  # 42 images in batches of 4: 22 steps
+
+
+def mixed(seed: int, **changes: Any) -> ModelConfig:
+    """One of many different models that can stand in one stack."""
+    values = {"lr": 1e-3 * (1 + seed % 3), "weight_decay": 0.01 * (seed % 2), "l2": 1e-3, "dropout": 0.1 * (seed % 4)}
+    return make_model(seed, **(values | {"train_fraction": (1.0, 0.5, 0.73)[seed % 3]} | changes))
+
+
+def trained(schema: Schema, images: ImageData, models: list[ModelConfig], epochs: int = EPOCHS) -> StackedTrainer:
+    trainer = StackedTrainer(schema, models, images, BATCH)
+    for epoch in range(1, epochs + 1):
+        trainer.train_epoch(epoch)
+    return trainer
+
+
+def distance_from_reference(schema: Schema, images: ImageData, models: list[ModelConfig]) -> float:
+    """Median over the models of the relative L2 difference of the flat weights after training."""
+    weights, errors = trained(schema, images, models).weights.cpu(), []
+    for row, model in enumerate(models):
+        *_, network = train_reference(schema, model, images, BATCH, EPOCHS)
+        reference = torch.nn.utils.parameters_to_vector(network.parameters()).detach().cpu()
+        errors.append(((weights[row] - reference).norm() / reference.norm()).item())
+    return float(np.median(errors))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_stacked_training_equals_the_reference(problem: tuple[Schema, ImageData], optimizer: str) -> None:
+    models = [mixed(seed, optimizer=optimizer, init="kaiming_uniform") for seed in range(1, 6)]
+    assert distance_from_reference(*problem, models) <= 1e-5
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_equals_the_reference(digits: ImageData, activation: str) -> None:
+    schema = build_schema(ARCHITECTURES["cnn_small"], digits.input_shape, digits.classes)
+    models = [mixed(seed, activation=activation, init="kaiming_normal") for seed in range(1, 4)]
+    assert distance_from_reference(schema, digits, models) <= 1e-5
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_every_init_equals_the_reference(digits: ImageData, init: str) -> None:
+    schema = build_schema(ARCHITECTURES["cnn_unterthiner"], digits.input_shape, digits.classes)
+    models = [mixed(seed, init=init, init_std=0.1, bias_init=0.0) for seed in range(1, 4)]
+    assert distance_from_reference(schema, digits, models) <= 1e-5
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_bits_do_not_depend_on_neighbours_place_or_number(problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem
+    models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 17)]
+    together = trained(schema, images, models).weights
+    backwards = trained(schema, images, models[::-1]).weights.flip(0)
+    assert torch.equal(together, backwards)
+    assert torch.equal(trained(schema, images, models[3:4]).weights[0], together[3])
+    assert torch.equal(trained(schema, images, models[5:9]).weights, together[5:9])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_diverged_neighbour_changes_nothing(problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem
+    calm = [make_model(seed, init="kaiming_uniform", optimizer="sgd") for seed in (1, 2)]
+    wild = make_model(3, init="kaiming_uniform", optimizer="sgd", lr=1.0, weight_decay=100.0)
+    disturbed = trained(schema, images, [calm[0], wild, calm[1]], epochs=4).weights
+    assert not torch.isfinite(disturbed[1]).all()
+    assert torch.equal(disturbed[[0, 2]], trained(schema, images, calm, epochs=4).weights)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_a_restored_trainer_goes_on_with_the_same_bits(problem: tuple[Schema, ImageData], optimizer: str) -> None:
+    schema, images = problem
+    models = [mixed(seed, optimizer=optimizer) for seed in range(1, 4)]
+    whole, resumed = trained(schema, images, models, epochs=2), StackedTrainer(schema, models, images, BATCH)
+    resumed.restore(trained(schema, images, models, epochs=1).save())
+    resumed.train_epoch(2)
+    assert torch.equal(resumed.weights, whole.weights)
+
+
+def test_models_of_one_seed_and_init_start_equal_whatever_else_differs(problem: tuple[Schema, ImageData]) -> None:
+    schema, _ = problem
+    first, second = make_model(7, lr=1e-3), make_model(7, lr=1e-1, activation="relu", optimizer="sgd", dropout=0.5)
+    assert np.array_equal(*(initial_weights(schema, model.hyperparameters, model.seed) for model in (first, second)))
+    other = make_model(8)
+    assert not np.array_equal(*(initial_weights(schema, m.hyperparameters, m.seed) for m in (first, other)))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_initial_weights_have_the_spread_of_their_name(init: str) -> None:
+    schema = build_schema(Mlp(name="mlp", hidden=(300,)), (1, 20, 20), 10)
+    flat = initial_weights(schema, make_model(1, init=init, init_std=0.5).hyperparameters, 1)
+    weight = flat[: 300 * 400].reshape(300, 400)
+    spread = {
+        "uniform": np.sqrt(1 / 12),
+        "normal": 0.5,
+        "truncated_normal": 0.5 * 0.8796,  # a normal distribution cut at two standard deviations
+        "kaiming_uniform": np.sqrt(2 / 400),
+        "kaiming_normal": np.sqrt(2 / 400),
+        "xavier_uniform": np.sqrt(2 / 700),
+        "xavier_normal": np.sqrt(2 / 700),
+        "orthogonal": np.sqrt(1 / 400),
+    }[init]
+    assert weight.std() == pytest.approx(spread, rel=0.02)
+    assert weight.mean() == pytest.approx(0.5 if init == "uniform" else 0, abs=0.01)
+    assert np.all(flat[300 * 400 : 300 * 401] == np.float32(0.01))
+    if init == "orthogonal":
+        assert np.allclose(weight @ weight.T, np.eye(300), atol=1e-5)
+    if init == "truncated_normal":
+        assert np.abs(weight).max() <= 1.0
+
+
+def test_a_stack_of_two_structures_is_refused(tetris: ImageData) -> None:
+    schema = build_schema(ARCHITECTURES["mlp"], tetris.input_shape, tetris.classes)
+    with pytest.raises(ValueError, match="share activation and optimizer"):
+        StackedTrainer(schema, [make_model(1), make_model(2, activation="relu")], tetris, BATCH)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="lacks a CUDA device")
+def test_cuda_agrees_with_the_reference_and_starts_with_the_same_bits(problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem
+    models = [mixed(seed, init="kaiming_uniform", dropout=0.0) for seed in range(1, 6)]
+    trainer = StackedTrainer(schema, models, images.to("cuda"), BATCH)
+    assert torch.equal(trainer.weights.cpu(), StackedTrainer(schema, models, images, BATCH).weights)
+    assert distance_from_reference(schema, images.to("cuda"), models) <= 1e-5
