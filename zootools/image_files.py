@@ -44,7 +44,7 @@ def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, in
     return (channels, side or height, side or width), 10
 
 
-def data_folder(data: Path | None) -> Path:
+def data_folder(data: Path | None = None) -> Path:
     """Return where image files lie: the given folder, else ``$ZOOTOOLS_DATA``, else the user's cache."""
     if data is not None:
         return data

@@ -184,14 +184,14 @@ def _raw(name: str, read: Callable[[bool, bool], Any], train: bool, root: Path) 
     """Read one part of a torchvision data set as uint8 ``[n, channels, height, width]``."""
     try:
         dataset = read(train, False)
-    except (RuntimeError, OSError, EOFError, ValueError):  # not there, or not whole: let torchvision fetch it
+    except (RuntimeError, OSError, EOFError, ValueError, AssertionError):  # not there, or not whole: fetch it
         try:
             root.mkdir(parents=True, exist_ok=True)
             dataset = read(train, True)
         except Exception as error:  # torchvision and urllib raise many kinds
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise StorageError(
-                f"images: the files of {name} are not in {root} and could not be downloaded there ({reason}); "
+                f"images: the files of {name} are not in {root}, or not whole, and could not be downloaded ({reason}); "
                 "put them there in torchvision's layout, or name their folder with --data or $ZOOTOOLS_DATA"
             ) from error
     pixels: npt.NDArray[np.uint8] = np.asarray(dataset.data)
@@ -222,7 +222,15 @@ def _folder(images: FolderImages, root: Path) -> tuple[Part, Part]:
     for dataset in parts:
         # A training set in alphabetical order would give `images.train` one class only.
         order = stream(0, "image_folder").permutation(len(dataset))
-        pixels = [pil_to_tensor(resize(dataset[int(i)][0].convert("RGB"), size)) for i in order]
+        pixels = []
+        for i in order:
+            try:
+                picture = dataset[int(i)][0].convert("RGB")
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
+                raise StorageError(
+                    f"images: {dataset.samples[int(i)][0]}: cannot be read as a picture ({error})"
+                ) from error
+            pixels.append(pil_to_tensor(resize(picture, size)))
         labels = torch.tensor([dataset.targets[int(i)] for i in order])
         result.append((torch.stack(pixels), labels))
     return result[0], result[1]

@@ -1,0 +1,63 @@
+"""The command line: parse, call the library, print. Data goes to stdout, everything else to stderr.
+
+Commands import what they need when they run, so that ``zootools --help`` does not wait for torch.
+"""
+
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from zootools import __version__
+from zootools.cli import build, read
+from zootools.errors import InterruptedBuildError, ZooError
+
+
+class _Group(click.Group):
+    """Turns refusals of the library into one line and an exit code; tracebacks only with --debug."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ZooError as error:
+            if context.params.get("debug"):
+                traceback.print_exc()
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            interrupted = InterruptedBuildError("interrupted; the same command goes on where this one stopped")
+            _fail(str(interrupted), interrupted.exit_code)
+        except BrokenPipeError:
+            # The reader of our output (head, less) has left: nothing is wrong, and nobody listens.
+            sys.stdout = None
+            sys.exit(0)
+        except OSError as error:
+            if context.params.get("debug"):
+                traceback.print_exc()
+            _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 74)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"zootools: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="zootools")
+@click.option("--debug", is_flag=True, help="Show the traceback of a refusal.")
+def main(debug: bool) -> None:
+    """Build, publish and learn from model zoos: populations of neural networks with every checkpoint kept."""
+
+
+for command in (
+    build.build,
+    build.specs,
+    build.check,
+    build.doctor,
+    read.info,
+    read.status,
+    read.show,
+    read.export,
+    read.verify,
+):
+    main.add_command(command)

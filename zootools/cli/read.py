@@ -1,0 +1,116 @@
+"""Commands that read a zoo."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zootools.cli.shared import JSON, ZOO, print_value, show_accuracy, show_pairs
+from zootools.errors import DamagedZooError
+
+
+@click.command()
+@ZOO
+@JSON
+def info(zoo: Path, as_json: bool) -> None:
+    """Say what a zoo holds."""
+    from zootools.tables import accuracy_summary
+    from zootools.zoo import open_zoo
+
+    opened = open_zoo(zoo, include_diverged=True)
+    axes = {**opened.spec.grid.axes, **(opened.spec.sample.axes if opened.spec.sample else {})}
+    value = {
+        "name": opened.spec.name,
+        "finished": opened.finished,
+        **opened.counts,
+        "checkpoints": len(opened),
+        "parameters": opened.schema.size,
+        "architecture": opened.schema.name,
+        "images": opened.spec.images.name,
+        "axes": {name: str(axis) if not isinstance(axis, tuple) else list(axis) for name, axis in axes.items()},
+        "test_accuracy": accuracy_summary(opened.metadata),
+    }
+
+    def show(value: dict[str, Any]) -> None:
+        show_pairs({key: item for key, item in value.items() if key not in ("axes", "test_accuracy")})
+        show_pairs({f"axis {name}": axis for name, axis in value["axes"].items()})
+        if value["test_accuracy"]:
+            show_accuracy(value["test_accuracy"])
+
+    print_value(value, as_json, show)
+
+
+@click.command()
+@ZOO
+@JSON
+def status(zoo: Path, as_json: bool) -> None:
+    """Say how a build stands; works while it runs and afterwards."""
+    from zootools.builder import status as build_status
+
+    print_value(build_status(zoo), as_json, show_pairs)
+
+
+@click.command()
+@ZOO
+@click.argument("model_id")
+@JSON
+def show(zoo: Path, model_id: str, as_json: bool) -> None:
+    """Show one model over its epochs."""
+    import pyarrow.compute as pc
+
+    from zootools.errors import ZooNotFoundError, did_you_mean
+    from zootools.zoo import open_zoo
+
+    opened = open_zoo(zoo, include_diverged=True)
+    rows = opened.where(pc.field("model_id") == model_id).metadata.to_pylist()
+    if not rows:
+        near = did_you_mean(model_id, opened.models).partition(" (allowed")[0]
+        raise ZooNotFoundError(f"{zoo}: no model {model_id!r}" + (near if near.startswith("; did") else ""))
+    changing = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "generalization_gap")
+    fixed = {key: rows[0][key] for key in rows[0] if key not in (*changing, "test_f1", "row", "stack")}
+    value = {
+        **fixed,
+        "stopped": opened.stopped.get(model_id),
+        "epochs": [{k: row[k] for k in changing} for row in rows],
+    }
+
+    def show_rows(value: dict[str, Any]) -> None:
+        show_pairs({key: item for key, item in value.items() if key != "epochs" and item is not None})
+        click.echo(" ".join(f"{name:>18}" for name in changing))
+        for row in value["epochs"]:
+            click.echo(" ".join(f"{row[name]:>18.6g}" for name in changing))
+
+    print_value(value, as_json, show_rows)
+
+
+@click.command()
+@ZOO
+@click.option("--model", "model_id", required=True, help="The model's id.")
+@click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
+def export(zoo: Path, model_id: str, epoch: int, output: Path) -> None:
+    """Write one checkpoint as a safetensors file, parameters by name."""
+    from safetensors.torch import save
+
+    from zootools.files import write_durably
+    from zootools.zoo import open_zoo
+
+    state = open_zoo(zoo, include_diverged=True).state_dict(model_id, epoch)
+    write_durably(output, save(state, {"zootools": json.dumps({"epoch": epoch, "model_id": model_id})}))
+    click.echo(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters")
+
+
+@click.command()
+@ZOO
+@JSON
+def verify(zoo: Path, as_json: bool) -> None:
+    """Check every file of a zoo against its manifest; exit code 3 when something is wrong."""
+    from zootools.manifest import faults
+
+    found = list(faults(zoo))
+    print_value({"zoo": str(zoo), "faults": found}, as_json, lambda value: None)
+    if found:
+        raise DamagedZooError(f"{zoo}: {len(found)} faults\n  " + "\n  ".join(found))
+    if not as_json:
+        click.echo(f"{zoo}: every file is as it was written")

@@ -1,0 +1,38 @@
+"""What several commands share: options, and the two ways of printing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Where image files lie and are downloaded to; else $ZOOTOOLS_DATA, else the user's cache.",
+)
+ZOO = click.argument("zoo", type=click.Path(path_type=Path))
+
+
+def print_value(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """Print a value as one line of JSON, or as ``show`` does for people."""
+    if as_json:
+        click.echo(json.dumps(value))
+    else:
+        show(value)
+
+
+def show_pairs(value: dict[str, Any]) -> None:
+    """Print one line per key."""
+    for key, item in value.items():
+        text = f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) and key != "seed" else item
+        click.echo(f"{key.replace('_', ' '):<22} {text}")
+
+
+def show_accuracy(summary: dict[str, list[float]]) -> None:
+    """Print minimum, quartiles and maximum by epoch (`zootools.tables.accuracy_summary`)."""
+    click.echo("test accuracy   minimum  quartile    median  quartile   maximum")
+    for epoch, values in summary.items():
+        click.echo(f"  epoch {epoch:>6} " + " ".join(f"{value:9.4f}" for value in values))
