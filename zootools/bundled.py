@@ -4,6 +4,7 @@ In a checkout they lie at the top level, where people look for them; in an insta
 they lie inside the package (pyproject.toml copies them there).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from zootools.errors import SpecError, did_you_mean
@@ -24,12 +25,16 @@ def find_spec(name_or_path: str) -> Path:
 
     Raises SpecError, naming the nearest bundled specification, when there is neither.
     """
+    return find_bundled(name_or_path, bundled_specs(), "specification")
+
+
+def find_bundled(name_or_path: str, bundled: Mapping[str, Path], what: str) -> Path:
+    """Return the path if it is a file, else the bundled file of that name; ``what`` it is goes into the SpecError."""
     path = Path(name_or_path)
     if path.is_file():
         return path
-    specs = bundled_specs()
-    if name_or_path in specs:
-        return specs[name_or_path]
+    if name_or_path in bundled:
+        return bundled[name_or_path]
     if path.is_dir():
-        raise SpecError(f"{name_or_path}: is a folder; expected a specification file (*.yaml)")
-    raise SpecError(f"{name_or_path}: no such file or bundled specification{did_you_mean(path.stem, specs)}")
+        raise SpecError(f"{name_or_path}: is a folder; expected a {what} file (*.yaml)")
+    raise SpecError(f"{name_or_path}: no such file or bundled {what}{did_you_mean(path.stem, bundled)}")

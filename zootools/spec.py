@@ -4,16 +4,14 @@
 Nothing here imports torch: a bad specification is refused in a fraction of a second.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Discriminator, Field, ValidationError, model_validator
 
-from zootools.errors import SpecError, did_you_mean
-from zootools.yaml_reader import Key, parse_scalar, parse_yaml, read_yaml
+from zootools.errors import did_you_mean
+from zootools.sections import Section, choices_of, load_section, lower_first, parse_section
 
 MAX_MODELS = 1_000_000
 """No zoo is planned beyond this many models: the plan itself would not fit the memory."""
@@ -41,12 +39,6 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1000)]
 Finite = Annotated[float, Field(ge=-1000, le=1000)]
-
-
-class Section(BaseModel):
-    """A frozen part of a specification: no unknown keys, no silent conversions, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 # --- images ----------------------------------------------------------------------------------------
@@ -355,10 +347,6 @@ class ZooSpec(Section):
         """Number of models of the whole population (before ``models`` takes a part of it)."""
         return self.configuration_count * self.seeds.per_configuration
 
-    def dump(self) -> dict[str, Any]:
-        """Return the specification as plain values, without what is at its default."""
-        return self.model_dump(mode="json", exclude_defaults=True)
-
 
 def _check_draw(axis: str, draw: Draw) -> None:
     """Refuse a draw that could leave the range of its axis, by validating its ends as values of the axis."""
@@ -369,138 +357,21 @@ def _check_draw(axis: str, draw: Draw) -> None:
         except ValidationError as error:
             detail = error.errors()[0]
             if detail["type"] == "literal_error":
-                reason = f"found {value!r}{did_you_mean(str(value), _choices(detail))}"
+                reason = f"found {value!r}{did_you_mean(str(value), choices_of(detail))}"
             else:
-                reason = f"found {value!r}; {_lower(detail['msg'])}"
+                reason = f"found {value!r}; {lower_first(detail['msg'])}"
             raise ValueError(f"sample.{axis}: {reason}") from None
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> ZooSpec:
     """Read a specification file and validate it.
 
-    ``overrides`` are ``"key.path=value"`` strings, as given by ``--set``: each replaces (or adds) one value,
-    is validated like the file itself, and ends in the zoo's own spec.yaml.
-
+    ``overrides`` are ``"key.path=value"`` strings, as given by ``--set``; they end in the zoo's own spec.yaml.
     Raises SpecError listing every fault with its file and line, what was found, and what is allowed.
     """
-    values, places = read_yaml(path)
-    if not isinstance(values, dict):
-        raise SpecError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
-    for override in overrides:
-        _apply_override(values, override, places)
-    return parse_spec(values, str(path), places)
+    return load_section(ZooSpec, path, overrides)
 
 
-def parse_spec(values: dict[str, Any], source: str, places: dict[Key, str] | None = None) -> ZooSpec:
-    """Validate plain values that were read from ``source``; ``places`` says where each one stands."""
-    try:
-        return ZooSpec.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        lines = [
-            _describe(detail, values, source, places or {})
-            for detail in error.errors()
-            # After a bad item pydantic also calls the list too short; the item's own error says it all.
-            if not (detail["type"] == "too_short" and detail["input"])
-        ]
-        raise SpecError("\n".join(dict.fromkeys(lines))) from None
-
-
-def _apply_override(values: dict[str, Any], override: str, places: dict[Key, str]) -> None:
-    key_text, separator, value_text = override.partition("=")
-    key = tuple(key_text.split("."))
-    if not separator or not all(key):
-        raise SpecError(f"--set {override}: expected KEY=VALUE, such as training.epochs=5")
-    target = values
-    for name in key[:-1]:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise SpecError(f"--set {override}: {name} is not a section, it holds {target!r}")
-    target[key[-1]] = _override_value(value_text)
-    # What stood below this key before is gone, and errors in the new value are the command line's.
-    for old in [place for place in places if place[: len(key)] == key]:
-        del places[old]
-    places[key] = f"--set {override}"
-
-
-def _override_value(text: str) -> Any:
-    text = text.strip()
-    if text.startswith(("[", "{")):
-        return parse_yaml(text, f"--set {text}")[0]
-    return parse_scalar(text)
-
-
-def _describe(detail: ErrorDetails, values: dict[str, Any], source: str, places: dict[Key, str]) -> str:
-    """One line for one fault: place, key, what was found, what is allowed."""
-    key = _document_key(detail["loc"], values)
-    place = next((places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in places), source)
-    name = ".".join(map(str, key))
-    prefix = f"{place}: {name}: " if name else f"{place}: "
-    found = _shorten(detail["input"])
-    match detail["type"]:
-        case "extra_forbidden":
-            return f"{prefix}unknown key{did_you_mean(str(key[-1]), _keys_at(detail['loc']))}"
-        case "missing":
-            return f"{prefix}is missing"
-        case "literal_error" | "union_tag_invalid":
-            choices = _choices(detail)
-            wrong = detail["input"] if isinstance(detail["input"], str) else ""
-            if detail["type"] == "union_tag_invalid":
-                wrong, prefix = str(detail["ctx"]["tag"]), f"{prefix.removesuffix(': ')}.name: "
-                found = repr(wrong)
-            return f"{prefix}found {found}{did_you_mean(wrong, choices)}"
-        case "union_tag_not_found":
-            return f"{prefix}name is missing"
-        case "value_error":
-            return f"{prefix}{detail['ctx']['error']}"
-        case "string_pattern_mismatch":
-            return f"{prefix}found {found}, which does not match {detail['ctx']['pattern']}"
-        case _:
-            return f"{prefix}found {found}; {_lower(detail['msg'])}"
-
-
-def _lower(message: str) -> str:
-    return message[0].lower() + message[1:]
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _choices(detail: ErrorDetails) -> list[str]:
-    key = "expected_tags" if detail["type"] == "union_tag_invalid" else "expected"
-    text = detail["ctx"][key].replace(" or ", ", ")
-    return [word.strip("' ") for word in text.split(",")]
-
-
-def _document_key(location: tuple[str | int, ...], values: Any) -> Key:
-    """Drop from a pydantic location what is no key of the document (the tag of a union, a type's name)."""
-    key: list[str | int] = []
-    for index, part in enumerate(location):
-        is_key = (isinstance(values, dict) and part in values) or (
-            isinstance(values, list) and isinstance(part, int) and part < len(values)
-        )
-        if is_key:
-            key.append(part)
-            values = values[part]
-        elif index == len(location) - 1 and isinstance(values, dict):
-            key.append(part)  # a missing key
-    return tuple(key)
-
-
-def _keys_at(location: tuple[str | int, ...]) -> Iterable[str]:
-    """The keys that are allowed beside the unknown one, found by walking the sections' own fields."""
-    sections: list[type[BaseModel]] = [ZooSpec]
-    for part in location[:-1]:
-        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
-        if fields:
-            sections = [inner for field in fields for inner in _sections_in(field.annotation)]
-        else:  # the tag of a union, such as "tetris"
-            sections = [section for section in sections if part in get_args(section.model_fields["name"].annotation)]
-    return [name for section in sections for name in section.model_fields]
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in _sections_in(part)]
+def parse_spec(values: dict[str, Any], source: str) -> ZooSpec:
+    """Validate plain values that were read from ``source``."""
+    return parse_section(ZooSpec, values, source)
