@@ -101,3 +101,22 @@ def problem(request: pytest.FixtureRequest, tetris: ImageData, digits: ImageData
     architecture = ARCHITECTURES[request.param]
     images = tetris if isinstance(architecture, Mlp) else digits
     return build_schema(architecture, images.input_shape, images.classes), images
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished zoo of 12 models, three checkpoints each, with all three splits; read only."""
+    from zootools import build
+
+    spec = {
+        "name": "tiny",
+        "description": "a zoo for tests",
+        "images": {"name": "tetris", "train": 40, "test": 50, "noise_train": 0.2, "noise_test": 0.8},
+        "architecture": {"name": "mlp", "hidden": [5], "bias": False},
+        "grid": {"activation": ["tanh"], "init": ["uniform"], "optimizer": ["adam"], "lr": [1e-2]},
+        "seeds": {"range": [1, 12]},
+        "training": {"epochs": 2, "batch_size": 4},
+    }
+    out = tmp_path_factory.mktemp("zoos") / "tiny"
+    build(parse_spec(spec, "test"), out, workers=1, quiet=True)
+    return out

@@ -1,6 +1,7 @@
 """The card of a zoo: README.md, rendered from its manifest and specification and nothing else."""
 
 import hashlib
+import re
 from typing import Any
 
 from zootools.architectures import Schema
@@ -11,6 +12,8 @@ from zootools.tables import SPLITS, huggingface_features, metadata_schema, weigh
 
 _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+
+_LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 
 
 def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = None) -> str:
@@ -58,6 +61,12 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
         axes=_axes(spec),
     )
     return str(card.content)
+
+
+def card_location(card: bytes) -> str | None:
+    """Return the ``location`` that a card was rendered with, None where it cannot be told."""
+    match = _LOCATION.search(card)
+    return match[1].decode() if match else None
 
 
 def _config(manifest: dict[str, Any], name: str) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def stored_spec(folder: Path, manifest: dict[str, Any]) -> ZooSpec:
 
 def faults(folder: Path) -> Iterator[str]:
     """Yield everything that is wrong with a zoo folder, finished or not: one line per fault."""
-    from zootools.card import render_card
+    from zootools.card import card_location, render_card
 
     zoo = ZooFolder(folder)
     plan = zoo.read_plan()
@@ -129,7 +129,9 @@ def faults(folder: Path) -> Iterator[str]:
         yield "README.md: is missing"
     elif any(_file_faults(folder, {"spec.yaml": manifest["files"]["spec.yaml"]})):
         pass  # named above; without the specification there is no card to compare with
-    elif readme.read_bytes() != render_card(manifest, stored_spec(folder, manifest)).encode():
+    elif (card := readme.read_bytes()) != render_card(
+        manifest, stored_spec(folder, manifest), card_location(card)
+    ).encode():
         yield "README.md: is not the card that zoo.json and spec.yaml make"
     known = {*manifest["files"], *UNHASHED}
     for path in sorted(folder.rglob("*")):

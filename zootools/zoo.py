@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
+from zootools.hub.locate import Place, locate
 from zootools.manifest import read_manifest, stored_spec
-from zootools.shards import gather_weights, read_info
+from zootools.shards import gather_weights, read_info, shard_name
 from zootools.spec import ZooSpec
 from zootools.store import ZooFolder
 from zootools.tables import SPLITS, metadata_schema, metadata_table
@@ -43,6 +44,8 @@ class Zoo:
     stopped: dict[str, dict[str, Any]]
     """The diverged models of the whole zoo: the epoch at which each stopped, and the reason."""
     finished: bool = True
+    place: Place | None = None
+    """Where the zoo was found (`zootools.hub.locate`): its name and, if it came from a hub, its commit."""
 
     def __len__(self) -> int:
         return int(self.metadata.num_rows)
@@ -77,6 +80,9 @@ class Zoo:
         import torch
 
         table = self.metadata
+        if self.place is not None:
+            shards = table.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
+            self.place.fetch(shard_name(shard["stack"], shard["epoch"]) for shard in shards)
         return torch.from_numpy(gather_weights(self.folder, self.schema, table["stack"], table["epoch"], table["row"]))
 
     def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
@@ -109,24 +115,30 @@ class Zoo:
 def open_zoo(
     path: str | Path,
     *,
+    revision: str | None = None,
+    hub: str | Path | None = None,
     split: str | None = None,
     where: pc.Expression | None = None,
     include_diverged: bool = False,
 ) -> Zoo:
-    """Open a zoo folder, finished or still being built.
+    """Open a zoo: a folder, finished or still being built, or one that was published, by its name.
 
     Args:
-        path: the folder.
+        path: a folder, or ``org/name`` (or ``org/name@revision``) of a zoo in the folder $ZOOTOOLS_HUB or on the Hub.
+            Of a zoo on the Hub only metadata is fetched now, and weights when they are asked for.
+        revision: the branch, tag or commit of a name; the newest version by default.
+        hub: look for a name in this folder or at this URL only.
         split: only the checkpoints of this split.
         where: only the checkpoints for which this condition on metadata columns holds.
         include_diverged: also the checkpoints of models that diverged later; `Zoo.counts` says how many they are.
 
-    Raises ZooNotFoundError when the folder holds no zoo, DamagedZooError when it is not what was written.
+    Raises ZooNotFoundError when there is no such zoo, DamagedZooError when it is not what was written.
     """
-    folder = Path(path)
-    store = ZooFolder(folder)
+    place = locate(path, revision, hub)
+    store = ZooFolder(place.folder)
     plan = store.read_plan()
-    zoo = _open_unfinished(store) if plan is not None else _open_finished(folder)
+    zoo = _open_unfinished(store) if plan is not None else _open_finished(place.folder)
+    zoo = replace(zoo, place=place)
     if not include_diverged:
         zoo = zoo.where(pc.field("status") == "ok")
     if split is not None:

@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that ``zootools --help`` does not wait for torch.
 """
 
+import logging
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from zootools import __version__
-from zootools.cli import build, read
+from zootools.cli import build, hub, read
 from zootools.errors import InterruptedBuildError, ZooError
 
 
@@ -42,11 +43,22 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class _Notices(logging.Handler):
+    """Prints what the library notes (which hub a zoo comes from, a retry) on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"zootools: {record.getMessage()}", err=True)
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="zootools")
 @click.option("--debug", is_flag=True, help="Show the traceback of a refusal.")
 def main(debug: bool) -> None:
     """Build, publish and learn from model zoos: populations of neural networks with every checkpoint kept."""
+    log = logging.getLogger("zootools")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(_Notices())
 
 
 for command in (
@@ -59,5 +71,8 @@ for command in (
     read.show,
     read.export,
     read.verify,
+    hub.publish,
+    hub.pull,
+    hub.hub,
 ):
     main.add_command(command)

@@ -13,7 +13,7 @@ from zootools.errors import DamagedZooError
 @click.command()
 @ZOO
 @JSON
-def info(zoo: Path, as_json: bool) -> None:
+def info(zoo: str, as_json: bool) -> None:
     """Say what a zoo holds."""
     from zootools.tables import accuracy_summary
     from zootools.zoo import open_zoo
@@ -44,18 +44,19 @@ def info(zoo: Path, as_json: bool) -> None:
 @click.command()
 @ZOO
 @JSON
-def status(zoo: Path, as_json: bool) -> None:
+def status(zoo: str, as_json: bool) -> None:
     """Say how a build stands; works while it runs and afterwards."""
     from zootools.builder import status as build_status
+    from zootools.hub.locate import locate
 
-    print_value(build_status(zoo), as_json, show_pairs)
+    print_value(build_status(locate(zoo).folder), as_json, show_pairs)
 
 
 @click.command()
 @ZOO
 @click.argument("model_id")
 @JSON
-def show(zoo: Path, model_id: str, as_json: bool) -> None:
+def show(zoo: str, model_id: str, as_json: bool) -> None:
     """Show one model over its epochs."""
     import pyarrow.compute as pc
 
@@ -89,7 +90,7 @@ def show(zoo: Path, model_id: str, as_json: bool) -> None:
 @click.option("--model", "model_id", required=True, help="The model's id.")
 @click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
-def export(zoo: Path, model_id: str, epoch: int, output: Path) -> None:
+def export(zoo: str, model_id: str, epoch: int, output: Path) -> None:
     """Write one checkpoint as a safetensors file, parameters by name."""
     from safetensors.torch import save
 
@@ -104,12 +105,15 @@ def export(zoo: Path, model_id: str, epoch: int, output: Path) -> None:
 @click.command()
 @ZOO
 @JSON
-def verify(zoo: Path, as_json: bool) -> None:
+def verify(zoo: str, as_json: bool) -> None:
     """Check every file of a zoo against its manifest; exit code 3 when something is wrong."""
+    from zootools.hub.locate import locate
     from zootools.manifest import faults
 
-    found = list(faults(zoo))
-    print_value({"zoo": str(zoo), "faults": found}, as_json, lambda value: None)
+    place = locate(zoo)
+    place.fetch_all()
+    found = list(faults(place.folder))
+    print_value({"zoo": zoo, "faults": found}, as_json, lambda value: None)
     if found:
         raise DamagedZooError(f"{zoo}: {len(found)} faults\n  " + "\n  ".join(found))
     if not as_json:

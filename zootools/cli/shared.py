@@ -13,7 +13,15 @@ DATA = click.option(
     type=click.Path(path_type=Path),
     help="Where image files lie and are downloaded to; else $ZOOTOOLS_DATA, else the user's cache.",
 )
-ZOO = click.argument("zoo", type=click.Path(path_type=Path))
+ZOO = click.argument("zoo")
+"""A folder, or a name on a hub: ORG/NAME or ORG/NAME@REVISION."""
+
+HUB = click.option(
+    "--hub",
+    metavar="DIR|URL",
+    help="A folder that serves as the hub, or another Hub; else $ZOOTOOLS_HUB, else the Hub.",
+)
+REVISION = click.option("--revision", help="A branch, tag or commit.")
 
 
 def print_value(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:

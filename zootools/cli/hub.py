@@ -1,0 +1,125 @@
+"""Commands that publish zoos and find those that others have published."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zootools.cli.shared import HUB, JSON, REVISION, print_value, show_pairs
+
+
+@click.command()
+@click.argument("zoo", type=click.Path(path_type=Path))
+@click.argument("name", metavar="ORG/NAME")
+@HUB
+@click.option("--public/--private", default=None, help="Who may read it; a new one is private unless you say so.")
+@click.option("--revision", help="The branch to publish to; default main.")
+@click.option("--tag", help="A name for this version, such as v1.0; it never moves.")
+@click.option("--allow-partial", is_flag=True, help="Publish a zoo that is not finished; its card says so.")
+@click.option("--dry-run", is_flag=True, help="Print the card and the files with their sizes; send nothing.")
+@JSON
+def publish(
+    zoo: Path,
+    name: str,
+    hub: str | None,
+    public: bool | None,
+    revision: str | None,
+    tag: str | None,
+    allow_partial: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Publish a zoo; the same command again goes on where it was interrupted.
+
+    \b
+    Example:
+      zootools publish zoos/tetris_seed my-group/tetris_seed --tag v1.0
+      zootools publish zoos/tetris_seed my-group/tetris_seed --hub /data/hub
+    """
+    from zootools.hub import release
+    from zootools.hub.names import require_name
+
+    if dry_run:
+        with release.prepare(zoo, require_name(name, revision), allow_partial) as planned:
+            sizes = {file: info["size"] for file, info in planned.files.items()}
+            value: dict[str, Any] = {"name": name, "bytes": planned.size, "files": sizes, "card": planned.card.decode()}
+        print_value(value, as_json, _show_plan)
+        return
+    done = release.publish(zoo, name, hub=hub, public=public, revision=revision, tag=tag, allow_partial=allow_partial)
+    value = {
+        "name": name,
+        "hub": done.where,
+        "commit": done.commit,
+        "commits": done.commits,
+        "files": done.files,
+        "bytes": done.size,
+    }
+    print_value(value, as_json, show_pairs)
+
+
+def _show_plan(value: dict[str, Any]) -> None:
+    click.echo(value["card"])
+    for file, size in value["files"].items():
+        click.echo(f"{size:>15,}  {file}")
+    click.echo(f"{value['bytes']:>15,}  bytes in {len(value['files'])} files")
+
+
+@click.command()
+@click.argument("name", metavar="ORG/NAME")
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@REVISION
+@HUB
+@JSON
+def pull(name: str, folder: Path | None, revision: str | None, hub: str | None, as_json: bool) -> None:
+    """Copy a published zoo into a folder (./NAME by default) and check every file."""
+    from zootools.hub.names import require_name
+    from zootools.hub.pull import pull as pull_zoo
+
+    folder = folder or Path(require_name(name, revision).name)
+    place = pull_zoo(name, folder, revision=revision, hub=hub)
+    print_value({"zoo": str(folder), "name": place.name, "commit": place.commit}, as_json, show_pairs)
+
+
+@click.group()
+def hub() -> None:
+    """Find published zoos."""
+
+
+@hub.command("list")
+@HUB
+@JSON
+def list_zoos(hub: str | None, as_json: bool) -> None:
+    """List the zoos of a hub."""
+    _print_zoos("", hub, as_json)
+
+
+@hub.command()
+@click.argument("word")
+@HUB
+@JSON
+def search(word: str, hub: str | None, as_json: bool) -> None:
+    """List the zoos whose name or description has a word in it."""
+    _print_zoos(word, hub, as_json)
+
+
+def _print_zoos(word: str, hub: str | None, as_json: bool) -> None:
+    from zootools.hub.catalog import zoos
+
+    def show(value: dict[str, Any]) -> None:
+        for name, entry in value.items():
+            click.echo(f"{name:<40} {entry['description']}")
+
+    found = {entry.name: {"description": entry.description, "commit": entry.commit} for entry in zoos(word, hub)}
+    print_value(found, as_json, show)
+
+
+@hub.command()
+@click.argument("name", metavar="ORG/NAME")
+@REVISION
+@HUB
+@JSON
+def info(name: str, revision: str | None, hub: str | None, as_json: bool) -> None:
+    """Say what a hub has under a name, without fetching weights."""
+    from zootools.hub.catalog import describe
+
+    print_value(describe(name, revision=revision, hub=hub), as_json, show_pairs)

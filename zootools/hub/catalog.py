@@ -1,0 +1,59 @@
+"""Which zoos a hub has."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError
+from zootools.hub import folder as hub_folder
+from zootools.hub.locate import locate
+from zootools.hub.names import hub_setting, require_name
+from zootools.manifest import read_manifest, stored_spec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One zoo in a listing."""
+
+    name: str
+    description: str
+    commit: str
+
+
+def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
+    """Return the zoos of a hub (see `hub_setting`) that ``word`` occurs in, by name or description."""
+    setting = hub_setting(hub)
+    found = _in_folder(setting) if isinstance(setting, Path) else iter(())
+    return [entry for entry in found if word.lower() in f"{entry.name} {entry.description}".lower()]
+
+
+def _in_folder(hub: Path) -> Iterator[Entry]:
+    for name in hub_folder.names(hub):
+        folder = hub_folder.find(hub, name)
+        assert folder is not None
+        try:
+            description = stored_spec(folder, read_manifest(folder)).description
+        except DamagedZooError as error:
+            description = f"damaged: {error}"
+        yield Entry(name.repo_id, description, hub_folder.commit_of(folder) or "")
+
+
+def describe(name: str, *, revision: str | None = None, hub: str | Path | None = None) -> dict[str, Any]:
+    """Return what a hub says of one zoo: version, tags, size, counts. Fetches no weights."""
+    wanted = require_name(name, revision)
+    place = locate(Path(name), revision, hub)
+    manifest = read_manifest(place.folder)
+    setting = hub_setting(hub)
+    tags = hub_folder.tags(setting, wanted) if isinstance(setting, Path) else {}
+    return {
+        "name": wanted.repo_id,
+        "commit": place.commit,
+        "tags": tags,
+        "description": stored_spec(place.folder, manifest).description,
+        "files": len(manifest["files"]),
+        "bytes": sum(info["size"] for info in manifest["files"].values()),
+        **manifest["counts"],
+        "parameters": Schema.from_json(manifest["schema"]).size,
+    }

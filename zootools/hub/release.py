@@ -1,0 +1,151 @@
+"""Publishing: what a publication consists of, and the way to a hub folder or to the Hub."""
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zootools.card import render_card
+from zootools.errors import DamagedZooError, SpecError, StorageError
+from zootools.files import durable_path, sha256_file, write_durably
+from zootools.hub import folder as hub_folder
+from zootools.hub.names import (
+    MAX_FILES,
+    MAX_FILES_PER_FOLDER,
+    ZooName,
+    check_file_names,
+    check_sizes,
+    hub_setting,
+    require_name,
+)
+from zootools.manifest import faults, read_manifest, stored_spec
+from zootools.store import ZooFolder
+
+
+@dataclass(frozen=True)
+class Release:
+    """The files of one publication: those of a zoo folder, with a card that names the repository."""
+
+    name: ZooName
+    folder: Path
+    manifest: dict[str, Any]
+    card: bytes
+    """README.md as it is published; all else is taken from `folder` as it is."""
+    files: dict[str, dict[str, Any]]
+    """Size and sha256 by name, README.md included."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(info["size"] for info in self.files.values())
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publication has done."""
+
+    commit: str
+    where: str
+    files: int
+    size: int
+    """Bytes of all files."""
+    commits: int
+    """How many commits it took; 0 where this version was published already."""
+
+
+@contextmanager
+def prepare(zoo: Path, name: ZooName, allow_partial: bool = False) -> Iterator[Release]:
+    """Yield what the publication of a zoo folder under a name consists of; every file has been checked.
+
+    Raises ZooNotFoundError for a folder without a zoo, SpecError for an unfinished zoo that is not to be published
+    as it is, DamagedZooError when a file is not what the manifest promises.
+    """
+    plan = ZooFolder(zoo).read_plan()
+    if plan is None:
+        manifest = read_manifest(zoo)
+    else:
+        raise SpecError(f"{zoo}: is not finished; finish it with zootools build, or publish it with --allow-partial")
+    # The card is rendered anew, so that an old one, or one for another name, is no reason to refuse.
+    found = [fault for fault in faults(zoo) if not fault.startswith("README.md:")]
+    if found:
+        raise DamagedZooError(f"{zoo}: not published, because it has {len(found)} faults\n  " + "\n  ".join(found))
+    card = render_card(manifest, stored_spec(zoo, manifest), name.repo_id).encode()
+    files = {**manifest["files"]}
+    for unhashed in ("zoo.json", "build.json"):
+        if (path := zoo / unhashed).is_file():
+            files[unhashed] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    files["README.md"] = {"size": len(card), "sha256": hashlib.sha256(card).hexdigest()}
+    check_file_names(str(zoo), files)
+    check_sizes(str(zoo), {file: info["size"] for file, info in files.items()})
+    _check_counts(zoo, files)
+    yield Release(name, zoo, manifest, card, dict(sorted(files.items())))
+
+
+def publish(
+    zoo: Path,
+    name: str,
+    *,
+    hub: str | Path | None = None,
+    public: bool | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    allow_partial: bool = False,
+) -> Published:
+    """Publish a zoo folder as ``name`` (``org/name``); the same call again goes on where it was interrupted.
+
+    Args:
+        zoo: the folder.
+        name: ``org/name``.
+        hub: a folder that serves as the hub, or another Hub's URL; else $ZOOTOOLS_HUB, else the Hub.
+        public: whether all may read it; None leaves that as it is, and makes a new repository private.
+        revision: the branch to publish to; ``main`` by default.
+        tag: a name for this version, that never moves.
+        allow_partial: publish a zoo that is not finished, with a card that says so.
+
+    Readers see the old version until the new one is complete. Raises SpecError, DamagedZooError (nothing is published
+    then) and StorageError (the same call can be repeated).
+    """
+    target, setting = require_name(name, revision), hub_setting(hub)
+    if tag is not None:
+        require_name(target.repo_id, tag)
+    with prepare(zoo, target, allow_partial) as release:
+        if isinstance(setting, Path):
+            return _publish_to_folder(release, setting, tag)
+        raise SpecError("no hub")
+
+
+def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:
+    name, commit = release.name, hub_folder.commit_id(release.manifest["sha256"], release.files["README.md"]["sha256"])
+    hub_folder.check_target(hub, name, tag, commit)
+    new = not (hub / hub_folder.VERSIONS / name.repo_id / commit).is_dir()
+    with hub_folder.staging_folder(hub, name) as staged:
+        if new:
+            for file in release.files:
+                if file != "README.md":
+                    _copy(release.folder / file, staged / file)
+            write_durably(staged / "README.md", release.card)
+            for file, info in release.files.items():
+                if sha256_file(staged / file) != info["sha256"]:
+                    raise StorageError(f"{hub}: {file} is not what was copied; run the same command again")
+        hub_folder.publish(hub, name, tag, commit, staged)
+    return Published(commit, str(hub), len(release.files), release.size, int(new))
+
+
+def _copy(source: Path, target: Path) -> None:
+    with durable_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _check_counts(zoo: Path, files: dict[str, Any]) -> None:
+    """Refuse, before the first byte is sent, more files than a hub takes."""
+    folders = Counter(file.rpartition("/")[0] for file in files)
+    folder, most = folders.most_common(1)[0]
+    if len(files) > MAX_FILES or most > MAX_FILES_PER_FOLDER:
+        raise SpecError(
+            f"{zoo}: {len(files)} files, {most} of them in {folder or 'one folder'}; a hub takes {MAX_FILES}, and "
+            f"{MAX_FILES_PER_FOLDER} in a folder. Keep fewer epochs with training.checkpoint_epochs"
+        )
