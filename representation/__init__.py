@@ -1,1 +1,1 @@
-"""x"""
+"""Learn representations of the weights of a zoo's models, and measure what is in them."""

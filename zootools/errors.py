@@ -38,7 +38,7 @@ class WorkerError(StorageError):
 
 
 class BusyError(ZooError):
-    """Another builder holds this zoo."""
+    """Another process is at work in this folder."""
 
     exit_code = 75
 

@@ -77,7 +77,7 @@ def pretty_json(value: Any) -> bytes:
 
 
 class FolderLock:
-    """The right to build in one zoo folder: ``flock`` on a file, released by the system if its holder dies.
+    """The right to write into one folder: ``flock`` on a file, released by the system if its holder dies.
 
     Workers are given a duplicate of the descriptor, so the lock is free only when the last of them is gone.
     """
@@ -99,7 +99,7 @@ class FolderLock:
                 holder = os.read(descriptor, 1000).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise BusyError(
-                    f"{self.path.parent.parent}: another builder holds this zoo ({holder or 'just starting'}); "
+                    f"{self.path.parent.parent}: another process is at work there ({holder or 'just starting'}); "
                     "wait for it, or stop it"
                 ) from None
             # The previous holder may have finished, and removed the file, between our open and our lock.

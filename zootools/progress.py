@@ -1,4 +1,4 @@
-"""Progress of a build: one bar on a terminal, a plain line now and then elsewhere; always on stderr."""
+"""Progress of a training: one bar on a terminal, a plain line now and then elsewhere; always on stderr."""
 
 import sys
 import time
@@ -9,22 +9,30 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class Progress:
-    """Counts model-epochs over all stacks and says when they will be done.
+    """Counts the epochs of all models over all stacks and says when they will be done.
 
     Args:
         sizes: models of each stack.
         epochs: epochs that every model is trained for.
         done: epochs that each stack had done before this session.
         quiet: show nothing.
+        unit: what is counted.
     """
 
     def __init__(
-        self, sizes: Sequence[int], epochs: int, done: Sequence[float], quiet: bool = False, file: TextIO | None = None
+        self,
+        sizes: Sequence[int],
+        epochs: int,
+        done: Sequence[float],
+        quiet: bool = False,
+        file: TextIO | None = None,
+        unit: str = "model-epochs",
     ) -> None:
         self._sizes, self._done = sizes, list(done)
         self._total = sum(sizes) * epochs
         self._at_start = self._count()
         self._file = file or sys.stderr
+        self._unit = unit
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
         self._bar = None
         if not quiet and self._file.isatty():
@@ -33,10 +41,10 @@ class Progress:
             self._bar = tqdm(
                 total=self._total,
                 initial=self._at_start,
-                unit="epoch",
+                unit=unit,
                 desc="training",
                 file=self._file,
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} model-epochs [{elapsed}<{remaining}]",
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]",
             )
 
     def __enter__(self) -> Self:
@@ -73,7 +81,7 @@ class Progress:
         fresh = done - self._at_start
         left = f", about {_duration((self._total - done) * elapsed / fresh)} left" if fresh > 0 else ""
         print(
-            f"training: {done:.0f} of {self._total} model-epochs in {_duration(elapsed)}{left}",
+            f"training: {done:.0f} of {self._total} {self._unit} in {_duration(elapsed)}{left}",
             file=self._file,
             flush=True,
         )

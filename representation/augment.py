@@ -1,0 +1,85 @@
+"""Augmentation of weights, on the device they lie on, for a whole batch at once (paper, section 2).
+
+Every network of a batch gets its own permutation, its own erased block and its own noise, anew for every view.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from representation.recipes import Augmentation
+from zootools.architectures import Schema
+
+
+class Views(NamedTuple):
+    """Augmented copies of a batch, and what they are copies of; the two never share memory."""
+
+    augmented: Tensor
+    """float ``[copies * n, N]``, the first copies of all networks first."""
+    clean: Tensor
+    """The same, in the same permuted order, before erasing and noise."""
+
+
+class Augmenter(nn.Module):
+    """Draws views of flat weights: permutation, then noise, then erasing.
+
+    Permutations of the hidden layers are drawn uniformly from the whole group, independently per layer and
+    network: the outputs of a layer move together with the matching inputs of the next (equation 1), from a
+    convolution to a linear layer in blocks of height times width. They leave the network's function as it is.
+    """
+
+    def __init__(self, schema: Schema, settings: Augmentation) -> None:
+        super().__init__()
+        self.schema, self.settings = schema, settings
+
+    def views(self, weights: Tensor, generator: torch.Generator | None = None, copies: int = 2) -> Views:
+        """Return views of ``weights`` ``[n, N]``; the input is left as it is and shares memory with no view."""
+        clean = weights.repeat(copies, 1)
+        if self.settings.permute:
+            clean = clean.gather(1, self.permutations(len(clean), weights.device, generator))
+        augmented = clean.clone()
+        if self.settings.noise:
+            noise = torch.randn(augmented.shape, generator=generator, device=weights.device, dtype=weights.dtype)
+            augmented.add_(noise, alpha=self.settings.noise)
+        if self.settings.erase_probability:
+            augmented.masked_fill_(self.erased(len(clean), weights.device, generator), 0)
+        return Views(augmented, clean)
+
+    def permutations(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+        """Draw random permutations; row ``i`` of the returned int64 ``[count, N]`` says which weight goes where.
+
+        ``weights.gather(1, index)`` are the permuted networks, in the flat order of `Schema.parameters`.
+        """
+        parts, offset = [], 0
+        columns = torch.arange(self.schema.layers[0].fan_in, device=device).expand(count, -1)
+        for position, layer in enumerate(self.schema.layers):
+            if position == len(self.schema.layers) - 1:
+                rows = torch.arange(layer.outputs, device=device).expand(count, -1)
+            else:
+                # 62 random bits per neuron: two are never equal, so their order is a uniform permutation.
+                keys = torch.randint(2**62, (count, layer.outputs), generator=generator, device=device)
+                rows = keys.argsort(dim=1)
+            parts.append((offset + rows.unsqueeze(2) * layer.fan_in + columns.unsqueeze(1)).flatten(1))
+            offset += layer.outputs * layer.fan_in
+            if layer.bias:
+                parts.append(offset + rows)
+                offset += layer.outputs
+            if position < len(self.schema.layers) - 1:
+                following = self.schema.layers[position + 1]
+                block = following.fan_in // layer.outputs  # kernel elements, or height times width, per output
+                columns = (rows.unsqueeze(2) * block + torch.arange(block, device=device)).flatten(1)
+        return torch.cat(parts, dim=1)
+
+    def erased(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+        """Draw which weights are erased: bool ``[count, N]``, in each chosen row one block of the flat vector.
+
+        Its length is uniform between the bounds, its place uniform among those where it fits.
+        """
+        size, settings = self.schema.size, self.settings
+        chosen, length, start = torch.rand(3, count, 1, generator=generator, device=device)
+        length = size * (settings.erase_lower + (settings.erase_upper - settings.erase_lower) * length)
+        length = length.round().where(chosen < settings.erase_probability, 0)
+        start = (start * (size - length + 1)).floor()
+        place = torch.arange(size, device=device)
+        return (place >= start) & (place < start + length)

@@ -1,0 +1,108 @@
+"""The four losses: reconstruction ED, contrast Ec, and both together, EcD and Ec+D (paper, section 3)."""
+
+import itertools
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from representation.recipes import Loss
+from zootools.architectures import Schema
+
+Reduction = Literal["mean", "sum"]
+
+
+def squared_error(outputs: Tensor, targets: Tensor, scale: Tensor | None, reduction: Reduction = "mean") -> Tensor:
+    """Return the squared error of ``[n, N]`` reconstructions, each weight's times ``scale`` ``[N]``.
+
+    It is the mean over everything, or (``sum``) summed over weights and averaged over networks, as the paper
+    prints it.
+    """
+    errors = (outputs - targets).square()
+    if scale is not None:
+        errors = errors * scale
+    return errors.mean() if reduction == "mean" else errors.sum() / len(errors)
+
+
+def nt_xent(projected: Tensor, temperature: float, reduction: Reduction = "mean") -> Tensor:
+    """Return NT-Xent (equation 2) of the projections ``[2n, d]`` of n pairs; rows i and n + i are a pair.
+
+    Every view is contrasted with its partner and all 2n - 2 others; the 2n terms are averaged or summed.
+    """
+    unit = F.normalize(projected.float(), dim=1)
+    similarity = unit @ unit.T / temperature
+    similarity.fill_diagonal_(-math.inf)
+    pairs = len(unit) // 2
+    partner = torch.arange(len(unit), device=unit.device).roll(pairs)
+    return F.cross_entropy(similarity, partner, reduction=reduction)
+
+
+def positive_contrast(projected: Tensor, temperature: float, reduction: Reduction = "mean") -> Tensor:
+    """Return equation 3, -cos + log T, of the pairs in ``[2n, d]``: lowest where two views coincide."""
+    pairs = len(projected) // 2
+    terms = math.log(temperature) - F.cosine_similarity(projected[:pairs].float(), projected[pairs:].float())
+    return terms.mean() if reduction == "mean" else terms.sum()
+
+
+def paper_code_positive_contrast(projected: Tensor, temperature: float) -> Tensor:
+    """Return what the paper's released code computes in the place of equation 3.
+
+    The mean of (cos / T)^2 over the pairs, divided by their 2n views: lowest where two views are orthogonal.
+    """
+    pairs = len(projected) // 2
+    cosine = F.cosine_similarity(projected[:pairs].float(), projected[pairs:].float())
+    return (cosine / temperature).square().mean() / len(projected)
+
+
+class Terms(NamedTuple):
+    """A loss and its parts, each a scalar; a part that is not computed is zero."""
+
+    total: Tensor
+    reconstruction: Tensor
+    contrast: Tensor
+
+
+class Objective(nn.Module):
+    """The loss of a recipe."""
+
+    scale: Tensor | None
+
+    def __init__(self, settings: Loss, schema: Schema, weights: Tensor) -> None:
+        """Take the scale of the layers from ``weights`` ``[n, N]``, those trained on."""
+        super().__init__()
+        self.settings = settings
+        layerwise = settings.reconstruction == "layerwise"
+        self.register_buffer("scale", layer_scale(schema, weights) if layerwise else None, persistent=False)
+        self.reconstructs = settings.kind != "Ec"
+        self.contrasts = settings.kind != "ED"
+
+    def forward(self, outputs: Tensor | None, targets: Tensor, projected: Tensor | None) -> Terms:
+        """Return the loss of reconstructions ``[2n, N]`` and projections ``[2n, d]``; None where not needed."""
+        settings = self.settings
+        reconstruction = contrast = targets.new_zeros(())
+        if outputs is not None:
+            reconstruction = squared_error(outputs.float(), targets, self.scale, settings.reduction)
+        if projected is not None and settings.kind != "Ec+D":
+            contrast = nt_xent(projected, settings.temperature, settings.reduction)
+        elif projected is not None and settings.positive == "equation_3":
+            contrast = positive_contrast(projected, settings.temperature, settings.reduction)
+        elif projected is not None:
+            contrast = paper_code_positive_contrast(projected, settings.temperature)
+        beta = {"ED": 1.0, "Ec": 0.0}.get(settings.kind, settings.beta)
+        return Terms(beta * reconstruction + (1 - beta) * contrast, reconstruction, contrast)
+
+
+def layer_scale(schema: Schema, weights: Tensor) -> Tensor:
+    """Return the factors ``[N]`` by which a mean squared error becomes layer-wise.
+
+    The mean over all weights of scale times squared error is the mean over layers of each layer's mean squared
+    error divided by the variance of its weights and biases in ``weights`` ``[n, N]``.
+    """
+    scale = torch.ones(schema.size, device=weights.device)
+    ends = [parameter.offset for parameter in schema.parameters if parameter.name.endswith(".weight")] + [schema.size]
+    for start, end in itertools.pairwise(ends):
+        variance = weights[:, start:end].double().var(correction=0).clamp_min(1e-12)
+        scale[start:end] = schema.size / (len(schema.layers) * (end - start) * variance)
+    return scale

@@ -1,0 +1,47 @@
+"""Weights as tokens: a sequence for an encoder, made from nothing but a layer schema, and back again."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zootools.architectures import Schema
+
+
+class Tokenizer(nn.Module):
+    """Cuts flat weights into tokens and joins tokens into flat weights (paper, section 3 and figure 2).
+
+    A neuron token holds the incoming weights of one neuron or kernel, and its own bias last; its length differs
+    from layer to layer, so tokens come in one group per layer. A weight token is a single weight; there is one
+    group. No value is padded, none is stored twice, so `join` is the exact inverse of `split`.
+    """
+
+    order: Tensor
+    inverse: Tensor
+
+    def __init__(self, schema: Schema, kind: Literal["neuron", "weight"] = "neuron") -> None:
+        super().__init__()
+        single = np.arange(schema.size)[:, None]
+        groups = list(schema.neuron_tokens().values()) if kind == "neuron" else [single]
+        self.shapes: tuple[tuple[int, int], ...] = tuple((len(rows), rows.shape[1]) for rows in groups)
+        """Of each group: how many tokens, and how many weights each."""
+        order = torch.from_numpy(np.concatenate([rows.reshape(-1) for rows in groups]))
+        # They follow from the schema, so they are not stored with a model's weights.
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("inverse", torch.argsort(order), persistent=False)
+
+    @property
+    def length(self) -> int:
+        """Tokens of one network."""
+        return sum(count for count, _ in self.shapes)
+
+    def split(self, weights: Tensor) -> list[Tensor]:
+        """Cut flat weights ``[n, N]`` into one tensor per group: ``[n, tokens, weights of a token]``."""
+        flat = weights.index_select(1, self.order).split([count * width for count, width in self.shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(flat, self.shapes, strict=True)]
+
+    def join(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Put tokens as `split` returns them together to flat weights ``[n, N]``."""
+        return torch.cat([part.flatten(1) for part in tokens], dim=1).index_select(1, self.inverse)

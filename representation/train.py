@@ -1,0 +1,225 @@
+"""Training an encoder on a zoo: seeded, resumable after every epoch, the best epoch kept.
+
+>>> encoder = train_encoder(open_zoo("zoos/tetris_seed"), load_recipe("default"), Path("encoders/tetris_seed"))
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from representation.encoders import Encoder
+from representation.recipes import Recipe
+from representation.trainer import Trainer
+from zootools.errors import DamagedZooError, SpecError
+from zootools.files import FolderLock, pretty_json, write_durably
+from zootools.population import canonical_json
+from zootools.progress import Progress
+from zootools.zoo import Zoo
+
+
+def train_encoder(
+    zoo: Zoo,
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    *,
+    quiet: bool = False,
+    epochs: int | None = None,
+    device: str = "auto",
+    track: str | None = None,
+) -> Encoder:
+    """Train an encoder on a zoo's train split, and return that of the epoch that is best on the validation split.
+
+    The same call again goes on after the last whole epoch; a finished training only returns its encoder. On one
+    machine and device the result depends on nothing but zoo, recipe and seed, interrupted or not.
+
+    Args:
+        zoo: whatever part of a zoo; its checkpoints are divided by its own splits, and filtered by recipe.epochs.
+        recipe: what to train, and how.
+        out: folder of the encoder (config.json, model.safetensors), recipe.yaml, log.jsonl and training.json.
+        seed: of the encoder's initialisation, the order of the data, the augmentations and dropout.
+        quiet: show no progress.
+        epochs: train for so many epochs instead of recipe.training.epochs.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        track: also log to the trackio project of this name.
+
+    Raises SpecError when the zoo holds nothing to learn from, when ``out`` holds another training, or when the
+    loss is no longer finite; BusyError when another process trains there.
+    """
+    if epochs is not None:
+        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
+    splits = training_data(zoo, recipe)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    identity = {"recipe": recipe.dump(), "seed": seed, "zoo": _digest(splits), "device": device}
+    folder = TrainingFolder(out)
+    with FolderLock(folder.lock):
+        if not folder.is_finished(identity):
+            # Dropout and initialisation draw from torch's global generators, which are left as they were.
+            with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+                trainer = Trainer(splits, recipe, seed, torch.device(device))
+                _train(trainer, folder, identity, zoo.spec.name, quiet, track)
+        folder.remove_work()
+    return Encoder.from_pretrained(str(out))
+
+
+def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
+    """Return the checkpoints that a recipe trains and validates on.
+
+    Raises SpecError when the zoo has no checkpoints, too few models, or weights that are not finite.
+    """
+    if not len(zoo):
+        diverged = zoo.counts.get("diverged", 0)
+        hint = f"; {diverged} of its {zoo.counts['expected']} models diverged" if diverged else ""
+        raise SpecError(f"{zoo.folder}: nothing to learn from: no checkpoints are left{hint}")
+    chosen = recipe.epochs.select(zoo)
+    splits = {name: chosen.split(name) for name in ("train", "validation")}
+    for name, least in (("train", 2), ("validation", 1)):
+        found = len(splits[name].models)
+        if found < least:
+            raise SpecError(
+                f"{zoo.folder}: the {name} split has {found} of the zoo's {len(zoo.models)} models; training an "
+                f"encoder needs at least {least} there"
+            )
+    return splits
+
+
+class TrainingFolder:
+    """Paths and records of one training.
+
+    Until it is finished, ``.work/state.safetensors`` holds the last whole epoch: its tensors, and beside them, in
+    the same file so that they are always of the same epoch, the rest of the state as JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.work = path, path / ".work"
+        self.lock, self.state, self.log = self.work / "lock", self.work / "state.safetensors", path / "log.jsonl"
+        self.record = path / "training.json"
+
+    def is_finished(self, identity: dict[str, Any]) -> bool:
+        """Say whether this training is complete. Raises SpecError when the folder holds another one."""
+        try:
+            record = json.loads(self.record.read_bytes())
+            self._check(record, identity)
+        except FileNotFoundError:
+            return False
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedZooError(f"{self.record}: is no record of a training ({error})") from error
+        return True
+
+    def read(self, identity: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return tensors and values of the last whole epoch, or None when there is none."""
+        if not self.state.exists():
+            return None
+        try:
+            with safe_open(self.state, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                values = json.loads(file.metadata()["training"])
+            self._check(values, identity)
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            raise DamagedZooError(f"{self.state}: is no state of a training ({error})") from error
+        return tensors, values
+
+    def write(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Commit an epoch."""
+        write_durably(self.state, save(tensors, {"training": canonical_json(values)}))
+
+    def cut_log(self, epoch: int) -> None:
+        """Drop what the log says of epochs that were not committed."""
+        if self.log.exists():
+            lines = self.log.read_text().splitlines()[:epoch]
+            write_durably(self.log, "".join(line + "\n" for line in lines).encode())
+
+    def remove_work(self) -> None:
+        """Remove what only a resume needs; the lock file goes last."""
+        self.state.unlink(missing_ok=True)
+        shutil.rmtree(self.work)
+
+    def _check(self, found: dict[str, Any], identity: dict[str, Any]) -> None:
+        old, new = _flat(found["identity"]), _flat(identity)
+        changes = [
+            f"{key}: {old.get(key, 'default')} there, {new.get(key, 'default')} now"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key)
+        ]
+        if changes:
+            raise SpecError(f"{self.path}: holds another training; use another folder\n  " + "\n  ".join(changes))
+
+
+def _train(
+    trainer: Trainer, folder: TrainingFolder, identity: dict[str, Any], zoo: str, quiet: bool, track: str | None
+) -> None:
+    """Train all epochs that are left, committing each."""
+    recipe, best, seconds = trainer.recipe, math.inf, 0.0
+    values: dict[str, Any] = {"identity": identity, "best": None}
+    state = folder.read(identity)
+    if state is not None:
+        trainer.restore(*state)
+        values = state[1]
+        best, seconds = values["best"]["score"], values["seconds"]
+    folder.cut_log(trainer.epoch)
+    write_durably(folder.path / "recipe.yaml", yaml.safe_dump(recipe.dump(), sort_keys=False, width=100).encode())
+    log = _tracker(track, identity) if track else lambda line: None
+    with Progress([1], recipe.training.epochs, [trainer.epoch], quiet, unit="epochs") as progress:
+        while trainer.epoch < recipe.training.epochs:
+            begun, epoch = time.perf_counter(), trainer.epoch
+            train = trainer.train_epoch(lambda share, epoch=epoch: progress.update(0, epoch + share))  # type: ignore[misc]
+            validation = trainer.validate()
+            seconds += time.perf_counter() - begun
+            line = {"epoch": trainer.epoch, "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": seconds}
+            line |= {f"train_{name}": value for name, value in train.items()}
+            line |= {f"validation_{name}": value for name, value in validation.items()}
+            score = -validation["r2"] if recipe.training.best == "reconstruction" else validation["total"]
+            if not all(map(math.isfinite, [*train.values(), score])):
+                raise SpecError(
+                    f"{folder.path}: the loss is no longer finite after epoch {trainer.epoch}; "
+                    "use a smaller training.lr, or training.precision=fp32"
+                )
+            if score < best:
+                best = score
+                values["best"] = {"epoch": trainer.epoch, "score": score, **validation}
+                trainer.encoder.save_pretrained(folder.path)
+            tensors, rest = trainer.save()
+            values |= rest | {"seconds": seconds}
+            folder.write(tensors, values)
+            with folder.log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            log(line)
+    record = {"zoo": zoo, "identity": identity, "epochs": trainer.epoch, "best": values["best"], "seconds": seconds}
+    write_durably(folder.record, pretty_json(record))
+
+
+def _tracker(project: str, identity: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    try:
+        import trackio
+    except ImportError as error:
+        raise SpecError('track: needs trackio; pip install "zootools[track]"') from error
+    trackio.init(project=project, config=_flat(identity))
+    return trackio.log
+
+
+def _digest(splits: dict[str, Zoo]) -> str:
+    """Name the data: layers, and which models at which epochs (a model's id is a hash of what decides its weights)."""
+    digest = hashlib.sha256(canonical_json(splits["train"].schema.to_json()).encode())
+    for part in splits.values():
+        rows = zip(part.metadata["model_id"].to_pylist(), part.metadata["epoch"].to_pylist(), strict=True)
+        digest.update("\n".join(f"{model} {epoch}" for model, epoch in rows).encode() + b"\n\n")
+    return digest.hexdigest()
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}" if key else name).items()}
