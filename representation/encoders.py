@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
@@ -75,9 +76,9 @@ class AttentionEncoder(nn.Module):
         super().__init__()
         self.tokenizer = Tokenizer(schema, settings.tokens)
         self.embeddings = nn.ModuleList(nn.Linear(width, settings.width) for _, width in self.tokenizer.shapes)
-        self.compression_token = nn.Parameter(torch.randn(1, settings.width)) if settings.compression_token else None
+        self.compression_token = _positions(1, settings) if settings.compression_token else None
         length = self.tokenizer.length + settings.compression_token
-        self.positions = nn.Parameter(torch.randn(length, settings.width))
+        self.positions = _positions(length, settings)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
         self.bottleneck = nn.Linear(settings.width * (1 if settings.compression_token else length), settings.latent)
 
@@ -100,7 +101,7 @@ class AttentionDecoder(nn.Module):
         super().__init__()
         self.tokenizer = Tokenizer(schema, settings.tokens)
         self.entrance = nn.Linear(settings.latent, self.tokenizer.length * settings.width)
-        self.positions = nn.Parameter(torch.randn(self.tokenizer.length, settings.width))
+        self.positions = _positions(self.tokenizer.length, settings)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
         self.exits = nn.ModuleList(nn.Linear(settings.width, width) for _, width in self.tokenizer.shapes)
 
@@ -110,6 +111,10 @@ class AttentionDecoder(nn.Module):
             x = block(x)
         groups = x.split([count for count, _ in self.tokenizer.shapes], dim=1)
         return self.tokenizer.join([leave(group) for leave, group in zip(self.exits, groups, strict=True)])
+
+
+def _positions(count: int, settings: Attention) -> nn.Parameter:
+    return nn.Parameter(torch.randn(count, settings.width) * settings.positions_std)
 
 
 def feed_forward(sizes: list[int], dropout: float) -> nn.Sequential:
@@ -162,7 +167,7 @@ class Encoder(
             self.encoder = AttentionEncoder(self.schema, settings)
             self.decoder = AttentionDecoder(self.schema, settings)
         else:
-            sizes = torch.linspace(size, settings.latent, settings.layers + 1).round().int().tolist()
+            sizes = np.linspace(size, settings.latent, settings.layers + 1).round().astype(int).tolist()
             self.encoder = feed_forward(sizes, settings.dropout).append(nn.Tanh())
             self.decoder = feed_forward(sizes[::-1], settings.dropout)
 
@@ -251,11 +256,16 @@ class Encoder(
                 raise ZooNotFoundError(f"{model_id}: holds no encoder (there is no {name})") from None
         elif not path.is_file():
             raise ZooNotFoundError(f"{model_id}: holds no encoder (there is no {name})")
-        encoder = cls(**arguments)
+        # Without memory until the file has shown that it holds what config.json promises.
+        with torch.device("meta"):
+            encoder = cls(**arguments)
         try:
-            encoder.load_state_dict(load_file(path))
+            tensors = load_file(path)
+            encoder.load_state_dict(tensors, assign=True)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise DamagedZooError(f"{path}: not the weights that config.json describes ({error})") from error
+        if strange := {str(tensor.dtype) for tensor in tensors.values()} - {"torch.float32"}:
+            raise DamagedZooError(f"{path}: expected float32 weights, found {', '.join(sorted(strange))}")
         return encoder.eval()
 
 

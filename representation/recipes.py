@@ -60,6 +60,8 @@ class Attention(Section):
     """Width of the feed-forward part of a block."""
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.1
+    positions_std: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Spread of the learned positions and the compression token at the start."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:

@@ -29,6 +29,10 @@ class Trainer:
     def __init__(self, splits: dict[str, Zoo], recipe: Recipe, seed: int, device: torch.device) -> None:
         self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
         self.weights = {name: _finite_weights(part).to(device) for name, part in splits.items()}
+        # A zoo is sorted by epoch; contrast within a batch of one epoch would be another, harder task.
+        generator = self._seed_generators("validation order")
+        order = torch.randperm(len(self.weights["validation"]), generator=generator, device=device)
+        self.weights["validation"] = self.weights["validation"][order]
         schema, training = splits["train"].schema, recipe.training
         self._seed_generators("initialisation")
         self.encoder = Encoder.build(schema, recipe.encoder).to(device)

@@ -103,11 +103,13 @@ def _describe(
             choices = choices_of(detail)
             wrong = detail["input"] if isinstance(detail["input"], str) else ""
             if detail["type"] == "union_tag_invalid":
-                wrong, prefix = str(detail["ctx"]["tag"]), f"{prefix.removesuffix(': ')}.name: "
+                tag = detail["ctx"]["discriminator"].strip("'")
+                wrong, prefix = str(detail["ctx"]["tag"]), f"{prefix.removesuffix(': ')}.{tag}: "
                 found = repr(wrong)
             return f"{prefix}found {found}{did_you_mean(wrong, choices)}"
         case "union_tag_not_found":
-            return f"{prefix}name is missing"
+            tag = detail["ctx"]["discriminator"].strip("'")
+            return f"{prefix}{tag} is missing"
         case "value_error":
             return f"{prefix}{detail['ctx']['error']}"
         case "string_pattern_mismatch":
@@ -143,8 +145,8 @@ def _document_key(location: tuple[str | int, ...], values: Any) -> Key:
         if is_key:
             key.append(part)
             values = values[part]
-        elif index == len(location) - 1 and isinstance(values, dict):
-            key.append(part)  # a missing key
+        elif index == len(location) - 1 and isinstance(values, dict) and part not in values.values():
+            key.append(part)  # a missing key, not the tag of a union
     return tuple(key)
 
 
@@ -156,7 +158,11 @@ def _keys_at(model: type[Section], location: tuple[str | int, ...]) -> Iterable[
         if fields:
             sections = [inner for field in fields for inner in _sections_in(field.annotation)]
         else:  # the tag of a union, such as "tetris"
-            sections = [section for section in sections if part in get_args(section.model_fields["name"].annotation)]
+            sections = [
+                section
+                for section in sections
+                if any(part in get_args(field.annotation) for field in section.model_fields.values())
+            ]
     return [name for section in sections for name in section.model_fields]
 
 
