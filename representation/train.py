@@ -68,7 +68,8 @@ def train_encoder(
         if not folder.is_finished(identity):
             # Dropout and initialisation draw from torch's global generators, which are left as they were.
             with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
-                trainer = Trainer(splits, recipe, seed, torch.device(device))
+                train, validation = (_finite_weights(splits[name]) for name in ("train", "validation"))
+                trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
                 _train(trainer, folder, identity, zoo.spec.name, quiet, track)
         folder.remove_work()
     return Encoder.from_pretrained(str(out))
@@ -207,6 +208,14 @@ def _tracker(project: str, identity: dict[str, Any]) -> Callable[[dict[str, Any]
         raise SpecError('track: needs trackio; pip install "zootools[track]"') from error
     trackio.init(project=project, config=_flat(identity))
     return trackio.log
+
+
+def _finite_weights(zoo: Zoo) -> Tensor:
+    weights = zoo.weights()
+    bad = int((~torch.isfinite(weights)).any(dim=1).sum())
+    if bad:
+        raise SpecError(f"{zoo.folder}: {bad} of {len(weights)} checkpoints hold NaN or infinity; leave them out")
+    return weights
 
 
 def _digest(splits: dict[str, Zoo]) -> str:

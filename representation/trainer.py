@@ -12,9 +12,8 @@ from representation.augment import Augmenter
 from representation.encoders import Encoder, projection_head
 from representation.losses import Objective, Terms
 from representation.recipes import Recipe
-from zootools.errors import SpecError
+from zootools.architectures import Schema
 from zootools.streams import stream
-from zootools.zoo import Zoo
 
 WARM_UP = 0.05
 """Share of a one-cycle training over which the learning rate rises."""
@@ -26,18 +25,21 @@ class Trainer:
     Everything random about an epoch is drawn from generators that are seeded by (seed, epoch).
     """
 
-    def __init__(self, splits: dict[str, Zoo], recipe: Recipe, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, schema: Schema, train: Tensor, validation: Tensor, recipe: Recipe, seed: int, device: torch.device
+    ) -> None:
+        """Take flat weights ``[n, N]`` to train on, and to validate on."""
         self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
-        self.weights = {name: _finite_weights(part).to(device) for name, part in splits.items()}
+        self.weights = train.to(device)
         # A zoo is sorted by epoch; contrast within a batch of one epoch would be another, harder task.
         generator = self._seed_generators("validation order")
-        order = torch.randperm(len(self.weights["validation"]), generator=generator, device=device)
-        self.weights["validation"] = self.weights["validation"][order]
-        schema, training = splits["train"].schema, recipe.training
+        order = torch.randperm(len(validation), generator=generator, device=device)
+        self.validation = validation.to(device)[order]
+        training = recipe.training
         self._seed_generators("initialisation")
         self.encoder = Encoder.build(schema, recipe.encoder).to(device)
         self.head = projection_head(recipe.encoder.latent, recipe.head).to(device)
-        self.objective = Objective(recipe.loss, schema, self.weights["train"])
+        self.objective = Objective(recipe.loss, schema, self.weights)
         self.augmenter = Augmenter(schema, recipe.augmentation)
         modules = [self.encoder, *([self.head] if self.objective.contrasts else [])]
         self.optimizer = torch.optim.Adam(
@@ -46,8 +48,8 @@ class Trainer:
             weight_decay=training.weight_decay,
             fused=True,
         )
-        self.batch_size = min(training.batch_size, len(self.weights["train"]))
-        self.steps = len(self.weights["train"]) // self.batch_size
+        self.batch_size = min(training.batch_size, len(self.weights))
+        self.steps = len(self.weights) // self.batch_size
         self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         if training.schedule == "plateau":
             self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.3, patience=10)
@@ -59,7 +61,7 @@ class Trainer:
         """Train for one epoch; return the mean loss and its parts."""
         self.epoch += 1
         generator = self._seed_generators("epoch", self.epoch)
-        weights, sums = self.weights["train"], torch.zeros(3, device=self.device)
+        weights, sums = self.weights, torch.zeros(3, device=self.device)
         order = torch.randperm(len(weights), generator=generator, device=self.device)
         self.encoder.train()
         self.head.train()
@@ -100,7 +102,7 @@ class Trainer:
         generator = self._seed_generators("validation")
         self.encoder.eval()
         self.head.eval()
-        weights, sums, error, moments = self.weights["validation"], torch.zeros(3, device=self.device), 0.0, []
+        weights, sums, error, moments = self.validation, torch.zeros(3, device=self.device), 0.0, []
         for batch in weights.split(self.batch_size):
             sums += torch.stack(self.loss(batch, generator)) * len(batch)
             if self.objective.reconstructs:
@@ -160,14 +162,6 @@ def one_cycle(progress: float) -> float:
     if progress < WARM_UP:
         return progress / WARM_UP
     return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
-
-
-def _finite_weights(zoo: Zoo) -> Tensor:
-    weights = zoo.weights()
-    bad = int((~torch.isfinite(weights)).any(dim=1).sum())
-    if bad:
-        raise SpecError(f"{zoo.folder}: {bad} of {len(weights)} checkpoints hold NaN or infinity; leave them out")
-    return weights
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
