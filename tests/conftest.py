@@ -1,11 +1,13 @@
 """What the tests share: small specifications, images and models. Nothing here stands in for the package's code."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hub_server import TOKEN, HubServer, serve
 
 from zootools.architectures import Schema, build_schema
 from zootools.images import ImageData, load_images
@@ -33,6 +35,18 @@ seeds: {fixed: [1, 2]}
 training: {epochs: 5, batch_size: 10}
 """
 """A valid specification of 16 models."""
+
+
+TINY_ZOO: dict[str, Any] = {
+    "name": "tiny",
+    "description": "a zoo for tests",
+    "images": {"name": "tetris", "train": 40, "test": 50, "noise_train": 0.2, "noise_test": 0.8},
+    "architecture": {"name": "mlp", "hidden": [5], "bias": False},
+    "grid": {"activation": ["tanh"], "init": ["uniform"], "optimizer": ["adam"], "lr": [1e-2]},
+    "seeds": {"range": [1, 12]},
+    "training": {"epochs": 2, "batch_size": 4},
+}
+"""The specification of `tiny_zoo`."""
 
 
 @pytest.fixture
@@ -108,15 +122,29 @@ def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished zoo of 12 models, three checkpoints each, with all three splits; read only."""
     from zootools import build
 
-    spec = {
-        "name": "tiny",
-        "description": "a zoo for tests",
-        "images": {"name": "tetris", "train": 40, "test": 50, "noise_train": 0.2, "noise_test": 0.8},
-        "architecture": {"name": "mlp", "hidden": [5], "bias": False},
-        "grid": {"activation": ["tanh"], "init": ["uniform"], "optimizer": ["adam"], "lr": [1e-2]},
-        "seeds": {"range": [1, 12]},
-        "training": {"epochs": 2, "batch_size": 4},
-    }
     out = tmp_path_factory.mktemp("zoos") / "tiny"
-    build(parse_spec(spec, "test"), out, workers=1, quiet=True)
+    build(parse_spec(TINY_ZOO, "test"), out, workers=1, quiet=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def grown_zoo(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Path) -> Path:
+    """The tiny zoo, grown to 16 models: its old shards are the same, its tables are not; read only."""
+    from zootools import build
+
+    out = shutil.copytree(tiny_zoo, tmp_path_factory.mktemp("zoos") / "tiny")
+    build(parse_spec(TINY_ZOO | {"seeds": {"range": [1, 16]}}, "test"), out, workers=1, quiet=True)
+    return out
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on loopback, and huggingface-hub in this process set up for it: a token, a cache of its own, no Xet."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    with serve() as running:
+        yield running

@@ -116,8 +116,8 @@ def test_publishing_again_changes_nothing_and_a_tag_never_moves(hub: Path, tiny_
     assert sorted(hub.rglob("*")) == before
     with pytest.raises(SpecError, match="tags do not move"):
         publish(hub / "group/tiny", "group/tiny", hub=hub, tag="v1")
+    (tmp_path / "group/tiny").mkdir(parents=True)
     with pytest.raises(SpecError, match="was not put there by zootools"):
-        (tmp_path / "group/tiny").mkdir(parents=True)
         publish(tiny_zoo, "group/tiny", hub=tmp_path)
 
 
@@ -181,20 +181,14 @@ def test_what_is_no_name_is_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.json", "/x.json", "a//b.json", "a\\b.json", "C:/x.json", ".hidden.json", "a/.b/c.json", "x.py", "x", "x.pkl"]
-    + [
-        "con.json",
-        "a/LPT1.x.json",
-        "x.json.",
-        "a/b./c.json",
-        "ü.json",
-        "x.json\n",
-        "a/" * 8 + "x.json",
-        "x" * 200 + ".json",
+    [
+        *("../x.json", "/x.json", "a//b.json", "a\\b.json", "C:/x.json", ".hidden.json", "a/.b/c.json", "x.py", "x"),
+        *("con.json", "a/LPT1.x.json", "x.json.", "a/b./c.json", "ü.json", "x.json\n", "x.pkl", "x.safetensors.pt"),
+        *("a/" * 8 + "x.json", "x" * 200 + ".json"),
     ],
 )
 def test_a_name_that_could_reach_out_hide_or_run_is_refused(name: str) -> None:
-    with pytest.raises(DamagedZooError, match="file name|no kind of file"):
+    with pytest.raises(DamagedZooError, match=r"file name|no kind of file"):
         check_file_names("zoo", [name])
 
 

@@ -21,6 +21,10 @@ class ZooNotFoundError(ZooError):
     """There is no zoo (or model, or checkpoint) under the given name."""
 
 
+class HubError(ZooError):
+    """The Hub refuses, or cannot be reached; the message says what to do about it."""
+
+
 class DamagedZooError(ZooError):
     """Stored data is not what its manifest promises, or does not come from where it should."""
 

@@ -1,5 +1,6 @@
 """Commands that publish zoos and find those that others have published."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ def publish(
             value: dict[str, Any] = {"name": name, "bytes": planned.size, "files": sizes, "card": planned.card.decode()}
         print_value(value, as_json, _show_plan)
         return
+    if as_json or not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
     done = release.publish(zoo, name, hub=hub, public=public, revision=revision, tag=tag, allow_partial=allow_partial)
     value = {
         "name": name,

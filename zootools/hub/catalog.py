@@ -25,8 +25,11 @@ class Entry:
 def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
     """Return the zoos of a hub (see `hub_setting`) that ``word`` occurs in, by name or description."""
     setting = hub_setting(hub)
-    found = _in_folder(setting) if isinstance(setting, Path) else iter(())
-    return [entry for entry in found if word.lower() in f"{entry.name} {entry.description}".lower()]
+    if isinstance(setting, Path):
+        return [e for e in _in_folder(setting) if word.lower() in f"{e.name} {e.description}".lower()]
+    from zootools.hub import remote
+
+    return [Entry(*found) for found in remote.zoos(word, setting)]
 
 
 def _in_folder(hub: Path) -> Iterator[Entry]:
@@ -46,7 +49,12 @@ def describe(name: str, *, revision: str | None = None, hub: str | Path | None =
     place = locate(Path(name), revision, hub)
     manifest = read_manifest(place.folder)
     setting = hub_setting(hub)
-    tags = hub_folder.tags(setting, wanted) if isinstance(setting, Path) else {}
+    if isinstance(setting, Path) and setting in place.folder.parents:
+        tags = hub_folder.tags(setting, wanted)
+    else:
+        from zootools.hub import remote
+
+        tags = remote.tags(wanted, setting if isinstance(setting, str) else None)
     return {
         "name": wanted.repo_id,
         "commit": place.commit,

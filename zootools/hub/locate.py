@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from zootools.errors import SpecError, ZooNotFoundError
+from zootools.errors import HubError, SpecError, ZooNotFoundError
 from zootools.hub import folder as hub_folder
 from zootools.hub.names import hub_setting, parse_name
 
@@ -54,4 +54,11 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
             return Place(found, str(name), hub_folder.commit_of(found))
         if hub is not None:
             raise ZooNotFoundError(f"{setting}: this hub folder has no {name.repo_id}")
-    raise ZooNotFoundError(f"{zoo}: there is neither a folder nor a zoo of this name")
+    from zootools.hub import remote
+
+    try:
+        place = remote.find(name, setting if isinstance(setting, str) else None)
+    except (ZooNotFoundError, HubError) as error:
+        raise type(error)(f"{error} (there is no folder of this name either)") from error
+    LOG.info("%s: from the Hub, commit %s", name, place.commit)
+    return place

@@ -115,7 +115,9 @@ def publish(
     with prepare(zoo, target, allow_partial) as release:
         if isinstance(setting, Path):
             return _publish_to_folder(release, setting, tag)
-        raise SpecError("no hub")
+        from zootools.hub import upload
+
+        return upload.publish(release, setting, public=public, tag=tag)
 
 
 def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:

@@ -1,0 +1,34 @@
+"""Publishes in processes that can be killed, without each of them importing everything anew.
+
+    python hub_publisher.py ZOO NAME URL
+
+For every line on stdin it forks a child that publishes; it prints the child's pid, and how it ended.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from zootools.hub.names import require_name
+from zootools.hub.release import prepare
+from zootools.hub.upload import publish
+
+
+def main() -> None:
+    zoo, name, url = sys.argv[1:]
+    with prepare(Path(zoo), require_name(name)) as release:
+        for _ in sys.stdin:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    publish(release, url, public=None, tag=None)
+                except BaseException as error:
+                    print(error, file=sys.stderr, flush=True)
+                    os._exit(1)
+                os._exit(0)
+            print(pid, flush=True)
+            print(os.waitpid(pid, 0)[1], flush=True)
+
+
+if __name__ == "__main__":
+    main()

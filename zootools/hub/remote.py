@@ -1,0 +1,234 @@
+"""Reading a zoo from the Hub: one pinned commit, metadata first, every byte held against the manifest.
+
+Files go to huggingface-hub's own cache. Only files that the manifest names are fetched, and only if the listing
+of the commit gives the size (and, where the Hub knows it, the sha256) that the manifest promises. What arrives is
+hashed, and then linked into a folder of plain files beside the cache's snapshots (which consist of symbolic links,
+that no zoo may have): what lies there has been verified.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from tqdm import tqdm
+
+from zootools import __version__
+from zootools.errors import DamagedZooError, HubError, ZooNotFoundError
+from zootools.files import durable_path, sha256_file, write_durably
+from zootools.hub.calls import TIMEOUT, offline, retried
+from zootools.hub.locate import LOG, Place
+from zootools.hub.names import ZooName, check_file_names, check_sizes
+from zootools.manifest import MAX_BYTES, read_manifest
+
+THREADS = 8
+EXTRAS = ("README.md", "build.json")
+"""Files of a zoo that its manifest does not hash; fetched only when a whole copy is wanted."""
+MAX_EXTRA = 16 << 20
+TAG = "zootools"
+"""The tag by which zoos are found."""
+MOST = 1000
+"""Zoos that a listing shows at most."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the Hub says of a file: its size, and its sha256 if it is stored as a large file."""
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class RemotePlace(Place):
+    """A zoo on the Hub; `folder` holds what has been fetched of it."""
+
+    repo_id: str = ""
+    endpoint: str | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    listing: dict[str, Listed] = field(default_factory=dict)
+
+    def fetch(self, files: Iterable[str]) -> None:
+        """Download and verify what is not there yet. Raises DamagedZooError, HubError, StorageError."""
+        missing = [file for file in dict.fromkeys(files) if not (self.folder / file).exists()]
+        if missing:
+            size = sum(self.listing[file].size for file in missing if file in self.listing)
+            LOG.info("%s: fetching %d files, %.1f MB", self.name, len(missing), size / 1e6)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self._fetch_one, missing))
+
+    def fetch_all(self) -> None:
+        """Download and hash every file of the manifest, and the card."""
+        self.fetch([*self.manifest["files"], *EXTRAS])
+
+    def _fetch_one(self, file: str) -> None:
+        listed, promised = self.listing.get(file), self.manifest["files"].get(file)
+        if promised is None and file not in EXTRAS:
+            raise DamagedZooError(f"{self.name}: {file} is not in the manifest")
+        if promised is None:
+            if listed is None:
+                return
+            if listed.size > MAX_EXTRA:
+                raise DamagedZooError(f"{self.name}: {file} has {listed.size} bytes, more than {MAX_EXTRA}")
+        path = self.download(file, promised["size"] if promised else listed.size if listed else None)
+        if promised and (path.stat().st_size != promised["size"] or sha256_file(path) != promised["sha256"]):
+            _forget(path)
+            raise DamagedZooError(
+                f"{self.name}: {file} is not what the manifest promises (sha256); it has been taken out of the cache"
+            )
+        _link(path, self.folder / file)
+
+    def download(self, file: str, size: int | None) -> Path:
+        """Return the path of a file in the cache, downloaded if need be; stops at the first byte beyond ``size``."""
+        path = retried(
+            lambda: hf_hub_download(
+                self.repo_id,
+                file,
+                repo_type="dataset",
+                revision=self.commit,
+                endpoint=self.endpoint,
+                library_name="zootools",
+                library_version=__version__,
+                tqdm_class=_counter(self.name, file, size) if size is not None else None,
+            ),
+            f"{self.name}: {file}",
+        )
+        return Path(str(path))
+
+
+def find(name: ZooName, endpoint: str | None = None) -> RemotePlace:
+    """Return a zoo on the Hub, with manifest, specification and metadata in the cache.
+
+    Raises ZooNotFoundError, HubError, StorageError; DamagedZooError for what its manifest does not promise.
+    """
+    listing: dict[str, Listed] = {}
+    if offline():
+        commit = _cached_commit(name)
+    else:
+        info = retried(
+            lambda: _api(endpoint).dataset_info(
+                name.repo_id, revision=name.revision, files_metadata=True, timeout=TIMEOUT
+            ),
+            str(name),
+            first=True,
+        )
+        commit = str(info.sha)
+        if not constants.REGEX_COMMIT_OID.fullmatch(commit):
+            raise DamagedZooError(f"{name}: the Hub names {commit!r} as its commit")
+        for entry in info.siblings or ():
+            listing[entry.rfilename] = Listed(entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
+        if "zoo.json" not in listing:
+            raise ZooNotFoundError(
+                f"{name}: the Hub has a data set of this name, but it is no zoo (it has no zoo.json); a weights column "
+                "can be read with a layer schema (open_zoo's schema, or --schema)"
+            )
+        if listing["zoo.json"].size > MAX_BYTES:
+            raise DamagedZooError(f"{name}: zoo.json has {listing['zoo.json'].size} bytes, more than {MAX_BYTES}")
+    place = RemotePlace(Path(), str(name), commit, name.repo_id, endpoint, {}, listing)
+    path = place.download("zoo.json", listing["zoo.json"].size if listing else None)
+    try:
+        manifest = read_manifest(path.parent)
+        check_file_names(str(name), manifest["files"])
+        check_sizes(str(name), {file: info["size"] for file, info in manifest["files"].items()})
+        _check_listing(name, manifest["files"], listing)
+    except DamagedZooError:
+        _forget(path)
+        raise
+    place = replace(place, folder=path.parents[2] / "zootools" / commit, manifest=manifest)
+    _link(path, place.folder / "zoo.json")
+    place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
+    if not offline():
+        _remember_commit(place, name.revision or constants.DEFAULT_REVISION)
+    return place
+
+
+def zoos(word: str, endpoint: str | None) -> Iterator[tuple[str, str, str]]:
+    """Yield name, description and commit of the zoos on the Hub that ``word`` occurs in, found by their tag."""
+    found = retried(
+        lambda: list(_api(endpoint).list_datasets(filter=TAG, search=word or None, limit=MOST)), "the Hub", first=True
+    )
+    for info in found:
+        yield info.id, " ".join((info.description or "").split()), info.sha or ""
+
+
+def tags(name: ZooName, endpoint: str | None) -> dict[str, str]:
+    """Return the tags of a zoo on the Hub, and the commit that each stands for."""
+    refs = retried(lambda: _api(endpoint).list_repo_refs(name.repo_id, repo_type="dataset"), str(name))
+    return {ref.name: ref.target_commit for ref in refs.tags}
+
+
+def _api(endpoint: str | None) -> HfApi:
+    return HfApi(endpoint=endpoint, library_name="zootools", library_version=__version__)
+
+
+def _check_listing(name: ZooName, files: dict[str, Any], listing: dict[str, Listed]) -> None:
+    """Hold the listing of the commit against the manifest before anything is downloaded."""
+    for file, promised in files.items():
+        listed = listing.get(file)
+        if not listing or listed == Listed(promised["size"], promised["sha256"]):
+            continue
+        if listed is None:
+            raise DamagedZooError(f"{name}: {file} is in the manifest, but not on the Hub")
+        if listed.size != promised["size"] or listed.sha256 is not None:
+            raise DamagedZooError(f"{name}: {file} on the Hub is not the one in the manifest ({listed.size} bytes)")
+
+
+def _counter(name: str, file: str, size: int) -> type[tqdm]:
+    """Return a progress bar that shows nothing and stops a download which brings more than it should."""
+    received, lock = 0, threading.Lock()
+
+    class Counter(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal received
+            with lock:
+                received += int(n or 0)
+            if received > size:
+                raise DamagedZooError(f"{name}: {file} brings more than the {size} bytes it should have")
+            return super().update(n)
+
+    return Counter
+
+
+def _link(path: Path, target: Path) -> None:
+    """Let a verified file of the cache appear as a plain file, which takes no further space where that can be."""
+    if target.exists():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.link(path.resolve(), target)
+    except OSError:  # a file system without hard links
+        with durable_path(target) as temporary:
+            shutil.copyfile(path, temporary)
+
+
+def _forget(path: Path) -> None:
+    """Take a file out of huggingface-hub's cache, so that it is fetched anew."""
+    if path.is_symlink():
+        path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _cached_commit(name: ZooName) -> str:
+    """Return the commit that a name stood for when it was last fetched."""
+    revision = name.revision or constants.DEFAULT_REVISION
+    path = try_to_load_from_cache(name.repo_id, "zoo.json", repo_type="dataset", revision=revision)
+    if not isinstance(path, str):
+        raise HubError(f"{name}: not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch from the Hub")
+    return Path(path).parent.name
+
+
+def _remember_commit(place: RemotePlace, revision: str) -> None:
+    """Note what a branch or tag stands for, as huggingface-hub does, for `_cached_commit`."""
+    if revision != place.commit:
+        write_durably(place.folder.parents[1] / "refs" / revision, str(place.commit).encode())
