@@ -47,7 +47,7 @@ def publish(
         print_value(value, as_json, _show_plan)
         return
     if as_json or not sys.stderr.isatty():
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars()
     done = release.publish(zoo, name, hub=hub, public=public, revision=revision, tag=tag, allow_partial=allow_partial)
