@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# A script's folder comes first on the path, where this one's name would hide the package; now it comes last.
+# A script's folder comes first on the path, where this file would hide the package of its name; now it comes last.
 sys.path.sort(key=lambda entry: entry == str(Path(__file__).parent))
 
 import click
