@@ -7,6 +7,7 @@ only what is missing is trained, as new stacks.
 import json
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -89,6 +90,7 @@ def build(
     out: Path,
     *,
     device: str = "auto",
+    backend: str = "auto",
     workers: int | None = None,
     data: Path | None = None,
     allow_fingerprint_change: bool = False,
@@ -100,6 +102,7 @@ def build(
         spec: what to train.
         out: the zoo's folder; created if missing.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+        backend: ``native``, ``torch``, or ``auto`` (see `zootools.training.backend.choose_backend`).
         workers: processes on the CPU; one per core by default. On CUDA there is always one.
         data: where image files lie and are downloaded to (see `zootools.images.data_folder`).
         allow_fingerprint_change: go on although device or library versions are not those the build began with.
@@ -110,6 +113,7 @@ def build(
 
     Raises:
         SpecError: ``out`` holds something else, or a zoo of another specification.
+        NoKernelError: ``native`` is asked for, and there is no compiler or it fails.
         BusyError: another builder is at work there.
         StorageError: the disk refused; everything committed is kept.
         WorkerError: stacks failed again and again; the others are kept, and the call can be repeated.
@@ -131,12 +135,16 @@ def build(
         sweep_temporaries(out)
         device = _choose_device(device)
         from zootools.engines.local import RETRIES, run_local
-        from zootools.engines.worker import fingerprint, save_images
+        from zootools.engines.worker import save_images
         from zootools.images import load_images
+        from zootools.training.backend import choose_backend
 
+        chosen = choose_backend(backend, device, schema)
+        if not quiet:
+            print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
         images = load_images(spec.images, data)
         plan = _plan(zoo, spec, schema, models, images.digest, device)
-        _check_fingerprints(zoo, plan, fingerprint(device), allow_fingerprint_change)
+        _check_fingerprints(zoo, plan, chosen.fingerprint(), allow_fingerprint_change)
         save_images(images, zoo.images)
         classes = images.classes
         del images
@@ -149,13 +157,13 @@ def build(
                 out,
                 todo,
                 classes=classes,
-                device=device,
+                backend=chosen,
                 workers=1 if device == "cuda" else workers or os.cpu_count() or 1,
                 lock=lock.descriptor,
                 report=bar.update,
                 retried=bar.retried,
             )
-        _note_build(zoo, begun, device)
+        _note_build(zoo, begun, device, chosen.name)
         if failed:
             raise WorkerError(
                 f"{out}: the worker of {len(failed)} of {len(sizes)} stacks died {RETRIES + 1} times "
@@ -269,13 +277,13 @@ def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], all
         if record is None or record.done or record.fingerprint == present or allowed:
             continue
         differences = ", ".join(
-            f"{key} {record.fingerprint.get(key)!r} then, {present[key]!r} now"
-            for key in present
-            if record.fingerprint.get(key) != present[key]
+            f"{key} {record.fingerprint.get(key)!r} then, {present.get(key)!r} now"
+            for key in sorted({*present, *record.fingerprint})
+            if record.fingerprint.get(key) != present.get(key)
         )
         raise SpecError(
             f"stack {stack} was begun under another numeric fingerprint ({differences}); its bytes would be of two "
-            "kinds. Go on as before, or accept it with --allow-fingerprint-change"
+            "kinds. Go on as before (--backend, --device), or accept it with --allow-fingerprint-change"
         )
 
 
@@ -291,7 +299,7 @@ def _epochs_done(zoo: ZooFolder, stack: int, spec: ZooSpec) -> int:
     return spec.training.epochs if record.done else max(record.epoch, 0)
 
 
-def _note_build(zoo: ZooFolder, begun: float, device: str) -> None:
+def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str) -> None:
     """Add this session to build.json: when, where and how long; the one file that may differ between equal zoos."""
     import platform
 
@@ -306,6 +314,7 @@ def _note_build(zoo: ZooFolder, begun: float, device: str) -> None:
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
             "seconds": round(now - begun, 1),
             "device": device,
+            "backend": backend,
             "cores": os.cpu_count(),
             "machine": platform.machine(),
             "system": platform.system(),

@@ -11,7 +11,9 @@ from zootools.spec import ZooSpec
 SECONDS = 2.0
 
 
-def seconds_per_model_sample(spec: ZooSpec, data: Path | None = None, workers: int | None = None) -> float:
+def seconds_per_model_sample(
+    spec: ZooSpec, data: Path | None = None, workers: int | None = None, backend: str = "auto"
+) -> float:
     """Return the seconds that one model needs for one training sample when all workers train.
 
     Random images of the right shape are trained on, so no image file is read. Evaluation is not counted, nor
@@ -20,7 +22,7 @@ def seconds_per_model_sample(spec: ZooSpec, data: Path | None = None, workers: i
     import torch
 
     from zootools.images import ImageData, Subset
-    from zootools.training.stacked import StackedTrainer, stack_width
+    from zootools.training.backend import choose_backend
 
     schema = zoo_schema(spec, data)
     models = expand(spec)
@@ -29,11 +31,12 @@ def seconds_per_model_sample(spec: ZooSpec, data: Path | None = None, workers: i
         model
         for model in models
         if (model.hyperparameters.activation, model.hyperparameters.optimizer) == (first.activation, first.optimizer)
-    ][: stack_width(schema, "cpu")]
+    ]
     # Enough steps that the start of an epoch, which is the same for any length, does not count.
     count = min(spec.images.train, spec.training.batch_size * 64)
     images = Subset(torch.randn(count, *schema.input_shape), torch.arange(count) % schema.classes)
-    trainer = StackedTrainer(schema, alike, ImageData(images, images, images, schema.classes), spec.training.batch_size)
+    data_set = ImageData(images, images, images, schema.classes)
+    trainer = choose_backend(backend, "cpu", schema).trainers(schema, alike[:256], data_set, spec.training)[0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -45,5 +48,5 @@ def seconds_per_model_sample(spec: ZooSpec, data: Path | None = None, workers: i
         elapsed = time.perf_counter() - begun
     finally:
         torch.set_num_threads(threads)
-    samples = epochs * trainer.train_counts[: trainer.count].sum()
+    samples = epochs * trainer.group.train_counts[: trainer.count].sum()
     return float(elapsed / samples / (workers or os.cpu_count() or 1))

@@ -17,6 +17,13 @@ from zootools.cli.shared import DATA, JSON, print_value, show_accuracy, show_pai
 @click.option("--epochs", type=click.IntRange(min=1), help="Train for so many epochs.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "native", "torch"]),
+    default="auto",
+    show_default=True,
+    help="What computes: compiled SIMD lanes, or PyTorch.",
+)
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes on the CPU; default one per core.")
 @DATA
 @click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed.")
@@ -29,6 +36,7 @@ def build(
     epochs: int | None,
     overrides: tuple[str, ...],
     device: str,
+    backend: str,
     workers: int | None,
     data: Path | None,
     allow_fingerprint_change: bool,
@@ -58,7 +66,7 @@ def build(
         from zootools.probe import seconds_per_model_sample
 
         plan: dict[str, Any] = {"name": zoo_spec.name, **asdict(estimate(zoo_spec, data))}
-        rate = seconds_per_model_sample(zoo_spec, data, workers)
+        rate = seconds_per_model_sample(zoo_spec, data, workers, backend)
         plan["estimated_seconds"] = round(rate * plan["model_samples"], 1)
         print_value(plan, as_json, show_pairs)
         return
@@ -68,6 +76,7 @@ def build(
         zoo_spec,
         out,
         device=device,
+        backend=backend,
         workers=workers,
         data=data,
         allow_fingerprint_change=allow_fingerprint_change,

@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zootools.errors import StorageError, ZooError
+
+if TYPE_CHECKING:
+    from zootools.training.backend import Backend
 
 RETRIES = 2
 """How often a stack is tried again after the death of its worker."""
@@ -36,7 +39,7 @@ def run_local(
     stacks: Sequence[int],
     *,
     classes: int,
-    device: str,
+    backend: "Backend",
     workers: int,
     lock: int,
     report: Callable[[int, float], None],
@@ -48,7 +51,7 @@ def run_local(
         folder: the zoo's folder; its plan and images are stored.
         stacks: which stacks to train.
         classes: number of image classes.
-        device: ``cpu`` or ``cuda``.
+        backend: what trains them.
         workers: how many processes.
         lock: descriptor of the folder's lock; workers hold it too, so it outlives this process while they do.
         report: called with a stack and its epochs done.
@@ -65,7 +68,7 @@ def run_local(
         while waiting or any(worker.stack is not None for worker in crew):
             busy = sum(worker.stack is not None for worker in crew)
             while len(crew) < min(workers, busy + len(waiting)):
-                crew.append(_start(context, folder, classes, device, lock))
+                crew.append(_start(context, folder, classes, backend, lock))
             for worker in crew:
                 if worker.stack is None and waiting:
                     worker.stack = waiting.popleft()
@@ -104,12 +107,12 @@ def run_local(
     return sorted(failed)
 
 
-def _start(context: Any, folder: Path, classes: int, device: str, lock: int) -> _Worker:
+def _start(context: Any, folder: Path, classes: int, backend: "Backend", lock: int) -> _Worker:
     pipe, worker_pipe = context.Pipe()
     watched, lifeline = context.Pipe(duplex=False)
     process = context.Process(
         target=_main,
-        args=(folder, classes, device, worker_pipe, watched, reduction.DupFd(lock)),
+        args=(folder, classes, backend, worker_pipe, watched, reduction.DupFd(lock)),
         daemon=True,
     )
     process.start()
@@ -121,7 +124,7 @@ def _start(context: Any, folder: Path, classes: int, device: str, lock: int) -> 
 def _main(
     folder: Path,
     classes: int,
-    device: str,
+    backend: "Backend",
     pipe: connection.Connection,
     watched: connection.Connection,
     lock: Any,
@@ -146,14 +149,14 @@ def _main(
             last = time.monotonic()
             pipe.send(("progress", (stack, epochs)))
 
-    images = map_images(zoo.images, classes, device)
+    images = map_images(zoo.images, classes, backend.device)
     while True:
         try:
             stack = pipe.recv()
         except EOFError:
             return
         try:
-            train_stack(zoo, stack, images, report)
+            train_stack(zoo, stack, images, backend, report)
             pipe.send(("done", stack))
         except ZooError as error:
             pipe.send(("refused", error))

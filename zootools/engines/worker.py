@@ -3,34 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from zootools.images import ImageData, Subset
 from zootools.store import StackRecord, ZooFolder
+from zootools.training.backend import Backend
 from zootools.training.stack import StackRun
 
 Report = Callable[[int, float], None]
 """Told the stack's epochs done, counted with the share of the one in progress."""
-
-
-def fingerprint(device: str) -> dict[str, object]:
-    """Return what decides a model's bits beside its specification.
-
-    Two builds are equal byte for byte under one fingerprint, and only close to each other under two.
-    """
-    import numpy
-    import pyarrow
-
-    cpu = torch.backends.cpu.get_cpu_capability()
-    return {
-        "backend": "torch",
-        "device": device,
-        "processor": torch.cuda.get_device_name() if device == "cuda" else cpu,
-        "threads": 1,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "pyarrow": pyarrow.__version__,
-    }
 
 
 def save_images(images: ImageData, path: Path) -> None:
@@ -55,15 +34,21 @@ def map_images(path: Path, classes: int, device: str) -> ImageData:
     return ImageData(subsets[0], subsets[1], subsets[2], classes)
 
 
-def train_stack(folder: ZooFolder, stack: int, images: ImageData, report: Report = lambda stack, epochs: None) -> None:
+def train_stack(
+    folder: ZooFolder,
+    stack: int,
+    images: ImageData,
+    backend: Backend,
+    report: Report = lambda stack, epochs: None,
+) -> None:
     """Train one stack of a planned zoo from its last whole epoch to the end, committing every epoch."""
     plan = folder.read_plan()
     assert plan is not None, "a worker is started after the plan is stored"
     models, training = plan.models(), plan.spec.training
-    run = StackRun(plan.schema, [models[model] for model in plan.stacks[stack]], images, training)
+    run = StackRun(plan.schema, [models[model] for model in plan.stacks[stack]], images, training, backend)
     record = folder.read_record(stack)
     if record is None:
-        record = StackRecord(fingerprint(images.train.images.device.type))
+        record = StackRecord(backend.fingerprint())
         folder.commit(stack, record, run, plan.schema, 0 in training.kept_epochs, False)
     else:
         run.restore(folder.read_state(stack), record.epoch, record.stopped)

@@ -59,11 +59,12 @@ def evaluate(
             loss += torch.where(counts, losses, 0).sum(dim=1, dtype=torch.float64)
             cells = first_cell + labels * classes + logits.argmax(dim=2)
             confusion += torch.bincount(cells[counts], minlength=confusion.numel())
-    matrix = confusion.view(models, classes, classes).cpu().numpy()  # [model, label, prediction]
-    hits = np.diagonal(matrix, axis1=1, axis2=2)
-    marked = matrix.sum(axis=1) + matrix.sum(axis=2)  # 2 tp + fp + fn
-    return Scores(
-        loss=loss.cpu().numpy() / limits,
-        accuracy=hits.sum(axis=1) / limits,
-        f1=2 * hits / np.maximum(marked, 1),
-    )
+    matrix = confusion.view(models, classes, classes).cpu().numpy()
+    return scores_from_counts(loss.cpu().numpy(), matrix, limits)
+
+
+def scores_from_counts(loss: FloatArray, confusion: npt.NDArray[np.int64], limits: npt.NDArray[np.int64]) -> Scores:
+    """Turn sums of cross-entropies ``[M]`` and counts ``[M, label, prediction]`` over ``limits`` images into scores."""
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    marked = confusion.sum(axis=1) + confusion.sum(axis=2)  # 2 tp + fp + fn
+    return Scores(loss=loss / limits, accuracy=hits.sum(axis=1) / limits, f1=2 * hits / np.maximum(marked, 1))

@@ -13,27 +13,31 @@ from zootools.images import ImageData
 from zootools.population import ModelConfig
 from zootools.shards import ShardInfo
 from zootools.spec import Training
+from zootools.training.backend import Backend
 from zootools.training.evaluation import Scores
-from zootools.training.stacked import StackedTrainer, Tick, stack_width
+from zootools.training.group import Tick
 
 
 class StackRun:
-    """The models of one stack, trained in groups of `stack_width`, with the diverged ones taken out.
+    """The models of one stack, trained in groups by a backend's trainers, with the diverged ones taken out.
 
     A model diverges when a weight or a loss is no longer finite. It keeps the checkpoints it had, is listed in
     `stopped` with the epoch and the reason, and does not disturb the others: nothing in a group mixes models.
     """
 
-    def __init__(self, schema: Schema, models: Sequence[ModelConfig], images: ImageData, training: Training) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        models: Sequence[ModelConfig],
+        images: ImageData,
+        training: Training,
+        backend: Backend,
+    ) -> None:
         self.models = list(models)
         self.epoch = 0
         self.stopped: dict[str, dict[str, Any]] = {}
-        width = stack_width(schema, images.train.images.device.type)
-        self._groups = [self.models[start : start + width] for start in range(0, len(models), width)]
-        self._trainers = [
-            StackedTrainer(schema, group, images, training.batch_size, training.train_metrics_images)
-            for group in self._groups
-        ]
+        self._trainers = backend.trainers(schema, self.models, images, training)
+        self._groups = [trainer.group.models[: trainer.count] for trainer in self._trainers]
 
     @property
     def all_stopped(self) -> bool:

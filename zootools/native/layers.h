@@ -1,0 +1,276 @@
+// The two kinds of layer, forward and backward, for one sample of each of LANES models.
+//
+// All sizes are template arguments, so every inner loop is unrolled and its accumulators live in registers.
+// Arrays are indexed [channel][row][column], every element a Vec. Weights are laid out as in the layer schema:
+// [output][input][kernel row][kernel column], then one bias per output.
+#pragma once
+#include "vec.h"
+
+#define UNROLL _Pragma("GCC unroll 64")
+#define INLINE inline __attribute__((always_inline))
+
+// How many accumulators a tile may have: the other registers hold the operands.
+constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;
+
+constexpr int smaller(int a, int b) { return a < b ? a : b; }
+constexpr int larger(int a, int b) { return a > b ? a : b; }
+
+// Cycles of a tile of a x b products per step: products, loads, and a floor because each accumulator must wait
+// for its last product.
+constexpr int tile_cost(int a, int b) { return a == 0 || b == 0 ? 0 : larger(larger(a * b, a + b), 8); }
+
+// Cycles of covering ROWS x COLUMNS with tiles of a x b and the rests at the edges.
+constexpr long cover_cost(int rows, int columns, int a, int b) {
+    long whole_rows = rows / a, whole_columns = columns / b;
+    int last_row = rows % a, last_column = columns % b;
+    return whole_rows * (whole_columns * tile_cost(a, b) + tile_cost(a, last_column)) +
+           whole_columns * tile_cost(last_row, b) + tile_cost(last_row, last_column);
+}
+
+struct Tile {
+    int rows, columns;
+};
+
+// The cheapest tile for ROWS x COLUMNS accumulators.
+constexpr Tile best_tile(int rows, int columns) {
+    Tile best{1, 1};
+    long least = cover_cost(rows, columns, 1, 1);
+    for (int a = 1; a <= smaller(rows, ACCUMULATORS); a++)
+        for (int b = 1; b <= smaller(columns, ACCUMULATORS / a); b++) {
+            long cost = cover_cost(rows, columns, a, b);
+            if (cost < least) least = cost, best = {a, b};
+        }
+    return best;
+}
+
+// Calls f.template operator()<size>(start) for blocks of SIZE that cover TOTAL; the last one may be smaller.
+template <int TOTAL, int SIZE, class F> static INLINE void in_blocks(F f) {
+    for (int start = 0; start + SIZE <= TOTAL; start += SIZE) f.template operator()<SIZE>(start);
+    if constexpr (TOTAL % SIZE != 0) f.template operator()<TOTAL % SIZE>(TOTAL / SIZE * SIZE);
+}
+
+// What a layer keeps of one sample between forward and backward.
+template <int UNITS, bool POOLED> struct Kept {
+    Vec out[UNITS];    // after pooling, activation and dropout
+    Vec slope[UNITS];  // d out / d (pooled sum): derivative of the activation, times dropout
+    Int winner[POOLED ? UNITS : 1];  // which place in the window won the max-pooling
+};
+
+// --- convolution -------------------------------------------------------------------------------------------
+
+// Valid convolution of CHANNELS x HEIGHT x WIDTH to OUTPUTS, and max-pooling over POOL x POOL of the sums.
+// Rows and columns that no whole window covers are never computed.
+template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRIDE, int POOL, bool BIAS> struct Conv {
+    static constexpr int OUT_ROWS = ((HEIGHT - KERNEL) / STRIDE + 1) / POOL;
+    static constexpr int OUT_COLUMNS = ((WIDTH - KERNEL) / STRIDE + 1) / POOL;
+    static constexpr int SUM_COLUMNS = OUT_COLUMNS * POOL;
+    static constexpr int FAN_IN = CHANNELS * KERNEL * KERNEL;
+    static constexpr int KERNELS = OUTPUTS * FAN_IN;
+    static constexpr int PARAMETERS = KERNELS + (BIAS ? OUTPUTS : 0);
+    static constexpr int PLACES = OUT_ROWS * OUT_COLUMNS;
+    static constexpr int UNITS = OUTPUTS * PLACES;
+
+    // Work is done in strips of output rows, whose sums (or their gradients) stay in the L1 cache: enough rows
+    // that a weight's gradient stays in its register over some 48 places.
+    static constexpr int STRIP = smaller(OUT_ROWS, larger(1, 48 / (POOL * SUM_COLUMNS)));
+    static constexpr int STRIP_PLACES = STRIP * POOL * SUM_COLUMNS;
+
+    using Memory = Kept<UNITS, (POOL > 1)>;
+    struct Scratch {
+        Vec sums[OUTPUTS * STRIP_PLACES];
+    };
+
+    static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &scratch) {
+        for (int row = 0; row < OUT_ROWS; row++)
+            if constexpr (POOL > 1) {
+                for (int r = 0; r < POOL; r++)
+                    sum_row(x + (row * POOL + r) * STRIDE * WIDTH, w, scratch.sums + r * SUM_COLUMNS,
+                            POOL * SUM_COLUMNS);
+                pool(scratch.sums, kept, row);
+            } else
+                sum_row(x + row * STRIDE * WIDTH, w, kept.out + row * OUT_COLUMNS, PLACES);
+    }
+
+    // dout: gradient of kept.out, overwritten. Adds to the gradients dw; stores the gradient of x unless it is null.
+    static void backward(const Vec *x, const Vec *w, Vec *dw, Vec *dout, Vec *dx, Memory &kept, Scratch &scratch) {
+        for (int i = 0; i < UNITS; i++) dout[i] *= kept.slope[i];
+        if constexpr (BIAS)
+            for (int o = 0; o < OUTPUTS; o++) {
+                Vec sum{};
+                for (int i = 0; i < PLACES; i++) sum += dout[o * PLACES + i];
+                dw[KERNELS + o] += sum;
+            }
+        if (dx) __builtin_memset(dx, 0, sizeof(Vec) * CHANNELS * HEIGHT * WIDTH);
+        in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) {
+            unpool<ROWS>(dout, kept, row, scratch.sums);
+            const int top = row * POOL * STRIDE;
+            weight_gradients<ROWS * POOL>(x + top * WIDTH, scratch.sums, dw);
+            if (dx)
+                for (int r = 0; r < ROWS * POOL; r++)
+                    input_gradients<ROWS * POOL>(w, scratch.sums + r * SUM_COLUMNS, dx + (top + r * STRIDE) * WIDTH);
+        });
+    }
+
+  private:
+    // One row of sums for every output channel; `step` is how far apart the channels of `sums` are.
+    static void sum_row(const Vec *x, const Vec *w, Vec *sums, int step) {
+        constexpr Tile TILE = best_tile(OUTPUTS, SUM_COLUMNS);
+        in_blocks<OUTPUTS, TILE.rows>([&]<int ROWS>(int o) {
+            in_blocks<SUM_COLUMNS, TILE.columns>([&]<int COLUMNS>(int column) {
+                sum_tile<ROWS, COLUMNS>(x + column * STRIDE, w + o * FAN_IN, BIAS ? w + KERNELS + o : nullptr,
+                                        sums + o * step + column, step);
+            });
+        });
+    }
+
+    template <int ROWS, int COLUMNS>
+    static INLINE void sum_tile(const Vec *x, const Vec *w, const Vec *bias, Vec *sums, int step) {
+        Vec sum[ROWS][COLUMNS];
+        UNROLL for (int o = 0; o < ROWS; o++)
+            UNROLL for (int i = 0; i < COLUMNS; i++) sum[o][i] = BIAS ? bias[o] : Vec{};
+        for (int c = 0; c < CHANNELS; c++)
+            for (int ky = 0; ky < KERNEL; ky++) {
+                const Vec *row = x + (c * HEIGHT + ky) * WIDTH, *weight = w + (c * KERNEL + ky) * KERNEL;
+                UNROLL for (int kx = 0; kx < KERNEL; kx++) {
+                    Vec factor[ROWS];
+                    UNROLL for (int o = 0; o < ROWS; o++) factor[o] = weight[o * FAN_IN + kx];
+                    UNROLL for (int i = 0; i < COLUMNS; i++) {
+                        Vec value = row[i * STRIDE + kx];
+                        UNROLL for (int o = 0; o < ROWS; o++) sum[o][i] += factor[o] * value;
+                    }
+                }
+            }
+        UNROLL for (int o = 0; o < ROWS; o++)
+            UNROLL for (int i = 0; i < COLUMNS; i++) sums[o * step + i] = sum[o][i];
+    }
+
+    static void pool(const Vec *sums, Memory &kept, int row) {
+        for (int o = 0; o < OUTPUTS; o++)
+            for (int column = 0; column < OUT_COLUMNS; column++) {
+                const Vec *window = sums + o * POOL * SUM_COLUMNS + column * POOL;
+                Vec best = window[0];
+                Int winner{};
+                UNROLL for (int place = 1; place < POOL * POOL; place++) {
+                    Vec value = window[place / POOL * SUM_COLUMNS + place % POOL];
+                    Int wins = value > best;  // the first of equal values wins, as in torch
+                    best = wins ? value : best;
+                    winner = wins ? Int{} + place : winner;
+                }
+                const int unit = (o * OUT_ROWS + row) * OUT_COLUMNS + column;
+                kept.out[unit] = best;
+                kept.winner[unit] = winner;
+            }
+    }
+
+    // Gradients of ROWS output rows become gradients of the sums: all to the winner of each window.
+    template <int ROWS> static void unpool(const Vec *dout, const Memory &kept, int row, Vec *sums) {
+        for (int o = 0; o < OUTPUTS; o++)
+            for (int r = 0; r < ROWS; r++)
+                for (int column = 0; column < OUT_COLUMNS; column++) {
+                    const int unit = (o * OUT_ROWS + row + r) * OUT_COLUMNS + column;
+                    Vec *window = sums + (o * ROWS + r) * POOL * SUM_COLUMNS + column * POOL;
+                    if constexpr (POOL == 1)
+                        window[0] = dout[unit];
+                    else
+                        UNROLL for (int place = 0; place < POOL * POOL; place++)
+                            window[place / POOL * SUM_COLUMNS + place % POOL] =
+                                kept.winner[unit] == place ? dout[unit] : Vec{};
+                }
+    }
+
+    // A few channels times (a part of) one kernel row stay in registers while all places of the strip go by.
+    template <int ROWS> static void weight_gradients(const Vec *x, const Vec *sums, Vec *dw) {
+        constexpr Tile TILE = best_tile(OUTPUTS, KERNEL);
+        in_blocks<OUTPUTS, TILE.rows>([&]<int OUTS>(int o) {
+            for (int c = 0; c < CHANNELS; c++)
+                for (int ky = 0; ky < KERNEL; ky++)
+                    in_blocks<KERNEL, TILE.columns>([&]<int TAPS>(int kx) {
+                        weight_tile<ROWS, OUTS, TAPS>(x + (c * HEIGHT + ky) * WIDTH + kx,
+                                                      sums + o * ROWS * SUM_COLUMNS,
+                                                      dw + o * FAN_IN + (c * KERNEL + ky) * KERNEL + kx);
+                    });
+        });
+    }
+
+    template <int ROWS, int OUTS, int TAPS> static INLINE void weight_tile(const Vec *x, const Vec *sums, Vec *dw) {
+        Vec gradient[OUTS][TAPS];
+        UNROLL for (int o = 0; o < OUTS; o++)
+            UNROLL for (int k = 0; k < TAPS; k++) gradient[o][k] = dw[o * FAN_IN + k];
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < SUM_COLUMNS; column++) {
+                const Vec *value = x + (row * WIDTH + column) * STRIDE;
+                const Vec *dsum = sums + row * SUM_COLUMNS + column;
+                Vec factor[OUTS];
+                UNROLL for (int o = 0; o < OUTS; o++) factor[o] = dsum[o * ROWS * SUM_COLUMNS];
+                UNROLL for (int k = 0; k < TAPS; k++)
+                    UNROLL for (int o = 0; o < OUTS; o++) gradient[o][k] += factor[o] * value[k];
+            }
+        UNROLL for (int o = 0; o < OUTS; o++)
+            UNROLL for (int k = 0; k < TAPS; k++) dw[o * FAN_IN + k] = gradient[o][k];
+    }
+
+    // Spreads one row of gradients of the sums over the rows of x that it was computed from.
+    template <int ROWS> static void input_gradients(const Vec *w, const Vec *sums, Vec *dx) {
+        // The accumulators are a stretch of a row of x, as wide as the sums of a block reach.
+        constexpr int BLOCK = larger(1, smaller(SUM_COLUMNS, (ACCUMULATORS / 2 - KERNEL) / STRIDE + 1));
+        for (int c = 0; c < CHANNELS; c++)
+            for (int ky = 0; ky < KERNEL; ky++)
+                in_blocks<SUM_COLUMNS, BLOCK>([&]<int COLUMNS>(int column) {
+                    input_tile<ROWS, COLUMNS>(w + (c * KERNEL + ky) * KERNEL, sums + column,
+                                              dx + (c * HEIGHT + ky) * WIDTH + column * STRIDE);
+                });
+    }
+
+    template <int ROWS, int COLUMNS> static INLINE void input_tile(const Vec *w, const Vec *sums, Vec *dx) {
+        constexpr int REACH = (COLUMNS - 1) * STRIDE + KERNEL;
+        Vec gradient[REACH];
+        UNROLL for (int i = 0; i < REACH; i++) gradient[i] = dx[i];
+        for (int o = 0; o < OUTPUTS; o++) {
+            Vec dsum[COLUMNS];
+            UNROLL for (int i = 0; i < COLUMNS; i++) dsum[i] = sums[o * ROWS * SUM_COLUMNS + i];
+            UNROLL for (int kx = 0; kx < KERNEL; kx++) {
+                Vec factor = w[o * FAN_IN + kx];
+                UNROLL for (int i = 0; i < COLUMNS; i++) gradient[i * STRIDE + kx] += factor * dsum[i];
+            }
+        }
+        UNROLL for (int i = 0; i < REACH; i++) dx[i] = gradient[i];
+    }
+};
+
+// --- linear ------------------------------------------------------------------------------------------------
+
+template <int INPUTS, int OUTPUTS, bool BIAS> struct Linear {
+    static constexpr int KERNELS = OUTPUTS * INPUTS;
+    static constexpr int PARAMETERS = KERNELS + (BIAS ? OUTPUTS : 0);
+    static constexpr int UNITS = OUTPUTS, PLACES = 1;
+    static constexpr int BLOCK = smaller(OUTPUTS, 8);  // outputs at a time, so that sums need not wait
+
+    using Memory = Kept<OUTPUTS, false>;
+    struct Scratch {};
+
+    static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &) {
+        in_blocks<OUTPUTS, BLOCK>([&]<int OUTS>(int o) {
+            Vec sum[OUTS];
+            UNROLL for (int i = 0; i < OUTS; i++) sum[i] = BIAS ? w[KERNELS + o + i] : Vec{};
+            const Vec *weight = w + o * INPUTS;
+            for (int k = 0; k < INPUTS; k++)
+                UNROLL for (int i = 0; i < OUTS; i++) sum[i] += weight[i * INPUTS + k] * x[k];
+            UNROLL for (int i = 0; i < OUTS; i++) kept.out[o + i] = sum[i];
+        });
+    }
+
+    static void backward(const Vec *x, const Vec *w, Vec *dw, Vec *dout, Vec *dx, Memory &kept, Scratch &) {
+        for (int o = 0; o < OUTPUTS; o++) dout[o] *= kept.slope[o];
+        for (int o = 0; o < OUTPUTS; o++) {
+            const Vec dsum = dout[o];
+            for (int k = 0; k < INPUTS; k++) dw[o * INPUTS + k] += dsum * x[k];
+            if constexpr (BIAS) dw[KERNELS + o] += dsum;
+        }
+        if (!dx) return;
+        __builtin_memset(dx, 0, sizeof(Vec) * INPUTS);
+        for (int o = 0; o < OUTPUTS; o++) {
+            const Vec dsum = dout[o];
+            for (int k = 0; k < INPUTS; k++) dx[k] += w[o * INPUTS + k] * dsum;
+        }
+    }
+};

@@ -1,0 +1,110 @@
+// One vector holds one number of LANES models, one model a lane. No operation here crosses lanes, so what a
+// model computes cannot depend on its neighbours. GCC's and Clang's vector types make this portable.
+#pragma once
+#include <cstdint>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int LANES = 8, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, REGISTERS = 32;
+#else
+constexpr int LANES = 4, REGISTERS = 16;
+#endif
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t Int __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Bits __attribute__((vector_size(LANES * 4)));
+
+// x - 0 is x for every x, so this is a plain broadcast.
+static inline Vec all(float x) { return x - Vec{}; }
+
+static inline Vec load(const float *lanes) {
+    Vec v;
+    __builtin_memcpy(&v, lanes, sizeof v);
+    return v;
+}
+
+static inline Bits load(const uint32_t *lanes) {
+    Bits v;
+    __builtin_memcpy(&v, lanes, sizeof v);
+    return v;
+}
+
+static inline Vec square_root(Vec x) {
+    for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_sqrtf(x[lane]);  // becomes one instruction
+    return x;
+}
+
+static inline Vec floats(Int x) { return __builtin_convertvector(x, Vec); }
+static inline Int whole(Vec x) { return __builtin_convertvector(x, Int); }
+
+// --- functions of one number, each a polynomial in one fixed order of operations ---------------------------
+// Comparisons with NaN are false, so every select below lets a NaN through to the result.
+
+// e^x, to about one unit in the last place; below e^-87 it stays at e^-87, above e^88 at e^88.
+static inline Vec exponential(Vec x) {
+    x = x < -87.0f ? all(-87.0f) : x;
+    x = x > 88.0f ? all(88.0f) : x;
+    // x = n ln 2 + r with |r| <= ln(2)/2; adding 1.5 * 2^23 rounds to the nearest whole number
+    Vec shifted = x * 1.44269504f + 12582912.0f;
+    Vec n = shifted - 12582912.0f;
+    Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact in few bits
+    Vec p = all(1.0f / 5040);
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.0f;
+    return p * (Vec)((whole(n) + 127) << 23);
+}
+
+// ln x for normal x >= 1.
+static inline Vec logarithm(Vec x) {
+    Int bits = (Int)x;
+    Int n = (bits - 0x3f3504f3) >> 23;  // mantissa between sqrt(1/2) and sqrt(2)
+    Vec m = (Vec)(bits - (n << 23));
+    Vec t = (m - 1.0f) / (m + 1.0f), t2 = t * t;  // ln m = 2 artanh t
+    Vec series = ((t2 * (1.0f / 9) + 1.0f / 7) * t2 + 1.0f / 5) * t2 + 1.0f / 3;
+    return floats(n) * 0.693147181f + 2.0f * (t + t * t2 * series);
+}
+
+static inline Vec sigmoid(Vec x) {
+    Vec e = exponential(x < 0.0f ? x : -x);  // of -|x|, so nothing overflows
+    Vec small = e / (1.0f + e);
+    return x < 0.0f ? small : 1.0f - small;
+}
+
+static inline Vec hyperbolic_tangent(Vec x) {
+    Vec a = x < 0.0f ? -x : x;
+    // Near zero an odd polynomial (least squares on |x| < 0.6, error 3e-9) keeps the relative precision.
+    Vec x2 = x * x;
+    Vec p = all(-5.88323306e-3f);
+    p = p * x2 + 2.07851476e-2f;
+    p = p * x2 + -5.37803994e-2f;
+    p = p * x2 + 1.33318803e-1f;
+    p = p * x2 + -3.33332962e-1f;
+    Vec near = x + x * x2 * p;
+    Vec e = exponential(-2.0f * a);
+    Vec far = (1.0f - e) / (1.0f + e);
+    far = x < 0.0f ? -far : far;
+    return a < 0.6f ? near : far;
+}
+
+// The normal distribution: its density, and its integral from minus infinity (Abramowitz and Stegun 7.1.26,
+// absolute error below 1.5e-7).
+static inline void normal(Vec x, Vec &density, Vec &integral) {
+    Vec a = x < 0.0f ? -x : x;
+    Vec e = exponential(-0.5f * x * x);
+    Vec t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * a);
+    Vec p = all(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    Vec tail = 0.5f * p * t * e;
+    density = 0.398942280f * e;
+    integral = x < 0.0f ? tail : 1.0f - tail;
+}

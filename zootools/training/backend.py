@@ -1,0 +1,92 @@
+"""Which trainer computes: the compiled kernel (`native`) or stacked PyTorch (`torch`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zootools.architectures import Schema
+from zootools.errors import StorageError
+from zootools.images import ImageData
+from zootools.native.compiler import NoKernelError, compile_kernel, describe_compiler
+from zootools.native.kernel import Kernel
+from zootools.population import ModelConfig
+from zootools.spec import Training
+from zootools.training.native import NativeTrainer
+from zootools.training.stacked import StackedTrainer, stack_width
+
+Trainer = NativeTrainer | StackedTrainer
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What trains a zoo's models on one device; small enough to be sent to workers."""
+
+    device: str
+    kernel: Path | None
+    """The compiled kernel of the zoo's schema; None for PyTorch."""
+    reason: str
+    """Why it is this one, in half a sentence."""
+
+    @property
+    def name(self) -> str:
+        """``native`` or ``torch``."""
+        return "torch" if self.kernel is None else "native"
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return what decides a model's bits beside its specification.
+
+        Two builds are equal byte for byte under one fingerprint, and only close to each other under two.
+        """
+        import numpy
+        import pyarrow
+        import torch
+
+        versions = {"threads": 1, "numpy": numpy.__version__, "pyarrow": pyarrow.__version__}
+        if self.kernel is not None:
+            return {"backend": "native", "device": "cpu", **describe_compiler(), **versions}
+        processor = torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability()
+        torch_only = {"processor": processor, "torch": torch.__version__}
+        return {"backend": "torch", "device": self.device, **torch_only, **versions}
+
+    def trainers(
+        self, schema: Schema, models: Sequence[ModelConfig], images: ImageData, training: Training
+    ) -> list[Trainer]:
+        """Return trainers for all the models, each with as many as it trains side by side, in order."""
+        rest = (images, training.batch_size, training.train_metrics_images)
+        if self.kernel is not None:
+            kernel = Kernel(self.kernel, schema)
+            return [NativeTrainer(kernel, group, *rest) for group in _groups(models, kernel.width)]
+        width = stack_width(schema, self.device)
+        return [StackedTrainer(schema, group, *rest) for group in _groups(models, width)]
+
+
+def choose_backend(wanted: str, device: str, schema: Schema) -> Backend:
+    """Choose what trains a schema's models.
+
+    Args:
+        wanted: ``native``, ``torch``, or ``auto`` for native on a CPU where the kernel can be compiled.
+        device: ``cpu`` or ``cuda``.
+        schema: the layers of the models.
+
+    Raises NoKernelError or StorageError when ``native`` is wanted and the kernel cannot be compiled.
+    """
+    if wanted == "torch":
+        return Backend(device, None, "as asked for")
+    if device != "cpu":
+        if wanted == "native":
+            raise NoKernelError(
+                f"--backend native computes on the CPU; use --device cpu, or --backend torch on {device}"
+            )
+        return Backend(device, None, f"the device is {device}")
+    try:
+        kernel = compile_kernel(schema)
+        width = Kernel(kernel, schema).width
+    except (NoKernelError, StorageError) as error:
+        if wanted == "native":
+            raise
+        return Backend(device, None, f"slower; {error}")
+    return Backend(device, kernel, f"{width} models side by side, one per SIMD lane")
+
+
+def _groups(models: Sequence[ModelConfig], width: int) -> list[Sequence[ModelConfig]]:
+    return [models[start : start + width] for start in range(0, len(models), width)]

@@ -1,0 +1,125 @@
+"""Many models of one structure, trained by the compiled kernel: one SIMD lane per model (`zootools.native`)."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from zootools.images import ImageData
+from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel, lane_array
+from zootools.population import ModelConfig
+from zootools.training.evaluation import Scores, scores_from_counts
+from zootools.training.group import OPTIMIZER_STATE, Group, Tick
+
+_SLOTS = {"first_moment": "first", "momentum": "first", "second_moment": "second"}
+_TICKS = 32
+"""Into how many calls an epoch is cut, between which progress is told."""
+
+
+class NativeTrainer:
+    """Trains up to ``kernel.width`` models of one structure together; the interface is that of `StackedTrainer`.
+
+    Weights and optimizer state are ``[parameters, models]`` arrays: a model is a column, and a lane.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        models: Sequence[ModelConfig],
+        images: ImageData,
+        batch_size: int,
+        train_metrics_images: int | None = None,
+    ) -> None:
+        self.kernel, self.schema = kernel, kernel.schema
+        self.group = Group(kernel.schema, models, images, batch_size, kernel.width, train_metrics_images)
+        self.count = self.group.count
+        shape = (self.schema.size, kernel.width)
+        self._arrays = {name: lane_array(shape) for name in ("weights", "first", "second", "gradients")}
+        self._arrays["weights"][:] = self.group.initial_weights().T
+        self._is_kernel = self.group.is_kernel()
+        self._numbers = {
+            "activation": ACTIVATIONS.index(self.group.activation),
+            "optimizer": OPTIMIZERS.index(self.group.optimizer),
+        }
+
+    @property
+    def weights(self) -> Tensor:
+        """The flat weights of the models, float32 ``[models, parameters]``, without the filling."""
+        return self._column("weights")
+
+    def _column(self, slot: str) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self._arrays[slot][:, : self.count].T))
+
+    def _state(self) -> dict[str, str]:
+        """The names of what a resume needs, and where the kernel keeps each."""
+        return {"weights": "weights"} | {name: _SLOTS[name] for name in OPTIMIZER_STATE[self.group.optimizer]}
+
+    def save(self) -> dict[str, Tensor]:
+        """Return all that a later `restore` needs: weights and optimizer state, ``[models, parameters]``."""
+        return {name: self._column(slot) for name, slot in self._state().items()}
+
+    def restore(self, saved: dict[str, Tensor]) -> None:
+        """Continue from what `save` returned; the filling becomes copies of the last model again."""
+        for name, slot in self._state().items():
+            values = saved[name].numpy().T
+            self._arrays[slot][:, : self.count] = values
+            self._arrays[slot][:, self.count :] = values[:, -1:]
+
+    def train_epoch(self, epoch: int, tick: Tick = lambda share: None) -> None:
+        """Train every model over its share of the images once; epochs count from 1."""
+        group, train = self.group, self.group.images.train
+        rates, corrections = group.step_sizes(epoch)
+        keys = group.dropout_keys(epoch)
+        decay = group.decay if group.decay.any() else (None, None)
+        no_key = np.zeros(self.kernel.width, np.uint32)
+        arguments = {
+            **self._arrays,
+            **self._numbers,
+            "images": train.images.numpy(),
+            "labels": train.labels.numpy(),
+            "order": group.order(epoch),
+            "counts": group.train_counts,
+            "batch": group.batch_size,
+            "rates": rates,
+            "corrections": corrections,
+            "bias_decay": decay[0],
+            "kernel_decay": decay[1],
+            "is_kernel": self._is_kernel,
+            "momentum": group.momentum,
+            "keys": np.stack([keys.get(layer.name, no_key) for layer in self.schema.layers]) if keys else None,
+            "thresholds": group.dropout_thresholds(),
+            "scale": (1 / (1 - group.dropout)).astype(np.float32),
+        }
+        steps = len(rates)
+        stops = np.unique(np.linspace(0, steps, _TICKS + 1).round().astype(int)).tolist()
+        for first, last in itertools.pairwise(stops):
+            self.kernel.train(arguments, first, last)
+            tick(last / steps)
+
+    def evaluate(self) -> dict[str, Scores]:
+        """Score the models as they are on the ``train``, ``validation`` (if any) and ``test`` images."""
+        images, width, classes = self.group.images, self.kernel.width, self.schema.classes
+        subsets = {"train": images.train, "validation": images.validation, "test": images.test}
+        scores = {}
+        for name, subset in subsets.items():
+            if not len(subset):
+                continue
+            limits: npt.NDArray[np.int64] = np.full(width, len(subset))
+            if name == "train":
+                limits = self.group.metrics_counts
+            loss, confusion = np.zeros(width), np.zeros((width, classes, classes), np.int64)
+            arguments = {
+                "images": subset.images.numpy(),
+                "labels": subset.labels.numpy(),
+                "limits": limits,
+                "weights": self._arrays["weights"],
+                "loss": loss,
+                "confusion": confusion,
+                "activation": self._numbers["activation"],
+            }
+            self.kernel.evaluate(arguments, 0, int(limits.max()))
+            scores[name] = scores_from_counts(loss[: self.count], confusion[: self.count], limits[: self.count])
+        return scores
