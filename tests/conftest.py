@@ -12,7 +12,24 @@ from hub_server import TOKEN, HubServer, serve
 from zootools.architectures import Schema, build_schema
 from zootools.images import ImageData, load_images
 from zootools.population import ModelConfig
-from zootools.spec import Architecture, Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages, ZooSpec, parse_spec
+from zootools.spec import (
+    Architecture,
+    Cnn,
+    DatasetImages,
+    Hyperparameters,
+    Mlp,
+    TetrisImages,
+    Training,
+    ZooSpec,
+    parse_spec,
+)
+from zootools.training.backend import Trainer, choose_backend
+
+torch.set_num_threads(1)
+"""Bits are promised for one thread, and networks this small are slower on two."""
+
+BACKENDS = ("torch", "native")
+"""What can train on a CPU; `native` needs a C++ compiler, and a test without one fails rather than skips."""
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Mlp(name="mlp", hidden=(5,), bias=False),
@@ -88,13 +105,20 @@ def make_model(seed: int, **changes: Any) -> ModelConfig:
     return ModelConfig(f"{seed:016x}", "configuration", seed, "train", Hyperparameters(**values))
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Bits are promised for one thread only."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def make_trainer(
+    backend: str, schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int
+) -> Trainer:
+    """Return the one trainer that a backend needs for a few models."""
+    training = Training(epochs=1, batch_size=batch_size)
+    device = images.train.images.device.type
+    (trainer,) = choose_backend(backend, device, schema).trainers(schema, models, images, training)
+    return trainer
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend of a CPU."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,20 @@
-"""The stacked trainer against the reference, and the independence of a model from everything around it."""
+"""The trainers of both backends against the reference, and the independence of a model from everything around it."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_model
+from conftest import ARCHITECTURES, make_model, make_trainer
+from sklearn.metrics import f1_score
 
 from zootools.architectures import Schema, build_schema
 from zootools.images import ImageData
 from zootools.population import ModelConfig
 from zootools.spec import Mlp
+from zootools.training.backend import Trainer
 from zootools.training.initialise import initial_weights
 from zootools.training.reference import train_reference
-from zootools.training.stacked import StackedTrainer
 
 ACTIVATIONS = ["tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu"]
 INITS = [
@@ -36,16 +37,18 @@ def mixed(seed: int, **changes: Any) -> ModelConfig:
     return make_model(seed, **(values | {"train_fraction": (1.0, 0.5, 0.73)[seed % 3]} | changes))
 
 
-def trained(schema: Schema, images: ImageData, models: list[ModelConfig], epochs: int = EPOCHS) -> StackedTrainer:
-    trainer = StackedTrainer(schema, models, images, BATCH)
+def trained(
+    backend: str, schema: Schema, images: ImageData, models: list[ModelConfig], epochs: int = EPOCHS
+) -> Trainer:
+    trainer = make_trainer(backend, schema, models, images, BATCH)
     for epoch in range(1, epochs + 1):
         trainer.train_epoch(epoch)
     return trainer
 
 
-def distance_from_reference(schema: Schema, images: ImageData, models: list[ModelConfig]) -> float:
+def distance_from_reference(backend: str, schema: Schema, images: ImageData, models: list[ModelConfig]) -> float:
     """Median over the models of the relative L2 difference of the flat weights after training."""
-    weights, errors = trained(schema, images, models).weights.cpu(), []
+    weights, errors = trained(backend, schema, images, models).weights.cpu(), []
     for row, model in enumerate(models):
         *_, network = train_reference(schema, model, images, BATCH, EPOCHS)
         reference = torch.nn.utils.parameters_to_vector(network.parameters()).detach().cpu()
@@ -54,53 +57,71 @@ def distance_from_reference(schema: Schema, images: ImageData, models: list[Mode
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
-def test_stacked_training_equals_the_reference(problem: tuple[Schema, ImageData], optimizer: str) -> None:
+def test_training_equals_the_reference(backend: str, problem: tuple[Schema, ImageData], optimizer: str) -> None:
     models = [mixed(seed, optimizer=optimizer, init="kaiming_uniform") for seed in range(1, 6)]
-    assert distance_from_reference(*problem, models) <= 1e-5
+    assert distance_from_reference(backend, *problem, models) <= 1e-5
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_equals_the_reference(digits: ImageData, activation: str) -> None:
+def test_every_activation_equals_the_reference(backend: str, digits: ImageData, activation: str) -> None:
     schema = build_schema(ARCHITECTURES["cnn_small"], digits.input_shape, digits.classes)
     models = [mixed(seed, activation=activation, init="kaiming_normal") for seed in range(1, 4)]
-    assert distance_from_reference(schema, digits, models) <= 1e-5
+    assert distance_from_reference(backend, schema, digits, models) <= 1e-5
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_every_init_equals_the_reference(digits: ImageData, init: str) -> None:
+def test_every_init_equals_the_reference(backend: str, digits: ImageData, init: str) -> None:
     schema = build_schema(ARCHITECTURES["cnn_unterthiner"], digits.input_shape, digits.classes)
     models = [mixed(seed, init=init, init_std=0.1, bias_init=0.0) for seed in range(1, 4)]
-    assert distance_from_reference(schema, digits, models) <= 1e-5
+    assert distance_from_reference(backend, schema, digits, models) <= 1e-5
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_bits_do_not_depend_on_neighbours_place_or_number(problem: tuple[Schema, ImageData]) -> None:
+def test_bits_do_not_depend_on_neighbours_place_or_number(backend: str, problem: tuple[Schema, ImageData]) -> None:
     schema, images = problem
     models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 17)]
-    together = trained(schema, images, models).weights
-    backwards = trained(schema, images, models[::-1]).weights.flip(0)
+    together = trained(backend, schema, images, models).weights
+    backwards = trained(backend, schema, images, models[::-1]).weights.flip(0)
     assert torch.equal(together, backwards)
-    assert torch.equal(trained(schema, images, models[3:4]).weights[0], together[3])
-    assert torch.equal(trained(schema, images, models[5:9]).weights, together[5:9])
+    assert torch.equal(trained(backend, schema, images, models[3:4]).weights[0], together[3])
+    assert torch.equal(trained(backend, schema, images, models[5:9]).weights, together[5:9])
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_a_diverged_neighbour_changes_nothing(problem: tuple[Schema, ImageData]) -> None:
+def test_scores_equal_those_of_plain_pytorch(backend: str, problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem
+    models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 4)]
+    scores = trained(backend, schema, images, models).evaluate()
+    for row, model in enumerate(models):
+        *_, network = train_reference(schema, model, images, BATCH, EPOCHS)
+        count = {"train": max(1, int(42 * model.hyperparameters.train_fraction)), "test": 20}
+        for name, subset in (("train", images.train), ("test", images.test)):
+            with torch.no_grad():
+                logits = network.eval()(subset.images[: count[name]])
+            labels = subset.labels[: count[name]]
+            loss = torch.nn.functional.cross_entropy(logits.double(), labels)
+            assert scores[name].loss[row] == pytest.approx(loss.item(), rel=1e-4)
+            assert scores[name].accuracy[row] == (logits.argmax(1) == labels).double().mean().item()
+            expected = f1_score(labels, logits.argmax(1), labels=range(schema.classes), average=None, zero_division=0)
+            assert scores[name].f1[row] == pytest.approx(expected)
+
+
+def test_a_diverged_neighbour_changes_nothing(backend: str, problem: tuple[Schema, ImageData]) -> None:
     schema, images = problem
     calm = [make_model(seed, init="kaiming_uniform", optimizer="sgd") for seed in (1, 2)]
     wild = make_model(3, init="kaiming_uniform", optimizer="sgd", lr=1.0, weight_decay=100.0)
-    disturbed = trained(schema, images, [calm[0], wild, calm[1]], epochs=4).weights
+    disturbed = trained(backend, schema, images, [calm[0], wild, calm[1]], epochs=4).weights
     assert not torch.isfinite(disturbed[1]).all()
-    assert torch.equal(disturbed[[0, 2]], trained(schema, images, calm, epochs=4).weights)
+    assert torch.equal(disturbed[[0, 2]], trained(backend, schema, images, calm, epochs=4).weights)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
-def test_a_restored_trainer_goes_on_with_the_same_bits(problem: tuple[Schema, ImageData], optimizer: str) -> None:
+def test_a_restored_trainer_goes_on_with_the_same_bits(
+    backend: str, problem: tuple[Schema, ImageData], optimizer: str
+) -> None:
     schema, images = problem
     models = [mixed(seed, optimizer=optimizer) for seed in range(1, 4)]
-    whole, resumed = trained(schema, images, models, epochs=2), StackedTrainer(schema, models, images, BATCH)
-    resumed.restore(trained(schema, images, models, epochs=1).save())
+    whole = trained(backend, schema, images, models, epochs=2)
+    resumed = make_trainer(backend, schema, models, images, BATCH)
+    resumed.restore(trained(backend, schema, images, models, epochs=1).save())
     resumed.train_epoch(2)
     assert torch.equal(resumed.weights, whole.weights)
 
@@ -137,10 +158,10 @@ def test_initial_weights_have_the_spread_of_their_name(init: str) -> None:
         assert np.abs(weight).max() <= 1.0
 
 
-def test_a_stack_of_two_structures_is_refused(tetris: ImageData) -> None:
+def test_a_stack_of_two_structures_is_refused(backend: str, tetris: ImageData) -> None:
     schema = build_schema(ARCHITECTURES["mlp"], tetris.input_shape, tetris.classes)
     with pytest.raises(ValueError, match="share activation and optimizer"):
-        StackedTrainer(schema, [make_model(1), make_model(2, activation="relu")], tetris, BATCH)
+        make_trainer(backend, schema, [make_model(1), make_model(2, activation="relu")], tetris, BATCH)
 
 
 @pytest.mark.gpu
@@ -148,6 +169,6 @@ def test_a_stack_of_two_structures_is_refused(tetris: ImageData) -> None:
 def test_cuda_agrees_with_the_reference_and_starts_with_the_same_bits(problem: tuple[Schema, ImageData]) -> None:
     schema, images = problem
     models = [mixed(seed, init="kaiming_uniform", dropout=0.0) for seed in range(1, 6)]
-    trainer = StackedTrainer(schema, models, images.to("cuda"), BATCH)
-    assert torch.equal(trainer.weights.cpu(), StackedTrainer(schema, models, images, BATCH).weights)
-    assert distance_from_reference(schema, images.to("cuda"), models) <= 1e-5
+    trainer = make_trainer("torch", schema, models, images.to("cuda"), BATCH)
+    assert torch.equal(trainer.weights.cpu(), make_trainer("torch", schema, models, images, BATCH).weights)
+    assert distance_from_reference("torch", schema, images.to("cuda"), models) <= 1e-5

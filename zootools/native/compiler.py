@@ -51,7 +51,8 @@ def find_compiler() -> list[str]:
         if path := shutil.which(name):
             return [path]
     if find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "c++"]
+        # "cc" and not "c++", which would first build a C++ standard library that the kernel does not use.
+        return [sys.executable, "-m", "ziglang", "cc"]
     raise NoKernelError("no C++ compiler is found; install g++ or clang, or pip install 'zootools[native]'")
 
 
@@ -84,10 +85,11 @@ def compile_kernel(schema: Schema, flags: tuple[str, ...] = ()) -> Path:
     if path.is_file():
         return path
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with durable_path(path) as temporary:
             _run([*command, *flags, f"-I{_FOLDER}", "-x", "c++", "-", "-o", str(temporary)], source)
-    except StorageError as error:
-        raise StorageError(f"the cache of compiled kernels: {error}; or set $XDG_CACHE_HOME") from error
+    except (StorageError, OSError) as error:
+        raise StorageError(f"the cache of compiled kernels: {error}; name another one with $XDG_CACHE_HOME") from error
     return path
 
 

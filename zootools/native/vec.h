@@ -1,7 +1,7 @@
 // One vector holds one number of LANES models, one model a lane. No operation here crosses lanes, so what a
 // model computes cannot depend on its neighbours. GCC's and Clang's vector types make this portable.
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, REGISTERS = 32;
