@@ -7,8 +7,10 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def train_encoder(
         if not folder.is_finished(identity):
             # Dropout and initialisation draw from torch's global generators, which are left as they were.
             with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
-                train, validation = (_finite_weights(splits[name]) for name in ("train", "validation"))
+                train, validation = (_finite_weights(part, name, quiet) for name, part in splits.items())
                 trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
                 _train(trainer, folder, identity, zoo.spec.name, quiet, track)
         folder.remove_work()
@@ -76,9 +78,9 @@ def train_encoder(
 
 
 def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
-    """Return the checkpoints that a recipe trains and validates on.
+    """Return the checkpoints that a recipe trains and validates on: ``train`` and ``validation``.
 
-    Raises SpecError when the zoo has no checkpoints, too few models, or weights that are not finite.
+    Raises SpecError when the zoo has no checkpoints, or too few models.
     """
     if not len(zoo):
         diverged = zoo.counts.get("diverged", 0)
@@ -171,8 +173,8 @@ def _train(
         best, seconds = values["best"]["score"], values["seconds"]
     folder.cut_log(trainer.epoch)
     write_durably(folder.path / "recipe.yaml", yaml.safe_dump(recipe.dump(), sort_keys=False, width=100).encode())
-    log = _tracker(track, identity) if track else lambda line: None
-    with Progress([1], recipe.training.epochs, [trainer.epoch], quiet, unit="epochs") as progress:
+    showing = Progress([1], recipe.training.epochs, [trainer.epoch], quiet, unit="epochs")
+    with showing as progress, _tracking(track, identity) as log:
         while trainer.epoch < recipe.training.epochs:
             begun, epoch = time.perf_counter(), trainer.epoch
             train = trainer.train_epoch(lambda share, epoch=epoch: progress.update(0, epoch + share))  # type: ignore[misc]
@@ -181,7 +183,7 @@ def _train(
             line = {"epoch": trainer.epoch, "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": seconds}
             line |= {f"train_{name}": value for name, value in train.items()}
             line |= {f"validation_{name}": value for name, value in validation.items()}
-            score = -validation["r2"] if recipe.training.best == "reconstruction" else validation["total"]
+            score = validation["reconstruction" if recipe.training.best == "reconstruction" else "total"]
             if not all(map(math.isfinite, [*train.values(), score])):
                 raise SpecError(
                     f"{folder.path}: the loss is no longer finite after epoch {trainer.epoch}; "
@@ -201,21 +203,35 @@ def _train(
     write_durably(folder.record, pretty_json(record))
 
 
-def _tracker(project: str, identity: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+@contextmanager
+def _tracking(project: str | None, identity: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield what logs a line to trackio, or nowhere without a project."""
+    if project is None:
+        yield lambda line: None
+        return
     try:
         import trackio
     except ImportError as error:
         raise SpecError('track: needs trackio; pip install "zootools[track]"') from error
     trackio.init(project=project, config=_flat(identity))
-    return trackio.log
+    try:
+        yield trackio.log
+    finally:
+        trackio.finish()
 
 
-def _finite_weights(zoo: Zoo) -> Tensor:
+def _finite_weights(zoo: Zoo, split: str, quiet: bool) -> Tensor:
+    """Return the weights of all checkpoints that are finite throughout; say how many are not."""
     weights = zoo.weights()
-    bad = int((~torch.isfinite(weights)).any(dim=1).sum())
-    if bad:
-        raise SpecError(f"{zoo.folder}: {bad} of {len(weights)} checkpoints hold NaN or infinity; leave them out")
-    return weights
+    finite = torch.isfinite(weights).all(dim=1)
+    if not finite.any():
+        raise SpecError(
+            f"{zoo.folder}: all {len(weights)} checkpoints of the {split} split have NaN or infinite weights"
+        )
+    if not finite.all() and not quiet:
+        left_out = int((~finite).sum())
+        print(f"{left_out} of {len(weights)} {split} checkpoints are left out: not finite", file=sys.stderr)
+    return weights if finite.all() else weights[finite]
 
 
 def _digest(splits: dict[str, Zoo]) -> str:

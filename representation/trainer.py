@@ -97,7 +97,7 @@ class Trainer:
         """Return loss and parts on the validation split, on the same views every time, and R2 where there is a decoder.
 
         R2 is 1 - squared error / squared deviation from the mean, over all weights, on permuted networks without
-        erasing or noise.
+        erasing or noise; it is left out where all networks are equal.
         """
         generator = self._seed_generators("validation")
         self.encoder.eval()
@@ -114,7 +114,8 @@ class Trainer:
         if moments:
             first, second = torch.stack(moments).sum(0)
             deviation = float((second - first.square() / len(weights)).sum())
-            result["r2"] = 1 - error / deviation if deviation > 0 else math.nan
+            if deviation > 0:
+                result["r2"] = 1 - error / deviation
         return result
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,16 +1,22 @@
 """Training an encoder: what it learns, that it can be interrupted anywhere, and what it refuses."""
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pyarrow.compute as pc
 import pytest
 import torch
 from conftest import make_spec
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from representation.encoders import Encoder
 from representation.recipes import Recipe, load_recipe
@@ -88,10 +94,10 @@ def test_the_log_has_a_line_for_every_epoch_and_the_best_is_kept(zoo: Zoo, tmp_p
     train_encoder(zoo, recipe("training.best=reconstruction"), tmp_path, quiet=True, epochs=5)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
-    best = max(lines, key=lambda line: line["validation_r2"])
+    best = min(lines, key=lambda line: line["validation_reconstruction"])
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["best"]["epoch"] == best["epoch"]
-    assert record["best"]["r2"] == best["validation_r2"]
+    assert record["best"]["reconstruction"] == record["best"]["score"] == best["validation_reconstruction"]
     assert record["epochs"] == 5
 
 
@@ -171,6 +177,43 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(zoo: Zoo, tmp_
     assert logs[0] == logs[1]
 
 
+class Trackio(ModuleType):
+    """Stands in for trackio, which the tests do not need installed."""
+
+    def __init__(self) -> None:
+        super().__init__("trackio")
+        self.calls: list[tuple[str, Any]] = []
+
+    def init(self, **arguments: Any) -> None:
+        self.calls.append(("init", arguments))
+
+    def log(self, line: dict[str, Any]) -> None:
+        self.calls.append(("log", line))
+
+    def finish(self) -> None:
+        self.calls.append(("finish", None))
+
+
+def test_every_epoch_is_logged_to_trackio_when_asked(zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trackio = Trackio()
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    train_encoder(zoo, recipe(), tmp_path / "out", quiet=True, track="my zoo")
+    lines = [json.loads(line) for line in (tmp_path / "out/log.jsonl").read_text().splitlines()]
+    assert [name for name, _ in trackio.calls] == ["init", "log", "log", "finish"]
+    assert trackio.calls[0][1]["project"] == "my zoo"
+    assert [value for name, value in trackio.calls if name == "log"] == lines
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(SpecError, match=r"needs trackio; pip install"):
+        train_encoder(zoo, recipe(), tmp_path / "without", quiet=True, track="my zoo")
+
+
+def test_progress_says_how_long_it_will_take(zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_encoder(zoo, recipe(), tmp_path)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.search(r"training: \d of 2 epochs in \d+s, about .* left", captured.err)
+
+
 # --- refusals -------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +258,24 @@ def test_zoos_that_hold_nothing_to_learn_from_are_refused(zoo: Zoo, tmp_path: Pa
     for message, part in cases.items():
         with pytest.raises(SpecError, match=message):
             train_encoder(part, recipe(), tmp_path / "out", quiet=True)
+
+
+def test_checkpoints_that_are_not_finite_are_left_out_and_counted(
+    zoo: Zoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "zoo"
+    shutil.copytree(zoo.folder, folder)
+    stack, epoch, row = zoo.split("train").metadata.select(["stack", "epoch", "row"]).to_pylist()[-1].values()
+    shard = folder / f"checkpoints/stack-{stack:05d}/epoch-{epoch:04d}.safetensors"
+    with safe_open(shard, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(shard)
+    tensors["fc1.weight"] = tensors["fc1.weight"].clone()
+    tensors["fc1.weight"][row, 0, 0] = float("nan")
+    save_file(tensors, shard, metadata)
+    encoder = train_encoder(open_zoo(folder), recipe(), tmp_path / "out")
+    assert re.search(r"1 of \d+ train checkpoints are left out: not finite", capsys.readouterr().err)
+    assert torch.isfinite(encoder.embed(zoo.weights())).all()
 
 
 def test_a_zoo_of_which_all_models_diverged_is_refused_by_that_name(tmp_path: Path) -> None:
