@@ -72,7 +72,7 @@ def train_encoder(
             with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
                 train, validation = (_finite_weights(part, name, quiet) for name, part in splits.items())
                 trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
-                _train(trainer, folder, identity, zoo.spec.name, quiet, track)
+                _train(trainer, folder, identity, zoo.name, quiet, track)
         folder.remove_work()
     return Encoder.from_pretrained(str(out))
 

@@ -34,7 +34,8 @@ class Zoo:
     """The checkpoints of a zoo, or a part of them. Nothing but metadata is read until weights are asked for."""
 
     folder: Path
-    spec: ZooSpec
+    stored_spec: ZooSpec | None
+    """The specification; None for a population that zootools did not build (see `spec`)."""
     schema: Schema
     """The layers of every model."""
     metadata: pa.Table
@@ -46,6 +47,20 @@ class Zoo:
     finished: bool = True
     place: Place | None = None
     """Where the zoo was found (`zootools.hub.locate`): its name and, if it came from a hub, its commit."""
+
+    @property
+    def spec(self) -> ZooSpec:
+        """The specification. Raises SpecError for a population that zootools did not build."""
+        if self.stored_spec is None:
+            raise SpecError(f"{self.name}: was not built by zootools, and has no specification")
+        return self.stored_spec
+
+    @property
+    def name(self) -> str:
+        """What the specification calls the zoo; without one, the name it was opened by."""
+        if self.stored_spec is not None:
+            return self.stored_spec.name
+        return self.place.name if self.place is not None else self.folder.name
 
     def __len__(self) -> int:
         return int(self.metadata.num_rows)
@@ -117,6 +132,7 @@ def open_zoo(
     *,
     revision: str | None = None,
     hub: str | Path | None = None,
+    schema: str | Path | Schema | None = None,
     split: str | None = None,
     where: pc.Expression | None = None,
     include_diverged: bool = False,
@@ -128,17 +144,24 @@ def open_zoo(
             Of a zoo on the Hub only metadata is fetched now, and weights when they are asked for.
         revision: the branch, tag or commit of a name; the newest version by default.
         hub: look for a name in this folder or at this URL only.
+        schema: for Parquet files with a weights column that zootools did not make: the layer schema, or a JSON file
+            with it (a zoo.json will do) or with an index as published zoos have it (`zootools.hub.foreign`).
         split: only the checkpoints of this split.
         where: only the checkpoints for which this condition on metadata columns holds.
         include_diverged: also the checkpoints of models that diverged later; `Zoo.counts` says how many they are.
 
     Raises ZooNotFoundError when there is no such zoo, DamagedZooError when it is not what was written.
     """
-    place = locate(path, revision, hub)
-    store = ZooFolder(place.folder)
-    plan = store.read_plan()
-    zoo = _open_unfinished(store) if plan is not None else _open_finished(place.folder)
-    zoo = replace(zoo, place=place)
+    if schema is not None:
+        from zootools.hub.foreign import open_foreign
+
+        zoo: Zoo = open_foreign(path, schema, revision, hub)
+    else:
+        place = locate(path, revision, hub)
+        store = ZooFolder(place.folder)
+        plan = store.read_plan()
+        zoo = _open_unfinished(store) if plan is not None else _open_finished(place.folder)
+        zoo = replace(zoo, place=place)
     if not include_diverged:
         zoo = zoo.where(pc.field("status") == "ok")
     if split is not None:

@@ -6,34 +6,38 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import JSON, ZOO, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 
 
 @click.command()
 @ZOO
+@SCHEMA
 @JSON
-def info(zoo: str, as_json: bool) -> None:
+def info(zoo: str, schema: Path | None, as_json: bool) -> None:
     """Say what a zoo holds."""
     from zootools.tables import accuracy_summary
     from zootools.zoo import open_zoo
 
-    opened = open_zoo(zoo, include_diverged=True)
-    axes = {**opened.spec.grid.axes, **(opened.spec.sample.axes if opened.spec.sample else {})}
+    opened = open_zoo(zoo, schema=schema, include_diverged=True)
+    spec = opened.stored_spec
+    axes = {**spec.grid.axes, **(spec.sample.axes if spec.sample else {})} if spec else {}
     value = {
-        "name": opened.spec.name,
+        "name": opened.name,
         "finished": opened.finished,
         **opened.counts,
         "checkpoints": len(opened),
         "parameters": opened.schema.size,
         "architecture": opened.schema.name,
-        "images": opened.spec.images.name,
+        "images": spec.images.name if spec else None,
         "axes": {name: str(axis) if not isinstance(axis, tuple) else list(axis) for name, axis in axes.items()},
-        "test_accuracy": accuracy_summary(opened.metadata),
+        "test_accuracy": accuracy_summary(opened.metadata) if spec else {},
     }
 
     def show(value: dict[str, Any]) -> None:
-        show_pairs({key: item for key, item in value.items() if key not in ("axes", "test_accuracy")})
+        show_pairs(
+            {key: item for key, item in value.items() if key not in ("axes", "test_accuracy") and item is not None}
+        )
         show_pairs({f"axis {name}": axis for name, axis in value["axes"].items()})
         if value["test_accuracy"]:
             show_accuracy(value["test_accuracy"])
@@ -90,14 +94,15 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 @click.option("--model", "model_id", required=True, help="The model's id.")
 @click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
-def export(zoo: str, model_id: str, epoch: int, output: Path) -> None:
+@SCHEMA
+def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | None) -> None:
     """Write one checkpoint as a safetensors file, parameters by name."""
     from safetensors.torch import save
 
     from zootools.files import write_durably
     from zootools.zoo import open_zoo
 
-    state = open_zoo(zoo, include_diverged=True).state_dict(model_id, epoch)
+    state = open_zoo(zoo, schema=schema, include_diverged=True).state_dict(model_id, epoch)
     write_durably(output, save(state, {"zootools": json.dumps({"epoch": epoch, "model_id": model_id})}))
     click.echo(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters")
 

@@ -21,6 +21,11 @@ HUB = click.option(
     metavar="DIR|URL",
     help="A folder that serves as the hub, or another Hub; else $ZOOTOOLS_HUB, else the Hub.",
 )
+SCHEMA = click.option(
+    "--schema",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A layer schema or index (JSON), to read Parquet files with a weights column that are no zoo.",
+)
 REVISION = click.option("--revision", help="A branch, tag or commit.")
 
 

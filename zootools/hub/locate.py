@@ -45,6 +45,8 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
     if path.exists() or name is None:
         if revision is not None:
             raise SpecError(f"{zoo}: is {'a path' if path.exists() else 'no ORG/NAME'}; only names have revisions")
+        if path.is_file():
+            raise ZooNotFoundError(f"{zoo}: is a file; expected a folder (a Parquet file can be read with --schema)")
         return Place(path, str(zoo))
     setting = hub_setting(hub)
     if isinstance(setting, Path):

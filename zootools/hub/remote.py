@@ -111,22 +111,11 @@ def find(name: ZooName, endpoint: str | None = None) -> RemotePlace:
     if offline():
         commit = _cached_commit(name)
     else:
-        info = retried(
-            lambda: _api(endpoint).dataset_info(
-                name.repo_id, revision=name.revision, files_metadata=True, timeout=TIMEOUT
-            ),
-            str(name),
-            first=True,
-        )
-        commit = str(info.sha)
-        if not constants.REGEX_COMMIT_OID.fullmatch(commit):
-            raise DamagedZooError(f"{name}: the Hub names {commit!r} as its commit")
-        for entry in info.siblings or ():
-            listing[entry.rfilename] = Listed(entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
+        commit, listing = _list(name, endpoint)
         if "zoo.json" not in listing:
             raise ZooNotFoundError(
                 f"{name}: the Hub has a data set of this name, but it is no zoo (it has no zoo.json); a weights column "
-                "can be read with a layer schema (open_zoo's schema, or --schema)"
+                "can be read with a layer schema (--schema FILE)"
             )
         if listing["zoo.json"].size > MAX_BYTES:
             raise DamagedZooError(f"{name}: zoo.json has {listing['zoo.json'].size} bytes, more than {MAX_BYTES}")
@@ -146,6 +135,48 @@ def find(name: ZooName, endpoint: str | None = None) -> RemotePlace:
     if not offline():
         _remember_commit(place, name.revision or constants.DEFAULT_REVISION)
     return place
+
+
+def _list(name: ZooName, endpoint: str | None) -> tuple[str, dict[str, Listed]]:
+    """Return the commit that a name stands for, and all its files."""
+    info = retried(
+        lambda: _api(endpoint).dataset_info(name.repo_id, revision=name.revision, files_metadata=True, timeout=TIMEOUT),
+        str(name),
+        first=True,
+    )
+    commit = str(info.sha)
+    if not constants.REGEX_COMMIT_OID.fullmatch(commit):
+        raise DamagedZooError(f"{name}: the Hub names {commit!r} as its commit")
+    files = {
+        entry.rfilename: Listed(entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
+        for entry in info.siblings or ()
+    }
+    return commit, files
+
+
+def find_parquet(name: ZooName, endpoint: str | None = None) -> tuple[Place, dict[str, Path]]:
+    """Return the Parquet files of a data set that is no zoo, at one pinned commit, by their names.
+
+    There is no manifest to hold them against; what the Hub says of their size and sha256 must be true.
+    """
+    if offline():
+        raise HubError(f"{name}: HF_HUB_OFFLINE is set; unset it, or give a folder with the Parquet files")
+    commit, listing = _list(name, endpoint)
+    wanted = {file: listed for file, listed in listing.items() if file.endswith(".parquet")}
+    check_file_names(str(name), wanted)
+    check_sizes(str(name), {file: listed.size for file, listed in wanted.items()})
+    place = RemotePlace(Path(), str(name), commit, name.repo_id, endpoint)
+
+    def fetch(file: str) -> Path:
+        path = place.download(file, wanted[file].size)
+        if wanted[file].sha256 not in (None, sha256_file(path)):
+            _forget(path)
+            raise DamagedZooError(f"{name}: {file} is not what the Hub promises (sha256)")
+        return path
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        files = dict(zip(wanted, pool.map(fetch, wanted), strict=True))
+    return place, files
 
 
 def zoos(word: str, endpoint: str | None) -> Iterator[tuple[str, str, str]]:
