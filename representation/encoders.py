@@ -29,6 +29,15 @@ VALUES_AT_ONCE = 1 << 24
 """How many activations `Encoder.embed` keeps per layer: it bounds the memory, not the result."""
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Return softmax(q k / sqrt(d)) v of tensors ``[n, heads, tokens, d]``, with dropout of the softmax."""
+    if query.is_cpu and (dropout or query.dtype == torch.bfloat16):
+        # For short sequences torch's kernels are up to ten times slower here than the operations themselves.
+        scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
+        return F.dropout(scores.softmax(dim=3), dropout) @ value
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: multi-head self-attention, then Linear, ReLU, Linear."""
 
@@ -57,9 +66,7 @@ class Block(nn.Module):
             weight, bias = self.query_key_value.weight, self.query_key_value.bias
             (query,) = self._heads(F.linear(normed[:, :queries], weight[:width], bias[:width]), 1)
             key, value = self._heads(F.linear(normed, weight[width:], bias[width:]), 2)
-        attended = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.attention_dropout if self.training else 0.0
-        )
+        attended = attend(query, key, value, self.attention_dropout if self.training else 0.0)
         x = x + self.dropout(self.after_attention(attended.transpose(1, 2).flatten(2)))
         hidden = self.dropout(F.relu(self.hidden(self.before_hidden(x))))
         return x + self.dropout(self.after_hidden(hidden))

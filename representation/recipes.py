@@ -28,7 +28,7 @@ class Epochs(Section):
     first: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     last: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Of the epochs from ``first`` on, each so-manieth."""
+    """Of the epochs from ``first`` on, only every so many."""
 
     def select(self, zoo: Zoo) -> Zoo:
         """Return the checkpoints of a zoo at these epochs. Raises SpecError when there are none."""
@@ -37,9 +37,9 @@ class Epochs(Section):
         kept = [epoch for epoch in stored if self.first <= epoch <= last and (epoch - self.first) % self.every == 0]
         if not kept:
             found = f"its checkpoints are of the epochs {_short(stored)}" if stored else "it has no checkpoints"
-            raise SpecError(
-                f"{zoo.folder}: nothing to learn from: epochs are {self.dump() or 'all but 0'}, and {found}"
-            )
+            hint = "; epochs.first=0 takes them" if stored == [0] else ""
+            wanted = self.dump() or "all but 0"
+            raise SpecError(f"{zoo.folder}: nothing to learn from: epochs are {wanted}, and {found}{hint}")
         return zoo.where(pc.field("epoch").isin(kept))
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from representation.encoders import Encoder
 from representation.recipes import Recipe
 from representation.trainer import Trainer
+from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import FolderLock, pretty_json, write_durably
 from zootools.population import canonical_json
@@ -61,16 +62,16 @@ def train_encoder(
     """
     if epochs is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
-    splits = training_data(zoo, recipe)
+    train, validation = (_finite_weights(part, name, quiet) for name, part in training_data(zoo, recipe).items())
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    identity = {"recipe": recipe.dump(), "seed": seed, "zoo": _digest(splits), "device": device}
+    data = _digest(zoo.schema, train, validation)
+    identity = {"recipe": recipe.dump(), "seed": seed, "weights_sha256": data, "device": device}
     folder = TrainingFolder(out)
     with FolderLock(folder.lock):
         if not folder.is_finished(identity):
             # Dropout and initialisation draw from torch's global generators, which are left as they were.
             with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
-                train, validation = (_finite_weights(part, name, quiet) for name, part in splits.items())
                 trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
                 _train(trainer, folder, identity, zoo.name, quiet, track)
         folder.remove_work()
@@ -234,12 +235,10 @@ def _finite_weights(zoo: Zoo, split: str, quiet: bool) -> Tensor:
     return weights if finite.all() else weights[finite]
 
 
-def _digest(splits: dict[str, Zoo]) -> str:
-    """Name the data: layers, and which models at which epochs (a model's id is a hash of what decides its weights)."""
-    digest = hashlib.sha256(canonical_json(splits["train"].schema.to_json()).encode())
-    for part in splits.values():
-        rows = zip(part.metadata["model_id"].to_pylist(), part.metadata["epoch"].to_pylist(), strict=True)
-        digest.update("\n".join(f"{model} {epoch}" for model, epoch in rows).encode() + b"\n\n")
+def _digest(schema: Schema, *weights: Tensor) -> str:
+    digest = hashlib.sha256(canonical_json(schema.to_json()).encode())
+    for part in weights:
+        digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ from conftest import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from representation.encoders import Block, Encoder, projection_head
+from representation.encoders import Block, Encoder, attend, projection_head
 from representation.recipes import Attention, FeedForward, Head
 from zootools.architectures import Schema, build_schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
@@ -99,6 +99,14 @@ def test_attention_is_the_formula() -> None:
     y = x + block.after_attention(torch.cat(heads, dim=-1))
     expected = y + block.after_hidden(torch.relu(block.hidden(norm(y))))
     torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize(("dtype", "dropout", "tolerance"), [(torch.float32, 1e-7, 1e-5), (torch.bfloat16, 0.0, 3e-2)])
+def test_every_way_of_attending_computes_the_same(dtype: torch.dtype, dropout: float, tolerance: float) -> None:
+    query, key, value = torch.randn(3, 4, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    expected = attend(query, key, value, dropout=0.0)
+    found = attend(query.to(dtype), key.to(dtype), value.to(dtype), dropout)
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_the_papers_encoder_has_as_many_parameters_as_its_code() -> None:
