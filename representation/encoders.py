@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
@@ -148,11 +148,29 @@ def projection_head(latent: int, settings: Head) -> nn.Sequential:
     return nn.Sequential(*layers, last, nn.BatchNorm1d(settings.outputs))
 
 
+CARD = """---
+{{ card_data }}
+---
+
+An encoder of the weights of neural networks, with its decoder: {{ parameters }} weights to a representation of length
+{{ latent }}, and back. `config.json` holds the layer schema of the networks it takes ({{ network }}) and its own
+architecture. Trained by zootools.
+
+```python
+from representation.encoders import Encoder
+
+encoder = Encoder.from_pretrained("this repository")
+z = encoder.embed(weights)  # float32 [n, {{ parameters }}] -> [n, {{ latent }}]
+```
+"""
+
+
 class Encoder(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="zootools",
     tags=["model zoo", "weight space learning"],
+    model_card_template=CARD,
 ):
     """An encoder with its decoder: weights of one layer schema to z, and back.
 
@@ -223,6 +241,11 @@ class Encoder(
         finally:
             self.train(training)
         return torch.cat(batches)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return the README.md that `save_pretrained` and `push_to_hub` write."""
+        facts = {"parameters": self.schema.size, "latent": self.architecture.latent, "network": self.schema.name}
+        return super().generate_model_card(*args, **facts, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}

@@ -44,8 +44,9 @@ def train_encoder(
 ) -> Encoder:
     """Train an encoder on a zoo's train split, and return that of the epoch that is best on the validation split.
 
-    The same call again goes on after the last whole epoch; a finished training only returns its encoder. On one
-    machine and device the result depends on nothing but zoo, recipe and seed, interrupted or not.
+    The same call again goes on after the last whole epoch; a finished training only returns its encoder. On the CPU
+    of one machine, with one number of threads, the result depends on nothing but zoo, recipe and seed, interrupted
+    or not.
 
     Args:
         zoo: whatever part of a zoo; its checkpoints are divided by its own splits, and filtered by recipe.epochs.
@@ -71,7 +72,8 @@ def train_encoder(
     with FolderLock(folder.lock):
         if not folder.is_finished(identity):
             # Dropout and initialisation draw from torch's global generators, which are left as they were.
-            with torch.random.fork_rng([torch.cuda.current_device()] if device == "cuda" else []):
+            cuda = [torch.cuda.current_device()] if device == "cuda" else []
+            with torch.random.fork_rng(cuda), _matmul_precision(recipe.training.precision):
                 trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
                 _train(trainer, folder, identity, zoo.name, quiet, track)
         folder.remove_work()
@@ -219,6 +221,16 @@ def _tracking(project: str | None, identity: dict[str, Any]) -> Iterator[Callabl
         yield trackio.log
     finally:
         trackio.finish()
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _finite_weights(zoo: Zoo, split: str, quiet: bool) -> Tensor:

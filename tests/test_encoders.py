@@ -51,6 +51,7 @@ def test_representations_and_reconstructions_have_their_shapes(encoder: Encoder,
     assert z.abs().max() < 1
     assert encoder.reconstruct(weights).shape == weights.shape
     torch.testing.assert_close(encoder.eval().decode(z), encoder.reconstruct(weights))
+    assert encoder.embed(weights[:0]).shape == (0, 6)
 
 
 def test_embedding_does_not_depend_on_dropout_batches_or_mode(
@@ -148,7 +149,8 @@ def test_a_restored_encoder_gives_the_same_representations(encoder: Encoder, sch
     assert torch.equal(restored.reconstruct(weights), encoder.reconstruct(weights))
     assert restored.schema == schema
     assert restored.architecture == encoder.architecture
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert f"float32 [n, {schema.size}] -> [n, 6]" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("damage", ["missing tensor", "extra tensor", "other shape", "other type", "cut", "a pickle"])
