@@ -1,1 +1,32 @@
-"""Learn representations of the weights of a zoo's models, and measure what is in them."""
+"""Learn representations of the weights of a zoo's models, and measure what is in them.
+
+The public names are imported on first use, so that ``import representation`` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from representation.encoders import Encoder
+    from representation.evaluate import embed, represent
+    from representation.recipes import Recipe, load_recipe
+    from representation.results import Results
+    from representation.train import train_encoder
+
+__all__ = ["Encoder", "Recipe", "Results", "embed", "load_recipe", "represent", "train_encoder"]
+
+_HOME = {
+    "Encoder": "representation.encoders",
+    "Recipe": "representation.recipes",
+    "Results": "representation.results",
+    "embed": "representation.evaluate",
+    "load_recipe": "representation.recipes",
+    "represent": "representation.evaluate",
+    "train_encoder": "representation.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'representation' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

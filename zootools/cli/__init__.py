@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from zootools import __version__
-from zootools.cli import build, hub, read
+from zootools.cli import build, hub, read, represent
 from zootools.errors import InterruptedBuildError, ZooError
 
 
@@ -74,5 +74,6 @@ for command in (
     hub.publish,
     hub.pull,
     hub.hub,
+    represent.represent,
 ):
     main.add_command(command)

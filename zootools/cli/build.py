@@ -1,13 +1,12 @@
 """Commands that make a zoo, and those that prepare for it."""
 
-import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from zootools.cli.shared import DATA, JSON, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_accuracy, show_pairs
 
 
 @click.command()
@@ -70,8 +69,7 @@ def build(
         plan["estimated_seconds"] = round(rate * plan["model_samples"], 1)
         print_value(plan, as_json, show_pairs)
         return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interruptible()
     manifest = build_zoo(
         zoo_spec,
         out,
@@ -92,12 +90,6 @@ def build(
         show_accuracy(result["test_accuracy"])
 
     print_value(result, as_json, show)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    # A second signal ends the process at once.
-    signal.signal(number, signal.SIG_DFL)
-    raise KeyboardInterrupt
 
 
 @click.command()

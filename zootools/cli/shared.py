@@ -1,9 +1,10 @@
-"""What several commands share: options, and the two ways of printing."""
+"""What several commands share: options, the two ways of printing, and being interrupted."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -49,3 +50,14 @@ def show_accuracy(summary: dict[str, list[float]]) -> None:
     click.echo("test accuracy   minimum  quartile    median  quartile   maximum")
     for epoch, values in summary.items():
         click.echo(f"  epoch {epoch:>6} " + " ".join(f"{value:9.4f}" for value in values))
+
+
+def interruptible() -> None:
+    """Let a polite signal to end do what Ctrl-C does; a second one ends the process at once."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt

@@ -1,0 +1,257 @@
+"""Methods x targets x probes: how much of each model's story is in a representation, and in the baselines.
+
+>>> from representation import represent
+>>> results = represent("zoos/digits_hyp", "default", baselines_only=True)
+>>> print(results.render())
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from representation.augment import Augmenter
+from representation.baselines import Umap, baselines
+from representation.checkpoints import Checkpoints, check_same_layers
+from representation.encoders import Encoder
+from representation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
+from representation.recipes import Augmentation, Recipe, load_recipe
+from representation.results import Results
+from representation.targets import Target
+from representation.train import train_encoder
+from zootools.zoo import Zoo, open_zoo
+
+PROBES = ("paper", "standardised")
+MAX_SOLVE = 20_000
+"""Rows or features, whichever are fewer, up to which a ridge regression is solved: beyond, it would take hours."""
+
+
+def represent(
+    zoo: Zoo | str | Path,
+    recipe: str = "default",
+    out: Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    seeds: int = 1,
+    epochs: int | None = None,
+    transfer_to: Sequence[Zoo | str | Path] = (),
+    baselines_only: bool = False,
+    track: str | None = None,
+    quiet: bool = False,
+) -> Results:
+    """Learn a representation of a zoo's weights and probe it, and the baselines, for every property of its models.
+
+    Args:
+        zoo: the zoo, its folder, or its name.
+        recipe: the name of a bundled recipe, or a recipe file.
+        out: where encoders and results go; ``representations/<zoo>/<recipe>`` by default. What is trained there
+            already is not trained again.
+        overrides: changes of the recipe, ``"loss.kind=ED"``.
+        seeds: encoders to train, with the seeds 0, 1, ...
+        epochs: how long to train, instead of what the recipe says.
+        transfer_to: other zoos of the same layer schema, on whose test splits encoder and probes are scored too.
+        baselines_only: train no encoder.
+        track: log the training to this trackio project.
+        quiet: say nothing on stderr.
+
+    Raises SpecError for zoos that cannot be probed: without models in the training or the test split, without a
+    property that varies, or of another layer schema than the first.
+    """
+    settings = load_recipe(recipe, overrides)
+    home_zoo, *other_zoos = map(_opened, (zoo, *transfer_to))
+    for other in other_zoos:
+        check_same_layers(home_zoo, other)
+    out = out or default_out(home_zoo, recipe)
+    home = Checkpoints.of(home_zoo, settings)
+    targets, excluded = home.choose()
+    others = [Checkpoints.of(other, settings).as_transfer(home, targets) for other in other_zoos]
+    for index, checkpoints in enumerate(others):
+        if checkpoints.name in [earlier.name for earlier in (home, *others[:index])]:
+            checkpoints.name += f" ({index + 2})"  # two zoos of one specification
+    notes = [note for checkpoints in (home, *others) for note in checkpoints.notes]
+    if missing := Umap.missing(len(home.parts["train"])):
+        excluded[Umap.name] = missing
+    run = _Run(home, others, targets, excluded)
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def train(seed: int) -> Encoder:
+        return train_encoder(home_zoo, settings, out / f"seed-{seed}", seed, quiet=quiet, epochs=epochs, track=track)
+
+    for method in _methods(home, settings, seeds, None if baselines_only else train):
+        begun = time.monotonic()
+        run.score(method)
+        say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
+    label = " ".join([Path(recipe).stem, *overrides])
+    results = Results.of(run.rows, home.name, label, home.counts, notes, excluded)
+    results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
+    return results
+
+
+def default_out(zoo: Zoo, recipe: str) -> Path:
+    """Return the folder where the encoders of a zoo and a recipe go unless told otherwise."""
+    return Path("representations") / zoo.spec.name / Path(recipe).stem
+
+
+def embed(zoo: Zoo | str | Path, encoder: Encoder | str | Path | None = None) -> Tensor:
+    """Return the representations of all checkpoints of a zoo, float32 ``[checkpoints, L]``, in the order of metadata.
+
+    Args:
+        zoo: the zoo, its folder, or its name.
+        encoder: the encoder, its folder, or its name; by default the recipe ``default`` trained on this zoo, which
+            `represent` may have done already.
+    """
+    opened = _opened(zoo)
+    if encoder is None:
+        encoder = train_encoder(opened, load_recipe("default"), default_out(opened, "default") / "seed-0")
+    if not isinstance(encoder, Encoder):
+        encoder = Encoder.from_pretrained(str(encoder))
+    return encoder.embed(opened.weights())
+
+
+def _opened(zoo: Zoo | str | Path) -> Zoo:
+    return zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
+
+
+# --- the methods ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from weights to features, fitted to the training split of the zoo."""
+
+    name: str
+    embed: Callable[[Tensor], Tensor]
+    seed: int = 0
+    fitted_on: int | None = None
+    """Training checkpoints it was fitted on; None where there is nothing to fit."""
+    reconstruction: Callable[[Tensor], float] | None = None
+    """The R2 of the reconstruction of weights, where there is a decoder to make one."""
+
+
+def _methods(home: Checkpoints, recipe: Recipe, seeds: int, train: Callable[[int], Encoder] | None) -> Iterator[Method]:
+    """Yield every method, fitted; those that depend on no seed once, the others once per seed."""
+    weights = home.parts["train"].weights
+    for seed in range(seeds):
+        for baseline in baselines(recipe.encoder.latent, len(weights), seed):
+            if seed == 0 or baseline.seeded:
+                baseline.fit(weights, home.schema)
+                yield Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            untrained = Encoder.build(home.schema, recipe.encoder)
+        yield Method("untrained", untrained.embed, seed)
+        if train is not None:
+            encoder = train(seed)
+            rec = None if recipe.loss.kind == "Ec" else partial(reconstruction_r2, encoder, recipe=recipe)
+            yield Method(recipe.loss.kind, encoder.embed, seed, len(weights), rec)
+
+
+def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe, seed: int = 0) -> float:
+    """Return the R2 of reconstructed weights over the whole vector, "Rec" in the paper's tables.
+
+    As there, each network is permuted at random if the recipe permutes, but neither erased nor made noisy, and the
+    error is compared with that of the mean of each weight over these networks.
+    """
+    settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
+    views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(seed), copies=1).clean
+    error = (views - encoder.reconstruct(views)).square().sum(dtype=torch.float64)
+    return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
+
+
+# --- the scores -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    """The rows of the results, as they come."""
+
+    home: Checkpoints
+    others: list[Checkpoints]
+    targets: list[str]
+    excluded: dict[str, str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def score(self, method: Method) -> None:
+        """Fit both probes for every target on a method's features, and score them on every split and zoo."""
+        places = [
+            (zoo.name, split, part)
+            for zoo in (self.home, *self.others)
+            for split, part in zoo.parts.items()
+            if len(part)
+        ]
+        features = [method.embed(part.weights) for _, _, part in places]
+        if not all(values.isfinite().all() for values in features):
+            self.excluded[method.name] = "its features are not finite"
+            return
+        if min(features[0].shape) > MAX_SOLVE:
+            self.excluded[method.name] = f"{len(features[0])} checkpoints x {features[0].shape[1]} features: too large"
+            return
+        about = {"method": method.name, "seed": method.seed, "fitted_on": method.fitted_on}
+        at_home = dict(zip((split for split, part in self.home.parts.items() if len(part)), features, strict=False))
+        for probe in PROBES:
+            for names in self._groups():
+                alphas, predict = self._fit(probe, names, at_home, method.seed)
+                for (zoo, split, part), values in zip(places, features, strict=True):
+                    where = {"evaluated_on": zoo, "split": split, "probe": probe}
+                    predicted = predict(values)
+                    for index, name in enumerate(names):
+                        if name in part.targets:
+                            scores = _scores(part.targets[name], predicted[:, index], rank=split == "test")
+                            more = {"target": name, "alpha": alphas[index]}
+                            self.rows += [about | where | more | score for score in scores]
+        if method.reconstruction is not None:
+            for zoo, split, part in places:
+                where = {"evaluated_on": zoo, "split": split, "target": "reconstruction", "metric": "r2"}
+                value = method.reconstruction(part.weights)
+                self.rows.append(about | where | {"value": value, "rows": len(part)})
+
+    def _groups(self) -> list[list[str]]:
+        """Return the targets that can be fitted together: of one kind, and known in the same rows."""
+        groups: dict[Any, list[str]] = {}
+        for name in self.targets:
+            targets = [part.targets[name] for part in self.home.parts.values()]
+            key = (bool(targets[0].classes), *(target.known.numpy().tobytes() for target in targets))
+            groups.setdefault(key, []).append(name)
+        return list(groups.values())
+
+    def _fit(
+        self, probe: str, names: list[str], features: Mapping[str, Tensor], seed: int
+    ) -> tuple[Sequence[float | None], Callable[[Tensor], Tensor]]:
+        """Fit one probe for some targets: the chosen penalties, and features -> predictions ``[rows, targets]``."""
+
+        def sample(split: str) -> tuple[Tensor, Tensor]:
+            targets = [self.home.parts[split].targets[name] for name in names]
+            known, values = targets[0].known, torch.stack([target.values for target in targets], dim=1)
+            here = features.get(split, features["train"][:0])
+            return (here, values) if known.all() else (here[known], values[known])
+
+        train, validation = sample("train"), sample("validation")
+        classes = [len(self.home.parts["train"].targets[name].classes) for name in names]
+        if not classes[0]:
+            ridge = fit_ridge(train, validation, standardise=probe == "standardised")
+            return ridge.alphas, ridge
+        labelled = [(values, labels.long()) for values, labels in (train, validation)]
+        if probe == "paper":
+            softmax = fit_softmax_adam(*labelled[0], classes, seed=seed)
+        else:
+            softmax = fit_softmax_lbfgs(labelled[0], labelled[1], classes)
+        return softmax.alphas or [None] * len(names), lambda rows: softmax.classes(rows, len(names))
+
+
+def _scores(target: Target, predicted: Tensor, rank: bool) -> Iterator[dict[str, Any]]:
+    truth, predicted = target.values[target.known], predicted[target.known]
+    if target.classes:
+        yield {"metric": "accuracy", "value": accuracy(truth, predicted), "rows": len(truth)}
+        return
+    yield {"metric": "r2", "value": r2(truth, predicted), "rows": len(truth)}
+    if rank:
+        yield {"metric": "kendall_tau", "value": kendall_tau(truth, predicted), "rows": len(truth)}

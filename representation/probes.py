@@ -1,0 +1,263 @@
+"""Linear probes: how much of a property a linear map finds in features (section 3, "Downstream Tasks").
+
+Two kinds, both fitted on the training split, with their penalty chosen on the validation split:
+
+- *paper*: as the paper's code does it. Ridge regression on the features as they are, the offset being one more
+  feature of ones that is penalised like the others; a softmax layer trained by Adam with batches of 10.
+- *standardised*: features with mean 0 and variance 1, a free offset, and the softmax layer's optimum by L-BFGS. What
+  it finds does not depend on the scale of the features.
+
+Features are float32 or float64 ``[rows, features]`` on any device; all that is fitted is float64, but for the layer
+that Adam trains.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ALPHAS = (*(factor * 10.0**power for power in range(-5, 3) for factor in (1, 3)), 1e3)
+"""The ridge penalties that are tried, {1, 3} x 10^k from 1e-5 to 1e3."""
+SOFTMAX_ALPHAS = (1e3, 1e2, 1e1, 1e0)
+"""The penalties that are tried for the standardised softmax layer, from strong to weak: each starts at the last."""
+CHUNK = 1 << 23
+"""Elements of a matrix that are turned into float64 at a time."""
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A fitted affine map.
+
+    Attributes:
+        weights: float64 ``[features, outputs]``.
+        offset: float64 ``[outputs]``.
+        alphas: the penalty that was chosen for each target; none where there is nothing to choose.
+    """
+
+    weights: Tensor
+    offset: Tensor
+    alphas: tuple[float, ...] = ()
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Map features ``[rows, features]`` to float64 ``[rows, outputs]``."""
+        return torch.cat([chunk.double() @ self.weights + self.offset for chunk in _chunks(features)])
+
+    def classes(self, features: Tensor, heads: int) -> Tensor:
+        """Return the most likely class for each of so many softmax heads, int64 ``[rows, heads]``."""
+        return self(features).unflatten(1, (heads, -1)).argmax(dim=2)
+
+
+# --- regression -----------------------------------------------------------------------------------------------
+
+
+def fit_ridge(
+    train: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor],
+    *,
+    standardise: bool = False,
+    alphas: Sequence[float] = ALPHAS,
+) -> LinearMap:
+    """Fit ridge regressions of many targets on the same rows.
+
+    One eigendecomposition of the features' Gram matrix serves all targets and all penalties. The penalty is chosen
+    for each target by its R2 on the validation rows, or on the training rows where there are none.
+
+    Args:
+        train: features ``[rows, features]`` and finite targets ``[rows, targets]``.
+        validation: the same for the validation rows; may have no rows.
+        standardise: whether to scale the features and to leave the offset free, or to do as the paper does.
+        alphas: the penalties to choose from.
+    """
+    features, targets = train[0], train[1].double()
+    device, count = features.device, features.shape[1]
+    mean = torch.zeros(count, dtype=torch.float64, device=device)
+    scale = torch.ones_like(mean)
+    centre = targets.mean(dim=0) if standardise else torch.zeros_like(targets[0])
+    if standardise:
+        mean, scale = moments(features)
+
+    def design(chunk: Tensor) -> Tensor:
+        columns = (chunk.double() - mean) / scale
+        return columns if standardise else torch.cat([columns, columns.new_ones(len(chunk), 1)], dim=1)
+
+    size = count + (not standardise)
+    if len(features) < size:
+        # Fewer rows than features: the same coefficients from the rows' Gram matrix.
+        rows = design(features)
+        eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T)
+        moment, vectors = vectors.T @ (targets - centre), rows.T @ vectors
+    else:
+        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
+        moment = torch.zeros(size, targets.shape[1], dtype=torch.float64, device=device)
+        for chunk, values in zip(_chunks(features), _chunks_like(features, targets), strict=True):
+            columns = design(chunk)
+            gram.addmm_(columns.T, columns)
+            moment.addmm_(columns.T, values - centre)
+        eigenvalues, vectors = torch.linalg.eigh(gram)
+        moment = vectors.T @ moment
+    shrink = 1 / (eigenvalues.clamp_min(0)[:, None] + torch.tensor(alphas, dtype=torch.float64, device=device))
+
+    judge, truth = validation if len(validation[0]) else train
+    errors = torch.zeros(len(alphas), targets.shape[1], dtype=torch.float64, device=device)
+    for chunk, values in zip(_chunks(judge), _chunks_like(judge, truth.double()), strict=True):
+        rotated = design(chunk) @ vectors
+        for index in range(len(alphas)):
+            errors[index] += (rotated @ (shrink[:, index, None] * moment) - (values - centre)).square().sum(dim=0)
+    best = errors.argmin(dim=0)
+    coefficients = vectors @ (shrink[:, best] * moment)
+    weights = coefficients[:count] / scale[:, None]
+    offset = centre - mean @ weights if standardise else coefficients[count]
+    return LinearMap(weights, offset, tuple(alphas[index] for index in best.tolist()))
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each feature, float64 ``[features]``; 1 for a feature that is constant."""
+    mean = sum((chunk.double().sum(dim=0) for chunk in _chunks(features)), torch.tensor(0.0)) / len(features)
+    squares = sum(((chunk.double() - mean).square().sum(dim=0) for chunk in _chunks(features)), torch.tensor(0.0))
+    deviation = (squares / len(features)).sqrt()
+    # A spread below float32's resolution is rounding, not information.
+    return mean, torch.where(deviation > 1e-7 * mean.abs(), deviation, 1.0)
+
+
+# --- classification -------------------------------------------------------------------------------------------
+
+
+def fit_softmax_adam(
+    features: Tensor, labels: Tensor, classes: Sequence[int], *, seed: int = 0, epochs: int = 50, batch_size: int = 10
+) -> LinearMap:
+    """Train one softmax layer per categorical target as the paper does, all of them at once.
+
+    Adam with a learning rate of 1e-4 and a weight decay of 1e-6, kaiming-normal weights, the last epoch counts. The
+    heads share nothing but the order of the rows, so each is what it would be alone.
+
+    Args:
+        features: ``[rows, features]``.
+        labels: int64 ``[rows, heads]``, from 0.
+        classes: the number of classes of each head.
+        seed: decides the initial weights and the order of the rows.
+        epochs: passes over the rows.
+        batch_size: rows per step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    features = features.float()
+    onehot, mask = _onehot(labels, classes, features)
+    deviation = (2 / features.shape[1]) ** 0.5
+    weights = deviation * torch.randn(features.shape[1], mask.numel(), generator=generator)
+    weights, offset = weights.to(features.device), torch.zeros_like(mask)
+    optimizer = torch.optim.Adam([weights, offset], lr=1e-4, weight_decay=1e-6, fused=True)
+    for _ in range(epochs):
+        order = torch.randperm(len(features), generator=generator).to(features.device)
+        shuffled = zip(features[order].split(batch_size), onehot[order].split(batch_size), strict=True)
+        for rows, truth in shuffled:
+            excess = _softmax(torch.addmm(offset, rows, weights) + mask, len(classes)).sub_(truth).div_(len(rows))
+            weights.grad, offset.grad = rows.T @ excess, excess.sum(dim=0)
+            optimizer.step()
+    return LinearMap(weights.double(), (offset + mask).double())
+
+
+def fit_softmax_lbfgs(
+    train: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor],
+    classes: Sequence[int],
+    *,
+    alphas: Sequence[float] = SOFTMAX_ALPHAS,
+    iterations: int = 200,
+) -> LinearMap:
+    """Fit one softmax layer per categorical target on standardised features, by L-BFGS.
+
+    It minimises the cross-entropy summed over rows plus alpha / 2 times the squared weights; alpha is chosen for each
+    head by the accuracy on the validation rows, or on the training rows where there are none.
+
+    Args:
+        train: features ``[rows, features]`` and int64 labels ``[rows, heads]``, from 0.
+        validation: the same for the validation rows; may have no rows, and labels that no training row has.
+        classes: the number of classes of each head.
+        alphas: the penalties to choose from, from strong to weak.
+        iterations: the most steps of L-BFGS for each of them.
+    """
+    from scipy.optimize import minimize
+
+    mean, scale = moments(train[0])
+    features = ((train[0] - mean) / scale).float()
+    onehot, mask = _onehot(train[1], classes, features)
+    heads, (rows, columns) = len(classes), features.shape
+    judge, truth = validation if len(validation[0]) else train
+
+    def objective(flat: np.ndarray, alpha: float) -> tuple[float, np.ndarray]:
+        parameters = torch.from_numpy(flat).to(features).view(columns + 1, -1)
+        weights, offset = parameters[:-1], parameters[-1]
+        logits = torch.addmm(offset, features, weights) + mask
+        likely = _softmax(logits, heads)
+        loss = -(likely.clamp_min(1e-30).log() * onehot).sum(dtype=torch.float64) + alpha / 2 * weights.square().sum()
+        excess = likely.sub_(onehot)
+        gradient = torch.cat([features.T @ excess + alpha * weights, excess.sum(dim=0, keepdim=True)])
+        # Per row, so that one tolerance fits zoos of every size.
+        return float(loss) / rows, gradient.flatten().cpu().double().numpy() / rows
+
+    flat = np.zeros((columns + 1) * mask.numel())
+    maps: list[LinearMap] = []
+    scores: list[Tensor] = []
+    for alpha in alphas:
+        flat = minimize(objective, flat, (alpha,), "L-BFGS-B", jac=True, options={"maxiter": iterations}).x
+        fitted = torch.from_numpy(flat).to(mean).view(columns + 1, -1)
+        weights = fitted[:-1] / scale[:, None]
+        maps.append(LinearMap(weights, fitted[-1] + mask - mean @ weights))
+        scores.append((maps[-1].classes(judge, heads) == truth).double().mean(dim=0))
+    best = torch.stack(scores).argmax(dim=0).tolist()
+    width = mask.numel() // heads
+    chosen = [(maps[index], slice(head * width, (head + 1) * width)) for head, index in enumerate(best)]
+    return LinearMap(
+        torch.cat([fitted.weights[:, head] for fitted, head in chosen], dim=1),
+        torch.cat([fitted.offset[head] for fitted, head in chosen]),
+        tuple(alphas[index] for index in best),
+    )
+
+
+def _onehot(labels: Tensor, classes: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return labels as ones among zeros ``[rows, heads * widest]``, and 0 or -inf for the classes that a head lacks."""
+    widest = max(classes)
+    onehot = torch.nn.functional.one_hot(labels, widest).flatten(1).to(like)
+    present = torch.arange(widest) < torch.tensor(classes)[:, None]
+    return onehot, torch.where(present.flatten(), 0.0, -torch.inf).to(like)
+
+
+def _softmax(logits: Tensor, heads: int) -> Tensor:
+    return logits.view(len(logits), heads, -1).softmax(dim=2).view_as(logits)
+
+
+# --- scores ---------------------------------------------------------------------------------------------------
+
+
+def r2(truth: Tensor, predicted: Tensor) -> float:
+    """Return 1 - mean squared error / variance; NaN where the truth is constant."""
+    truth, predicted = truth.double(), predicted.double()
+    variance = (truth - truth.mean()).square().sum()
+    return float(1 - (truth - predicted).square().sum() / variance) if variance > 0 else float("nan")
+
+
+def accuracy(truth: Tensor, predicted: Tensor) -> float:
+    """Return the share of equal labels."""
+    return float((truth == predicted).double().mean())
+
+
+def kendall_tau(truth: Tensor, predicted: Tensor) -> float:
+    """Return Kendall's rank correlation (tau-b, which allows for ties); NaN where either side is constant."""
+    from scipy.stats import kendalltau
+
+    return cast(float, kendalltau(truth.cpu().numpy(), predicted.cpu().numpy()).statistic)
+
+
+def _chunks(features: Tensor) -> Iterator[Tensor]:
+    yield from features.split(_chunk_rows(features))
+
+
+def _chunks_like(features: Tensor, other: Tensor) -> Iterator[Tensor]:
+    """Split another tensor at the rows where `_chunks` splits the features."""
+    yield from other.split(_chunk_rows(features))
+
+
+def _chunk_rows(features: Tensor) -> int:
+    return max(1, CHUNK // features.shape[1])

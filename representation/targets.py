@@ -1,0 +1,93 @@
+"""What probes predict: every property column of a zoo's metadata, as numbers or as class labels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+IDENTITY = ("model_id", "configuration_id", "seed", "split", "status", "stack", "row")
+"""Columns that say which checkpoint a row is and where it lies, and nothing about the network."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One property of all checkpoints of a table, in its order."""
+
+    name: str
+    values: Tensor
+    """float64 ``[rows]``, NaN where it is unknown; of a categorical property the index into `classes`."""
+    classes: tuple[str, ...] = ()
+    """The names of a categorical property; none for a number."""
+
+    @property
+    def known(self) -> Tensor:
+        """In which rows it is known: bool ``[rows]``."""
+        return ~self.values.isnan()
+
+    def unfit(self) -> str:
+        """Return why nothing can be learned or scored on these rows; an empty string when something can."""
+        known = self.values[self.known]
+        if not len(known):
+            return "never a finite number" if len(self.values) else "without a row"
+        if known.min() < known.max():
+            return ""
+        return f"constant ({self.classes[int(known[0])] if self.classes else f'{float(known[0]):g}'})"
+
+    def numbered_as(self, classes: tuple[str, ...]) -> "Target":
+        """Return the same labels as indices into other ``classes``, -1 for one that is not among them."""
+        if not self.classes:
+            return self
+        number = torch.tensor([float(classes.index(name)) if name in classes else -1.0 for name in self.classes])
+        values = torch.where(self.known, number[self.values.nan_to_num().long()].double(), torch.nan)
+        return Target(self.name, values, classes)
+
+
+def read_targets(table: pa.Table) -> dict[str, Target]:
+    """Return every property of a metadata table by name.
+
+    Strings and truth values become class labels, numbers stay, and NaN, infinity and null become NaN; a list becomes
+    one target per place, ``test_f1_0`` and so on. Columns of any other type hold no property.
+    """
+    targets = {}
+    for name in table.column_names:
+        column = table[name]
+        if name in IDENTITY:
+            continue
+        if pa.types.is_list(column.type) and _is_number(column.type.value_type):
+            for place, values in enumerate(_places(column)):
+                targets[f"{name}_{place}"] = Target(f"{name}_{place}", values)
+        elif _is_number(column.type):
+            targets[name] = Target(name, _numbers(column))
+        elif pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
+            encoded = pc.cast(column, pa.string()).combine_chunks().dictionary_encode()
+            names = encoded.dictionary.to_pylist()
+            order = {old: new for new, old in enumerate(sorted(range(len(names)), key=lambda i: names[i]))}
+            indices = [float("nan") if i is None else order[i] for i in encoded.indices.to_pylist()]
+            targets[name] = Target(name, torch.tensor(indices, dtype=torch.float64), tuple(sorted(names)))
+    return targets
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _numbers(column: pa.ChunkedArray) -> Tensor:
+    values = pc.cast(column, pa.float64()).to_numpy()
+    return torch.from_numpy(np.where(np.isfinite(values), values, np.nan))
+
+
+def _places(column: pa.ChunkedArray) -> Iterator[Tensor]:
+    """Yield the values at each place of a list column; NaN where a list is shorter."""
+    array = column.combine_chunks()
+    lengths: npt.NDArray[np.int64] = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
+    flat = _numbers(pa.chunked_array([array.flatten()])).numpy()
+    starts = np.cumsum(lengths) - lengths
+    for place in range(int(lengths.max(initial=0))):
+        values = np.full(len(lengths), np.nan)
+        values[lengths > place] = flat[(starts + place)[lengths > place]]
+        yield torch.from_numpy(values)

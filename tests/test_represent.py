@@ -1,0 +1,391 @@
+"""The whole of `represent` on small real zoos: results, transfer, refusals, command line."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
+
+from representation import Encoder, embed, represent
+from representation.checkpoints import Checkpoints
+from representation.paper import published
+from representation.probes import ALPHAS
+from representation.recipes import load_recipe
+from representation.results import SCHEMA, Results
+from representation.targets import IDENTITY
+from zootools import Zoo, build, open_zoo
+from zootools.architectures import build_schema
+from zootools.cli import main
+from zootools.errors import SpecError
+from zootools.spec import Mlp, parse_spec
+
+BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthiner", "untrained"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frugal() -> Iterator[None]:
+    """One thread, which is what matrices of this size need; and no UMAP: compiling it takes longer than all of this."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setitem(sys.modules, "umap", None)
+        yield
+    torch.set_num_threads(threads)
+
+
+def make_zoo(folder: Path, name: str, **changes: Any) -> Path:
+    """Build a zoo of small models, 32 of them in 8 configurations if nothing is changed."""
+    spec = {
+        "name": name,
+        "images": {"name": "tetris", "train": 40, "test": 60, "noise_train": 0.3, "noise_test": 0.8},
+        "architecture": {"name": "mlp", "hidden": [5], "bias": False},
+        "grid": {
+            "activation": ["tanh", "relu"],
+            "init": ["uniform", "normal"],
+            "optimizer": ["adam"],
+            "lr": [1e-2, 1e-3],
+        },
+        "seeds": {"range": [1, 4]},
+        "training": {"epochs": 3, "batch_size": 4},
+        "split": {"train": 0.5, "validation": 0.2, "test": 0.3},
+    }
+    build(parse_spec(spec | changes, "test"), folder / name, workers=1, quiet=True)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("represent")
+
+
+@pytest.fixture(scope="module")
+def varied(folder: Path) -> Path:
+    return make_zoo(folder, "varied")
+
+
+@pytest.fixture(scope="module")
+def learned(varied: Path, folder: Path) -> Results:
+    """The results of two small encoders."""
+    return represent(varied, "smoke", folder / "out", seeds=2, epochs=1, transfer_to=[varied], quiet=True)
+
+
+def score(results: Results, **where: Any) -> dict[str, Any]:
+    (row,) = [row for row in results.table.to_pylist() if where.items() <= row.items()]
+    return row
+
+
+# --- what comes out -------------------------------------------------------------------------------------------
+
+
+def test_every_method_is_scored_on_every_property_and_split(learned: Results, folder: Path) -> None:
+    rows = [row for row in learned.table.to_pylist() if row["evaluated_on"] == "varied"]
+    assert {row["method"] for row in rows} == BASELINES | {"EcD"}
+    numbers = {"epoch", "lr", "generalization_gap", *(f"test_f1_{place}" for place in range(4))}
+    numbers |= {f"{split}_{what}" for split in ("train", "test") for what in ("loss", "accuracy")}
+    for method in BASELINES | {"EcD"}:
+        found = {(row["target"], row["metric"], row["split"], row["probe"]) for row in rows if row["method"] == method}
+        expected = {
+            (target, metric, split, probe)
+            for probe in ("paper", "standardised")
+            for targets, metric, splits in (
+                (numbers, "r2", ("train", "validation", "test")),
+                (numbers, "kendall_tau", ("test",)),
+                ({"activation", "init"}, "accuracy", ("train", "validation", "test")),
+            )
+            for target in targets
+            for split in splits
+        }
+        if method == "EcD":
+            expected |= {("reconstruction", "r2", split, None) for split in ("train", "validation", "test")}
+        assert found == expected
+    assert learned.excluded.keys() == {"optimizer", "UMAP"}
+    assert learned.excluded["optimizer"] == "constant (adam) in the train split"
+    assert pq.read_table(folder / "out" / "results.parquet").equals(learned.table)
+    assert learned.table.schema.equals(SCHEMA)
+    assert set(learned.table["recipe"].to_pylist()) == {"smoke"}
+
+
+def test_a_score_is_what_scikit_learn_finds(learned: Results, varied: Path) -> None:
+    found = score(
+        learned, method="W", probe="paper", split="test", target="test_loss", metric="r2", evaluated_on="varied"
+    )
+    parts = {
+        name: open_zoo(varied, split=name, where=pc.field("epoch") > 0) for name in ("train", "validation", "test")
+    }
+    x = {name: np.c_[part.weights().double().numpy(), np.ones(len(part))] for name, part in parts.items()}
+    y = {name: part.metadata["test_loss"].to_numpy() for name, part in parts.items()}
+    models = [Ridge(alpha, fit_intercept=False, solver="svd").fit(x["train"], y["train"]) for alpha in ALPHAS]
+    best = max(models, key=lambda model: model.score(x["validation"], y["validation"]))
+    assert found["value"] == pytest.approx(best.score(x["test"], y["test"]), abs=1e-6)
+    assert (found["alpha"], found["rows"]) == (best.alpha, len(parts["test"]))
+
+
+def test_seeds_give_a_mean_and_an_interval(learned: Results) -> None:
+    where = {"method": "EcD", "probe": "paper", "split": "test", "target": "epoch", "metric": "r2"}
+    where["evaluated_on"] = "varied"
+    first, second = (score(learned, seed=seed, **where)["value"] for seed in (0, 1))
+    assert first != second
+    (entry,) = [entry for entry in learned.summary() if where.items() <= entry.items()]
+    assert entry["mean"] == pytest.approx((first + second) / 2)
+    # Student's t with one degree of freedom: 12.706 standard errors, of which one is half the difference.
+    assert entry["interval"] == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
+    (alone,) = [entry for entry in learned.summary() if (where | {"method": "W"}).items() <= entry.items()]
+    assert (alone["seeds"], alone["interval"]) == (1, None)
+
+
+def test_the_same_call_again_trains_nothing_and_finds_the_same(learned: Results, varied: Path, folder: Path) -> None:
+    files = [folder / "out" / f"seed-{seed}" / "model.safetensors" for seed in (0, 1)]
+    times = [path.stat().st_mtime_ns for path in files]
+    again = represent(varied, "smoke", folder / "out", seeds=2, epochs=1, transfer_to=[varied], quiet=True)
+    assert [path.stat().st_mtime_ns for path in files] == times
+    for old, new in zip(learned.table.to_pylist(), again.table.to_pylist(), strict=True):
+        assert new == old | {"value": pytest.approx(old["value"], abs=1e-6, nan_ok=True)}
+
+
+def test_embeddings_come_in_the_order_of_the_metadata(learned: Results, varied: Path, folder: Path) -> None:
+    zoo = open_zoo(varied, split="test")
+    stored = folder / "out" / "seed-0"
+    found = embed(zoo, stored)
+    assert found.shape == (len(zoo), 16)
+    encoder = Encoder.from_pretrained(str(stored))
+    row = zoo.metadata.to_pylist()[5]
+    alone = encoder.embed(zoo.checkpoint(row["model_id"], row["epoch"]).weights())
+    torch.testing.assert_close(found[5], alone[0])
+    assert torch.equal(embed(zoo, encoder), found)
+
+
+def test_text_has_a_cell_for_each_score_and_says_what_was_left_out(learned: Results) -> None:
+    text = learned.render()
+    assert "not scored: optimizer: constant (adam) in the train split" in text
+    assert "not scored: UMAP: umap-learn is not installed" in text
+    lines = [line.split() for line in text.splitlines() if line.startswith("activation")]
+    value = score(learned, method="W", probe="paper", split="test", target="activation", evaluated_on="varied")["value"]
+    assert lines[0][1] == f"{100 * value:.1f}"
+    assert "±" in lines[0][-1]
+
+
+# --- the paper's figures --------------------------------------------------------------------------------------
+
+
+def test_the_papers_figures_stand_beside_ours() -> None:
+    assert published("tetris_seed", "tetris_seed", "EcD", "test_accuracy", "r2") == pytest.approx(0.902)
+    assert published("mnist_hyp", "fashion_hyp", "Ec+D", "generalization_gap", "kendall_tau") == 0.27
+    assert published("mnist_hyp", "fashion_hyp", "W", "test_accuracy", "r2") == pytest.approx(-2.11)
+    for nothing in (
+        ("tetris_seed", "tetris_seed", "EcD", "test_loss", "r2"),
+        ("tetris_seed", "tetris_seed", "W", "epoch", "kendall_tau"),
+        ("tetris_seed", "tetris_seed", "W", "reconstruction", "r2"),
+        ("my_zoo", "my_zoo", "W", "epoch", "r2"),
+        ("my_zoo", "other", "W", "epoch", "r2"),
+    ):
+        assert published(*nothing) is None
+
+    about = {"method": "W", "probe": "paper", "split": "test", "metric": "r2", "seed": 0, "rows": 1}
+    values = {"epoch": 0.675, "test_accuracy": 0.4, "test_f1_0": 0.266, "test_loss": 0.5, "lr": float("nan")}
+    rows = [about | {"evaluated_on": "tetris_seed", "target": key, "value": value} for key, value in values.items()]
+    sizes = {f"{split}_models": 1 for split in ("train", "validation", "test")}
+    text = Results.of(rows, "tetris_seed", "default", sizes, [], {}).render()
+    cells = {
+        line.split()[0]: " ".join(line.split()[1:]) for line in text.splitlines() if line.startswith(tuple(values))
+    }
+    assert cells == {
+        "epoch": "67.5 > 55.4",
+        "test_accuracy": "40.0 < 49.1",
+        "test_f1_0": "26.6 = 26.6",
+        "test_loss": "50.0",
+        "lr": "undefined",
+    }
+
+
+def test_every_row_of_the_papers_figures_has_a_value_for_every_method() -> None:
+    figures = yaml.safe_load((Path(sys.modules["representation"].__path__[0]) / "paper.yaml").read_text())
+    sections = [*figures["zoos"].values()]
+    sections += [
+        section for home in figures["transfer"].values() for other in home.values() for section in other.values()
+    ]
+    assert len(sections) > 20
+    for section in sections:
+        assert {len(values) for values in section.values()} == {len(section["methods"])}
+
+
+# --- transfer -------------------------------------------------------------------------------------------------
+
+
+def test_transfer_scores_the_same_probes_on_the_test_split_of_the_other_zoo(learned: Results) -> None:
+    # The zoo was transferred to itself: what its test split says must come out a second time.
+    keys = ("method", "probe", "split", "target", "metric", "seed")
+    rows = learned.table.to_pylist()
+    at_home, away = (
+        {tuple(row[key] for key in keys): row["value"] for row in rows if row["evaluated_on"] == name}
+        for name in ("varied", "varied (2)")
+    )
+    assert {key[2] for key in away} == {"test"}
+    assert len(away) == sum(key[2] == "test" for key in at_home)
+    for key, value in away.items():
+        assert value == pytest.approx(at_home[key], abs=1e-9)
+
+
+def test_labels_of_another_zoo_are_matched_by_name(varied: Path, folder: Path) -> None:
+    zoo = open_zoo(varied)
+    other = changed(
+        zoo,
+        activation=lambda values: np.where(values == "tanh", "sigmoid", values),
+        init=lambda values: np.full_like(values, "normal"),
+        lr=lambda values: values * 0 + 1,
+    )
+    other = replace(other, spec=other.spec.model_copy(update={"name": "other"}))
+    recipe = load_recipe("smoke")
+    home = Checkpoints.of(zoo, recipe)
+    names, _ = home.choose()
+    away = Checkpoints.of(other, recipe).as_transfer(home, names)
+    assert home.parts["train"].targets["activation"].classes == ("relu", "tanh")
+    labels = away.parts["test"].targets["activation"].values.tolist()
+    truth = other.split("test").where(pc.field("epoch") > 0).metadata["activation"].to_pylist()
+    assert labels == [{"relu": 0.0, "sigmoid": -1.0}[name] for name in truth]  # no probe can say sigmoid
+    results = represent(varied, "smoke", folder / "o", transfer_to=[other], baselines_only=True, quiet=True)
+    targets = {row["target"] for row in results.table.to_pylist() if row["evaluated_on"] == "other"}
+    assert "activation" in targets
+    assert not targets & {"init", "lr"}
+    assert "other: init is not scored: constant (normal) there" in results.notes
+    assert "other, paper probe, Kendall's tau" in results.render()
+
+
+def test_transfer_to_other_layers_is_refused(varied: Path, folder: Path) -> None:
+    zoo = open_zoo(varied)
+    with_biases = build_schema(Mlp(name="mlp", hidden=(5,)), (1, 4, 4), 4)
+    expected = r"where the first has fc2.weight of shape \[4, 5\], the other has fc1.bias of shape \[5\]"
+    with pytest.raises(SpecError, match=expected):
+        represent(zoo, "smoke", folder / "x", transfer_to=[replace(zoo, schema=with_biases)], baselines_only=True)
+
+
+# --- zoos that say little, or nothing -------------------------------------------------------------------------
+
+
+def changed(zoo: Zoo, **columns: Any) -> Zoo:
+    """Return the zoo with columns of its metadata computed from the old ones, as numpy arrays."""
+    table = zoo.metadata
+    for name, change in columns.items():
+        values = change(table[name].to_numpy(zero_copy_only=False).copy())
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    return replace(zoo, metadata=table)
+
+
+def test_rows_without_a_finite_value_are_left_out_and_counted(varied: Path, folder: Path) -> None:
+    def spoil(values: np.ndarray) -> np.ndarray:
+        values[1::5], values[3::5] = np.nan, np.inf
+        return values
+
+    zoo = open_zoo(varied, where=pc.field("epoch") > 0)
+    spoiled = changed(zoo, test_loss=spoil, lr=lambda v: np.full_like(v, np.nan), train_loss=lambda v: v * 0 + 7)
+    results = represent(spoiled, "smoke", folder / "nan", baselines_only=True, quiet=True)
+    bad = sum(index % 5 in (1, 3) for index in range(len(zoo)))
+    assert f"varied: test_loss: {bad} checkpoints are left out: not a finite number" in results.notes
+    assert results.excluded["lr"] == "never a finite number in the train split"
+    assert results.excluded["train_loss"] == "constant (7) in the train split"
+
+    # What is left is scored as if it were all there is.
+    keep = np.array([index % 5 not in (1, 3) for index in range(len(zoo))])
+    kept = replace(zoo, metadata=zoo.metadata.filter(pa.array(keep)))
+    alone = represent(kept, "smoke", folder / "kept", baselines_only=True, quiet=True)
+    where = {"method": "W", "probe": "paper", "split": "test", "target": "test_loss", "metric": "r2"}
+    assert score(results, **where) == score(alone, **where) | {"value": pytest.approx(score(alone, **where)["value"])}
+
+
+def test_zoos_without_enough_models_are_refused(varied: Path, folder: Path) -> None:
+    zoo = open_zoo(varied)
+    one = zoo.where(pc.field("model_id") == zoo.split("train").models[0])
+    with pytest.raises(SpecError, match="splits train and test; models found: train 1, validation 0, test 0"):
+        represent(one, "smoke", folder / "one", baselines_only=True, quiet=True)
+    with pytest.raises(SpecError, match="epochs"):
+        represent(zoo.where(pc.field("epoch") == 0), "smoke", folder / "zero", baselines_only=True, quiet=True)
+    columns = [name for name in zoo.metadata.column_names if name in (*IDENTITY, "epoch")]
+    bare = replace(zoo, metadata=zoo.metadata.select(columns)).where(pc.field("epoch") == 1)
+    with pytest.raises(SpecError, match=r"no property to predict \(epoch: constant \(1\)"):
+        represent(bare, "smoke", folder / "bare", baselines_only=True, quiet=True)
+
+
+def test_a_zoo_without_validation_models_chooses_penalties_on_the_training_split(varied: Path, folder: Path) -> None:
+    zoo = open_zoo(varied, where=pc.field("split") != "validation")
+    results = represent(zoo, "smoke", folder / "noval", baselines_only=True, quiet=True)
+    assert results.notes == ["varied: no validation split; penalties are chosen on the training split"]
+    assert {row["split"] for row in results.table.to_pylist()} == {"train", "test"}
+
+
+def test_a_zoo_whose_models_all_diverged_is_refused(folder: Path) -> None:
+    grid = {"activation": ["relu"], "init": ["normal"], "optimizer": ["sgd"], "lr": [1.0], "weight_decay": [100.0]}
+    wild = make_zoo(folder, "wild", grid=grid)
+    assert open_zoo(wild).counts["diverged"] == 4
+    with pytest.raises(SpecError, match="wild: has no checkpoints; 4 of 4 models diverged"):
+        represent(wild, "smoke", folder / "w", baselines_only=True, quiet=True)
+
+
+def test_weights_that_are_not_finite_are_left_out_and_counted(varied: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(varied, copy)
+    zoo = open_zoo(copy)
+    row = zoo.split("train").where(pc.field("epoch") == 2).metadata.to_pylist()[0]
+    path = copy / "checkpoints" / f"stack-{row['stack']:05d}" / "epoch-0002.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    next(iter(tensors.values()))[row["row"]] = torch.nan
+    save_file(tensors, path, metadata)
+    found = Checkpoints.of(open_zoo(copy), load_recipe("smoke"))
+    assert found.notes == ["varied: 1 train checkpoints are left out: their weights are not finite"]
+    assert len(found.parts["train"]) == len(zoo.split("train").where(pc.field("epoch") > 0)) - 1
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_command_prints_one_json_object_and_writes_the_table(varied: Path, in_folder: Path) -> None:
+    words = ["represent", "--zoo", str(varied), "--recipe", "smoke", "--set", "encoder.latent=4", "--baselines-only"]
+    done = CliRunner().invoke(main, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    value = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert {entry["method"] for entry in value["scores"]} == BASELINES
+    assert (value["zoo"], value["recipe"]) == ("varied", "smoke encoder.latent=4")
+    table = pq.read_table(in_folder / "representations" / "varied" / "smoke" / "baselines.parquet")
+    assert json.loads(table.schema.metadata[b"zootools"])["excluded"] == value["excluded"]
+    text = CliRunner().invoke(main, words)
+    assert "varied, standardised probe, R2 or accuracy in %" in text.stdout
+    assert "s(W), seed 0: probed" in text.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--recipe", "smok"], 2, "did you mean 'smoke'"),
+        (["--recipe", "smoke", "--set", "loss.knd=ED"], 2, "did you mean 'kind'"),
+        (["--transfer-to", "nowhere"], 2, "nowhere"),
+        (["--seeds", "0"], 2, "--seeds"),
+    ],
+)
+def test_bad_input_is_one_clear_error(words: list[str], code: int, message: str, varied: Path, in_folder: Path) -> None:
+    refused = CliRunner().invoke(main, ["represent", "--zoo", str(varied), "--baselines-only", *words])
+    assert refused.exit_code == code
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(in_folder.iterdir()) == []

@@ -1,0 +1,61 @@
+"""The command that learns and probes representations: the one place where zootools calls its sister package."""
+
+from pathlib import Path
+
+import click
+
+from zootools.cli.shared import JSON, interruptible, print_value
+
+
+@click.command()
+@click.option("--zoo", required=True, help="The zoo: a folder, or a name on a hub.")
+@click.option("--recipe", default="default", show_default=True, help="A bundled recipe, or a recipe file.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Encoders and results; default representations/ZOO/RECIPE."
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders to train.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Train each for so many epochs.")
+@click.option("--transfer-to", multiple=True, metavar="ZOO", help="Score on another zoo of the same layers too.")
+@click.option("--baselines-only", is_flag=True, help="Train nothing: weights, statistics, PCA, UMAP.")
+@click.option("--track", metavar="NAME", help="Log the training to this trackio project.")
+@JSON
+def represent(
+    zoo: str,
+    recipe: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    seeds: int,
+    epochs: int | None,
+    transfer_to: tuple[str, ...],
+    baselines_only: bool,
+    track: str | None,
+    as_json: bool,
+) -> None:
+    """Learn a representation of a zoo's weights, and say how much of its models' story is in it.
+
+    Prints the scores of linear probes for every property of the models, beside those of the baselines and of the
+    paper where it has them; writes them as a Parquet table. The same command again trains nothing twice.
+
+    \b
+    Example:
+      zootools represent --zoo zoos/tetris_seed
+      zootools represent --zoo zoos/digits_hyp --recipe smoke --set loss.kind=ED --seeds 3
+      zootools represent --zoo zoos/mnist_hyp --transfer-to zoos/fashion_hyp --baselines-only
+    """
+    from representation import represent as represent_zoo
+
+    interruptible()
+    results = represent_zoo(
+        zoo,
+        recipe,
+        out,
+        overrides=overrides,
+        seeds=seeds,
+        epochs=epochs,
+        transfer_to=transfer_to,
+        baselines_only=baselines_only,
+        track=track,
+        quiet=as_json,
+    )
+    print_value(results.to_json(), as_json, lambda value: click.echo(results.render()))
