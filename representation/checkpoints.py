@@ -43,7 +43,7 @@ class Checkpoints:
     @classmethod
     def of(cls, zoo: Zoo, recipe: Recipe) -> "Checkpoints":
         """Read a zoo. Raises SpecError when there is nothing in it to evaluate."""
-        name, diverged = zoo.spec.name, zoo.counts.get("diverged", 0)
+        name, diverged = zoo.name, zoo.counts.get("diverged", 0)
         if not len(zoo):
             raise SpecError(f"{zoo.folder}: has no checkpoints; {diverged} of {zoo.counts['expected']} models diverged")
         chosen = recipe.epochs.select(zoo)

@@ -98,7 +98,7 @@ def represent(
 
 def default_out(zoo: Zoo, recipe: str) -> Path:
     """Return the folder where the encoders of a zoo and a recipe go unless told otherwise."""
-    return Path("representations") / zoo.spec.name / Path(recipe).stem
+    return Path("representations") / Path(zoo.name).name / Path(recipe).stem
 
 
 def embed(zoo: Zoo | str | Path, encoder: Encoder | str | Path | None = None) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 IDENTITY = ("model_id", "configuration_id", "seed", "split", "status", "stack", "row")
 """Columns that say which checkpoint a row is and where it lies, and nothing about the network."""
+MAX_LABELS = 100
+"""Labels, or places of a list, that a property may have: a column with more of them is a name or a recording."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Target:
 
     def unfit(self) -> str:
         """Return why nothing can be learned or scored on these rows; an empty string when something can."""
+        if len(self.classes) > MAX_LABELS:
+            return f"{len(self.classes)} different labels"
         known = self.values[self.known]
         if not len(known):
             return "never a finite number" if len(self.values) else "without a row"
@@ -51,7 +55,8 @@ def read_targets(table: pa.Table) -> dict[str, Target]:
     """Return every property of a metadata table by name.
 
     Strings and truth values become class labels, numbers stay, and NaN, infinity and null become NaN; a list becomes
-    one target per place, ``test_f1_0`` and so on. Columns of any other type hold no property.
+    one target per place, ``test_f1_0`` and so on. Columns of any other type, and longer lists than `MAX_LABELS`, hold
+    no property.
     """
     targets = {}
     for name in table.column_names:
@@ -63,13 +68,16 @@ def read_targets(table: pa.Table) -> dict[str, Target]:
                 targets[f"{name}_{place}"] = Target(f"{name}_{place}", values)
         elif _is_number(column.type):
             targets[name] = Target(name, _numbers(column))
-        elif pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
+        elif any(is_it(column.type) for is_it in _LABELS):
             encoded = pc.cast(column, pa.string()).combine_chunks().dictionary_encode()
             names = encoded.dictionary.to_pylist()
             order = {old: new for new, old in enumerate(sorted(range(len(names)), key=lambda i: names[i]))}
             indices = [float("nan") if i is None else order[i] for i in encoded.indices.to_pylist()]
             targets[name] = Target(name, torch.tensor(indices, dtype=torch.float64), tuple(sorted(names)))
     return targets
+
+
+_LABELS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -87,7 +95,8 @@ def _places(column: pa.ChunkedArray) -> Iterator[Tensor]:
     lengths: npt.NDArray[np.int64] = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
     flat = _numbers(pa.chunked_array([array.flatten()])).numpy()
     starts = np.cumsum(lengths) - lengths
-    for place in range(int(lengths.max(initial=0))):
+    longest = int(lengths.max(initial=0))
+    for place in range(longest if longest <= MAX_LABELS else 0):
         values = np.full(len(lengths), np.nan)
         values[lengths > place] = flat[(starts + place)[lengths > place]]
         yield torch.from_numpy(values)

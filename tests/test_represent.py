@@ -27,7 +27,7 @@ from representation.paper import published
 from representation.probes import ALPHAS
 from representation.recipes import load_recipe
 from representation.results import SCHEMA, Results
-from representation.targets import IDENTITY
+from representation.targets import IDENTITY, read_targets
 from zootools import Zoo, build, open_zoo
 from zootools.architectures import build_schema
 from zootools.cli import main
@@ -248,7 +248,7 @@ def test_labels_of_another_zoo_are_matched_by_name(varied: Path, folder: Path) -
         init=lambda values: np.full_like(values, "normal"),
         lr=lambda values: values * 0 + 1,
     )
-    other = replace(other, spec=other.spec.model_copy(update={"name": "other"}))
+    other = replace(other, stored_spec=other.spec.model_copy(update={"name": "other"}))
     recipe = load_recipe("smoke")
     home = Checkpoints.of(zoo, recipe)
     names, _ = home.choose()
@@ -372,6 +372,37 @@ def test_the_command_prints_one_json_object_and_writes_the_table(varied: Path, i
     text = CliRunner().invoke(main, words)
     assert "varied, standardised probe, R2 or accuracy in %" in text.stdout
     assert "s(W), seed 0: probed" in text.stderr
+
+
+def test_what_counts_as_a_property() -> None:
+    table = pa.table(
+        {
+            "model_id": ["a", "b", "c"],
+            "depth": pa.array([1, None, 3], pa.int16()),
+            "rate": [0.5, float("inf"), float("nan")],
+            "augmented": [True, False, None],
+            "kind": pa.array(["x", "z", "y"], pa.large_string()),
+            "recall": pa.array([[0.1, 0.2], [0.3], None]),
+            "recording": [[0.0] * 101] * 3,
+            "file": pa.array([b"1", b"2", b"3"]),
+        }
+    )
+    found = read_targets(table)
+    assert {name: target.classes for name, target in found.items() if target.classes} == {
+        "augmented": ("false", "true"),
+        "kind": ("x", "y", "z"),
+    }
+    nan = float("nan")
+    assert {name: target.values.tolist() for name, target in found.items()} == {
+        "depth": pytest.approx([1, nan, 3], nan_ok=True),
+        "rate": pytest.approx([0.5, nan, nan], nan_ok=True),
+        "augmented": pytest.approx([1, 0, nan], nan_ok=True),
+        "kind": [0, 2, 1],
+        "recall_0": pytest.approx([0.1, 0.3, nan], nan_ok=True),
+        "recall_1": pytest.approx([0.2, nan, nan], nan_ok=True),
+    }
+    names = read_targets(pa.table({"name": [f"{i}" for i in range(101)]}))["name"]
+    assert names.unfit() == "101 different labels"
 
 
 @pytest.mark.parametrize(
