@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -199,6 +199,7 @@ class Handler(BaseHTTPRequestHandler):
     def _route(self, line: str) -> None:
         name = r"([^/]+/[^/]+)"
         routes: list[tuple[str, Callable[..., None]]] = [
+            (r"GET /log", self._log),
             (r"GET /api/whoami-v2", self._whoami),
             (r"POST /api/repos/create", self._create),
             (r"POST /api/validate-yaml", self._validate),
@@ -225,6 +226,12 @@ class Handler(BaseHTTPRequestHandler):
                     handler(*match.groups())
                 return
         raise Refusal(404, "", "Not Found")
+
+    def _log(self) -> None:
+        """Hand out the log and begin a new one (for those who run the server as a process)."""
+        log = [asdict(entry) for entry in self.server.requests if entry is not self.entry]
+        self.server.requests.clear()
+        self._json(log)
 
     def _whoami(self) -> None:
         if self._token() is None:

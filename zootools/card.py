@@ -41,6 +41,7 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
         ],
     )
     kept = spec.training.kept_epochs
+    accuracy = dict(sorted(manifest["test_accuracy"].items(), key=lambda item: int(item[0])))
     card = DatasetCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
@@ -50,7 +51,8 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
         counts=manifest["counts"],
         splits={split: manifest["splits"][split] for split in SPLITS},
         first_split=next((split for split in SPLITS if manifest["splits"][split]), "train"),
-        test_accuracy=dict(sorted(manifest["test_accuracy"].items(), key=lambda item: int(item[0]))),
+        test_accuracy=accuracy,
+        accuracy_picture=accuracy_picture(accuracy),
         parameters=schema.size,
         layers=", ".join(layer.name for layer in schema.layers),
         images=spec.images.name,
@@ -61,6 +63,20 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
         axes=_axes(spec),
     )
     return str(card.content)
+
+
+def accuracy_picture(summary: dict[str, list[float]], width: int = 60) -> str:
+    """Draw minimum, quartiles and maximum of the accuracy by epoch as text, which every viewer of a card can show."""
+    lines = []
+    for epoch, values in summary.items():
+        low, first, median, third, high = (min(width - 1, int(value * width)) for value in values)
+        cells = [
+            "#" if cell == median else "=" if first <= cell <= third else "-" if low <= cell <= high else " "
+            for cell in range(width)
+        ]
+        lines.append(f"epoch {epoch:>5} |{''.join(cells)}|")
+    axis = "0.0" + "0.5".center(width - 4) + "1.0"
+    return "\n".join([*lines, f"{'':>11} {axis}", f"{'':>11} - all models   = the middle half   # median"])
 
 
 def card_location(card: bytes) -> str | None:
