@@ -131,8 +131,9 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 1e-9
     schedule: Literal["plateau", "one_cycle", "constant"] = "plateau"
     """``plateau``: times 0.3 after 10 epochs without a lower training loss, as in the released code."""
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of the products of matrices; weights, losses and optimizer are always float32. tf32 is for CUDA."""
+    precision: Literal["fp32", "tf32", "bf16", "auto"] = "fp32"
+    """Of the products of matrices; weights, losses and optimizer are always float32. tf32 is for CUDA; ``auto`` is
+    bf16 where the device computes in it, else fp32."""
     best: Literal["loss", "reconstruction"] = "loss"
     """Which figure of the validation split chooses the kept epoch."""
 

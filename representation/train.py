@@ -22,7 +22,7 @@ from torch import Tensor
 
 from representation.encoders import Encoder
 from representation.recipes import Recipe
-from representation.trainer import Trainer
+from representation.trainer import Trainer, choose_precision
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import FolderLock, pretty_json, write_durably
@@ -67,13 +67,20 @@ def train_encoder(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     data = _digest(zoo.schema, train, validation)
-    identity = {"recipe": recipe.dump(), "seed": seed, "weights_sha256": data, "device": device}
+    precision = choose_precision(recipe.training.precision, torch.device(device))
+    identity = {
+        "recipe": recipe.dump(),
+        "seed": seed,
+        "weights_sha256": data,
+        "device": device,
+        "precision": precision,
+    }
     folder = TrainingFolder(out)
     with FolderLock(folder.lock):
         if not folder.is_finished(identity):
             # Dropout and initialisation draw from torch's global generators, which are left as they were.
             cuda = [torch.cuda.current_device()] if device == "cuda" else []
-            with torch.random.fork_rng(cuda), _matmul_precision(recipe.training.precision):
+            with torch.random.fork_rng(cuda), _matmul_precision(precision):
                 trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
                 _train(trainer, folder, identity, zoo.name, quiet, track)
         folder.remove_work()

@@ -30,6 +30,7 @@ class Trainer:
     ) -> None:
         """Take flat weights ``[n, N]`` to train on, and to validate on."""
         self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
+        self.precision = choose_precision(recipe.training.precision, device)
         self.weights = train.to(device)
         # A zoo is sorted by epoch; contrast within a batch of one epoch would be another, harder task.
         generator = self._seed_generators("validation order")
@@ -84,8 +85,7 @@ class Trainer:
     def loss(self, weights: Tensor, generator: torch.Generator) -> Terms:
         """Return the loss of two fresh views of each of the networks ``[n, N]``."""
         views = self.augmenter.views(weights, generator)
-        bf16 = self.recipe.training.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext():
+        with torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
             z = self.encoder(views.augmented)
             outputs = self.encoder.decode(z) if self.objective.reconstructs else None
             projected = self.head(z) if self.objective.contrasts else None
@@ -156,6 +156,17 @@ class Trainer:
         draws = stream(self.seed, "encoder", *purpose)
         torch.manual_seed(int(draws.integers(2**63)))
         return torch.Generator(self.device).manual_seed(int(draws.integers(2**63)))
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Return the precision that ``auto`` stands for on a device; every other one stands for itself."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Older versions of torch cannot say; processors without such instructions emulate them, many times slower.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
 def one_cycle(progress: float) -> float:

@@ -83,6 +83,15 @@ def test_bfloat16_learns_nearly_the_same(zoo: Zoo) -> None:
     assert losses["fp32"] != losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="lacks a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_cuda_trains_what_embeds_on_the_cpu(zoo: Zoo, tmp_path: Path, precision: str) -> None:
+    encoder = train_encoder(zoo, recipe(f"training.precision={precision}"), tmp_path, quiet=True, device="cuda")
+    z = encoder.embed(zoo.weights())
+    torch.testing.assert_close(encoder.to("cuda").embed(zoo.weights()), z, rtol=1e-3, atol=1e-3)
+
+
 # --- the folder -----------------------------------------------------------------------------------------------
 
 
