@@ -1,7 +1,6 @@
 """Populations that zootools did not publish: Parquet with a weights column, and a schema from the user."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hub_server import TOKEN, Blob, HubServer
+from hub_server import Blob, HubServer, Repo
 
 from zootools import open_zoo
 from zootools.architectures import Schema
@@ -56,7 +55,7 @@ def test_a_data_set_on_the_hub_opens_with_a_schema(
     for name, part in (("data/train-0.parquet", table[:half]), ("data/test-0.parquet", table[half:])):
         pq.write_table(part, tmp_path / "part.parquet")
         files[name] = Blob((tmp_path / "part.parquet").read_bytes(), True)
-    repo = server.repos["stranger/weights"] = server_repo()
+    repo = server.repos["stranger/weights"] = Repo(private=False)
     repo.add("main", files)
     foreign = open_zoo("stranger/weights", hub=server.url, schema=schema_file)
     order = foreign.metadata["row"].to_numpy()
@@ -74,21 +73,22 @@ def test_a_data_set_on_the_hub_opens_with_a_schema(
         _ = foreign.spec
 
 
-def server_repo() -> Any:
-    from hub_server import Repo
-
-    return Repo(False)
-
-
 def test_the_command_line_takes_a_schema(tiny_zoo: Path, schema_file: Path, tmp_path: Path) -> None:
     zoo = open_zoo(tiny_zoo)
-    pq.write_table(rows(zoo.weights().numpy(), epoch=zoo.metadata["epoch"].to_pylist()), tmp_path / "w.parquet")
-    words = [sys.executable, "-m", "zootools", "info", str(tmp_path / "w.parquet"), "--json"]
-    environment = {**os.environ, "HF_TOKEN": TOKEN}
-    shown = subprocess.run([*words, "--schema", str(schema_file)], capture_output=True, text=True, env=environment)
+    columns = {name: zoo.metadata[name].to_pylist() for name in ("epoch", "split", "model_id", "test_accuracy")}
+    pq.write_table(rows(zoo.weights().numpy(), **columns), tmp_path / "w.parquet")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "zootools", *arguments]
+        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    shown = run("info", "w.parquet", "--json", "--schema", str(schema_file))
     assert json.loads(shown.stdout)["checkpoints"] == len(zoo), shown.stderr
-    bare = subprocess.run(words, capture_output=True, text=True, env=environment)
-    assert bare.returncode == 2
+    learnt = run(
+        "represent", "--zoo", "w.parquet", "--baselines-only", "--json", "-o", "out", "--schema", str(schema_file)
+    )
+    assert "test_accuracy" in learnt.stdout, learnt.stderr
+    assert run("info", "w.parquet").returncode == 2
 
 
 def test_a_zoo_of_ours_reads_the_same_as_plain_parquet(tiny_zoo: Path) -> None:

@@ -263,10 +263,12 @@ def test_end_to_end_with_the_real_clients(server: HubServer, tiny_zoo: Path, tmp
     model = open_zoo(tiny_zoo).models[0]
     target = tmp_path / "one.safetensors"
     outputs.append(run(server, "export", NAME, "--model", model, "--epoch", "2", "-o", target, **home))
+    outputs.append(run(server, "represent", "--zoo", NAME, "--recipe", "smoke", "-o", tmp_path / "out", **home))
     assert [output.returncode for output in outputs] == [0] * len(outputs), [output.stderr for output in outputs]
     assert json.loads(outputs[0].stdout)["commit"] == server.repos[NAME].tags["v1"]
     assert f"{NAME}@v1: from the Hub, commit {server.repos[NAME].tags['v1']}" in outputs[1].stderr
     assert target.exists()
+    assert list((tmp_path / "out").glob("*.parquet"))
     # Without a trace of ours in the process that loads it.
     script = """
 import sys

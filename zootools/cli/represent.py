@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from zootools.cli.shared import JSON, interruptible, print_value
+from zootools.cli.shared import JSON, SCHEMA, interruptible, print_value
 
 
 @click.command()
@@ -19,6 +19,7 @@ from zootools.cli.shared import JSON, interruptible, print_value
 @click.option("--transfer-to", multiple=True, metavar="ZOO", help="Score on another zoo of the same layers too.")
 @click.option("--baselines-only", is_flag=True, help="Train nothing: weights, statistics, PCA, UMAP.")
 @click.option("--track", metavar="NAME", help="Log the training to this trackio project.")
+@SCHEMA
 @JSON
 def represent(
     zoo: str,
@@ -30,6 +31,7 @@ def represent(
     transfer_to: tuple[str, ...],
     baselines_only: bool,
     track: str | None,
+    schema: Path | None,
     as_json: bool,
 ) -> None:
     """Learn a representation of a zoo's weights, and say how much of its models' story is in it.
@@ -44,10 +46,11 @@ def represent(
       zootools represent --zoo zoos/mnist_hyp --transfer-to zoos/fashion_hyp --baselines-only
     """
     from representation import represent as represent_zoo
+    from zootools.zoo import open_zoo
 
     interruptible()
     results = represent_zoo(
-        zoo,
+        open_zoo(zoo, schema=schema),
         recipe,
         out,
         overrides=overrides,
