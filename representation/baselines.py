@@ -113,6 +113,10 @@ class _Fitted(Baseline):
         self._model.fit(rows.double().numpy())
 
     def embed(self, weights: Tensor) -> Tensor:
+        # In blocks, which bounds the memory: kernel PCA needs ten thousand numbers for each row.
+        return torch.cat([self._transform(rows) for rows in weights.split(4_000)])
+
+    def _transform(self, weights: Tensor) -> Tensor:
         return torch.from_numpy(self._model.transform(weights.double().numpy()))
 
 
@@ -162,10 +166,6 @@ class RbfPca(_Sampled):
             components, kernel="rbf", eigen_solver="randomized", random_state=self.seed, copy_X=False, n_jobs=1
         )
 
-    def embed(self, weights: Tensor) -> Tensor:
-        # In blocks: the kernel between these rows and the sample is ten thousand numbers per row.
-        return torch.cat([super(RbfPca, self).embed(rows) for rows in weights.split(4_000)])
-
 
 class Umap(_Sampled):
     """UMAP with the paper's settings: 25 neighbours, minimal distance 0.001. Needs the extra ``plots``."""
@@ -186,6 +186,9 @@ class Umap(_Sampled):
             random_state=self.seed,
             n_jobs=1,
         )
+
+    def embed(self, weights: Tensor) -> Tensor:
+        return self._transform(weights)  # at once: new rows are placed together
 
     @classmethod
     def missing(cls, rows: int) -> str:

@@ -32,6 +32,7 @@ from zootools import Zoo, build, open_zoo
 from zootools.architectures import build_schema
 from zootools.cli import main
 from zootools.errors import SpecError
+from zootools.hub.release import publish
 from zootools.spec import Mlp, parse_spec
 
 BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthiner", "untrained"}
@@ -359,12 +360,17 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     return tmp_path
 
 
-def test_the_command_prints_one_json_object_and_writes_the_table(varied: Path, in_folder: Path) -> None:
-    words = ["represent", "--zoo", str(varied), "--recipe", "smoke", "--set", "encoder.latent=4", "--baselines-only"]
+def test_the_command_takes_a_name_prints_one_json_object_and_writes_the_table(
+    varied: Path, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOOTOOLS_HUB", str(in_folder / "hub"))
+    publish(varied, "group/varied", hub=in_folder / "hub")
+    words = ["represent", "--zoo", "group/varied", "--recipe", "smoke", "--set", "encoder.latent=4", "--baselines-only"]
     done = CliRunner().invoke(main, [*words, "--json"])
     assert done.exit_code == 0, done.output
     value = json.loads(done.stdout)
-    assert done.stderr == ""
+    assert "from the hub folder" in done.stderr
+    assert "probed" not in done.stderr
     assert {entry["method"] for entry in value["scores"]} == BASELINES
     assert (value["zoo"], value["recipe"]) == ("varied", "smoke encoder.latent=4")
     table = pq.read_table(in_folder / "representations" / "varied" / "smoke" / "baselines.parquet")
