@@ -122,6 +122,8 @@ class HubServer(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.xet: str | None = None
+        """Where Xet uploads go (``local:///folder``): hf_xet writes there itself; only it can read that."""
 
     def fault(self, line: str) -> Fault | None:
         with self.lock:
@@ -215,6 +217,7 @@ class Handler(BaseHTTPRequestHandler):
             (rf"POST /api/datasets/{name}/commit/(.+)", self._commit),
             (rf"GET /api/datasets/{name}/discussions", self._discussions),
             (rf"POST /api/datasets/{name}/discussions/(\d+)/merge", self._merge),
+            (rf"GET /api/datasets/{name}/xet-write-token/(.+)", self._xet_token),
             (rf"POST /datasets/{name}\.git/info/lfs/objects/batch", self._batch),
             (r"PUT /blobs/([0-9a-f]{64})", self._put_blob),
             (rf"(?:GET|HEAD) /datasets/{name}/resolve/((?:refs/pr/)?[^/]+)/(.+)", self._resolve),
@@ -358,6 +361,15 @@ class Handler(BaseHTTPRequestHandler):
                 }
             )
         self._json({"files": answers})
+
+    def _xet_token(self, repo_id: str, revision: str) -> None:
+        self._writable(repo_id)
+        if self.server.xet is None:
+            raise Refusal(404, "", "Not Found")
+        expires = int(time.time()) + 3600
+        token = {"casUrl": self.server.xet, "accessToken": "x", "exp": expires}
+        headers = {"X-Xet-Cas-Url": self.server.xet, "X-Xet-Access-Token": "x", "X-Xet-Token-Expiration": str(expires)}
+        self._answer(json.dumps(token).encode(), 200, headers)
 
     def _batch(self, repo_id: str) -> None:
         self._writable(repo_id)

@@ -1,5 +1,6 @@
 """Publishing to a Hub that fails: whatever happens, the repository is the zoo or what it was before."""
 
+import hashlib
 import os
 import random
 import signal
@@ -196,7 +197,7 @@ def test_many_files_go_through_a_pull_request_that_is_taken_up_again(
         publish(grown_zoo, NAME, hub=server.url)
     repo = server.repos[NAME]
     assert held(repo.head()) == expected(tiny_zoo)
-    server.faults = [Fault("commit/refs/pr/1", "reset-after"), Fault("merge", 503)]
+    server.faults = [Fault("commit/refs/pr/1", "reset-after"), Fault("merge", 503), Fault("merge", "reset-after")]
     done = publish(grown_zoo, NAME, hub=server.url)
     assert done.commits >= 3
     assert [request["status"] for request in repo.requests] == ["merged"]
@@ -206,13 +207,22 @@ def test_many_files_go_through_a_pull_request_that_is_taken_up_again(
         publish(tiny_zoo, NAME, hub=server.url, revision="draft")
 
 
+def test_a_zoo_goes_from_one_hub_to_another(
+    server: HubServer, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tiny_zoo, "other/zoo", hub=tmp_path)
+    monkeypatch.setenv("ZOOTOOLS_HUB", str(tmp_path))
+    publish("other/zoo", NAME, hub=server.url)
+    check_history(server, tiny_zoo)
+
+
 def test_more_files_than_a_hub_takes_are_refused_before_the_first_byte(
     server: HubServer, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "MAX_FILES", 10)
     with pytest.raises(SpecError, match=r"13 files.*checkpoint_epochs"):
         publish(tiny_zoo, NAME, hub=server.url)
-    assert server.requests == []
+    assert [request.method for request in server.requests] == ["GET"]
 
 
 def test_a_data_set_that_is_no_zoo_is_not_replaced(server: HubServer, tiny_zoo: Path) -> None:
@@ -245,7 +255,31 @@ def test_a_refusal_says_what_to_do_and_is_not_tried_again(
     server.faults = [Fault("", kind)] if kind else []
     with pytest.raises((HubError, ZooNotFoundError), match=text) as caught:
         publish(tiny_zoo, NAME, hub=server.url)
-    assert len(server.requests) <= 3
+    assert len(server.requests) <= 4
     assert server.repos == {}
     assert "\n" not in str(caught.value)
     assert token is None or token not in str(caught.value)
+
+
+def test_large_files_go_through_xet_where_the_hub_has_it(server: HubServer, tiny_zoo: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "zootools", "publish", str(tiny_zoo), NAME]
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "0",
+    }
+    refused = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
+    assert refused.returncode == 2
+    assert "HF_HUB_DISABLE_XET=1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    # The store of hf_xet is a folder here; its content reaches the commit by a way that only the server knows.
+    server.xet = f"local://{tmp_path / 'xet'}"
+    server.blobs = {hashlib.sha256(data).hexdigest(): data for data in expected(tiny_zoo).values()}
+    server.requests.clear()
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    check_history(server, tiny_zoo)
+    assert not [request for request in server.requests if request.path.startswith("/blobs")]
+    stored = sum(path.stat().st_size for path in (tmp_path / "xet").rglob("*") if path.is_file())
+    assert stored > sum(path.stat().st_size for path in tiny_zoo.rglob("*.safetensors"))

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import HUB, JSON, REVISION, print_value, show_pairs
+from zootools.cli.shared import HUB, JSON, REVISION, ZOO, print_value, show_pairs
 
 
 @click.command()
-@click.argument("zoo", type=click.Path(path_type=Path))
+@ZOO
 @click.argument("name", metavar="ORG/NAME")
 @HUB
 @click.option("--public/--private", default=None, help="Who may read it; a new one is private unless you say so.")
@@ -20,7 +20,7 @@ from zootools.cli.shared import HUB, JSON, REVISION, print_value, show_pairs
 @click.option("--dry-run", is_flag=True, help="Print the card and the files with their sizes; send nothing.")
 @JSON
 def publish(
-    zoo: Path,
+    zoo: str,
     name: str,
     hub: str | None,
     public: bool | None,

@@ -51,7 +51,12 @@ def is_transient(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in TRANSIENT
-    return any(isinstance(e, ClientError) or "Consistency check failed" in str(e) for e in _chain(error))
+    if _without_xet(error):
+        return False
+    # A ConnectionError is what hf_xet raises for network trouble.
+    return any(
+        isinstance(e, ClientError | ConnectionError) or "Consistency check failed" in str(e) for e in _chain(error)
+    )
 
 
 def is_unreachable(error: BaseException) -> bool:
@@ -104,9 +109,15 @@ def translated(error: BaseException, what: str) -> ZooError:
         return HubError(f"{what}: the token may not do this; it needs the right to write to this organisation or user")
     if status in CONFLICT:
         return HubError(f"{what}: somebody else has changed it meanwhile; look at it, then run the same command again")
+    if _without_xet(error):
+        return HubError(f"{what}: this Hub has no Xet storage; set HF_HUB_DISABLE_XET=1 and run the same command again")
     if is_unreachable(error):
         return HubError(f"{what}: the Hub cannot be reached ({_short(error)}); check network, proxy and HF_ENDPOINT")
     return StorageError(f"{what}: the Hub failed ({_short(error)}); run the same command again, it goes on from here")
+
+
+def _without_xet(error: BaseException) -> bool:
+    return any("xet-write-token" in str(e) and "404" in str(e) for e in _chain(error))
 
 
 def _short(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from zootools.card import render_card
 from zootools.errors import DamagedZooError, SpecError, StorageError
 from zootools.files import durable_path, sha256_file, write_durably
 from zootools.hub import folder as hub_folder
+from zootools.hub.locate import locate
 from zootools.hub.names import (
     MAX_FILES,
     MAX_FILES_PER_FOLDER,
@@ -58,12 +59,15 @@ class Published:
 
 
 @contextmanager
-def prepare(zoo: Path, name: ZooName, allow_partial: bool = False) -> Iterator[Release]:
-    """Yield what the publication of a zoo folder under a name consists of; every file has been checked.
+def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iterator[Release]:
+    """Yield what the publication of a zoo under a name consists of; every file has been checked.
 
     Raises ZooNotFoundError for a folder without a zoo, SpecError for an unfinished zoo that is not to be published
     as it is, DamagedZooError when a file is not what the manifest promises.
     """
+    place = locate(zoo)
+    place.fetch_all()
+    zoo = place.folder
     plan = ZooFolder(zoo).read_plan()
     if plan is None:
         manifest = read_manifest(zoo)
@@ -86,7 +90,7 @@ def prepare(zoo: Path, name: ZooName, allow_partial: bool = False) -> Iterator[R
 
 
 def publish(
-    zoo: Path,
+    zoo: str | Path,
     name: str,
     *,
     hub: str | Path | None = None,
@@ -98,7 +102,7 @@ def publish(
     """Publish a zoo folder as ``name`` (``org/name``); the same call again goes on where it was interrupted.
 
     Args:
-        zoo: the folder.
+        zoo: the folder, or the name of a published zoo, to copy it from one hub to another.
         name: ``org/name``.
         hub: a folder that serves as the hub, or another Hub's URL; else $ZOOTOOLS_HUB, else the Hub.
         public: whether all may read it; None leaves that as it is, and makes a new repository private.
@@ -112,11 +116,13 @@ def publish(
     target, setting = require_name(name, revision), hub_setting(hub)
     if tag is not None:
         require_name(target.repo_id, tag)
-    with prepare(zoo, target, allow_partial) as release:
-        if isinstance(setting, Path):
+    if isinstance(setting, Path):
+        with prepare(zoo, target, allow_partial) as release:
             return _publish_to_folder(release, setting, tag)
-        from zootools.hub import upload
+    from zootools.hub import upload
 
+    upload.check_access(target, setting)
+    with prepare(zoo, target, allow_partial) as release:
         return upload.publish(release, setting, public=public, tag=tag)
 
 

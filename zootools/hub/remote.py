@@ -31,6 +31,8 @@ THREADS = 8
 EXTRAS = ("README.md", "build.json")
 """Files of a zoo that its manifest does not hash; fetched only when a whole copy is wanted."""
 MAX_EXTRA = 16 << 20
+SLACK = 1 << 20
+"""Bytes beyond its size after which a download is stopped."""
 TAG = "zootools"
 """The tag by which zoos are found."""
 MOST = 1000
@@ -223,7 +225,7 @@ def _counter(name: str, file: str, size: int) -> type[tqdm]:
             nonlocal received
             with lock:
                 received += int(n or 0)
-            if received > size:
+            if received > size + SLACK:
                 raise DamagedZooError(f"{name}: {file} brings more than the {size} bytes it should have")
             return super().update(n)
 

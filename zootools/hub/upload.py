@@ -7,6 +7,7 @@ difference says whether it happened. Readers see the old version until the commi
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from zootools import __version__
-from zootools.errors import DamagedZooError, HubError, SpecError, ZooNotFoundError
+from zootools.errors import DamagedZooError, HubError, SpecError, ZooError, ZooNotFoundError
 from zootools.hub.calls import CONFLICT, PAUSES, TIMEOUT, is_transient, offline, retried, status_of, translated, wait
 from zootools.hub.names import ZooName
 from zootools.hub.release import Published, Release
@@ -43,10 +44,6 @@ class State:
 def publish(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
     """Make a branch of a repository equal to a release; see `zootools.hub.release.publish`."""
     name = release.name
-    if offline():
-        raise HubError(f"{name}: HF_HUB_OFFLINE is set; unset it to publish, or give a folder with --hub")
-    if get_token() is None:
-        raise HubError(f"{name}: there is no token; run `hf auth login` or set HF_TOKEN, or give a folder with --hub")
     target = Target(name, endpoint)
     before = target.open()
     operations = difference(release, before)
@@ -69,6 +66,16 @@ def publish(release: Release, endpoint: str | None, *, public: bool | None, tag:
     if public and before.private:
         target.set_private(False)
     return Published(after.commit, target.api.endpoint, len(release.files), release.size, target.commits)
+
+
+def check_access(name: ZooName, endpoint: str | None) -> None:
+    """Raise HubError, before anything is hashed or sent, where publishing must fail for want of network or token."""
+    if offline():
+        raise HubError(f"{name}: HF_HUB_OFFLINE is set; unset it to publish, or give a folder with --hub")
+    if get_token() is None:
+        raise HubError(f"{name}: there is no token; run `hf auth login` or set HF_TOKEN, or give a folder with --hub")
+    with suppress(ZooNotFoundError):
+        Target(name, endpoint).state(first=True)
 
 
 def difference(release: Release, state: State) -> list[Operation]:
@@ -193,7 +200,12 @@ class Target:
             state = side.commit(release, batch, state)
         if self.state().commit != parent.commit:
             raise _conflict(self.name)
-        self._call(lambda: self.api.merge_pull_request(repo, number, repo_type="dataset"))
+        try:
+            self._call(lambda: self.api.merge_pull_request(repo, number, repo_type="dataset"))
+        except ZooError:
+            # An answer that was lost makes a second attempt fail; what counts is whether it happened.
+            if difference(release, self.state()):
+                raise
         self.commits += side.commits + 1
         return self.state()
 
