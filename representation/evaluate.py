@@ -90,7 +90,8 @@ def represent(
         begun = time.monotonic()
         run.score(method)
         say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
-    label = " ".join([Path(recipe).stem, *overrides])
+    length = [] if epochs is None or baselines_only else [f"training.epochs={epochs}"]
+    label = " ".join([Path(recipe).stem, *overrides, *length])
     results = Results.of(run.rows, home.name, label, home.counts, notes, excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
     return results

@@ -118,7 +118,7 @@ def test_every_method_is_scored_on_every_property_and_split(learned: Results, fo
     assert learned.excluded["optimizer"] == "constant (adam) in the train split"
     assert pq.read_table(folder / "out" / "results.parquet").equals(learned.table)
     assert learned.table.schema.equals(SCHEMA)
-    assert set(learned.table["recipe"].to_pylist()) == {"smoke"}
+    assert set(learned.table["recipe"].to_pylist()) == {"smoke training.epochs=1"}
 
 
 def test_a_score_is_what_scikit_learn_finds(learned: Results, varied: Path) -> None:
@@ -168,6 +168,15 @@ def test_embeddings_come_in_the_order_of_the_metadata(learned: Results, varied: 
     alone = encoder.embed(zoo.checkpoint(row["model_id"], row["epoch"]).weights())
     torch.testing.assert_close(found[5], alone[0])
     assert torch.equal(embed(zoo, encoder), found)
+
+
+def test_without_an_encoder_embed_trains_the_default_recipe_once(varied: Path, in_folder: Path) -> None:
+    found = embed(varied)
+    encoder = Encoder.from_pretrained("representations/varied/default/seed-0")
+    zoo = open_zoo(varied)
+    assert found.shape == (len(zoo), load_recipe("default").encoder.latent)
+    assert torch.equal(encoder.embed(zoo.weights()), found)
+    assert torch.equal(embed(zoo), found)
 
 
 def test_text_has_a_cell_for_each_score_and_says_what_was_left_out(learned: Results) -> None:
