@@ -1,29 +1,36 @@
-"""How many model-samples per second (forward + backward + optimizer step) a machine trains.
+"""How many model-samples per second a machine trains and evaluates.
 
-    python benchmarks/training.py --seconds 5 --data /path/to/torchvision/data
+    python benchmarks/training.py --seconds 3 --data /path/to/torchvision/data
 
-Three ways, one after the other in one run, each on the whole machine (a process per core, one thread each):
+Four ways, one after the other in one run, each on the whole machine (a process per core, one thread each). Seconds
+are seconds of the processor: on a quiet machine those of the clock, on a shared one what the others leave.
 
 - reference: `zootools.training.reference`, one model per process. It draws dropout even at rate zero, so it
   says what is right, not what is fast;
 - peers: one model per process, DataLoader and torch.optim, loss and accuracy read at every step, as the
-  published zoo generators do;
-- stacked: `StackedTrainer`, `stack_width` models per process.
+  published zoo generators do; they evaluate the whole test set as one batch;
+- torch: `StackedTrainer`, many models per process in PyTorch;
+- native: `NativeTrainer`, the compiled kernel, one model per SIMD lane.
 
-All are counted in whole epochs over the same images. No scores on a test set, no checkpoints.
+The first table trains the networks of TETRIS-SEED and MNIST-SEED at several batch sizes. The second trains other
+architectures, activations and optimizers with the native kernel only. The third evaluates. Shares of the peak are of
+this machine's own float32 product of two 2048 x 2048 matrices, measured in the same run.
 """
 
 import functools
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -34,68 +41,167 @@ from zootools.architectures import Schema, build_schema
 from zootools.image_files import data_folder
 from zootools.images import ImageData, Subset, load_images
 from zootools.population import ModelConfig
-from zootools.spec import Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages
+from zootools.spec import Architecture, Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages, Training
+from zootools.training.backend import Trainer, choose_backend
 from zootools.training.reference import make_optimizer, train_reference
-from zootools.training.stacked import StackedTrainer, stack_width
 
-BATCH_SIZES = {"tetris": (1, 10, 64, 256), "mnist": (4, 10, 64, 256)}
-LEARNING_RATES = {"tetris": 3e-5, "mnist": 3e-4}
 MNIST_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained: one row of a table."""
+
+    zoo: str
+    architecture: Architecture
+    batch_size: int
+    activation: str = "tanh"
+    optimizer: str = "adam"
+    dropout: float = 0.0
+
+    def schema(self, images: ImageData) -> Schema:
+        """Return the layers."""
+        return build_schema(self.architecture, images.input_shape, images.classes)
+
+    def models(self, rank: int, count: int) -> list[ModelConfig]:
+        """Return models of which no two workers have the same."""
+        lr = 3e-5 if self.zoo == "tetris" else 3e-4
+        init = "uniform" if self.activation == "tanh" else "kaiming_uniform"
+        hyper = Hyperparameters.model_validate(
+            {
+                "activation": self.activation,
+                "init": init,
+                "optimizer": self.optimizer,
+                "lr": lr,
+                "dropout": self.dropout,
+            }
+        )
+        return [ModelConfig("", "", rank * count + index, "train", hyper) for index in range(count)]
+
+
+MLP, SMALL = Mlp(name="mlp", hidden=(5,), bias=False), Cnn(name="cnn_small")
+MAIN = [
+    *(Cell("tetris", MLP, size) for size in (1, 10, 64, 256)),
+    *(Cell("mnist", SMALL, size) for size in (4, 10, 64, 256)),
+]
+VARIANTS = [
+    Cell("mnist", SMALL, 4),
+    *(Cell("mnist", SMALL, 4, activation) for activation in ("relu", "sigmoid", "gelu", "leaky_relu", "silu")),
+    *(Cell("mnist", SMALL, 4, optimizer=optimizer) for optimizer in ("sgd", "rmsprop")),
+    Cell("mnist", SMALL, 4, dropout=0.5),
+    Cell("mnist", Cnn(name="cnn_unterthiner"), 4),
+    Cell("colour", Cnn(name="cnn_large"), 4),
+]
+EVALUATED = [Cell("mnist", SMALL, 4)]
 
 
 @functools.cache
 def zoo_images(zoo: str, data: Path | None) -> tuple[str, ImageData]:
-    """Return what the table calls the images, and the images. Nothing is downloaded."""
+    """Return what the tables call the images, and the images. Nothing is downloaded."""
     if zoo == "tetris":
         return "seeded", load_images(TetrisImages(name="tetris", train=1000, test=1, noise_train=0.2, noise_test=0.8))
+    if zoo == "colour":
+        draws = torch.Generator().manual_seed(0)
+        subset = Subset(torch.randn(1000, 3, 32, 32, generator=draws), torch.arange(1000) % 10)
+        return "random", ImageData(subset, Subset(subset.images[:0], subset.labels[:0]), subset, 10)
     if all((data_folder(data) / "MNIST" / "raw" / file).is_file() for file in MNIST_FILES):
-        return "MNIST", load_images(DatasetImages(name="mnist", train=1000, test=1, mean=0.1307, std=0.3081), data)
-    return "digits at 28x28", load_images(DatasetImages(name="digits", train=1000, test=1, size=28))
+        images = DatasetImages(name="mnist", train=1000, test=5000, mean=0.1307, std=0.3081)
+        return "MNIST", load_images(images, data)
+    return "digits at 28x28", load_images(DatasetImages(name="digits", train=1000, size=28))
 
 
-def epoch_images(zoo: str, batch_size: int, data: Path | None) -> ImageData:
-    """Return the images of one epoch: all of TETRIS; of MNIST so few that a stack needs about a second."""
-    images = zoo_images(zoo, data)[1]
-    if zoo == "tetris":
+def epoch_images(cell: Cell, data: Path | None) -> ImageData:
+    """Return the images of one epoch: all of TETRIS; of the others so few that PyTorch needs about a second."""
+    images = zoo_images(cell.zoo, data)[1]
+    if cell.zoo == "tetris":
         return images
-    count = -(-max(256, 2 * batch_size) // batch_size) * batch_size
+    count = -(-max(256, 2 * cell.batch_size) // cell.batch_size) * cell.batch_size
     train = Subset(images.train.images[:count], images.train.labels[:count])
     return ImageData(train, images.validation, images.test, images.classes)
 
 
-# --- the three ways: iterators of which each step trains one epoch ---------------------------------------------
+# --- the ways: (models, iterator of which each step is one epoch) -----------------------------------------------
 
 
-def reference(schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int) -> Iterator[object]:
-    """The definition of what is right: the first model alone."""
-    return itertools.islice(train_reference(schema, models[0], images, batch_size, 10**9), 1, None)
+def reference(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
+    """The definition of what is right: one model alone."""
+    (model,) = cell.models(rank, 1)
+    return 1, itertools.islice(train_reference(cell.schema(images), model, images, cell.batch_size, 10**9), 1, None)
 
 
-def peers(schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int) -> Iterator[object]:
-    """The first model alone, trained as the published zoo generators do it."""
-    network = next(train_reference(schema, models[0], images, batch_size, 0))
-    optimizer = make_optimizer(network, models[0].hyperparameters)
+def peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
+    """One model alone, trained as the published zoo generators do it."""
+    (model,) = cell.models(rank, 1)
+    network = next(train_reference(cell.schema(images), model, images, cell.batch_size, 0))
+    optimizer = make_optimizer(network, model.hyperparameters)
     dataset = TensorDataset(images.train.images, images.train.labels)
-    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True)
-    while True:
-        loss_sum = correct = 0.0
-        for inputs, labels in loader:
-            optimizer.zero_grad()
-            logits = network(inputs)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            loss_sum += loss.item() * len(labels)
-            correct += (logits.argmax(1) == labels).sum().item()
-        yield loss_sum, correct
+    loader = DataLoader(dataset, batch_size=cell.batch_size, shuffle=True)
+
+    def epochs() -> Iterator[object]:
+        while True:
+            loss_sum = correct = 0.0
+            for inputs, labels in loader:
+                optimizer.zero_grad()
+                logits = network(inputs)
+                loss = F.cross_entropy(logits, labels)
+                loss.backward()
+                optimizer.step()
+                loss_sum += loss.item() * len(labels)
+                correct += (logits.argmax(1) == labels).sum().item()
+            yield loss_sum, correct
+
+    return 1, epochs()
 
 
-def stacked(schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int) -> Iterator[object]:
-    """All models, side by side."""
-    return map(StackedTrainer(schema, models, images, batch_size).train_epoch, itertools.count(1))
+def trainer_of(backend: str, cell: Cell, images: ImageData, rank: int) -> Trainer:
+    """Return one full trainer of a backend."""
+    chosen, training = (
+        choose_backend(backend, "cpu", cell.schema(images)),
+        Training(epochs=1, batch_size=cell.batch_size),
+    )
+    return chosen.trainers(cell.schema(images), cell.models(rank, 256), images, training)[0]
 
 
-WAYS = {way.__name__: way for way in (reference, peers, stacked)}
+def many(backend: str, cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
+    """Many models side by side."""
+    trainer = trainer_of(backend, cell, images, rank)
+    return trainer.count, map(trainer.train_epoch, itertools.count(1))
+
+
+WAYS = {
+    "reference": reference,
+    "peers": peers,
+    "torch": functools.partial(many, "torch"),
+    "native": functools.partial(many, "native"),
+}
+
+
+def evaluate_peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
+    """One model alone, the whole test set as one batch."""
+    (model,) = cell.models(rank, 1)
+    network = next(train_reference(cell.schema(images), model, images, cell.batch_size, 0)).eval()
+
+    def passes() -> Iterator[object]:
+        while True:
+            with torch.no_grad():
+                logits = network(images.test.images)
+            yield F.cross_entropy(logits, images.test.labels).item(), (logits.argmax(1) == images.test.labels).sum()
+
+    return 1, passes()
+
+
+def evaluate_many(backend: str, cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
+    """Many models side by side, F scores included."""
+    only_test = ImageData(Subset(images.train.images[:1], images.train.labels[:1]), images.validation, images.test, 10)
+    trainer = trainer_of(backend, cell, only_test, rank)
+    return trainer.count, (trainer.evaluate() for _ in itertools.count())
+
+
+EVALUATIONS = {
+    "peers": evaluate_peers,
+    "torch": functools.partial(evaluate_many, "torch"),
+    "native": functools.partial(evaluate_many, "native"),
+}
 
 
 # --- measuring ------------------------------------------------------------------------------------------------
@@ -111,23 +217,60 @@ def start_worker(barrier: Barrier) -> None:
     torch.set_num_threads(1)
 
 
-def measure(way: str, zoo: str, batch_size: int, seconds: float, data: Path | None, rank: int) -> float:
+def measure(kind: str, way: str, cell: Cell, seconds: float, data: Path | None, rank: int) -> float:
     """Return the model-samples per second of this process, while the others do the same."""
-    images = epoch_images(zoo, batch_size, data)
-    architecture = Mlp(name="mlp", hidden=(5,), bias=False) if zoo == "tetris" else Cnn(name="cnn_small")
-    schema = build_schema(architecture, images.input_shape, images.classes)
-    hyper = Hyperparameters(activation="tanh", init="uniform", optimizer="adam", lr=LEARNING_RATES[zoo])
-    width = stack_width(schema, "cpu")
-    models = [ModelConfig("", "", rank * width + index, "train", hyper) for index in range(width)]
-    epochs = WAYS[way](schema, models, images, batch_size)
+    images = epoch_images(cell, data)
+    models, epochs = (WAYS if kind == "train" else EVALUATIONS)[way](cell, images, rank)
+    samples = len(images.train) if kind == "train" else len(images.test)
     next(epochs)  # warm-up
     _barrier.wait(timeout=600)
-    begin, done, elapsed = time.perf_counter(), 0, 0.0
+    begin, done, elapsed = time.process_time(), 0, 0.0
     while elapsed < seconds:
         next(epochs)
         done += 1
-        elapsed = time.perf_counter() - begin
-    return done * (width if way == "stacked" else 1) * len(images.train) / elapsed
+        elapsed = time.process_time() - begin
+    return done * models * samples / elapsed
+
+
+def measure_peak(seconds: float) -> float:
+    """Return the best float32 FLOP/s of a 2048-cubed matrix product in this process, while the others do the same."""
+    a, b = torch.randn(2, 2048, 2048)
+    a @ b
+    _barrier.wait(timeout=600)
+    begin, best = time.process_time(), math.inf
+    while time.process_time() - begin < seconds:
+        start = time.process_time()
+        a @ b
+        best = min(best, time.process_time() - start)
+    return 2 * 2048**3 / best
+
+
+def memory_of_training(cell: Cell, data: Path | None) -> float:
+    """Return what training adds to this process beyond torch and the images: MB of proportional set size."""
+    images = epoch_images(cell, data)
+    next(WAYS["reference"](cell, images, 0)[1])
+    before = _proportional_set_size()
+    trainers = [trainer_of("native", cell, images, rank) for rank in range(16)]  # a stack of 256 models
+    for trainer in trainers:
+        trainer.train_epoch(1)
+        trainer.evaluate()
+    return _proportional_set_size() - before
+
+
+def _proportional_set_size() -> float:
+    rollup = Path("/proc/self/smaps_rollup")
+    if not rollup.exists():
+        return math.nan
+    return next(int(line.split()[1]) for line in rollup.read_text().splitlines() if line.startswith("Pss:")) / 1024
+
+
+def training_flops(schema: Schema) -> float:
+    """Floating-point operations of one sample, forward and backward; the first layer's input needs no gradient."""
+    first = schema.layers[0]
+    places = 1
+    if first.kind == "conv":
+        places = math.prod((side - first.kernel) // first.stride + 1 for side in schema.input_shape[1:])
+    return 3 * schema.forward_flops() - 2 * first.outputs * first.fan_in * places
 
 
 def cpu_model() -> str:
@@ -138,37 +281,92 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows as a Markdown table."""
+    click.echo(f"\n{title}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        click.echo(f"| {' | '.join(f'{v:,.0f}' if isinstance(v, float) else str(v) for v in row.values())} |")
+
+
 @click.command()
-@click.option("--seconds", default=5.0, show_default=True, help="Least time of one cell.")
+@click.option("--seconds", default=3.0, show_default=True, help="Least time of one cell.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of torchvision's data; else $ZOOTOOLS_DATA.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
 def main(seconds: float, data: Path | None, as_json: bool) -> None:
-    """Print model-samples per second of the three ways as a table."""
+    """Print model-samples per second as tables."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
     spawn = multiprocessing.get_context("spawn")
-    machine = {"torch": torch.__version__, "cpu": cpu_model(), "cores": cores, "seconds": seconds}
-    table = ["| zoo | batch | reference | peers | stacked | stacked/peers | stacked/reference |"]
-    table.append("|---|--:|--:|--:|--:|--:|--:|")
-    rows = []
     with ProcessPoolExecutor(cores, spawn, start_worker, (spawn.Barrier(cores),)) as pool:
-        for zoo, batch_size in ((zoo, size) for zoo, sizes in BATCH_SIZES.items() for size in sizes):
-            rates: dict[str, float] = {}
-            for way in WAYS:
-                click.echo(f"{zoo}, batch size {batch_size}: {way}", err=True)
-                # A worker waits at the barrier until each of the others has a task too, so each gets one.
-                tasks = [pool.submit(measure, way, zoo, batch_size, seconds, data, rank) for rank in range(cores)]
-                rates[way] = sum(task.result() for task in tasks)
-            images = zoo_images(zoo, data)[0]
-            rows.append({"zoo": zoo, "images": images, "batch_size": batch_size, **rates})
-            cells = [f"{zoo} ({images})", str(batch_size), *(f"{rate:,.0f}" for rate in rates.values())]
-            cells += [f"{rates['stacked'] / rates[other]:.1f}x" for other in ("peers", "reference")]
-            table.append(f"| {' | '.join(cells)} |")
+
+        def everywhere(function: Any, *arguments: Any) -> float:
+            # A worker waits at the barrier until each of the others has a task too, so each gets one.
+            tasks = [
+                pool.submit(function, *arguments, *([rank] if function is measure else [])) for rank in range(cores)
+            ]
+            return sum(task.result() for task in tasks)
+
+        def rates(kind: str, ways: Any, cell: Cell) -> dict[str, float]:
+            click.echo(f"{kind} {cell}", err=True)
+            return {way: everywhere(measure, kind, way, cell, seconds, data) for way in ways}
+
+        peak = everywhere(measure_peak, 1.0)
+        main_rows, variant_rows, evaluation_rows = [], [], []
+        for cell in MAIN:
+            found = rates("train", WAYS, cell)
+            flops = training_flops(cell.schema(epoch_images(cell, data)))
+            main_rows.append(
+                {
+                    "zoo": f"{cell.zoo} ({zoo_images(cell.zoo, data)[0]})",
+                    "batch": cell.batch_size,
+                    **found,
+                    "torch/peers": f"{found['torch'] / found['peers']:.1f}x",
+                    "native/peers": f"{found['native'] / found['peers']:.1f}x",
+                    "native, share of peak": f"{found['native'] * flops / peak:.0%}",
+                }
+            )
+        for cell in VARIANTS:
+            rate = rates("train", ["native"], cell)["native"]
+            share = rate * training_flops(cell.schema(epoch_images(cell, data))) / peak
+            first = variant_rows[0] if variant_rows else {"native": rate}
+            variant_rows.append(
+                {
+                    "architecture": cell.architecture.name,
+                    "activation": cell.activation,
+                    "optimizer": cell.optimizer,
+                    "dropout": str(cell.dropout),
+                    "native": rate,
+                    "to tanh, adam": f"{rate / first['native']:.2f}" if cell.architecture == SMALL else "",
+                    "share of peak": f"{share:.0%}",
+                }
+            )
+        for cell in EVALUATED:
+            found = rates("evaluate", EVALUATIONS, cell)
+            evaluation_rows.append(
+                {
+                    "network": cell.architecture.name,
+                    **found,
+                    "torch/peers": f"{found['torch'] / found['peers']:.1f}x",
+                    "native/peers": f"{found['native'] / found['peers']:.1f}x",
+                }
+            )
+        memory = pool.submit(memory_of_training, VARIANTS[0], data).result()
+    machine = {
+        "torch": torch.__version__,
+        "cpu": cpu_model(),
+        "cores": cores,
+        "peak": f"{peak / 1e9:.0f} GFLOP/s",
+        "memory of a worker beyond torch and images": f"{memory:.0f} MB",
+        "seconds a cell": seconds,
+    }
     if as_json:
-        click.echo(json.dumps({"machine": machine, "rows": rows}, indent=2))
-    else:
-        header = ", ".join(f"{key} {value}" for key, value in machine.items())
-        click.echo("\n".join([f"Model-samples per second: {header} (a cell)", "", *table]))
+        tables = {"training": main_rows, "variants": variant_rows, "evaluation": evaluation_rows}
+        click.echo(json.dumps({"machine": machine, **tables}, indent=2))
+        return
+    click.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
+    show("Training, model-samples per second", main_rows)
+    show("Other networks and settings", variant_rows)
+    show("Evaluation, model-samples per second", evaluation_rows)
 
 
 if __name__ == "__main__":
