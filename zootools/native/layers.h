@@ -7,7 +7,6 @@
 #include "vec.h"
 
 #define UNROLL _Pragma("GCC unroll 64")
-#define INLINE inline __attribute__((always_inline))
 
 // How many accumulators a tile may have: the other registers hold the operands.
 constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;
@@ -15,11 +14,11 @@ constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
-// Cycles of a tile of a x b products per step: products, loads, and a floor because each accumulator must wait
-// for its last product.
-constexpr int tile_cost(int a, int b) { return a == 0 || b == 0 ? 0 : larger(larger(a * b, a + b), 8); }
+// Cost of one step of a tile of a x b products: its products or its loads, whichever are more, and no less than
+// eight, because each accumulator must wait for its last product; among equals the one with fewer loads.
+constexpr int tile_cost(int a, int b) { return a == 0 || b == 0 ? 0 : 8 * larger(larger(a * b, a + b), 8) + a + b; }
 
-// Cycles of covering ROWS x COLUMNS with tiles of a x b and the rests at the edges.
+// Cost of covering ROWS x COLUMNS with tiles of a x b and the rests at the edges.
 constexpr long cover_cost(int rows, int columns, int a, int b) {
     long whole_rows = rows / a, whole_columns = columns / b;
     int last_row = rows % a, last_column = columns % b;
@@ -75,9 +74,13 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     static constexpr int STRIP = smaller(OUT_ROWS, larger(1, 48 / (POOL * SUM_COLUMNS)));
     static constexpr int STRIP_PLACES = STRIP * POOL * SUM_COLUMNS;
 
+    // Of the four sums in a window of 2 x 2 only the winner has a gradient. Where selecting is cheap (AVX-512 has
+    // masks), picking the winner's inputs and multiplying once takes half the time of multiplying four times.
+    static constexpr bool BY_WINNER = POOL == 2 && STRIDE == 1 && LANES == 16;
+
     using Memory = Kept<UNITS, (POOL > 1)>;
     struct Scratch {
-        Vec sums[OUTPUTS * STRIP_PLACES];
+        Vec sums[POOL > 1 ? OUTPUTS * STRIP_PLACES : 1];
     };
 
     static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &scratch) {
@@ -100,14 +103,20 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
                 for (int i = 0; i < PLACES; i++) sum += dout[o * PLACES + i];
                 dw[KERNELS + o] += sum;
             }
+        if constexpr (BY_WINNER) winner_gradients(x, dout, kept.winner, dw);
+        if (BY_WINNER && !dx) return;
         if (dx) __builtin_memset(dx, 0, sizeof(Vec) * CHANNELS * HEIGHT * WIDTH);
         in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) {
-            unpool<ROWS>(dout, kept, row, scratch.sums);
+            // How far apart the channels of the sums' gradients are: without pooling they are those of the output.
+            constexpr int STEP = POOL > 1 ? ROWS * POOL * SUM_COLUMNS : PLACES;
+            const Vec *sums = dout + row * OUT_COLUMNS;
+            if constexpr (POOL > 1) {
+                unpool<ROWS>(dout, kept, row, scratch.sums);
+                sums = scratch.sums;
+            }
             const int top = row * POOL * STRIDE;
-            weight_gradients<ROWS * POOL>(x + top * WIDTH, scratch.sums, dw);
-            if (dx)
-                for (int r = 0; r < ROWS * POOL; r++)
-                    input_gradients<ROWS * POOL>(w, scratch.sums + r * SUM_COLUMNS, dx + (top + r * STRIDE) * WIDTH);
+            if constexpr (!BY_WINNER) weight_gradients<ROWS * POOL, STEP>(x + top * WIDTH, sums, dw);
+            if (dx) input_gradients<ROWS * POOL, STEP>(w, sums, dx + top * WIDTH);
         });
     }
 
@@ -169,30 +178,28 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
                 for (int column = 0; column < OUT_COLUMNS; column++) {
                     const int unit = (o * OUT_ROWS + row + r) * OUT_COLUMNS + column;
                     Vec *window = sums + (o * ROWS + r) * POOL * SUM_COLUMNS + column * POOL;
-                    if constexpr (POOL == 1)
-                        window[0] = dout[unit];
-                    else
-                        UNROLL for (int place = 0; place < POOL * POOL; place++)
-                            window[place / POOL * SUM_COLUMNS + place % POOL] =
-                                kept.winner[unit] == place ? dout[unit] : Vec{};
+                    UNROLL for (int place = 0; place < POOL * POOL; place++)
+                        window[place / POOL * SUM_COLUMNS + place % POOL] =
+                            kept.winner[unit] == place ? dout[unit] : Vec{};
                 }
     }
 
     // A few channels times (a part of) one kernel row stay in registers while all places of the strip go by.
-    template <int ROWS> static void weight_gradients(const Vec *x, const Vec *sums, Vec *dw) {
+    template <int ROWS, int STEP> static void weight_gradients(const Vec *x, const Vec *sums, Vec *dw) {
         constexpr Tile TILE = best_tile(OUTPUTS, KERNEL);
         in_blocks<OUTPUTS, TILE.rows>([&]<int OUTS>(int o) {
             for (int c = 0; c < CHANNELS; c++)
                 for (int ky = 0; ky < KERNEL; ky++)
                     in_blocks<KERNEL, TILE.columns>([&]<int TAPS>(int kx) {
-                        weight_tile<ROWS, OUTS, TAPS>(x + (c * HEIGHT + ky) * WIDTH + kx,
-                                                      sums + o * ROWS * SUM_COLUMNS,
+                        weight_tile<ROWS, STEP, OUTS, TAPS>(x + (c * HEIGHT + ky) * WIDTH + kx,
+                                                      sums + o * STEP,
                                                       dw + o * FAN_IN + (c * KERNEL + ky) * KERNEL + kx);
                     });
         });
     }
 
-    template <int ROWS, int OUTS, int TAPS> static INLINE void weight_tile(const Vec *x, const Vec *sums, Vec *dw) {
+    template <int ROWS, int STEP, int OUTS, int TAPS>
+    static INLINE void weight_tile(const Vec *x, const Vec *sums, Vec *dw) {
         Vec gradient[OUTS][TAPS];
         UNROLL for (int o = 0; o < OUTS; o++)
             UNROLL for (int k = 0; k < TAPS; k++) gradient[o][k] = dw[o * FAN_IN + k];
@@ -201,7 +208,7 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
                 const Vec *value = x + (row * WIDTH + column) * STRIDE;
                 const Vec *dsum = sums + row * SUM_COLUMNS + column;
                 Vec factor[OUTS];
-                UNROLL for (int o = 0; o < OUTS; o++) factor[o] = dsum[o * ROWS * SUM_COLUMNS];
+                UNROLL for (int o = 0; o < OUTS; o++) factor[o] = dsum[o * STEP];
                 UNROLL for (int k = 0; k < TAPS; k++)
                     UNROLL for (int o = 0; o < OUTS; o++) gradient[o][k] += factor[o] * value[k];
             }
@@ -209,25 +216,70 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
             UNROLL for (int k = 0; k < TAPS; k++) dw[o * FAN_IN + k] = gradient[o][k];
     }
 
-    // Spreads one row of gradients of the sums over the rows of x that it was computed from.
-    template <int ROWS> static void input_gradients(const Vec *w, const Vec *sums, Vec *dx) {
-        // The accumulators are a stretch of a row of x, as wide as the sums of a block reach.
-        constexpr int BLOCK = larger(1, smaller(SUM_COLUMNS, (ACCUMULATORS / 2 - KERNEL) / STRIDE + 1));
-        for (int c = 0; c < CHANNELS; c++)
-            for (int ky = 0; ky < KERNEL; ky++)
-                in_blocks<SUM_COLUMNS, BLOCK>([&]<int COLUMNS>(int column) {
-                    input_tile<ROWS, COLUMNS>(w + (c * KERNEL + ky) * KERNEL, sums + column,
-                                              dx + (c * HEIGHT + ky) * WIDTH + column * STRIDE);
-                });
+    // The weight gradients by way of the winners: (a part of) the columns of one kernel stay in registers.
+    static void winner_gradients(const Vec *x, const Vec *dout, const Int *winner, Vec *dw) {
+        constexpr int TAPS = larger(1, smaller(KERNEL, (REGISTERS - 6) / (KERNEL + 2)));
+        constexpr int STRIP = smaller(OUT_ROWS, larger(1, 32 / OUT_COLUMNS));  // its part of x fits the L1 cache
+        in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) {
+            for (int c = 0; c < CHANNELS; c++)
+                for (int o = 0; o < OUTPUTS; o++)
+                    in_blocks<KERNEL, TAPS>([&]<int COLUMNS>(int kx) {
+                        const int unit = (o * OUT_ROWS + row) * OUT_COLUMNS;
+                        winner_tile<ROWS, COLUMNS>(x + (c * HEIGHT + 2 * row) * WIDTH + kx, dout + unit, winner + unit,
+                                                   dw + o * FAN_IN + c * KERNEL * KERNEL + kx);
+                    });
+        });
     }
 
-    template <int ROWS, int COLUMNS> static INLINE void input_tile(const Vec *w, const Vec *sums, Vec *dx) {
+    template <int ROWS, int TAPS>
+    static INLINE void winner_tile(const Vec *x, const Vec *dout, const Int *winner, Vec *dw) {
+        Vec gradient[KERNEL][TAPS];
+        UNROLL for (int ky = 0; ky < KERNEL; ky++)
+            UNROLL for (int k = 0; k < TAPS; k++) gradient[ky][k] = dw[ky * KERNEL + k];
+        for (int row = 0; row < ROWS; row++)
+            for (int column = 0; column < OUT_COLUMNS; column++) {
+                const Vec *window = x + 2 * row * WIDTH + 2 * column;
+                const Vec factor = dout[row * OUT_COLUMNS + column];
+                const Int place = winner[row * OUT_COLUMNS + column];
+                const Int right = (place & 1) != 0, low = place > 1;
+                Vec above[TAPS];
+                UNROLL for (int k = 0; k < TAPS; k++) above[k] = right ? window[k + 1] : window[k];
+                UNROLL for (int ky = 0; ky < KERNEL; ky++) {
+                    const Vec *next = window + (ky + 1) * WIDTH;
+                    UNROLL for (int k = 0; k < TAPS; k++) {
+                        Vec below = right ? next[k + 1] : next[k];
+                        gradient[ky][k] += factor * (low ? below : above[k]);
+                        above[k] = below;
+                    }
+                }
+            }
+        UNROLL for (int ky = 0; ky < KERNEL; ky++)
+            UNROLL for (int k = 0; k < TAPS; k++) dw[ky * KERNEL + k] = gradient[ky][k];
+    }
+
+    // Spreads rows of gradients of the sums over the rows of x that they were computed from.
+    template <int ROWS, int STEP> static void input_gradients(const Vec *w, const Vec *sums, Vec *dx) {
+        // The accumulators are a stretch of a row of x, (COLUMNS - 1) * STRIDE + KERNEL wide; the sums of a block
+        // stay in registers beside them. Blocks are equally long, as far as that goes.
+        constexpr int MOST = larger(1, (REGISTERS - 3 - KERNEL + STRIDE) / (STRIDE + 1));
+        constexpr int BLOCKS = (SUM_COLUMNS + MOST - 1) / MOST;
+        constexpr int BLOCK = (SUM_COLUMNS + BLOCKS - 1) / BLOCKS;
+        for (int c = 0; c < CHANNELS; c++)  // outermost: its weights fit the L1 cache
+            for (int row = 0; row < ROWS; row++)
+                for (int ky = 0; ky < KERNEL; ky++)
+                    in_blocks<SUM_COLUMNS, BLOCK>([&]<int COLUMNS>(int column) {
+                        input_tile<STEP, COLUMNS>(w + (c * KERNEL + ky) * KERNEL, sums + row * SUM_COLUMNS + column,
+                                                  dx + (c * HEIGHT + row * STRIDE + ky) * WIDTH + column * STRIDE);
+                    });
+    }
+
+    template <int STEP, int COLUMNS> static INLINE void input_tile(const Vec *w, const Vec *sums, Vec *dx) {
         constexpr int REACH = (COLUMNS - 1) * STRIDE + KERNEL;
         Vec gradient[REACH];
         UNROLL for (int i = 0; i < REACH; i++) gradient[i] = dx[i];
         for (int o = 0; o < OUTPUTS; o++) {
             Vec dsum[COLUMNS];
-            UNROLL for (int i = 0; i < COLUMNS; i++) dsum[i] = sums[o * ROWS * SUM_COLUMNS + i];
+            UNROLL for (int i = 0; i < COLUMNS; i++) dsum[i] = sums[o * STEP + i];
             UNROLL for (int kx = 0; kx < KERNEL; kx++) {
                 Vec factor = w[o * FAN_IN + kx];
                 UNROLL for (int i = 0; i < COLUMNS; i++) gradient[i * STRIDE + kx] += factor * dsum[i];

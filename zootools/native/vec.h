@@ -3,6 +3,8 @@
 #pragma once
 #include <stdint.h>
 
+#define INLINE inline __attribute__((always_inline))
+
 #if defined(__AVX512F__)
 constexpr int LANES = 16, REGISTERS = 32;
 #elif defined(__AVX__)
@@ -43,26 +45,35 @@ static inline Int whole(Vec x) { return __builtin_convertvector(x, Int); }
 // --- functions of one number, each a polynomial in one fixed order of operations ---------------------------
 // Comparisons with NaN are false, so every select below lets a NaN through to the result.
 
-// e^x, to about one unit in the last place; below e^-87 it stays at e^-87, above e^88 at e^88.
-static inline Vec exponential(Vec x) {
+static INLINE Vec magnitude(Vec x) { return (Vec)((Int)x & 0x7fffffff); }
+static INLINE Vec with_sign_of(Vec x, Vec magnitude) { return (Vec)((Int)magnitude | ((Int)x & ~0x7fffffff)); }
+
+// e^x = scale (1 + rest), to about one unit in the last place of rest: scale is a power of two, |rest| below 0.42.
+// x is cut at -87, where float ends; the callers have none above 0.
+static INLINE void split_exponential(Vec x, Vec &scale, Vec &rest) {
     x = x < -87.0f ? all(-87.0f) : x;
-    x = x > 88.0f ? all(88.0f) : x;
     // x = n ln 2 + r with |r| <= ln(2)/2; adding 1.5 * 2^23 rounds to the nearest whole number
-    Vec shifted = x * 1.44269504f + 12582912.0f;
-    Vec n = shifted - 12582912.0f;
+    Vec n = x * 1.44269504f + 12582912.0f - 12582912.0f;
     Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first exact in few bits
-    Vec p = all(1.0f / 5040);
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r * r + r + 1.0f;
-    return p * (Vec)((whole(n) + 127) << 23);
+    // (e^r - 1 - r) / r^2: least squares, relative error of e^r - 1 below 2e-8
+    Vec p = all(1.38581541e-3f);
+    p = p * r + 8.36668013e-3f;
+    p = p * r + 4.16675968e-2f;
+    p = p * r + 1.66665419e-1f;
+    p = p * r + 0.499999967f;
+    rest = p * r * r + r;
+    scale = (Vec)((whole(n) + 127) << 23);
+}
+
+// e^x for x <= 0.
+static INLINE Vec exponential(Vec x) {
+    Vec scale, rest;
+    split_exponential(x, scale, rest);
+    return scale * rest + scale;
 }
 
 // ln x for normal x >= 1.
-static inline Vec logarithm(Vec x) {
+static INLINE Vec logarithm(Vec x) {
     Int bits = (Int)x;
     Int n = (bits - 0x3f3504f3) >> 23;  // mantissa between sqrt(1/2) and sqrt(2)
     Vec m = (Vec)(bits - (n << 23));
@@ -71,34 +82,23 @@ static inline Vec logarithm(Vec x) {
     return floats(n) * 0.693147181f + 2.0f * (t + t * t2 * series);
 }
 
-static inline Vec sigmoid(Vec x) {
-    Vec e = exponential(x < 0.0f ? x : -x);  // of -|x|, so nothing overflows
-    Vec small = e / (1.0f + e);
-    return x < 0.0f ? small : 1.0f - small;
+static INLINE Vec sigmoid(Vec x) {
+    Vec e = exponential(-magnitude(x));  // nothing overflows
+    return (x < 0.0f ? e : all(1.0f)) / (1.0f + e);
 }
 
-static inline Vec hyperbolic_tangent(Vec x) {
-    Vec a = x < 0.0f ? -x : x;
-    // Near zero an odd polynomial (least squares on |x| < 0.6, error 3e-9) keeps the relative precision.
-    Vec x2 = x * x;
-    Vec p = all(-5.88323306e-3f);
-    p = p * x2 + 2.07851476e-2f;
-    p = p * x2 + -5.37803994e-2f;
-    p = p * x2 + 1.33318803e-1f;
-    p = p * x2 + -3.33332962e-1f;
-    Vec near = x + x * x2 * p;
-    Vec e = exponential(-2.0f * a);
-    Vec far = (1.0f - e) / (1.0f + e);
-    far = x < 0.0f ? -far : far;
-    return a < 0.6f ? near : far;
+static INLINE Vec hyperbolic_tangent(Vec x) {
+    Vec scale, rest;
+    split_exponential(-2.0f * magnitude(x), scale, rest);
+    Vec t = scale * rest + (scale - 1.0f);  // e^-2|x| - 1, without cancellation near zero; -1 exactly far out
+    return with_sign_of(x, -t / (t + 2.0f));
 }
 
 // The normal distribution: its density, and its integral from minus infinity (Abramowitz and Stegun 7.1.26,
 // absolute error below 1.5e-7).
-static inline void normal(Vec x, Vec &density, Vec &integral) {
-    Vec a = x < 0.0f ? -x : x;
+static INLINE void normal(Vec x, Vec &density, Vec &integral) {
     Vec e = exponential(-0.5f * x * x);
-    Vec t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * a);
+    Vec t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * magnitude(x));
     Vec p = all(1.061405429f);
     p = p * t - 1.453152027f;
     p = p * t + 1.421413741f;
