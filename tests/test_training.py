@@ -58,7 +58,10 @@ def distance_from_reference(backend: str, schema: Schema, images: ImageData, mod
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
 def test_training_equals_the_reference(backend: str, problem: tuple[Schema, ImageData], optimizer: str) -> None:
-    models = [mixed(seed, optimizer=optimizer, init="kaiming_uniform") for seed in range(1, 6)]
+    # RMSprop's first step moves every weight by ten learning rates in the direction of its gradient, even where that
+    # is nothing but rounding; so it gets a tenth of the others' rate.
+    changes = {"lr": 2e-4} if optimizer == "rmsprop" else {}
+    models = [mixed(seed, optimizer=optimizer, init="kaiming_uniform", **changes) for seed in range(1, 6)]
     assert distance_from_reference(backend, *problem, models) <= 1e-5
 
 
