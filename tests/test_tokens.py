@@ -145,7 +145,8 @@ def test_training_a_permuted_network_is_permuting_a_trained_one(
     problem: tuple[Schema, ImageData], optimizer: str
 ) -> None:
     schema, images = problem
-    model = make_model(1, optimizer=optimizer, init="kaiming_uniform", weight_decay=0.01)
+    # At this learning rate a first step of the wrong sign, where rounding decides it, is below the tolerance.
+    model = make_model(1, optimizer=optimizer, init="kaiming_uniform", weight_decay=0.01, lr=1e-4)
     trajectories = runpy.run_path(str(BENCHMARKS / "equivariance.py"))["trajectories"]
     for data, tolerance in ((images, 1e-4), (double(images), 1e-10)):
         result = trajectories(schema, model, data, batch_size=4, epochs=2)
