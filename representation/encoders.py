@@ -5,6 +5,7 @@
 """
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -24,6 +26,7 @@ from representation.tokens import Tokenizer
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
 from zootools.files import write_durably
+from zootools.hub.calls import retried
 
 VALUES_AT_ONCE = 1 << 24
 """How many activations `Encoder.embed` keeps per layer: it bounds the memory, not the result."""
@@ -148,6 +151,9 @@ def projection_head(latent: int, settings: Head) -> nn.Sequential:
     return nn.Sequential(*layers, last, nn.BatchNorm1d(settings.outputs))
 
 
+MAX_CONFIG = 1 << 20
+"""Bytes of a config.json, beyond which it is not read."""
+
 CARD = """---
 {{ card_data }}
 ---
@@ -252,40 +258,44 @@ class Encoder(
         write_durably(save_directory / constants.SAFETENSORS_SINGLE_FILE, save(tensors))
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **arguments: Any,
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, **download: Any
     ) -> Self:
-        """Load model.safetensors, complete and of the right shapes. The mixin's own way falls back to a pickle."""
-        name = constants.SAFETENSORS_SINGLE_FILE
-        if set(arguments) != {"schema", "architecture"}:
-            found = ", ".join(arguments) or "none"
-            raise DamagedZooError(f"{model_id}: config.json must have schema and architecture, found {found}")
-        path = Path(model_id) / name
-        if not Path(model_id).is_dir():
+        """Load an encoder from a folder, or from a repository on the Hub.
+
+        In the place of the mixin's way, which lets weights be missing and falls back to a pickle: nothing but
+        config.json and model.safetensors is read, and they must be complete and fit each other.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or ``organisation/name``.
+            revision: of the repository.
+            download: further arguments of ``hf_hub_download``, such as ``token`` and ``cache_dir``.
+
+        Raises ZooNotFoundError when there is no encoder, DamagedZooError when it is not what was saved.
+        """
+        name = str(pretrained_model_name_or_path)
+
+        def find(file: str) -> Path:
+            missing = ZooNotFoundError(f"{name}: holds no encoder (there is no {file})")
+            if Path(name).is_dir():
+                if not (Path(name) / file).is_file():
+                    raise missing
+                return Path(name) / file
             try:
-                path = Path(
-                    hf_hub_download(
-                        model_id,
-                        name,
-                        revision=revision,
-                        cache_dir=cache_dir,
-                        force_download=force_download,
-                        token=token,
-                        local_files_only=local_files_only,
-                    )
-                )
-            except EntryNotFoundError:
-                raise ZooNotFoundError(f"{model_id}: holds no encoder (there is no {name})") from None
-        elif not path.is_file():
-            raise ZooNotFoundError(f"{model_id}: holds no encoder (there is no {name})")
+                validate_repo_id(name)
+            except HFValidationError:
+                raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository") from None
+            try:
+                return Path(retried(lambda: hf_hub_download(name, file, revision=revision, **download), name))
+            except ZooNotFoundError as error:
+                raise missing from error
+
+        config, path = find(constants.CONFIG_NAME), find(constants.SAFETENSORS_SINGLE_FILE)
+        try:
+            values = json.loads(config.read_bytes() if config.stat().st_size <= MAX_CONFIG else b"")
+            arguments = {"schema": values["schema"], "architecture": values["architecture"]}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedZooError(f"{config}: is no configuration of an encoder ({error!r})") from error
         # Without memory until the file has shown that it holds what config.json promises.
         with torch.device("meta"):
             encoder = cls(**arguments)

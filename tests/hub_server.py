@@ -55,7 +55,7 @@ class Blob:
 
 @dataclass
 class Repo:
-    """A data set repository: files by commit, the history of every ref, newest last."""
+    """A repository: files by commit, the history of every ref, newest last."""
 
     private: bool
     gated: bool = False
@@ -199,28 +199,28 @@ class Handler(BaseHTTPRequestHandler):
     # --- what is asked for -------------------------------------------------------------------------------
 
     def _route(self, line: str) -> None:
-        name = r"([^/]+/[^/]+)"
+        name, kind = r"([^/]+/[^/]+)", "(?:datasets|models)"
         routes: list[tuple[str, Callable[..., None]]] = [
             (r"GET /log", self._log),
             (r"GET /api/whoami-v2", self._whoami),
             (r"POST /api/repos/create", self._create),
             (r"POST /api/validate-yaml", self._validate),
             (r"GET /api/datasets", self._list),
-            (rf"GET /api/datasets/{name}(?:/revision/(.+))?", self._info),
-            (rf"GET /api/datasets/{name}/tree/([^/]+)(?:/(.*))?", self._tree),
-            (rf"POST /api/datasets/{name}/paths-info/([^/]+)", self._paths_info),
-            (rf"GET /api/datasets/{name}/refs", self._refs),
-            (rf"POST /api/datasets/{name}/tag/(.+)", self._tag),
-            (rf"POST /api/datasets/{name}/branch/(.+)", self._branch),
-            (rf"PUT /api/datasets/{name}/settings", self._settings),
-            (rf"POST /api/datasets/{name}/preupload/(.+)", self._preupload),
-            (rf"POST /api/datasets/{name}/commit/(.+)", self._commit),
+            (rf"GET /api/{kind}/{name}(?:/revision/(.+))?", self._info),
+            (rf"GET /api/{kind}/{name}/tree/([^/]+)(?:/(.*))?", self._tree),
+            (rf"POST /api/{kind}/{name}/paths-info/([^/]+)", self._paths_info),
+            (rf"GET /api/{kind}/{name}/refs", self._refs),
+            (rf"POST /api/{kind}/{name}/tag/(.+)", self._tag),
+            (rf"POST /api/{kind}/{name}/branch/(.+)", self._branch),
+            (rf"PUT /api/{kind}/{name}/settings", self._settings),
+            (rf"POST /api/{kind}/{name}/preupload/(.+)", self._preupload),
+            (rf"POST /api/{kind}/{name}/commit/(.+)", self._commit),
             (rf"GET /api/datasets/{name}/discussions", self._discussions),
             (rf"POST /api/datasets/{name}/discussions/(\d+)/merge", self._merge),
-            (rf"GET /api/datasets/{name}/xet-write-token/(.+)", self._xet_token),
-            (rf"POST /datasets/{name}\.git/info/lfs/objects/batch", self._batch),
+            (rf"GET /api/{kind}/{name}/xet-write-token/(.+)", self._xet_token),
+            (rf"POST (?:/datasets)?/{name}\.git/info/lfs/objects/batch", self._batch),
             (r"PUT /blobs/([0-9a-f]{64})", self._put_blob),
-            (rf"(?:GET|HEAD) /datasets/{name}/resolve/((?:refs/pr/)?[^/]+)/(.+)", self._resolve),
+            (rf"(?:GET|HEAD) (?:/datasets)?/{name}/resolve/((?:refs/pr/)?[^/]+)/(.+)", self._resolve),
         ]
         # Of two patterns that match the more particular one is meant: the last.
         for pattern, handler in reversed(routes):

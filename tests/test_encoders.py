@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ARCHITECTURES
+from hub_server import HubServer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -205,11 +206,38 @@ def test_a_hostile_configuration_is_refused(schema: Schema, tmp_path: Path, chan
         Encoder.from_pretrained(str(tmp_path))
 
 
-def test_an_incomplete_configuration_is_refused(schema: Schema, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{}", "[]", "not JSON", "\xff", "[" * 100_000, "{}" + " " * (1 << 20)])
+def test_a_file_that_is_no_configuration_is_refused(schema: Schema, tmp_path: Path, text: str) -> None:
     make(schema, "AttN+t").save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(DamagedZooError, match="must have schema and architecture, found none"):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DamagedZooError, match=r"config\.json: is no configuration of an encoder"):
         Encoder.from_pretrained(str(tmp_path))
+
+
+def test_where_there_is_no_encoder_it_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ZooNotFoundError, match=r"holds no encoder \(there is no config\.json\)"):
+        Encoder.from_pretrained(str(tmp_path))
+    with pytest.raises(ZooNotFoundError, match="neither a folder nor the name of a repository"):
+        Encoder.from_pretrained(str(tmp_path / "nothing"))
+
+
+def test_an_encoder_goes_to_the_hub_and_comes_back(
+    schema: Schema, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    encoder, weights = make(schema, "AttN+t"), networks(schema)
+    encoder.push_to_hub("group/encoder", private=True)
+    repository = server.repos["group/encoder"]
+    files = repository.commits[repository.refs["main"][-1]]
+    assert set(files) == {".gitattributes", "config.json", "model.safetensors", "README.md"}
+    assert torch.equal(Encoder.from_pretrained("group/encoder").embed(weights), encoder.embed(weights))
+    with pytest.raises(ZooNotFoundError, match=r"group/other: holds no encoder \(there is no config\.json\)"):
+        Encoder.from_pretrained("group/other")
 
 
 def test_weights_of_other_networks_are_refused(schema: Schema) -> None:
