@@ -139,7 +139,7 @@ def build(
         from zootools.images import load_images
         from zootools.training.backend import choose_backend
 
-        chosen = choose_backend(backend, device, schema)
+        chosen = choose_backend(backend, device, schema, spec.training.batch_size)
         if not quiet:
             print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
         images = load_images(spec.images, data)

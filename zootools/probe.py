@@ -36,7 +36,8 @@ def seconds_per_model_sample(
     count = min(spec.images.train, spec.training.batch_size * 64)
     images = Subset(torch.randn(count, *schema.input_shape), torch.arange(count) % schema.classes)
     data_set = ImageData(images, images, images, schema.classes)
-    trainer = choose_backend(backend, "cpu", schema).trainers(schema, alike[:256], data_set, spec.training)[0]
+    chosen = choose_backend(backend, "cpu", schema, spec.training.batch_size)
+    trainer = chosen.trainers(schema, alike[:256], data_set, spec.training)[0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

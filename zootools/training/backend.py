@@ -16,6 +16,10 @@ from zootools.training.stacked import StackedTrainer, stack_width
 
 Trainer = NativeTrainer | StackedTrainer
 
+WIDE, LARGE_BATCH = 50_000, 32
+"""Beyond both, a network of linear layers alone is faster in PyTorch: lanes read all weights for every sample, which
+then no longer fit the cache; a batched product reads them once per batch (benchmarks/training.py, first table)."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -60,13 +64,14 @@ class Backend:
         return [StackedTrainer(schema, group, *rest) for group in _groups(models, width)]
 
 
-def choose_backend(wanted: str, device: str, schema: Schema) -> Backend:
+def choose_backend(wanted: str, device: str, schema: Schema, batch_size: int = 1) -> Backend:
     """Choose what trains a schema's models.
 
     Args:
-        wanted: ``native``, ``torch``, or ``auto`` for native on a CPU where the kernel can be compiled.
+        wanted: ``native``, ``torch``, or ``auto`` for native on a CPU where the kernel can be compiled and is faster.
         device: ``cpu`` or ``cuda``.
         schema: the layers of the models.
+        batch_size: samples of one step.
 
     Raises NoKernelError or StorageError when ``native`` is wanted and the kernel cannot be compiled.
     """
@@ -78,6 +83,9 @@ def choose_backend(wanted: str, device: str, schema: Schema) -> Backend:
                 f"--backend native computes on the CPU; use --device cpu, or --backend torch on {device}"
             )
         return Backend(device, None, f"the device is {device}")
+    linear = all(layer.kind == "linear" for layer in schema.layers)
+    if wanted == "auto" and linear and schema.size > WIDE and batch_size > LARGE_BATCH:
+        return Backend(device, None, "faster for wide linear layers and large batches")
     try:
         kernel = compile_kernel(schema)
         width = Kernel(kernel, schema).width
