@@ -76,15 +76,16 @@ def train_encoder(
         "precision": precision,
     }
     folder = TrainingFolder(out)
-    with FolderLock(folder.lock):
+    if folder.is_finished(identity) and not folder.work.exists():
+        return Encoder.from_pretrained(out)
+    # Dropout and initialisation draw from torch's global generators, which are left as they were.
+    cuda = [torch.cuda.current_device()] if device == "cuda" else []
+    with FolderLock(folder.lock), torch.random.fork_rng(cuda), _matmul_precision(precision):
         if not folder.is_finished(identity):
-            # Dropout and initialisation draw from torch's global generators, which are left as they were.
-            cuda = [torch.cuda.current_device()] if device == "cuda" else []
-            with torch.random.fork_rng(cuda), _matmul_precision(precision):
-                trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
-                _train(trainer, folder, identity, zoo.name, quiet, track)
+            trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
+            _train(trainer, folder, identity, zoo.name, quiet, track)
         folder.remove_work()
-    return Encoder.from_pretrained(str(out))
+    return Encoder.from_pretrained(out)
 
 
 def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:

@@ -253,6 +253,7 @@ def test_a_folder_with_another_training_is_refused(
     with pytest.raises(SpecError, match="holds another training; use another folder") as error:
         train_encoder(zoo, recipe(*overrides), tmp_path, seed, quiet=True)
     assert message in str(error.value)
+    assert not (tmp_path / ".work").exists()
 
 
 def test_two_trainings_in_one_folder_are_refused(zoo: Zoo, tmp_path: Path) -> None:
