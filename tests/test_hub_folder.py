@@ -12,11 +12,13 @@ import torch
 
 from zootools import open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
+from zootools.files import pretty_json
 from zootools.hub.catalog import describe, zoos
 from zootools.hub.names import check_file_names, check_sizes, parse_name
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
-from zootools.manifest import faults, own_hash
+from zootools.sealed import seal
+from zootools.verify import faults
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -34,8 +36,7 @@ def another(zoo: Path, out: Path, description: str) -> Path:
     import hashlib
 
     manifest["files"]["spec.yaml"] = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    manifest["sha256"] = own_hash(manifest)
-    (out / "zoo.json").write_text(json.dumps(manifest))
+    (out / "zoo.json").write_bytes(pretty_json(seal(manifest)))
     return out
 
 

@@ -19,7 +19,8 @@ from zootools.errors import DamagedZooError, HubError, StorageError, ZooError, Z
 from zootools.hub.catalog import describe, zoos
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
-from zootools.manifest import faults, read_manifest, stored_spec
+from zootools.manifest import read_manifest, stored_spec
+from zootools.verify import faults
 
 NAME = "group/tiny"
 MB = 1 << 20
@@ -186,12 +187,12 @@ def test_more_bytes_than_announced_are_not_stored(published: HubServer, tmp_path
 def test_a_manifest_from_a_stranger_is_read_with_suspicion(
     published: HubServer, tmp_path: Path, files: dict[str, Any], text: str
 ) -> None:
-    from zootools.manifest import own_hash
+    from zootools.files import pretty_json
+    from zootools.sealed import seal
 
     manifest = json.loads(published.repos[NAME].head()["zoo.json"].data)
     manifest["files"] |= files
-    manifest["sha256"] = own_hash(manifest)
-    rewrite(published, **{"zoo.json": json.dumps(manifest).encode()})
+    rewrite(published, **{"zoo.json": pretty_json(seal(manifest))})
     before = {path for path in tmp_path.parent.rglob("*") if "cache" not in path.parts}
     with pytest.raises(DamagedZooError, match=text):
         open_zoo(NAME, hub=published.url)

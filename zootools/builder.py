@@ -4,6 +4,7 @@ The same call again resumes. A specification that holds all models of an existin
 only what is missing is trained, as new stacks.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,9 +18,9 @@ from typing import Any
 
 from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError, StorageError, WorkerError
-from zootools.files import FolderLock, pretty_json, sweep_temporaries, write_durably
+from zootools.files import FolderLock, pretty_json, sweep_temporaries
 from zootools.image_files import image_shape
-from zootools.manifest import finish_zoo, read_manifest, stored_spec
+from zootools.manifest import finish_zoo, read_manifest, reopen, spec_yaml, stored_spec
 from zootools.population import ModelConfig, expand
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
@@ -118,21 +119,22 @@ def build(
         StorageError: the disk refused; everything committed is kept.
         WorkerError: stacks failed again and again; the others are kept, and the call can be repeated.
     """
-    zoo, begun = ZooFolder(out), time.time()
-    _check_folder(zoo)
+    begun = time.time()
+    _check_folder(ZooFolder(out))
     schema = zoo_schema(spec, data)
     models = expand(spec)
-    begun_before = zoo.read_plan()
-    if begun_before is not None:
-        _check_growth(begun_before.spec, spec, models)
-    elif zoo.manifest.exists():
-        finished = read_manifest(out)
-        _check_growth(stored_spec(out, finished), spec, models)
-        if finished["counts"]["expected"] == len(models):
-            return finished
+    finished = _finished(ZooFolder(out), spec, models)
+    if finished is not None and not ZooFolder(out).work.exists():
+        return finished
     _check_space(out, estimate(spec, data).bytes)
-    with FolderLock(zoo.lock) as lock:
+    with FolderLock(ZooFolder(out).lock) as lock:
+        zoo = ZooFolder(out, lock.descriptor)
         sweep_temporaries(out)
+        # Another builder may have finished since we looked, or been killed while it cleared up.
+        finished = _finished(zoo, spec, models)
+        if finished is not None:
+            zoo.remove_work()
+            return finished
         device = _choose_device(device)
         from zootools.engines.local import RETRIES, run_local
         from zootools.engines.worker import save_images
@@ -144,7 +146,8 @@ def build(
             print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
         images = load_images(spec.images, data)
         plan = _plan(zoo, spec, schema, models, images.digest, device)
-        _check_fingerprints(zoo, plan, chosen.fingerprint(), allow_fingerprint_change)
+        present = chosen.fingerprint()
+        _check_fingerprints(zoo, plan, present, allow_fingerprint_change)
         save_images(images, zoo.images)
         classes = images.classes
         del images
@@ -165,6 +168,8 @@ def build(
             )
         _note_build(zoo, begun, device, chosen.name)
         if failed:
+            for stack in failed:
+                zoo.mark_failed(stack, f"its worker died {RETRIES + 1} times", present)
             raise WorkerError(
                 f"{out}: the worker of {len(failed)} of {len(sizes)} stacks died {RETRIES + 1} times "
                 f"(stack {failed[0]} first); the others are kept, and the same command tries these again"
@@ -172,6 +177,33 @@ def build(
         manifest = finish_zoo(zoo, plan)
         zoo.remove_work()
     return manifest
+
+
+def _finished(zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:
+    """Return the manifest of a folder in which nothing is left to do; None for any other zoo of these models.
+
+    Raises SpecError when the folder holds another zoo. Files are looked for, not read: `verify` does that.
+    """
+    plan = zoo.read_plan()
+    if plan is not None:
+        _check_growth(plan.spec, spec, models)
+        return None
+    if not zoo.manifest.exists():
+        return None
+    manifest = read_manifest(zoo.path)
+    _check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
+    whole = all((zoo.path / name).is_file() for name in ("README.md", *manifest["files"]))
+    return manifest if whole and manifest["counts"]["expected"] == len(models) else None
+
+
+def _recorded_spec(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> ZooSpec:
+    """Return the specification of a finished zoo; where spec.yaml is gone, the one given may be proven to be it."""
+    if (
+        not (zoo.path / "spec.yaml").exists()
+        and hashlib.sha256(spec_yaml(spec)).hexdigest() == manifest["files"]["spec.yaml"]["sha256"]
+    ):
+        return spec
+    return stored_spec(zoo.path, manifest)
 
 
 def _check_folder(zoo: ZooFolder) -> None:
@@ -235,7 +267,9 @@ def _plan(
     """Return the plan to work on: the stored one, a new one, or a stored or finished zoo's with new stacks."""
     old = zoo.read_plan()
     if old is None and zoo.manifest.exists():
-        old = _reopen(zoo)
+        manifest = read_manifest(zoo.path)
+        old = reopen(zoo, manifest, _recorded_spec(zoo, manifest, spec))
+        zoo.write_plan(old)
     kept = len(spec.training.kept_epochs)
     if old is None:
         stacks = plan_stacks(models, schema, kept, device)
@@ -255,31 +289,19 @@ def _plan(
     return plan
 
 
-def _reopen(zoo: ZooFolder) -> Plan:
-    """Turn a finished zoo back into a plan whose stacks are all done, to let it grow."""
-    manifest = read_manifest(zoo.path)
-    for number, stack in enumerate(manifest["stacks"]):
-        prefix = f"checkpoints/stack-{number:05d}/"
-        shards = {name: info for name, info in manifest["files"].items() if name.startswith(prefix)}
-        fingerprint = manifest["fingerprints"][stack["fingerprint"]]
-        record = StackRecord(fingerprint, stack["epoch"], True, stack["stopped"], shards)
-        zoo.write_record(number, record, {})
-    stacks = [stack["models"] for stack in manifest["stacks"]]
-    return Plan(
-        stored_spec(zoo.path, manifest), Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks
-    )
-
-
 def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], allowed: bool) -> None:
     """Refuse to finish stacks under another numeric fingerprint than they were begun with."""
     for stack in range(len(plan.stacks)):
         record = zoo.read_record(stack)
-        if record is None or record.done or record.fingerprint == present or allowed:
+        if record is None or record.done or record.last_fingerprint == present or allowed:
             continue
+        if record.epoch < 0 and not record.shards:
+            continue  # nothing of it is there yet
+        before = record.last_fingerprint
         differences = ", ".join(
-            f"{key} {record.fingerprint.get(key)!r} then, {present.get(key)!r} now"
-            for key in sorted({*present, *record.fingerprint})
-            if record.fingerprint.get(key) != present.get(key)
+            f"{key} {before.get(key)!r} then, {present.get(key)!r} now"
+            for key in sorted({*present, *before})
+            if before.get(key) != present.get(key)
         )
         raise SpecError(
             f"stack {stack} was begun under another numeric fingerprint ({differences}); its bytes would be of two "
@@ -320,13 +342,14 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str) -> None
             "system": platform.system(),
         }
     )
-    write_durably(path, pretty_json({"sessions": sessions}))
+    zoo.write("build.json", pretty_json({"sessions": sessions}))
 
 
 def status(out: Path) -> dict[str, Any]:
     """Return how the build of a folder stands: expected = ok + diverged + failed + missing, always.
 
-    A model is ``ok`` when its last epoch is stored, ``missing`` while it is not.
+    A model is ``ok`` when its last epoch is stored, ``missing`` while it is not, ``failed`` when the last session
+    gave its stack up.
     """
     zoo = ZooFolder(out)
     plan = zoo.read_plan()
@@ -338,14 +361,15 @@ def status(out: Path) -> dict[str, Any]:
     for stack, ids in enumerate(plan.stacks):
         record = zoo.read_record(stack) or StackRecord({})
         counts["diverged"] += len(record.stopped)
-        counts["ok" if record.done else "missing"] += len(ids) - len(record.stopped)
+        standing = "ok" if record.done else "failed" if record.failed else "missing"
+        counts[standing] += len(ids) - len(record.stopped)
         epochs.append(plan.spec.training.epochs if record.done else max(record.epoch, 0))
     return {
         "state": "unfinished",
         "expected": sum(len(ids) for ids in plan.stacks),
         "ok": counts["ok"],
         "diverged": counts["diverged"],
-        "failed": 0,
+        "failed": counts["failed"],
         "missing": counts["missing"],
         "stacks": len(plan.stacks),
         "stacks_done": sum(_is_done(zoo, stack) for stack in range(len(plan.stacks))),

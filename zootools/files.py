@@ -2,7 +2,8 @@
 
 A file appears under its name only when it is whole and on the disk: bytes go to a temporary file in the
 same folder, are synced, renamed, and the folder is synced. A writer that dies leaves the old file, and
-perhaps a temporary one, which the next builder sweeps away.
+perhaps a temporary one, which the next builder sweeps away. Inside a zoo no link is followed, neither in
+writing nor in reading, so nothing outside of its folder is ever touched.
 """
 
 import errno
@@ -10,11 +11,14 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Self
 
 from zootools.errors import BusyError, StorageError
 
@@ -22,34 +26,60 @@ TEMPORARY = ".tmp-"
 
 
 @contextmanager
-def durable_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``path``; when the block ends well it becomes ``path``.
+def durable_file(path: Path, root: Path | None = None, fence: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+    """Yield a new file; when the block ends well it is synced and becomes ``path``. The mode follows the umask.
+
+    Args:
+        path: what the file will be called.
+        root: links are refused below this folder; by default the folder of ``path``, which may itself be one.
+        fence: called just before the file becomes visible, and raises if the right to write is lost.
 
     Raises StorageError, with nothing left behind and ``path`` as it was, when the disk refuses.
     """
-    temporary = path.parent / f".{path.name}{TEMPORARY}{os.getpid()}"
+    with _replacing(path, root or path.parent, fence) as (folder, name):
+        descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor, not a path)
+            yield file
+
+
+@contextmanager
+def durable_path(path: Path) -> Iterator[Path]:
+    """Like `durable_file`, for writers that take a path only: yield the path of the temporary file."""
+    with _replacing(path, path.parent, None) as (_, name):
+        yield path.parent / name
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a whole file, atomically and durably (see `durable_file`)."""
+    with durable_file(path) as file:
+        file.write(data)
+
+
+def open_inside(root: Path, name: str) -> BufferedReader:
+    """Open ``root/name`` for reading; a link at any step below ``root`` is an OSError, and so is no plain file."""
+    path = PurePosixPath(name)
+    folder = _open_folder(root, path.parts[:-1])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
+        # Without O_NONBLOCK a named pipe would wait for its writer.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path.name, flags, dir_fd=folder)
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no plain file", name)
+    return open(descriptor, "rb")  # noqa: PTH123
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file or link, if it is there."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file, atomically and durably; the mode follows the umask."""
-    with durable_path(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -68,7 +98,12 @@ def sweep_temporaries(folder: Path) -> None:
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file)
+
+
+def sha256_of(file: BufferedReader) -> str:
+    """Return the sha256 of an open file as hexadecimal digits."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pretty_json(value: Any) -> bytes:
@@ -80,6 +115,9 @@ class FolderLock:
     """The right to write into one folder: ``flock`` on a file, released by the system if its holder dies.
 
     Workers are given a duplicate of the descriptor, so the lock is free only when the last of them is gone.
+    Somebody who removes the lock file takes the zoo away from its holder: before anything becomes visible,
+    `fence` compares the file that is there with the one that was locked. The folder must lie on a file
+    system on which flock works between all machines that build in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,8 +127,10 @@ class FolderLock:
     def __enter__(self) -> Self:
         while True:
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                os.close(_open_folder(self.path.parent, (), create=True))
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                continue  # a builder that has just finished removed the folder in between
             except OSError as error:
                 raise storage_error(self.path, error) from error
             try:
@@ -103,7 +143,7 @@ class FolderLock:
                     "wait for it, or stop it"
                 ) from None
             # The previous holder may have finished, and removed the file, between our open and our lock.
-            if self.path.exists() and os.fstat(descriptor).st_ino == self.path.stat().st_ino:
+            if is_held(self.path, descriptor):
                 break
             os.close(descriptor)
         os.ftruncate(descriptor, 0)
@@ -115,9 +155,69 @@ class FolderLock:
         os.close(self.descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def is_held(path: Path, descriptor: int) -> bool:
+    """Whether the lock file at ``path`` is still the one that ``descriptor`` has locked."""
     try:
-        os.fsync(descriptor)
-    finally:
+        return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _replacing(path: Path, root: Path, fence: Callable[[], None] | None) -> Iterator[tuple[int, str]]:
+    """Yield folder (a descriptor) and name of an empty temporary file, which then takes the place of ``path``."""
+    folder, name, made = -1, f".{path.name}{TEMPORARY}{secrets.token_hex(4)}", False
+    try:
+        folder = _open_folder(root, path.parent.relative_to(root).parts, create=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor, made = os.open(name, flags, 0o666, dir_fd=folder), True
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         os.close(descriptor)
+        yield folder, name
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.fchmod(descriptor, mode)  # a library may have put a file of its own there, readable by us alone
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if fence is not None:
+            fence()
+        os.rename(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        made = False
+        os.fsync(folder)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        if made:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+        if folder >= 0:
+            os.close(folder)
+
+
+def _open_folder(root: Path, parts: tuple[str, ...], create: bool = False) -> int:
+    """Return a descriptor of a folder below ``root``, reached without following a link; made if told so."""
+    if create and not root.is_dir():
+        # Each new folder's name is synced too: a file must not outlive the folder it is in.
+        os.close(_open_folder(root.parent, (root.name,), create=True))
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts:
+        try:
+            inner = _open_or_make(folder, part, create)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+def _open_or_make(folder: int, name: str, create: bool) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=folder)
+    os.fsync(folder)
+    return os.open(name, flags, dir_fd=folder)

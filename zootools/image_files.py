@@ -50,5 +50,10 @@ def data_folder(data: Path | None = None) -> Path:
         return data
     if os.environ.get("ZOOTOOLS_DATA"):
         return Path(os.environ["ZOOTOOLS_DATA"])
+    return cache_folder() / "images"
+
+
+def cache_folder() -> Path:
+    """Return the folder in the user's cache for what zootools can make or fetch again."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "zootools" / "images"
+    return (Path(cache) if cache else Path.home() / ".cache") / "zootools"

@@ -1,24 +1,92 @@
-"""The finished zoo: its manifest zoo.json, how it is written, and how a folder is held against it."""
+"""The finished zoo: its manifest zoo.json, how it is written, and what a reader demands of one.
 
-import hashlib
-import json
+A manifest may come from a stranger. It is validated field by field, and everything that follows from the rest
+(counts, names of files, which model stands where) is computed again and compared.
+"""
+
+import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
+from pydantic import Field, ValidationError
 
-from zootools.errors import DamagedZooError, ZooNotFoundError
-from zootools.files import pretty_json, sha256_file, write_durably
+from zootools.architectures import Schema
+from zootools.checked import CheckedFiles, FileInfo
+from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
+from zootools.files import pretty_json, remove_durably
+from zootools.hub.names import check_file_names, check_sizes
 from zootools.population import canonical_json
-from zootools.shards import read_info
-from zootools.spec import ZooSpec, load_spec
-from zootools.store import FORMAT, Plan, StackRecord, ZooFolder
+from zootools.sealed import read_sealed, seal
+from zootools.sections import Section, parse_section
+from zootools.shards import read_info, shard_name
+from zootools.spec import MAX_MODELS, Name, ZooSpec
+from zootools.store import FORMAT, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
+from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
+from zootools.yaml_reader import parse_yaml
 
-MAX_BYTES = 64 << 20
 UNHASHED = ("README.md", "build.json", "zoo.json")
 """Files that the manifest does not hash: the card is rendered again and compared, build.json may differ."""
+
+_OTHER_FILES = re.compile(
+    r"spec\.yaml|(data|metadata)/(train|validation|test)-\d{5}-of-\d{5}\.parquet|.*\.(md|svg|png|html)"
+)
+"""What a manifest may name beside its shards."""
+
+MAX_CHECKPOINTS = 10_000_000
+MAX_STACK = 4096
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+ModelId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Counts(Section):
+    expected: Annotated[int, Field(ge=1, le=MAX_MODELS)]
+    ok: Count
+    diverged: Count
+    failed: Count
+    missing: Count
+    checkpoints: Annotated[int, Field(ge=0, le=MAX_CHECKPOINTS)]
+
+
+class _Splits(Section):
+    train: Count
+    validation: Count
+    test: Count
+
+
+class _ManifestResumption(Resumption):
+    fingerprint: Count  # type: ignore[assignment]
+
+
+class _Stack(Section):
+    models: Annotated[list[ModelId], Field(min_length=1, max_length=MAX_STACK)]
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    stopped: dict[ModelId, Stop]
+    fingerprint: Count
+    resumed: tuple[_ManifestResumption, ...] = ()
+
+
+class _Manifest(Section):
+    """The fields of zoo.json. The layer schema is checked by `Schema.from_json`."""
+
+    format: Literal[1]
+    name: Name
+    layer_schema: dict[str, Any] = Field(alias="schema")
+    classes: Annotated[int, Field(ge=1, le=10_000)]
+    images_sha256: Digest
+    counts: _Counts
+    splits: _Splits
+    test_accuracy: dict[str, Annotated[list[Accuracy], Field(min_length=5, max_length=5)]]
+    fingerprints: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    stacks: Annotated[list[_Stack], Field(min_length=1, max_length=100_000)]
+    files: dict[str, FileEntry]
+    sha256: Digest
 
 
 def finish_zoo(zoo: ZooFolder, plan: Plan) -> dict[str, Any]:
@@ -30,138 +98,205 @@ def finish_zoo(zoo: ZooFolder, plan: Plan) -> dict[str, Any]:
     stopped = {model: info for record in records for model, info in record.stopped.items()}
     models = plan.models()
     shards = [
-        (stack, read_info(zoo.path / name)) for stack, record in enumerate(records) for name in sorted(record.shards)
+        (stack, read_info(zoo.path, name)) for stack, record in enumerate(records) for name in sorted(record.shards)
     ]
     table = metadata_table(plan.spec, models, shards, stopped)
+    files: dict[str, FileInfo] = {name: info for record in records for name, info in record.shards.items()}
+    zoo.fence()
     # From here on the old tables of a zoo that has grown are being replaced, so its old manifest must go.
-    zoo.manifest.unlink(missing_ok=True)
+    remove_durably(zoo.manifest)
     for path in [*zoo.path.glob("data/*.parquet"), *zoo.path.glob("metadata/*.parquet")]:
         path.unlink()
-    write_durably(zoo.path / "spec.yaml", spec_yaml(plan.spec))
-    tables = write_parquet(zoo.path, plan.schema, table)
-    files = {name: info for record in records for name, info in record.shards.items()}
-    for name in ("spec.yaml", *tables["checkpoints"], *tables["metadata"]):
-        path = zoo.path / name
-        files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    fingerprints = list({canonical_json(record.fingerprint): record.fingerprint for record in records}.values())
+    tables = write_parquet(zoo, CheckedFiles(zoo.path, files), plan.schema, table)
+    files |= {"spec.yaml": zoo.write("spec.yaml", spec_yaml(plan.spec)), **tables}
+    fingerprints = _Numbered()
+    stacks = [
+        {
+            "models": ids,
+            "epoch": record.epoch,
+            "stopped": record.stopped,
+            "fingerprint": fingerprints.number(record.fingerprint),
+            **_resumed(record, fingerprints),
+        }
+        for ids, record in zip(plan.stacks, records, strict=True)
+    ]
     counts: Counter[str] = Counter("diverged" if model in stopped else "ok" for model in models)
     splits = Counter(table["split"].to_pylist())
-    manifest = {
-        "format": FORMAT,
-        "name": plan.spec.name,
-        "schema": plan.schema.to_json(),
-        "classes": plan.schema.classes,
-        "images_sha256": plan.images_sha256,
-        "counts": {
-            "expected": len(models),
-            "ok": counts["ok"],
-            "diverged": counts["diverged"],
-            "failed": 0,
-            "missing": 0,
-            "checkpoints": table.num_rows,
-        },
-        "splits": {split: splits[split] for split in SPLITS},
-        "test_accuracy": accuracy_summary(table),
-        "fingerprints": fingerprints,
-        "stacks": [
-            {
-                "models": ids,
-                "epoch": record.epoch,
-                "stopped": record.stopped,
-                "fingerprint": fingerprints.index(record.fingerprint),
-            }
-            for ids, record in zip(plan.stacks, records, strict=True)
-        ],
-        "files": files,
-    }
-    manifest["sha256"] = own_hash(manifest)
-    write_durably(zoo.path / "README.md", render_card(manifest, plan.spec).encode())
-    write_durably(zoo.manifest, pretty_json(manifest))
+    manifest = seal(
+        {
+            "format": FORMAT,
+            "name": plan.spec.name,
+            "schema": plan.schema.to_json(),
+            "classes": plan.schema.classes,
+            "images_sha256": plan.images_sha256,
+            "counts": {
+                "expected": len(models),
+                "ok": counts["ok"],
+                "diverged": counts["diverged"],
+                "failed": 0,
+                "missing": 0,
+                "checkpoints": table.num_rows,
+            },
+            "splits": {split: splits[split] for split in SPLITS},
+            "test_accuracy": accuracy_summary(table),
+            "fingerprints": fingerprints.values,
+            "stacks": stacks,
+            "files": files,
+        }
+    )
+    zoo.write("README.md", render_card(manifest, plan.spec).encode())
+    zoo.write("zoo.json", pretty_json(manifest))
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a finished zoo, checked against its own hash.
+class _Numbered:
+    """Different fingerprints, each once, in the order in which they were first met."""
 
-    Raises ZooNotFoundError when there is none, DamagedZooError when it is not what was written.
+    def __init__(self) -> None:
+        self.values: list[dict[str, Any]] = []
+
+    def number(self, fingerprint: dict[str, Any]) -> int:
+        if fingerprint not in self.values:
+            self.values.append(fingerprint)
+        return self.values.index(fingerprint)
+
+
+def _resumed(record: StackRecord, fingerprints: _Numbered) -> dict[str, Any]:
+    if not record.resumed:
+        return {}
+    return {
+        "resumed": [{"epoch": r["epoch"], "fingerprint": fingerprints.number(r["fingerprint"])} for r in record.resumed]
+    }
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a finished zoo, checked field by field and against its own hash.
+
+    Raises ZooNotFoundError when there is none, DamagedZooError when it is not what a builder writes.
     """
     path = folder / "zoo.json"
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise DamagedZooError(f"{path}: {size} bytes, more than the {MAX_BYTES} that a manifest may have")
-        value = json.loads(path.read_bytes())
+        value = read_sealed(folder, "zoo.json")
     except FileNotFoundError:
         raise ZooNotFoundError(f"{folder}: holds no finished zoo (there is no zoo.json)") from None
-    except (ValueError, RecursionError) as error:
-        raise DamagedZooError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(value, dict) or value.get("sha256") != own_hash(value):
-        raise DamagedZooError(f"{path}: its own sha256 does not match its content")
     if value.get("format") != FORMAT:
         raise DamagedZooError(f"{path}: format {value.get('format')!r}; this version of zootools reads {FORMAT}")
-    for name in value["files"]:
-        _check_name(path, name)
+    try:
+        _Manifest.model_validate_json(canonical_json(value))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(map(str, detail["loc"]))
+        raise DamagedZooError(f"{path}: {place}: found {detail['input']!r:.80}; {detail['msg']}") from None
+    check_file_names(str(path), value["files"])
+    check_sizes(str(path), {name: info["size"] for name, info in value["files"].items()})
+    for contradiction in _contradictions(value):
+        raise DamagedZooError(f"{path}: {contradiction}")
     return value
+
+
+def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
+    """Yield what one field of a manifest says against another, field first."""
+    counts, stacks = manifest["counts"], manifest["stacks"]
+    ids = [model for stack in stacks for model in stack["models"]]
+    stopped = [model for stack in stacks for model in stack["stopped"]]
+    parts = {name: counts[name] for name in ("ok", "diverged", "failed", "missing")}
+    if len(set(ids)) < len(ids):
+        yield f"stacks: the model {Counter(ids).most_common(1)[0][0]} stands there twice"
+    if counts["expected"] != len(ids):
+        yield f"counts.expected: found {counts['expected']}, but the stacks have {len(ids)} models"
+    if sum(parts.values()) != counts["expected"]:
+        yield f"counts: expected {counts['expected']} is not the sum of {parts}"
+    if counts["diverged"] != len(stopped):
+        yield f"counts.diverged: found {counts['diverged']}, but the stacks list {len(stopped)}"
+    if counts["failed"] or counts["missing"]:
+        yield "counts: a finished zoo has no failed or missing models"
+    if sum(manifest["splits"].values()) != counts["checkpoints"]:
+        yield f"splits: make {sum(manifest['splits'].values())} checkpoints, counts.checkpoints is not that"
+    if Schema.from_json(manifest["schema"]).classes != manifest["classes"]:
+        yield f"classes: found {manifest['classes']}, which is not the output of the last layer"
+    for number, stack in enumerate(stacks):
+        if unknown := set(stack["stopped"]) - set(stack["models"]):
+            yield f"stacks.{number}.stopped: {min(unknown)} is not one of its models"
+        indices = [stack["fingerprint"], *(entry["fingerprint"] for entry in stack.get("resumed", ()))]
+        if max(indices) >= len(manifest["fingerprints"]):
+            yield f"stacks.{number}.fingerprint: found {max(indices)}, there are {len(manifest['fingerprints'])}"
+    if "spec.yaml" not in manifest["files"]:
+        yield "files: spec.yaml is missing"
 
 
 def stored_spec(folder: Path, manifest: dict[str, Any]) -> ZooSpec:
     """Return the specification of a finished zoo. Raises DamagedZooError when it is not the one that was stored."""
-    for fault in _file_faults(folder, {"spec.yaml": manifest["files"]["spec.yaml"]}):
-        raise DamagedZooError(f"{folder}: {fault}")
-    return load_spec(folder / "spec.yaml")
+    path, files = folder / "spec.yaml", CheckedFiles(folder, manifest["files"])
+    try:
+        values, places = parse_yaml(files.read("spec.yaml", MAX_SPEC_BYTES).decode(), str(path))
+        if not isinstance(values, dict):
+            raise SpecError(f"{path}: expected a mapping of keys")
+        return parse_section(ZooSpec, values, str(path), places)
+    except (SpecError, UnicodeDecodeError) as error:
+        raise DamagedZooError(f"{path}: is no specification of a zoo ({error})") from error
 
 
-def faults(folder: Path) -> Iterator[str]:
-    """Yield everything that is wrong with a zoo folder, finished or not: one line per fault."""
-    from zootools.card import card_location, render_card
+def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:
+    """Return who stands where, as the manifest and the specification decide it. Raises DamagedZooError.
 
-    zoo = ZooFolder(folder)
-    plan = zoo.read_plan()
-    if plan is not None:
-        for stack in range(len(plan.stacks)):
-            record = zoo.read_record(stack)
-            yield from _file_faults(folder, record.shards if record else {})
-        return
-    manifest = read_manifest(folder)
-    yield from _file_faults(folder, manifest["files"])
-    readme = folder / "README.md"
-    if not readme.exists():
-        yield "README.md: is missing"
-    elif any(_file_faults(folder, {"spec.yaml": manifest["files"]["spec.yaml"]})):
-        pass  # named above; without the specification there is no card to compare with
-    elif (card := readme.read_bytes()) != render_card(
-        manifest, stored_spec(folder, manifest), card_location(card)
-    ).encode():
-        yield "README.md: is not the card that zoo.json and spec.yaml make"
-    known = {*manifest["files"], *UNHASHED}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not name.startswith(".") and (path.is_symlink() or (path.is_file() and name not in known)):
-            yield f"{name}: is not in the manifest"
+    The columns ``model_id`` (list), ``epoch``, ``stack``, ``row`` (int64 ``[checkpoints]``), ordered by stack,
+    epoch and row: every kept epoch of every model up to the one at which it stopped.
+    """
+    ids, epochs, stacks, rows = list[str](), list[int](), list[int](), list[int]()
+    kept = spec.training.kept_epochs
+    for number, stack in enumerate(manifest["stacks"]):
+        stops = {model: info["epoch"] for model, info in stack["stopped"].items()}
+        for epoch in kept:
+            alive = [model for model in stack["models"] if stops.get(model, epoch + 1) > epoch]
+            if not alive:
+                break
+            ids += alive
+            epochs += [epoch] * len(alive)
+            stacks += [number] * len(alive)
+            rows += range(len(alive))
+            if len(rows) > manifest["counts"]["checkpoints"]:
+                raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have more than these")
+    if len(rows) < manifest["counts"]["checkpoints"]:
+        raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have {len(rows)}")
+    numbers = {"epoch": epochs, "stack": stacks, "row": rows}
+    return {"model_id": ids, **{name: np.array(column, np.int64) for name, column in numbers.items()}}
 
 
-def _file_faults(folder: Path, files: dict[str, Any]) -> Iterator[str]:
-    for name, info in sorted(files.items()):
-        path = folder / name
-        if path.is_symlink() or not path.is_file():
-            yield f"{name}: is {'a link' if path.is_symlink() else 'missing'}"
-        elif path.stat().st_size != info["size"]:
-            yield f"{name}: has {path.stat().st_size} bytes, expected {info['size']}"
-        elif sha256_file(path) != info["sha256"]:
-            yield f"{name}: its bytes have changed (sha256)"
+def check_file_set(manifest: dict[str, Any], keys: dict[str, Any], source: str) -> None:
+    """Raise DamagedZooError unless a manifest names the specification, exactly the shards in which its checkpoints
+    lie, tables, and nothing else but pictures and text.
+    """
+    pairs = np.unique(np.stack([keys["stack"], keys["epoch"]]), axis=1)
+    shards = {shard_name(int(stack), int(epoch)) for stack, epoch in pairs.T}
+    rest = {name for name in manifest["files"] if not _OTHER_FILES.fullmatch(name)}
+    if difference := sorted(shards ^ rest):
+        verb = "is missing" if difference[0] in shards else "is no file that a zoo of these models has"
+        raise DamagedZooError(f"{source}: files: {difference[0]} {verb} ({len(difference)} such names)")
 
 
-def _check_name(path: Path, name: str) -> None:
-    """A manifest names plain files below its folder, nothing else."""
-    parts = PurePosixPath(name).parts
-    plain = all(part[0] != "." and part.replace("-", "").replace(".", "").replace("_", "").isalnum() for part in parts)
-    if not parts or not plain or not name.isascii() or len(name) > 200 or name != "/".join(parts):
-        raise DamagedZooError(f"{path}: the file name {name!r} is not allowed in a zoo")
+def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:
+    """Write the records of a finished zoo again, and return its plan: to let it grow, or to repair it.
 
-
-def own_hash(manifest: dict[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    A stack of which a shard is missing will be trained again; what remains of it stays readable meanwhile.
+    """
+    for number, stack in enumerate(manifest["stacks"]):
+        prefix = f"checkpoints/stack-{number:05d}/"
+        shards = {name: info for name, info in manifest["files"].items() if name.startswith(prefix)}
+        present = {name: info for name, info in shards.items() if (zoo.path / name).is_file()}
+        fingerprints = manifest["fingerprints"]
+        resumed = [{**entry, "fingerprint": fingerprints[entry["fingerprint"]]} for entry in stack.get("resumed", ())]
+        record = StackRecord(
+            fingerprints[stack["fingerprint"]], stack["epoch"], True, None, resumed, stack["stopped"], present
+        )
+        if len(present) < len(shards):
+            zoo.restart_stack(number, record)
+        else:
+            zoo.write_record(number, record, {})
+    stacks = [stack["models"] for stack in manifest["stacks"]]
+    return Plan(spec, Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks)
 
 
 def spec_yaml(spec: ZooSpec) -> bytes:

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from zootools.architectures import Schema
+from zootools.checked import CheckedFiles, unreadable
 from zootools.errors import DamagedZooError
+from zootools.files import open_inside
 from zootools.population import canonical_json
 
 MAX_HEADER = 10 << 20
@@ -49,44 +51,52 @@ def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInf
     return save(tensors, {"zootools": text})
 
 
-def read_info(path: Path) -> ShardInfo:
+def read_info(folder: Path, name: str) -> ShardInfo:
     """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
+    path = folder / name
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > MAX_HEADER:
-                raise ValueError(f"a header of {length} bytes, more than {MAX_HEADER}")
-            header = json.loads(file.read(length))
-        value = json.loads(header["__metadata__"]["zootools"])
+        value = json.loads(json.loads(_read_header(folder, name))["__metadata__"]["zootools"])
         info = ShardInfo(int(value["epoch"]), list(value["model_ids"]), dict(value["properties"]))
         if any(len(column) != len(info.model_ids) for column in info.properties.values()):
             raise ValueError("a property has another number of rows than there are models")
-    except OSError as error:
-        raise DamagedZooError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise DamagedZooError(f"{path}: is no shard of a zoo ({error})") from error
     return info
 
 
+def _read_header(folder: Path, name: str, whole: bool = True) -> bytes:
+    """Return the JSON header of a safetensors file, or nothing but the assurance that it is not too large."""
+    try:
+        with open_inside(folder, name) as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                raise DamagedZooError(f"{folder / name}: a header of {length} bytes, more than {MAX_HEADER}")
+            return file.read(length) if whole else b""
+    except OSError as error:
+        raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
+
+
 def gather_weights(
-    folder: Path, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
+    files: CheckedFiles, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
 ) -> npt.NDArray[np.float32]:
     """Copy the weights of some checkpoints from mapped shards into one array.
 
     ``stacks``, ``epochs`` and ``rows`` name one checkpoint each, in any order. Returns float32
-    ``[checkpoints, parameters]``. Raises DamagedZooError for a shard that is not what the schema promises.
+    ``[checkpoints, parameters]``. Raises DamagedZooError for a shard that is not what the schema or its
+    sha256 promises, and for weights that are not finite, which no builder stores.
     """
     stacks, epochs, rows = (np.asarray(values, np.int64) for values in (stacks, epochs, rows))
     result = np.empty((len(rows), schema.size), np.float32)
     shard = stacks * (int(epochs.max(initial=0)) + 1) + epochs
     order = np.argsort(shard, kind="stable")
-    for group in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1):
-        if not len(group):
-            continue
-        tensors = _map_shard(folder / shard_name(int(stacks[group[0]]), int(epochs[group[0]])), schema)
+    groups = [group for group in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1) if len(group)]
+    names = [shard_name(int(stacks[group[0]]), int(epochs[group[0]])) for group in groups]
+    files.check(names)
+    for name, group in zip(names, groups, strict=True):
+        tensors = _map_shard(files.folder, name, schema)
         picked = rows[group]
-        if picked.max() >= len(next(iter(tensors.values()))):
-            raise DamagedZooError(f"{folder}: row {picked.max()} is beyond the rows of its shard")
+        if picked.min() < 0 or picked.max() >= len(next(iter(tensors.values()))):
+            raise DamagedZooError(f"{files.folder}: {name}: has no row {picked.max()}")
         start, contiguous = int(picked[0]), np.array_equal(picked, np.arange(picked[0], picked[0] + len(picked)))
         straight = contiguous and np.array_equal(group, np.arange(group[0], group[0] + len(group)))
         for parameter in schema.parameters:
@@ -97,15 +107,19 @@ def gather_weights(
                 result[group[0] : group[0] + len(group), parameter.offset : parameter.end] = source
             else:
                 result[group, parameter.offset : parameter.end] = source
+        if files.verify and not np.isfinite(result[group[0] : group[-1] + 1] if straight else result[group]).all():
+            raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
     return result
 
 
-def _map_shard(path: Path, schema: Schema) -> Mapping[str, npt.NDArray[np.float32]]:
+def _map_shard(folder: Path, name: str, schema: Schema) -> Mapping[str, npt.NDArray[np.float32]]:
     """Map the tensors of a shard, each checked against the schema."""
     from safetensors import SafetensorError, safe_open
 
-    if tensors := _map_as_written(path, schema):
-        return tensors
+    path, tensors = folder / name, dict[str, npt.NDArray[np.float32]]()
+    if found := _map_as_written(path, schema):
+        return found
+    _read_header(folder, name, whole=False)  # the library itself would take a header of 100 MB
     try:
         with safe_open(path, framework="pt") as file:
             names = {parameter.name for parameter in schema.parameters}

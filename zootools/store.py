@@ -1,23 +1,32 @@
 """The zoo folder while it is built: the plan, the records of its stacks, and what they say of every model.
 
 ``.work/`` holds what a resume needs and is gone when the zoo is finished: ``plan.json`` (specification,
-layer schema, which models are in which stack) and one record per stack. A record names every committed
-shard with its size and sha256, and carries weights and optimizer state of the last whole epoch. Shards are
-written before the record that names them, so a builder that dies loses at most the epoch in progress.
+layer schema, which models are in which stack) and one record per stack. The records are the journal of the
+build: a shard counts when the record of its stack names it with its size and sha256, and only then. Shards
+are written before the record that names them, so a builder that dies loses at most the epoch in progress.
+
+A record is one line of canonical JSON with its own sha256, then weights and optimizer state of the last
+whole epoch as safetensors, whose size and sha256 stand in the line. Whoever resumes checks both.
 """
 
 import hashlib
-import json
 import shutil
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+from pydantic import Field, ValidationError
 
 from zootools.architectures import Schema
-from zootools.errors import DamagedZooError
-from zootools.files import pretty_json, write_durably
+from zootools.checked import FileInfo, unreadable
+from zootools.errors import BusyError, DamagedZooError
+from zootools.files import durable_file, is_held, open_inside, pretty_json, remove_durably
 from zootools.population import ModelConfig, canonical_json, expand
-from zootools.shards import ShardInfo, shard_bytes, shard_name
+from zootools.sealed import MAX_BYTES, open_seal, read_sealed, seal
+from zootools.sections import Section
+from zootools.shards import shard_bytes, shard_name
 from zootools.spec import ZooSpec, parse_spec
 
 if TYPE_CHECKING:
@@ -28,17 +37,64 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
+class FileEntry(Section):
+    """What records and manifests say of a file."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Stop(Section):
+    """When and why a model diverged."""
+
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    reason: Annotated[str, Field(max_length=200)]
+
+
+class Resumption(Section):
+    """After which epoch a stack went on under another numeric fingerprint, and which."""
+
+    epoch: Annotated[int, Field(ge=-1, le=100_000)]
+    fingerprint: dict[str, Any]
+
+
+class _RecordLine(Section):
+    """What the first line of a record may hold."""
+
+    fingerprint: dict[str, Any]
+    epoch: Annotated[int, Field(ge=-1, le=100_000)]
+    done: bool
+    failed: Annotated[str, Field(max_length=200)] | None
+    resumed: list[Resumption]
+    stopped: dict[str, Stop]
+    shards: dict[str, FileEntry]
+    state: FileEntry
+    sha256: str
+
+
 @dataclass
 class StackRecord:
-    """How far one stack is. ``epoch`` is the last whole one, -1 before the initialisation is stored."""
+    """How far one stack is. ``epoch`` is the last whole one, -1 before the initialisation is stored.
+
+    After a repair it is -1 although there are shards: the stack is trained again, and writes them again.
+    """
 
     fingerprint: dict[str, Any]
     epoch: int = -1
     done: bool = False
+    failed: str | None = None
+    """Why the last session gave the stack up; the next one tries it again."""
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    """Where the stack went on under another fingerprint (`Resumption`)."""
     stopped: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Diverged models: the epoch and the reason."""
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Committed shards by path: size and sha256."""
+
+    @property
+    def last_fingerprint(self) -> dict[str, Any]:
+        """The numeric fingerprint under which the last whole epoch was trained."""
+        return self.resumed[-1]["fingerprint"] if self.resumed else self.fingerprint
 
 
 @dataclass(frozen=True)
@@ -56,11 +112,17 @@ class Plan:
 
 
 class ZooFolder:
-    """Paths and records of one zoo folder."""
+    """Paths and records of one zoo folder.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the folder.
+        lock: descriptor of the lock that this process holds on it; only readers go without.
+    """
+
+    def __init__(self, path: Path, lock: int | None = None) -> None:
         self.path = path
         self.work = path / ".work"
+        self._lock = lock
 
     @property
     def manifest(self) -> Path:
@@ -73,25 +135,51 @@ class ZooFolder:
         return self.work / "lock"
 
     @property
+    def plan(self) -> Path:
+        """The plan; while there is one the zoo is being built."""
+        return self.work / "plan.json"
+
+    @property
     def images(self) -> Path:
         """The image tensors that the workers map."""
         return self.work / "images.safetensors"
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def fence(self) -> None:
+        """Raise BusyError if the lock has been taken from this process, which then must not write any more.
+
+        Called before every file becomes visible: a builder that was stopped, and whose lock file somebody
+        removed to let another one begin, finds out here when it wakes.
+        """
+        if self._lock is not None and not is_held(self.lock, self._lock):
+            raise BusyError(f"{self.path}: another builder has taken over this zoo; this one stops")
+
+    def file(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Write one file of the zoo as a stream (see `durable_file`)."""
+        return durable_file(self.path / name, self.path, self.fence)
+
+    def write(self, name: str, data: bytes) -> FileInfo:
+        """Write one file of the zoo; return what a record or manifest says of it."""
+        with self.file(name) as file:
+            file.write(data)
+        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     # --- plan --------------------------------------------------------------------------------------------
 
     def read_plan(self) -> Plan | None:
         """Return the plan of an unfinished build, or None. Raises DamagedZooError."""
-        path = self.work / "plan.json"
-        if not path.exists():
+        try:
+            value = read_sealed(self.path, ".work/plan.json")
+        except FileNotFoundError:
             return None
         try:
-            value = json.loads(path.read_bytes())
-            spec = parse_spec(value["spec"], str(path))
+            spec = parse_spec(value["spec"], str(self.plan))
             schema = Schema.from_json(value["schema"])
             stacks = [[str(model) for model in stack] for stack in value["stacks"]]
             return Plan(spec, schema, str(value["images_sha256"]), stacks)
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedZooError(f"{path}: is no plan of a zoo ({error})") from error
+            raise DamagedZooError(f"{self.plan}: is no plan of a zoo ({error})") from error
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan."""
@@ -102,58 +190,117 @@ class ZooFolder:
             "images_sha256": plan.images_sha256,
             "stacks": plan.stacks,
         }
-        write_durably(self.work / "plan.json", pretty_json(value))
+        self.write(".work/plan.json", pretty_json(seal(value)))
 
     # --- records -----------------------------------------------------------------------------------------
 
-    def record_path(self, stack: int) -> Path:
-        """Return the path of a stack's record."""
-        return self.work / f"stack-{stack:05d}.safetensors"
+    def record_name(self, stack: int) -> str:
+        """Return the name of a stack's record inside the zoo."""
+        return f".work/stack-{stack:05d}.record"
 
     def read_record(self, stack: int) -> StackRecord | None:
         """Return the record of a stack without its tensors, or None when nothing of it is committed."""
-        path = self.record_path(stack)
         try:
-            with path.open("rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            return StackRecord(**json.loads(header["__metadata__"]["zootools"]))
+            with open_inside(self.path, self.record_name(stack)) as file:
+                return self._parse_record(stack, file)[0]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, OSError, MemoryError, OverflowError) as error:
-            raise DamagedZooError(f"{path}: is no record of a stack ({error})") from error
+        except OSError as error:
+            raise DamagedZooError(f"{self.path}: {self.record_name(stack)}: {unreadable(error)}") from error
 
     def read_state(self, stack: int) -> "dict[str, Tensor]":
-        """Return the weights and optimizer state in a stack's record, ``[models, parameters]`` each."""
-        from safetensors.torch import load_file
+        """Return the weights and optimizer state in a stack's record, ``[models, parameters]`` each.
 
-        return load_file(self.record_path(stack))
+        Raises DamagedZooError when they are not what was stored.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            return load(self.state_bytes(stack))
+        except SafetensorError as error:
+            raise DamagedZooError(f"{self.path}: {self.record_name(stack)}: holds no tensors ({error})") from error
+
+    def state_bytes(self, stack: int) -> bytes:
+        """Return the tensors in a stack's record as they are stored, held against their sha256."""
+        name = self.record_name(stack)
+        try:
+            with open_inside(self.path, name) as file:
+                _, state = self._parse_record(stack, file)
+                data = file.read(state["size"] + 1)
+        except OSError as error:
+            raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
+        if len(data) != state["size"] or hashlib.sha256(data).hexdigest() != state["sha256"]:
+            raise DamagedZooError(f"{self.path}: {name}: its weights and optimizer state have changed (sha256)")
+        return data
+
+    def _parse_record(self, stack: int, file: BufferedReader) -> tuple[StackRecord, FileInfo]:
+        source = f"{self.path}: {self.record_name(stack)}"
+        line = file.readline(MAX_BYTES)
+        value = open_seal(line, source)
+        try:
+            _RecordLine.model_validate_json(line)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            place = ".".join(map(str, detail["loc"]))
+            raise DamagedZooError(f"{source}: {place}: {detail['msg'].lower()}") from None
+        if line != _record_line(value):
+            raise DamagedZooError(f"{source}: its bytes are not those that its content makes")
+        record = StackRecord(**{key: item for key, item in value.items() if key not in ("state", "sha256")})
+        for name in record.shards:
+            if name != shard_name(stack, epoch_of(name)):
+                raise DamagedZooError(f"{source}: names {name!r}, which is no shard of this stack")
+        return record, value["state"]
 
     def write_record(self, stack: int, record: StackRecord, state: "dict[str, Tensor]") -> None:
         """Store a stack's record; this is what commits its shards."""
         from safetensors.torch import save
 
-        write_durably(self.record_path(stack), save(state, {"zootools": canonical_json(asdict(record))}))
+        data = save(state)
+        info = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        with self.file(self.record_name(stack)) as file:
+            file.write(_record_line(seal({**asdict(record), "state": info})))
+            file.write(data)
+
+    def mark_failed(self, stack: int, reason: str, fingerprint: dict[str, Any]) -> None:
+        """Note that a session gave a stack up; what it had is kept."""
+        record = self.read_record(stack)
+        state = self.read_state(stack) if record else {}
+        record = record or StackRecord(fingerprint)
+        record.failed = reason
+        self.write_record(stack, record, state)
+
+    def restart_stack(self, stack: int, record: StackRecord) -> None:
+        """Have a stack trained again from its beginning; the shards that ``record`` names stay readable."""
+        self.write_record(stack, StackRecord(record.fingerprint, shards=record.shards), {})
 
     def commit(self, stack: int, record: StackRecord, run: "StackRun", schema: Schema, kept: bool, last: bool) -> None:
         """Store the present epoch of a stack: its shard first (where it is ``kept``), then its record."""
         if kept:
             weights, info = run.checkpoint()
             if info.model_ids:
-                self._write_shard(stack, record, schema, weights, info)
-        record.epoch, record.stopped = run.epoch, run.stopped
+                name = shard_name(stack, info.epoch)
+                record.shards[name] = dict(self.write(name, shard_bytes(schema, weights, info)))
+        record.epoch, record.stopped, record.failed = run.epoch, run.stopped, None
         record.done = last or run.all_stopped
         self.write_record(stack, record, {} if record.done else run.save())
 
-    def _write_shard(self, stack: int, record: StackRecord, schema: Schema, weights: Any, info: ShardInfo) -> None:
-        name = shard_name(stack, info.epoch)
-        data = shard_bytes(schema, weights, info)
-        write_durably(self.path / name, data)
-        record.shards[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
     def remove_work(self) -> None:
-        """Remove what only a resume needs; the lock file goes last."""
-        lock = self.lock
+        """Remove what only a resume needs: the plan first, without which the zoo is finished, the lock last."""
+        remove_durably(self.plan)
         for path in self.work.iterdir():
-            if path != lock:
-                path.unlink()
-        shutil.rmtree(self.work)
+            if path != self.lock:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        self.lock.unlink(missing_ok=True)
+        with suppress(OSError):  # another builder has come to see whether there is work left
+            self.work.rmdir()
+
+
+def epoch_of(name: str) -> int:
+    """Return the epoch in the name of a shard, or -1 when it is none."""
+    digits = name.rpartition("/epoch-")[2].removesuffix(".safetensors")
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
+
+
+def _record_line(value: dict[str, Any]) -> bytes:
+    return canonical_json(value).encode() + b"\n"

@@ -1,5 +1,6 @@
 """The metadata of a zoo as Arrow tables, and the Parquet files that `datasets.load_dataset` reads."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
+from zootools.checked import CheckedFiles, FileInfo, file_info
 from zootools.errors import DamagedZooError
-from zootools.files import durable_path
+from zootools.parquet_pages import check_pages
 from zootools.population import ModelConfig
 from zootools.shards import ShardInfo, gather_weights
 from zootools.spec import ZooSpec
+from zootools.store import ZooFolder
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP_BYTES = 40 << 20
 FILE_BYTES = 500 << 20
+ROW_BYTES = 10_000
+"""No row of metadata takes more in a file than this."""
+MAX_STRING = 100
 _CATEGORICAL = ("activation", "init", "optimizer")
 
 
@@ -65,54 +71,55 @@ def metadata_table(
         unknown = [model for model in info.model_ids if model not in models]
         if unknown:
             raise DamagedZooError(f"stack {stack}, epoch {info.epoch}: unknown model {unknown[0]}")
-        for row, model_id in enumerate(info.model_ids):
-            model = models[model_id]
-            values = {
-                "model_id": model_id,
-                "configuration_id": model.configuration_id,
-                "seed": model.seed,
-                "epoch": info.epoch,
-                "split": model.split,
-                "status": "diverged" if model_id in stopped else "ok",
-                "stack": stack,
-                "row": row,
-            }
-            for name, column in columns.items():
-                if name in values:
-                    column.append(values[name])
-                elif name in info.properties:
-                    column.append(info.properties[name][row])
-                else:
-                    column.append(getattr(model.hyperparameters, name))
+        of_rows = [models[model_id] for model_id in info.model_ids]
+        values: dict[str, list[Any]] = {
+            "model_id": info.model_ids,
+            "configuration_id": [model.configuration_id for model in of_rows],
+            "seed": [model.seed for model in of_rows],
+            "epoch": [info.epoch] * len(of_rows),
+            "split": [model.split for model in of_rows],
+            "status": ["diverged" if model_id in stopped else "ok" for model_id in info.model_ids],
+            "stack": [stack] * len(of_rows),
+            "row": list(range(len(of_rows))),
+        }
+        for name, column in columns.items():
+            if name in values:
+                column.extend(values[name])
+            elif name in info.properties:
+                column.extend(info.properties[name])
+            else:
+                column.extend(getattr(model.hyperparameters, name) for model in of_rows)
     return pa.table(columns, schema)
 
 
-def write_parquet(folder: Path, schema: Schema, table: pa.Table) -> dict[str, list[str]]:
-    """Write both configurations of the data set, split by split, and return their files by configuration.
+def write_parquet(zoo: ZooFolder, shards: CheckedFiles, schema: Schema, table: pa.Table) -> dict[str, FileInfo]:
+    """Write both configurations of the data set, split by split; return size and sha256 of each file by name.
 
     ``metadata`` holds the table, ``checkpoints`` the same rows with the flat weights as a fixed-size list. A split
     without rows gets no file: one empty Parquet file makes ``load_dataset`` fail for all of them.
     Memory stays at a few row groups, whatever the size of the zoo.
     """
-    files: dict[str, list[str]] = {"checkpoints": [], "metadata": []}
+    files: dict[str, FileInfo] = {}
     rows_per_group = max(1, ROW_GROUP_BYTES // (4 * schema.size + 200))
     rows_per_file = max(rows_per_group, FILE_BYTES // (4 * schema.size + 200))
     for split in SPLITS:
         part = table.filter(pc.equal(table["split"], split)).combine_chunks()
         if not part.num_rows:
             continue
-        name = f"metadata/{split}-00000-of-00001.parquet"
-        _write(folder / name, part.schema, [part])
-        files["metadata"].append(name)
+        name = metadata_name(split)
+        files[name] = _write(zoo, name, part.schema, [part])
         count = -(-part.num_rows // rows_per_file)
         for number in range(count):
             rows = part.slice(number * rows_per_file, rows_per_file)
             name = f"data/{split}-{number:05d}-of-{count:05d}.parquet"
-            _write(
-                folder / name, weights_schema(part.schema, schema), _with_weights(folder, schema, rows, rows_per_group)
-            )
-            files["checkpoints"].append(name)
+            groups = _with_weights(shards, schema, rows, rows_per_group)
+            files[name] = _write(zoo, name, weights_schema(part.schema, schema), groups)
     return files
+
+
+def metadata_name(split: str) -> str:
+    """Return the name of the one file of a split's metadata."""
+    return f"metadata/{split}-00000-of-00001.parquet"
 
 
 def weights_schema(metadata: pa.Schema, schema: Schema) -> pa.Schema:
@@ -120,15 +127,15 @@ def weights_schema(metadata: pa.Schema, schema: Schema) -> pa.Schema:
     return metadata.append(pa.field("weights", pa.list_(pa.float32(), schema.size)))
 
 
-def _with_weights(folder: Path, schema: Schema, table: pa.Table, rows_per_group: int) -> Iterator[pa.Table]:
+def _with_weights(shards: CheckedFiles, schema: Schema, table: pa.Table, rows_per_group: int) -> Iterator[pa.Table]:
     for start in range(0, table.num_rows, rows_per_group):
         part = table.slice(start, rows_per_group)
-        flat = gather_weights(folder, schema, part["stack"], part["epoch"], part["row"])
+        flat = gather_weights(shards, schema, part["stack"], part["epoch"], part["row"])
         values = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), schema.size)
         yield part.append_column(weights_schema(table.schema, schema).field("weights"), values)
 
 
-def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
+def _write(zoo: ZooFolder, name: str, schema: pa.Schema, groups: Iterable[pa.Table]) -> FileInfo:
     """Write one Parquet file, one row group per table.
 
     Floats are stored byte by byte (byte-stream-split) and compressed with zstd, which makes trained weights
@@ -137,9 +144,9 @@ def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
     floats = [name for name in ("weights",) if name in schema.names]
     strings = [field.name for field in schema if pa.types.is_string(field.type)]
     with (
-        durable_path(path) as temporary,
+        zoo.file(name) as file,
         pq.ParquetWriter(
-            temporary,
+            file,
             schema,
             compression="zstd",
             use_dictionary=strings,
@@ -150,6 +157,67 @@ def _write(path: Path, schema: pa.Schema, groups: Iterable[pa.Table]) -> None:
     ):
         for group in groups:
             writer.write_table(group, row_group_size=max(1, group.num_rows))
+    return file_info(zoo.path, name)
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def read_metadata(files: CheckedFiles, spec: ZooSpec, rows: Mapping[str, int], classes: int) -> pa.Table:
+    """Return the metadata of all splits, in the order of the shards and of their rows.
+
+    ``rows`` says how many there are in each split. Nothing that a stranger may have put into the Parquet files
+    costs more memory than so many rows do. Raises DamagedZooError for anything but the columns that the
+    specification makes, with scores that are scores.
+    """
+    expected, tables = metadata_schema(spec), []
+    strings = [field.name for field in expected if pa.types.is_string(field.type)]
+    for split, count in rows.items():
+        name, path = metadata_name(split), files.folder / metadata_name(split)
+        if not count and name not in files.files:
+            continue
+        data = files.read(name, limit=ROW_BYTES * count + (1 << 20))
+        try:
+            footer = pq.read_metadata(pa.BufferReader(data))
+            if not footer.schema.to_arrow_schema().equals(expected):
+                raise DamagedZooError(f"{path}: has other columns than its specification makes")
+            if footer.num_rows != count:
+                raise DamagedZooError(f"{path}: has {footer.num_rows} rows, the manifest says {count}")
+            check_pages(data, footer, values=count * classes)
+            # Strings as dictionaries: a long one that many rows repeat must not be copied to each of them.
+            source = pa.BufferReader(data)
+            with pq.ParquetFile(source, read_dictionary=strings, page_checksum_verification=True) as parquet:
+                table = parquet.read()
+            table.validate(full=True)
+            for dictionary in (chunk.dictionary for name in strings for chunk in table[name].chunks):
+                if (pc.max(pc.binary_length(dictionary)).as_py() or 0) > MAX_STRING:
+                    raise ValueError(f"a string is longer than {MAX_STRING} bytes")
+            table = table.cast(expected)
+        except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError) as error:
+            raise DamagedZooError(f"{path}: cannot be read ({error})") from error
+        _check_scores(table, classes, path)
+        tables.append(table)
+    metadata = pa.concat_tables(tables) if tables else expected.empty_table()
+    return metadata.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
+
+
+def _check_scores(table: pa.Table, classes: int, path: Path) -> None:
+    """Refuse missing values, losses that are not finite, accuracies and F scores outside of [0, 1]."""
+    columns = {name: table[name] for name in table.column_names}
+    f1 = columns["test_f1"]
+    if table.num_rows and pc.min_max(pc.list_value_length(f1)).as_py() != {"min": classes, "max": classes}:
+        raise DamagedZooError(f"{path}: test_f1: expected one score for each of {classes} classes")
+    columns["test_f1"] = pc.list_flatten(f1)
+    for name, column in columns.items():
+        if column.null_count:
+            raise DamagedZooError(f"{path}: {name}: has missing values")
+        if not pa.types.is_floating(column.type) or not len(column):
+            continue
+        bounds = pc.min_max(column).as_py()
+        low, high = (0, 1) if name.endswith(("_accuracy", "_f1")) else (-math.inf, math.inf)
+        finite = pc.all(pc.is_finite(column)).as_py()
+        if not finite or bounds["min"] < low or bounds["max"] > high:
+            raise DamagedZooError(f"{path}: {name}: found values from {bounds['min']} to {bounds['max']}")
 
 
 def huggingface_features(schema: pa.Schema) -> list[dict[str, Any]]:

@@ -5,23 +5,23 @@
 >>> zoo.module(zoo.models[0], epoch=75)
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
+from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
 from zootools.hub.locate import Place, locate
-from zootools.manifest import read_manifest, stored_spec
+from zootools.manifest import check_file_set, checkpoint_keys, read_manifest, stored_spec
 from zootools.shards import gather_weights, read_info, shard_name
 from zootools.spec import ZooSpec
-from zootools.store import ZooFolder
-from zootools.tables import SPLITS, metadata_schema, metadata_table
+from zootools.store import Plan, ZooFolder
+from zootools.tables import SPLITS, metadata_table, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,8 @@ class Zoo:
     """Of the whole zoo: expected = ok + diverged + failed + missing."""
     stopped: dict[str, dict[str, Any]]
     """The diverged models of the whole zoo: the epoch at which each stopped, and the reason."""
+    files: CheckedFiles = field(default_factory=lambda: CheckedFiles(Path(), {}), repr=False, compare=False)
+    """The shards, each compared with its sha256 before it is first read."""
     finished: bool = True
     place: Place | None = None
     """Where the zoo was found (`zootools.hub.locate`): its name and, if it came from a hub, its commit."""
@@ -90,7 +92,7 @@ class Zoo:
         """Return the flat weights of all checkpoints, in the order of `metadata`.
 
         float32 ``[checkpoints, parameters]``, copied once from the mapped shards. The order inside a row is that of
-        `Schema.parameters`. Raises DamagedZooError for a shard that is missing or not what the schema promises.
+        `Schema.parameters`. Raises DamagedZooError for a shard that is missing or not what was written.
         """
         import torch
 
@@ -98,7 +100,7 @@ class Zoo:
         if self.place is not None:
             shards = table.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
             self.place.fetch(shard_name(shard["stack"], shard["epoch"]) for shard in shards)
-        return torch.from_numpy(gather_weights(self.folder, self.schema, table["stack"], table["epoch"], table["row"]))
+        return torch.from_numpy(gather_weights(self.files, self.schema, table["stack"], table["epoch"], table["row"]))
 
     def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
         """Return the one checkpoint of a model at an epoch. Raises ZooNotFoundError naming what there is."""
@@ -136,6 +138,7 @@ def open_zoo(
     split: str | None = None,
     where: pc.Expression | None = None,
     include_diverged: bool = False,
+    verify: bool = True,
 ) -> Zoo:
     """Open a zoo: a folder, finished or still being built, or one that was published, by its name.
 
@@ -149,6 +152,7 @@ def open_zoo(
         split: only the checkpoints of this split.
         where: only the checkpoints for which this condition on metadata columns holds.
         include_diverged: also the checkpoints of models that diverged later; `Zoo.counts` says how many they are.
+        verify: compare every file with its sha256 before it is first read, and refuse weights that are not finite.
 
     Raises ZooNotFoundError when there is no such zoo, DamagedZooError when it is not what was written.
     """
@@ -158,10 +162,7 @@ def open_zoo(
         zoo: Zoo = open_foreign(path, schema, revision, hub)
     else:
         place = locate(path, revision, hub)
-        store = ZooFolder(place.folder)
-        plan = store.read_plan()
-        zoo = _open_unfinished(store) if plan is not None else _open_finished(place.folder)
-        zoo = replace(zoo, place=place)
+        zoo = replace(_open(ZooFolder(place.folder), verify), place=place)
     if not include_diverged:
         zoo = zoo.where(pc.field("status") == "ok")
     if split is not None:
@@ -169,39 +170,45 @@ def open_zoo(
     return zoo if where is None else zoo.where(where)
 
 
-def _open_finished(folder: Path) -> Zoo:
-    manifest = read_manifest(folder)
-    spec = stored_spec(folder, manifest)
-    expected, tables = metadata_schema(spec), []
-    for split in SPLITS:
-        name = f"metadata/{split}-00000-of-00001.parquet"
-        if name not in manifest["files"]:
-            continue
+def _open(store: ZooFolder, verify: bool) -> Zoo:
+    """Open a folder as what it is, also when a builder begins or finishes at this very moment."""
+    while True:
+        plan = store.read_plan()
         try:
-            table = pq.read_table(folder / name, page_checksum_verification=True)
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise DamagedZooError(f"{folder / name}: cannot be read ({error})") from error
-        if not table.schema.equals(expected):
-            raise DamagedZooError(f"{folder / name}: has other columns than its specification makes")
-        tables.append(table)
-    metadata = pa.concat_tables(tables) if tables else expected.empty_table()
-    # Every split lists its own rows; the order of the zoo is that of its shards.
-    metadata = metadata.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
+            zoo = _open_finished(store.path, verify) if plan is None else _open_unfinished(store, plan, verify)
+        except (DamagedZooError, ZooNotFoundError):
+            if store.plan.exists() == (plan is not None):
+                raise
+        else:
+            if store.plan.exists() == (plan is not None):
+                return zoo
+
+
+def _open_finished(folder: Path, verify: bool) -> Zoo:
+    manifest = read_manifest(folder)
+    spec, files = stored_spec(folder, manifest), CheckedFiles(folder, manifest["files"], verify)
+    schema = Schema.from_json(manifest["schema"])
+    keys = checkpoint_keys(manifest, spec)
+    check_file_set(manifest, keys, str(folder / "zoo.json"))
+    metadata = read_metadata(files, spec, manifest["splits"], schema.classes)
+    for name, expected in keys.items():
+        if not metadata[name].combine_chunks().equals(pa.array(expected, metadata.schema.field(name).type)):
+            raise DamagedZooError(f"{folder}: the metadata's column {name} is not what zoo.json and spec.yaml make")
     stopped = {model: info for stack in manifest["stacks"] for model, info in stack["stopped"].items()}
-    return Zoo(folder, spec, Schema.from_json(manifest["schema"]), metadata, manifest["counts"], stopped)
+    return Zoo(folder, spec, schema, metadata, manifest["counts"], stopped, files=files)
 
 
-def _open_unfinished(store: ZooFolder) -> Zoo:
+def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
     from zootools.builder import status
 
-    plan = store.read_plan()
-    assert plan is not None
-    shards, stopped = [], dict[str, dict[str, Any]]()
+    shards, stopped, files = [], dict[str, dict[str, Any]](), dict[str, FileInfo]()
     for stack in range(len(plan.stacks)):
         record = store.read_record(stack)
         if record is not None:
             stopped |= record.stopped
-            shards += [(stack, read_info(store.path / name)) for name in sorted(record.shards)]
+            files |= record.shards
+            shards += [(stack, read_info(store.path, name)) for name in sorted(record.shards)]
     metadata = metadata_table(plan.spec, plan.models(), shards, stopped)
     counts = {key: value for key, value in status(store.path).items() if isinstance(value, int)}
-    return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, finished=False)
+    checked = CheckedFiles(store.path, files, verify)
+    return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False)

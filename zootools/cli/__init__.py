@@ -71,6 +71,7 @@ for command in (
     read.show,
     read.export,
     read.verify,
+    read.repair,
     hub.publish,
     hub.pull,
     hub.hub,

@@ -111,15 +111,46 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
 @ZOO
 @JSON
 def verify(zoo: str, as_json: bool) -> None:
-    """Check every file of a zoo against its manifest; exit code 3 when something is wrong."""
+    """Check every file of a zoo against its manifest; exit code 3 when something is wrong.
+
+    An interrupted verification goes on where it was.
+    """
+    import sys
+
+    from tqdm import tqdm
+
     from zootools.hub.locate import locate
-    from zootools.manifest import faults
+    from zootools.verify import faults
 
     place = locate(zoo)
     place.fetch_all()
-    found = list(faults(place.folder))
+    quiet = as_json or not sys.stderr.isatty()
+    with tqdm(desc="verifying", unit="B", unit_scale=True, disable=quiet) as bar:
+        found = [str(fault) for fault in faults(place.folder, bar.update)]
     print_value({"zoo": zoo, "faults": found}, as_json, lambda value: None)
     if found:
         raise DamagedZooError(f"{zoo}: {len(found)} faults\n  " + "\n  ".join(found))
     if not as_json:
         click.echo(f"{zoo}: every file is as it was written")
+
+
+@click.command()
+@click.argument("zoo", type=click.Path(path_type=Path))
+@JSON
+def repair(zoo: Path, as_json: bool) -> None:
+    """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
+    from zootools.verify import UNLISTED
+    from zootools.verify import repair as repair_zoo
+
+    found = repair_zoo(zoo)
+    dropped = [str(fault) for fault in found if fault.what != UNLISTED]
+    left = [fault.name for fault in found if fault.what == UNLISTED]
+
+    def show(value: dict[str, Any]) -> None:
+        for fault in value["dropped"]:
+            click.echo(f"dropped {fault}")
+        for name in value["left_alone"]:
+            click.echo(f"left alone: {name}, which is no part of the zoo")
+        click.echo("now build it again with its specification" if value["dropped"] else "there is nothing to repair")
+
+    print_value({"zoo": str(zoo), "dropped": dropped, "left_alone": left}, as_json, show)

@@ -133,7 +133,7 @@ def _main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, args=(watched,), daemon=True).start()
-    lock.detach()  # kept open for the life of this process
+    lock_descriptor = lock.detach()  # kept open for the life of this process
 
     import torch
 
@@ -141,7 +141,7 @@ def _main(
     from zootools.store import ZooFolder
 
     torch.set_num_threads(1)
-    zoo, last = ZooFolder(folder), 0.0
+    zoo, last = ZooFolder(folder, lock_descriptor), 0.0
 
     def report(stack: int, epochs: float) -> None:
         nonlocal last

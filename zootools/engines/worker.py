@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from zootools.files import write_durably
 from zootools.images import ImageData, Subset
 from zootools.store import StackRecord, ZooFolder
 from zootools.training.backend import Backend
@@ -14,12 +15,12 @@ Report = Callable[[int, float], None]
 
 def save_images(images: ImageData, path: Path) -> None:
     """Write image tensors where workers map them; a scratch file that is written anew by every build."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     subsets = {"train": images.train, "validation": images.validation, "test": images.test}
     tensors = {f"{name}.images": subset.images for name, subset in subsets.items()}
     tensors |= {f"{name}.labels": subset.labels for name, subset in subsets.items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    write_durably(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def map_images(path: Path, classes: int, device: str) -> ImageData:
@@ -47,8 +48,12 @@ def train_stack(
     models, training = plan.models(), plan.spec.training
     run = StackRun(plan.schema, [models[model] for model in plan.stacks[stack]], images, training, backend)
     record = folder.read_record(stack)
-    if record is None:
-        record = StackRecord(backend.fingerprint())
+    present = backend.fingerprint()
+    if record is None or (record.epoch < 0 and not record.shards):
+        record = StackRecord(present)
+    elif record.last_fingerprint != present:
+        record.resumed.append({"epoch": record.epoch, "fingerprint": present})
+    if record.epoch < 0:
         folder.commit(stack, record, run, plan.schema, 0 in training.kept_epochs, False)
     else:
         run.restore(folder.read_state(stack), record.epoch, record.stopped)

@@ -23,8 +23,9 @@ from zootools.hub.names import (
     hub_setting,
     require_name,
 )
-from zootools.manifest import faults, read_manifest, stored_spec
+from zootools.manifest import read_manifest, stored_spec
 from zootools.store import ZooFolder
+from zootools.verify import faults
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iter
     else:
         raise SpecError(f"{zoo}: is not finished; finish it with zootools build, or publish it with --allow-partial")
     # The card is rendered anew, so that an old one, or one for another name, is no reason to refuse.
-    found = [fault for fault in faults(zoo) if not fault.startswith("README.md:")]
+    found = [str(fault) for fault in faults(zoo) if fault.name != "README.md"]
     if found:
         raise DamagedZooError(f"{zoo}: not published, because it has {len(found)} faults\n  " + "\n  ".join(found))
     card = render_card(manifest, stored_spec(zoo, manifest), name.repo_id).encode()

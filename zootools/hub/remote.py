@@ -25,7 +25,8 @@ from zootools.files import durable_path, sha256_file, write_durably
 from zootools.hub.calls import TIMEOUT, offline, retried
 from zootools.hub.locate import LOG, Place
 from zootools.hub.names import ZooName, check_file_names, check_sizes
-from zootools.manifest import MAX_BYTES, read_manifest
+from zootools.manifest import read_manifest
+from zootools.sealed import MAX_BYTES
 
 THREADS = 8
 EXTRAS = ("README.md", "build.json")
@@ -123,16 +124,16 @@ def find(name: ZooName, endpoint: str | None = None) -> RemotePlace:
             raise DamagedZooError(f"{name}: zoo.json has {listing['zoo.json'].size} bytes, more than {MAX_BYTES}")
     place = RemotePlace(Path(), str(name), commit, name.repo_id, endpoint, {}, listing)
     path = place.download("zoo.json", listing["zoo.json"].size if listing else None)
+    folder = path.parents[2] / "zootools" / commit
+    _link(path, folder / "zoo.json")
     try:
-        manifest = read_manifest(path.parent)
-        check_file_names(str(name), manifest["files"])
-        check_sizes(str(name), {file: info["size"] for file, info in manifest["files"].items()})
+        manifest = read_manifest(folder)
         _check_listing(name, manifest["files"], listing)
     except DamagedZooError:
         _forget(path)
+        (folder / "zoo.json").unlink()
         raise
-    place = replace(place, folder=path.parents[2] / "zootools" / commit, manifest=manifest)
-    _link(path, place.folder / "zoo.json")
+    place = replace(place, folder=folder, manifest=manifest)
     place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
     if not offline():
         _remember_commit(place, name.revision or constants.DEFAULT_REVISION)

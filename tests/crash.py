@@ -1,0 +1,325 @@
+"""A fork server that builds zoos, to kill them by the hundred.
+
+`Builders` starts this file as a program. It imports torch once, and forks a process for every build, so one
+costs a tenth of a second instead of three. The workers of these builds are forked too, instead of coming from
+multiprocessing's own server; all else is what `zootools build` does.
+"""
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+BACKEND = "torch"
+"""What the builds of the fork server train with: it has torch imported anyway."""
+
+NIGHTLY = bool(os.environ.get("ZOOTOOLS_NIGHTLY"))
+SEED = int(os.environ.get("ZOOTOOLS_FAULT_SEED", random.randrange(10**6)))
+
+
+def lane(usual: int, nightly: int) -> int:
+    """How often a test tries: ``usual``, or ``nightly`` in the long lane (`make nightly`)."""
+    return nightly if NIGHTLY else usual
+
+
+def fault_random(test: str) -> random.Random:
+    """Return the random numbers of one test; $ZOOTOOLS_FAULT_SEED repeats them."""
+    print(f"ZOOTOOLS_FAULT_SEED={SEED}")
+    return random.Random(f"{SEED}/{test}")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a zoo but build.json, the one that may differ."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "build.json"
+    }
+
+
+TINY = """
+name: tiny
+images: {name: tetris, train: 40, test: 50, noise_train: 0.2, noise_test: 0.8}
+architecture: {name: mlp, hidden: [5], bias: false}
+grid: {activation: [tanh, relu], init: [uniform], optimizer: [adam], lr: [1.0e-2]}
+seeds: {range: [1, 3]}
+training: {epochs: 3, batch_size: 4}
+"""
+"""Six models in two stacks."""
+
+
+SMALL = TINY.replace("tanh, relu", "tanh").replace("epochs: 3", "epochs: 2")
+"""Three models in one stack: as few files as a zoo can have."""
+
+
+class Build:
+    """One build in a process group of its own."""
+
+    def __init__(self, server: "Builders", pid: int) -> None:
+        self.server, self.pid = server, pid
+
+    def go(self) -> Self:
+        """Let a build that was started with ``wait=True`` begin."""
+        self.server.ask("go", pid=self.pid)
+        return self
+
+    def wait(self) -> int:
+        """Return the exit code, negative for a signal; nothing of the group is left then."""
+        return int(self.server.ask("wait", pid=self.pid)["code"])
+
+    def kill(self, after: float = 0) -> int:
+        """Kill the whole group after some seconds, if it has not ended by then; return as `wait` does."""
+        return int(self.server.ask("kill", pid=self.pid, after=after)["code"])
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group."""
+        os.killpg(self.pid, number)
+
+
+class Builders:
+    """The server, as the tests see it."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
+        self.process.stdin.flush()
+        return dict(json.loads(self.process.stdout.readline()))
+
+    def start(self, spec: Path, out: Path, wait: bool = False, **change: Any) -> Build:
+        """Start a build; what it prints goes to ``<out>.log``. ``change`` names a `CHANGES` and its argument."""
+        build = Build(self, self.ask("start", spec=str(spec), out=str(out), change=change)["pid"])
+        return build if wait else build.go()
+
+    def build(self, spec: Path, out: Path, **change: Any) -> int:
+        """Build to the end and return the exit code."""
+        return self.start(spec, out, **change).wait()
+
+
+# --- the server's side ---------------------------------------------------------------------------------
+
+
+def _in_place() -> None:
+    """Write files where they are to be, without a temporary one."""
+    from contextlib import contextmanager
+
+    from zootools import files, store
+
+    @contextmanager
+    def write(path: Path, root: Path | None = None, fence: Any = None) -> Any:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb", buffering=0) as file:
+            yield file
+
+    files.durable_file = store.durable_file = write  # type: ignore[assignment]
+
+
+def _no_sync() -> None:
+    """Never sync anything."""
+    os.fsync = lambda descriptor: None  # type: ignore[assignment]
+
+
+def _journal_first() -> None:
+    """Write the record of a stack before the shard that it names."""
+    from zootools import store
+    from zootools.shards import shard_bytes, shard_name
+
+    def commit(self: Any, stack: int, record: Any, run: Any, schema: Any, kept: bool, last: bool) -> None:
+        import hashlib
+
+        weights, info = run.checkpoint()
+        name, data = shard_name(stack, info.epoch), shard_bytes(schema, weights, info)
+        record.shards[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        record.epoch, record.stopped, record.done = run.epoch, run.stopped, last
+        self.write_record(stack, record, {} if last else run.save())
+        self.write(name, data)
+
+    store.ZooFolder.commit = commit  # type: ignore[method-assign]
+
+
+def _positional() -> None:
+    """Number the rows of the index as they come, instead of taking each from the shard that it is in."""
+    from zootools import tables
+
+    real = tables.metadata_table
+
+    def metadata_table(spec: Any, models: Any, shards: Any, stopped: Any) -> Any:
+        table = real(spec, models, shards, stopped)
+        ids = sorted(table["model_id"].to_pylist())
+        return table.set_column(0, "model_id", [ids])
+
+    tables.metadata_table = metadata_table
+
+
+def _abort(stack: int) -> None:
+    """Let the worker of one stack die like after a segmentation fault, always."""
+    from zootools.engines import worker
+
+    real = worker.train_stack
+
+    def train_stack(folder: Any, number: int, *arguments: Any) -> None:
+        if number == stack:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            os.abort()
+        real(folder, number, *arguments)
+
+    worker.train_stack = train_stack
+
+
+def _file_size(limit: int) -> None:
+    """Let every file be at most so large."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+def _list_modules(folder: str) -> None:
+    """Note which modules the builder and its worker have imported in the end."""
+    from zootools import builder
+    from zootools.engines import worker
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            result = function(*arguments)
+            (Path(folder) / f"{os.getpid()}.modules").write_text(" ".join(sys.modules))
+            return result
+
+        return run
+
+    worker.train_stack = noting(worker.train_stack)
+    builder.finish_zoo = noting(builder.finish_zoo)
+
+
+CHANGES: dict[str, Callable[..., None]] = {
+    "in_place": lambda _: _in_place(),
+    "no_sync": lambda _: _no_sync(),
+    "journal_first": lambda _: _journal_first(),
+    "positional": lambda _: _positional(),
+    "abort": _abort,
+    "list_modules": _list_modules,
+    "file_size": _file_size,
+}
+
+
+def _build(spec: str, out: str, change: dict[str, Any]) -> None:
+    from zootools import ZooError, build, load_spec
+
+    log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    fork = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment,return-value]
+    code = 1
+    try:
+        for name, argument in change.items():
+            CHANGES[name](argument)
+        build(load_spec(Path(spec)), Path(out), device="cpu", workers=1, backend=BACKEND, quiet=True)
+        code = 0
+    except ZooError as error:
+        os.write(2, f"{error}\n".encode())
+        code = error.exit_code
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    os._exit(code)
+
+
+def _serve() -> None:
+    import torch
+
+    import zootools.card
+    import zootools.engines.local
+    import zootools.engines.worker
+    import zootools.manifest
+    import zootools.tables  # noqa: F401
+
+    torch.set_num_threads(1)
+    _import_what_a_build_imports()
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the workers of a killed builder become ours
+    gates: dict[int, int] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any] = {}
+        if request["task"] == "start":
+            gate, opener = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.setpgid(0, 0)
+                os.close(opener)
+                for other in gates.values():
+                    os.close(other)
+                os.read(gate, 1)
+                os.close(gate)
+                _build(request["spec"], request["out"], request["change"])
+            os.setpgid(pid, pid)  # here too, so that the group is there when we return
+            os.close(gate)
+            gates[pid], answer = opener, {"pid": pid}
+        elif request["task"] == "go":
+            os.write(gates[request["pid"]], b"x")
+            os.close(gates.pop(request["pid"]))
+        else:
+            answer = {"code": _reap(request["pid"], request.get("after"))}
+        print(json.dumps(answer), flush=True)
+
+
+def _import_what_a_build_imports() -> None:
+    """Build a zoo in a child, and import here what builder and worker have imported there."""
+    import importlib
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "spec.yaml").write_text(TINY)
+        pid = os.fork()
+        if pid == 0:
+            _build(f"{folder}/spec.yaml", f"{folder}/zoo", {"list_modules": folder})
+        os.waitpid(pid, 0)
+        for path in Path(folder).glob("*.modules"):
+            for name in path.read_text().split():
+                if name not in sys.modules and not name.startswith("__"):
+                    with contextlib.suppress(Exception):
+                        importlib.import_module(name)
+
+
+def _reap(pid: int, after: float | None) -> int:
+    """Wait for a builder, or kill its group after some time; then for all that is left of the group."""
+    deadline = None if after is None else time.monotonic() + after
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG if deadline is not None else 0)
+        if ended or (deadline is not None and time.monotonic() >= deadline):
+            break
+        time.sleep(0.001)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    while True:
+        try:
+            other, code = os.waitpid(-pid, 0)
+        except ChildProcessError:
+            return os.waitstatus_to_exitcode(status)
+        if other == pid:
+            status = code
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,392 @@
+"""Builds that are killed, starved and interrupted (rows C1-C3 and C5-C9): nothing committed is lost, nothing half
+is visible, and the next build makes the bytes of an undisturbed one.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crash import SMALL, TINY, Build, Builders, fault_random, lane, tree
+
+from zootools import build, load_spec, open_zoo
+from zootools.builder import status
+from zootools.errors import StorageError, ZooNotFoundError
+from zootools.files import TEMPORARY
+from zootools.store import ZooFolder
+from zootools.verify import faults
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="lacks strace (apt-get install strace)")
+
+
+@pytest.fixture(scope="module")
+def builders() -> Iterator[Builders]:
+    server = Builders()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Specifications, and the zoos that undisturbed builds make of them."""
+    folder = tmp_path_factory.mktemp("crash")
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path, builders: Builders) -> dict[str, bytes]:
+    assert builders.build(folder / "tiny.yaml", folder / "tiny") == 0
+    return tree(folder / "tiny")
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path, builders: Builders) -> dict[str, bytes]:
+    assert builders.build(folder / "small.yaml", folder / "small") == 0
+    return tree(folder / "small")
+
+
+def committed(out: Path) -> dict[str, int]:
+    """Every shard that the records of an unfinished build name, and the epoch that its stack has reached."""
+    zoo = ZooFolder(out)
+    plan = zoo.read_plan()
+    found = {}
+    for stack in range(len(plan.stacks) if plan else 0):
+        record = zoo.read_record(stack)
+        found |= dict.fromkeys(record.shards if record else (), record.epoch if record else -1)
+    return found
+
+
+def check_what_is_visible(out: Path) -> None:
+    """What a stopped build has left is a valid part of a zoo, or none yet."""
+    try:
+        assert [str(fault) for fault in faults(out)] == []
+        zoo = open_zoo(out, include_diverged=True)
+    except ZooNotFoundError:
+        return
+    zoo.weights()
+    identities = list(zip(*zoo.metadata.select(["model_id", "epoch"]).to_pydict().values(), strict=True))
+    assert len(set(identities)) == len(identities)
+    counts = zoo.counts
+    assert counts["expected"] == counts["ok"] + counts["diverged"] + counts["failed"] + counts["missing"]
+
+
+# --- C1 ------------------------------------------------------------------------------------------------
+
+
+def test_c1_kills_at_random_moments_lose_nothing(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    random, kills, zoos, wanted = fault_random("C1"), 0, 0, lane(100, 2000)
+    begun = time.monotonic()
+    builders.build(folder / "tiny.yaml", tmp_path / "timed")
+    whole = time.monotonic() - begun
+    while kills < wanted:
+        out = tmp_path / f"zoo-{zoos}"
+        before: dict[str, int] = {}
+        while (code := builders.start(folder / "tiny.yaml", out).kill(random.uniform(0, 0.6 * whole))) != 0:
+            assert code == -signal.SIGKILL
+            kills += 1
+            check_what_is_visible(out)
+            after = committed(out)
+            if ZooFolder(out).plan.exists():
+                # Nothing committed is lost, and at most one shard of each stack was written in vain.
+                assert set(before) <= set(after)
+                assert all(after[name] >= epoch for name, epoch in before.items())
+                on_disk = {path.relative_to(out).as_posix() for path in out.glob("checkpoints/*/epoch-*")}
+                in_vain = [name.split("/")[1] for name in on_disk - set(after)]
+                assert len(in_vain) == len(set(in_vain))
+            before = after
+        assert tree(out) == tiny
+        zoos += 1
+        shutil.rmtree(out)
+    print(f"C1: {kills} kills over {zoos} zoos: 0 different bytes, 0 lost shards")
+
+
+# --- C2, C3, C5: system calls --------------------------------------------------------------------------
+
+
+def traced(build: Build, log: Path, *words: str) -> int:
+    """Let a waiting build go under strace; return its exit code."""
+    command = ["strace", "-f", "-y", "-s", "0", "-o", str(log), "-p", str(build.pid), *words]
+    strace = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while "TracerPid:\t0" in Path(f"/proc/{build.pid}/status").read_text():
+            assert strace.poll() is None, "strace cannot attach here"
+            time.sleep(0.002)
+        return build.go().wait()
+    finally:
+        strace.wait()
+
+
+SYSCALLS = ["fsync", "renameat", "write", "openat"]
+
+
+@needs_strace
+@pytest.mark.parametrize("syscall", SYSCALLS)
+def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
+    tmp_path: Path, folder: Path, builders: Builders, small: dict[str, bytes], syscall: str
+) -> None:
+    """Each process counts its own calls, so one number hits builder and worker alike."""
+    random, spec = fault_random(f"C2 {syscall}"), folder / "small.yaml"
+    log = tmp_path / "log"
+    traced(builders.start(spec, tmp_path / "counted", wait=True), log, "-e", f"trace={syscall}")
+    calls: dict[str, int] = {}
+    for line in log.read_text().splitlines():
+        if re.match(rf"\d+ +{syscall}\(", line):
+            calls[line.split()[0]] = calls.get(line.split()[0], 0) + 1
+    moments = list(range(1, max(calls.values()) + 1))
+    if len(moments) > lane(18, 10**6):
+        moments = sorted(random.sample(moments, lane(18, 10**6)))
+    hits = 0
+    for moment in moments:
+        kinds = ["signal=KILL", "error=EIO", "error=ENOSPC", "error=EDQUOT"]
+        for kind in kinds if lane(0, 1) else [kinds[0], random.choice(kinds[1:])]:
+            out = tmp_path / "zoo"
+            words = ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{kind}:when={moment}"]
+            code = traced(builders.start(spec, out, wait=True), log, *words)
+            hits += "INJECTED" in log.read_text() or "SIGKILL" in log.read_text()
+            if code == 0:  # a call that nothing depends on, such as a look at /proc
+                assert tree(out) == small, (kind, moment)
+            else:
+                if out.exists():
+                    check_what_is_visible(out)
+                assert builders.build(spec, out) == 0, (kind, moment, Path(f"{out}.log").read_text())
+                assert tree(out) == small, (kind, moment)
+            shutil.rmtree(out)
+    print(f"C2: {hits} faults at {syscall}: 0 differences")
+    assert hits >= len(moments)
+
+
+def order_faults(log: str, root: Path) -> list[str]:
+    """Return every commit in a strace log that breaks the order write, fsync, rename, fsync of the folder.
+
+    Also every record that became visible before a shard that was written after it (R1: the journal comes second).
+    """
+    unsynced: set[str] = set()
+    pending: dict[str, str] = {}
+    found = []
+    for line in log.splitlines():
+        call, _, rest = line.partition(" ")[2].strip().partition("(")
+        paths = re.findall(r"<([^>]*)>", rest)
+        if "= -1" in line or not paths:
+            continue
+        if call == "write" and paths[0].startswith(str(root)):
+            unsynced.add(paths[0])
+            if TEMPORARY not in paths[0] and not paths[0].endswith("/lock"):
+                found.append(f"{paths[0]} is written where readers see it")
+        elif call == "fsync":
+            unsynced.discard(paths[0])
+            pending.pop(paths[0], None)
+        elif call.startswith("rename"):
+            old, new = re.findall(r'"([^"]*)"', rest)
+            if f"{paths[0]}/{old}" in unsynced:
+                found.append(f"{new} is renamed before it is synced")
+            for other in pending.values():
+                found.append(f"{new} is renamed before the folder of {other} is synced")
+            pending[paths[0]] = new
+    return found + [f"the folder of {name} is never synced" for name in pending.values()]
+
+
+def trace_of(builders: Builders, spec: Path, out: Path, **change: object) -> str:
+    log = out.with_suffix(".trace")
+    words = ["-s", "300", "-e", "trace=write,fsync,rename,renameat,renameat2"]
+    assert traced(builders.start(spec, out, wait=True, **change), log, *words) == 0
+    return log.read_text()
+
+
+@needs_strace
+def test_c3_every_commit_is_written_synced_renamed_and_its_folder_synced(
+    tmp_path: Path, folder: Path, builders: Builders
+) -> None:
+    log = trace_of(builders, folder / "small.yaml", tmp_path / "zoo")
+    assert log.count("renameat(") > 15
+    assert order_faults(log, tmp_path / "zoo") == []
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("change", "complaint"), [("no_sync", "before it is synced"), ("in_place", "where readers see it")]
+)
+def test_c5_the_proof_of_order_goes_red_for_a_broken_writer(
+    tmp_path: Path, folder: Path, builders: Builders, change: str, complaint: str
+) -> None:
+    log = trace_of(builders, folder / "small.yaml", tmp_path / "zoo", **{change: None})
+    assert complaint in "\n".join(order_faults(log, tmp_path / "zoo"))
+
+
+@needs_strace
+@pytest.mark.parametrize("change", ["in_place", "journal_first"])
+def test_c5_the_kills_go_red_for_a_broken_writer(tmp_path: Path, folder: Path, builders: Builders, change: str) -> None:
+    """Killed at each of its writes, a writer in place (or of the journal first) leaves something invalid."""
+    caught = []
+    for moment in range(2, 14):
+        out = tmp_path / f"zoo-{moment}"
+        words = ["-e", "trace=write", "-e", f"inject=write:signal=KILL:when={moment}"]
+        traced(builders.start(folder / "small.yaml", out, wait=True, **{change: None}), tmp_path / "log", *words)
+        try:
+            check_what_is_visible(out)
+        except (AssertionError, Exception) as error:
+            caught.append(str(error))
+    assert caught
+
+
+def test_c5_verification_goes_red_for_a_positional_index(tmp_path: Path, folder: Path, builders: Builders) -> None:
+    assert builders.build(folder / "tiny.yaml", tmp_path / "zoo", positional=None) == 0
+    assert any("model_id" in str(fault) for fault in faults(tmp_path / "zoo"))
+
+
+# --- C6 ------------------------------------------------------------------------------------------------
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "zootools", *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 3])
+def test_c6_a_signal_stops_a_build_cleanly_and_a_second_one_at_once(
+    tmp_path: Path, folder: Path, signals: list[signal.Signals]
+) -> None:
+    out = tmp_path / "zoo"
+    process = start("build", str(folder / "tiny.yaml"), "--out", str(out), "--set", "training.epochs=20000")
+    while not list(out.glob(".work/*.record")) and process.poll() is None:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    for number in signals:
+        process.send_signal(number)
+    _, errors = process.communicate()
+    print(f"C6: {[number.name for number in signals]}: stopped after {time.monotonic() - begun:.2f} s")
+    if len(signals) == 1:
+        assert process.returncode == 130, errors
+        assert "the same command goes on" in errors
+        assert "Traceback" not in errors
+    assert process.returncode in (130, -signal.SIGINT)
+    check_what_is_visible(out)
+    assert status(out)["missing"] == 6
+
+
+# --- C7 ------------------------------------------------------------------------------------------------
+
+
+def test_c7_a_full_disk_is_one_clear_error_and_the_next_build_goes_on(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    sizes = sorted({len(data) for data in tiny.values()})
+    limits = [max(1, size - 1) for size in sizes][:10] + list(range(1000, 11000, 1000))
+    stopped = 0
+    for limit in limits:
+        out = tmp_path / "zoo"
+        code = builders.build(folder / "tiny.yaml", out, file_size=limit)
+        message = Path(f"{out}.log").read_text()
+        if code == 0:
+            continue
+        stopped += 1
+        assert code == StorageError.exit_code, (limit, message)
+        assert "File too large" in message
+        assert "free some space" in message
+        assert not list(out.rglob(f"*{TEMPORARY}*"))
+        check_what_is_visible(out)
+        assert builders.build(folder / "tiny.yaml", out) == 0
+        assert tree(out) == tiny
+        shutil.rmtree(out)
+    print(f"C7: {stopped} of {len(limits)} limits of the size of files stopped a build")
+    assert stopped >= 10
+
+
+FILL = """
+set -u
+mount -t tmpfs -o size=2M tmpfs "$1" || exit 99
+(
+  while [ ! -e "$1/zoo/.work/stack-00000.record" ]; do sleep 0.01; done
+  head -c 2M /dev/zero > "$1/filler"
+) 2>/dev/null &
+"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=300 --set training.checkpoint_every=300
+echo "full $?"
+wait
+rm "$1/filler"
+"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=300 --set training.checkpoint_every=300
+echo "freed $?"
+"$2" -m zootools verify "$1/zoo"
+echo "verified $?"
+"""
+
+
+def test_c7_a_build_on_a_disk_that_fills_up_goes_on_when_there_is_space(tmp_path: Path, folder: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["unshare", "-rm", "sh", "-c", FILL, "sh", str(disk), sys.executable, str(folder / "tiny.yaml")]
+    try:
+        run = subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("lacks unshare")
+    if run.returncode == 99 or "unshare" in run.stderr:
+        pytest.skip("lacks the right to mount a small disk (unshare -rm)")
+    assert "full 74" in run.stdout, run.stderr
+    assert "No space left on device" in run.stderr
+    assert "freed 0" in run.stdout, run.stderr
+    assert "verified 0" in run.stdout, run.stderr
+
+
+# --- C8 ------------------------------------------------------------------------------------------------
+
+
+def test_c8_a_stack_that_kills_its_worker_is_marked_failed_and_the_others_finish(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    out = tmp_path / "zoo"
+    assert builders.build(folder / "tiny.yaml", out, abort=0) == 74
+    assert "died 3 times" in Path(f"{out}.log").read_text()
+    counts = status(out)
+    assert (counts["expected"], counts["ok"], counts["failed"], counts["missing"]) == (6, 3, 3, 0)
+    check_what_is_visible(out)
+    assert builders.build(folder / "tiny.yaml", out) == 0
+    assert tree(out) == tiny
+
+
+def test_c8_a_worker_that_runs_out_of_memory_is_replaced(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    """The system's way to free memory is SIGKILL, so that is what the worker gets, at the worst moment."""
+    out = tmp_path / "zoo"
+    build = builders.start(folder / "tiny.yaml", out)
+    killed = 0
+    while not (out / "zoo.json").exists() and killed < 2:
+        children = Path(f"/proc/{build.pid}/task/{build.pid}/children")
+        workers = children.read_text().split() if children.exists() else []
+        if workers and list(out.glob(f".work/.stack-*{TEMPORARY}*")):
+            os.kill(int(workers[0]), signal.SIGKILL)
+            killed += 1
+    assert build.wait() == 0, Path(f"{out}.log").read_text()
+    assert killed
+    assert tree(out) == tiny
+
+
+# --- C9 ------------------------------------------------------------------------------------------------
+
+
+def test_c9_the_first_write_that_fails_stops_the_build_with_its_error(
+    tmp_path: Path, folder: Path, builders: Builders
+) -> None:
+    """Nothing is written in the background: a folder in the place of the k-th shard stops the build right there."""
+    spec, out = folder / "twenty.yaml", tmp_path / "zoo"
+    spec.write_text(SMALL.replace("epochs: 2", "epochs: 20"))
+    shards = [out / f"checkpoints/stack-00000/epoch-{epoch:04d}.safetensors" for epoch in range(21)]
+    (out / ".work").mkdir(parents=True)
+    for number, shard in enumerate(shards):
+        (shard / "in the way").mkdir(parents=True)
+        assert builders.build(spec, out) == 74
+        message = Path(f"{out}.log").read_text()
+        assert f"{shard}: cannot be written" in message
+        assert sorted(committed(out)) == [path.relative_to(out).as_posix() for path in shards[:number]]
+        shutil.rmtree(shard)
+    assert builders.build(spec, out) == 0
+    build(load_spec(spec), tmp_path / "undisturbed", quiet=True)
+    assert tree(out) == tree(tmp_path / "undisturbed")

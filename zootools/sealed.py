@@ -1,0 +1,58 @@
+"""Sealed JSON: a text that carries the sha256 of its own content, in which every flipped bit is found."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from zootools.errors import DamagedZooError
+from zootools.files import open_inside, pretty_json
+from zootools.population import canonical_json
+
+MAX_BYTES = 64 << 20
+
+
+def own_hash(value: dict[str, Any]) -> str:
+    """Return the sha256 of a value's canonical JSON, without its own key ``sha256``."""
+    content = {key: item for key, item in value.items() if key != "sha256"}
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a value with the key ``sha256`` over everything else in it."""
+    return {**value, "sha256": own_hash(value)}
+
+
+def read_sealed(folder: Path, name: str) -> dict[str, Any]:
+    """Read what was written as ``pretty_json(seal(value))``.
+
+    The size is looked at before anything is read, and the bytes must be the very ones that the value makes:
+    a flipped bit can turn 1e-05 into 1E-05, which no hash of the value would see.
+    Raises FileNotFoundError, or DamagedZooError.
+    """
+    path = folder / name
+    try:
+        with open_inside(folder, name) as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedZooError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) > MAX_BYTES:
+        raise DamagedZooError(f"{path}: more than the {MAX_BYTES} bytes that it may have")
+    value = open_seal(data, str(path))
+    if data != pretty_json(value):
+        raise DamagedZooError(f"{path}: its bytes are not those that its content makes")
+    return value
+
+
+def open_seal(data: bytes, source: str) -> dict[str, Any]:
+    """Parse JSON that was read from ``source`` and hold it against its own sha256. Raises DamagedZooError."""
+    try:
+        value = json.loads(data)
+        intact = isinstance(value, dict) and value.get("sha256") == own_hash(value)
+    except (ValueError, RecursionError) as error:
+        raise DamagedZooError(f"{source}: is not valid JSON ({error})") from error
+    if not intact:
+        raise DamagedZooError(f"{source}: its own sha256 does not match its content")
+    return dict(value)
