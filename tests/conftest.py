@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from crash import Builders
 from hub_server import TOKEN, HubServer, serve
 
 from zootools.architectures import Schema, build_schema
@@ -119,6 +120,14 @@ def make_trainer(
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend of a CPU."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def builders() -> Iterator[Builders]:
+    """A server that builds zoos in processes which can be killed (`crash`)."""
+    server = Builders()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -258,7 +258,7 @@ def _serve() -> None:
     torch.set_num_threads(1)
     _import_what_a_build_imports()
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the workers of a killed builder become ours
-    gates: dict[int, int] = {}
+    gates, started = dict[int, int](), set[int]()
     for line in sys.stdin:
         request = json.loads(line)
         answer: dict[str, Any] = {}
@@ -275,13 +275,18 @@ def _serve() -> None:
                 _build(request["spec"], request["out"], request["change"])
             os.setpgid(pid, pid)  # here too, so that the group is there when we return
             os.close(gate)
+            started.add(pid)
             gates[pid], answer = opener, {"pid": pid}
         elif request["task"] == "go":
             os.write(gates[request["pid"]], b"x")
             os.close(gates.pop(request["pid"]))
         else:
+            started.discard(request["pid"])
             answer = {"code": _reap(request["pid"], request.get("after"))}
         print(json.dumps(answer), flush=True)
+    for pid in started:  # the test has failed, and left its builds to us
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _import_what_a_build_imports() -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ from zootools.store import ZooFolder
 from zootools.verify import faults
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="lacks strace (apt-get install strace)")
-
-
-@pytest.fixture(scope="module")
-def builders() -> Iterator[Builders]:
-    server = Builders()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,13 +22,6 @@ from zootools.verify import UNLISTED, faults, repair
 
 SHARD = "checkpoints/stack-00001/epoch-0002.safetensors"
 RECORD = ".work/stack-00001.record"
-
-
-@pytest.fixture(scope="module")
-def builders() -> Iterator[Builders]:
-    server = Builders()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -295,7 +295,7 @@ def hostile_shards(good: bytes) -> dict[str, bytes]:
         "dtype a number": made({"fc1.weight": {**fc1, "dtype": 32}}),
         "shape a word": made({"fc1.weight": {**fc1, "shape": "all"}}),
         "offsets of one": made({"fc1.weight": {**fc1, "data_offsets": [0]}}),
-        "sizes swapped": made({"fc1.weight": _f32([n, 5, 16], two, one + two), "fc2.weight": _f32([n, 4, 5], 0, two)}),
+        "BF16": made({"fc1.weight": _f32([n, 5, 32], 0, one, "BF16")}),
         "NaN": safetensors(header, bytes(nan)),
         "infinity": safetensors(header, bytes(inf)),
         "no metadata": safetensors({"fc1.weight": fc1, "fc2.weight": fc2}, body),

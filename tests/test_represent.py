@@ -355,7 +355,7 @@ def test_weights_that_are_not_finite_are_left_out_and_counted(varied: Path, tmp_
     tensors = load_file(path)
     next(iter(tensors.values()))[row["row"]] = torch.nan
     save_file(tensors, path, metadata)
-    found = Checkpoints.of(open_zoo(copy), load_recipe("smoke"))
+    found = Checkpoints.of(open_zoo(copy, verify=False), load_recipe("smoke"))
     assert found.notes == ["varied: 1 train checkpoints are left out: their weights are not finite"]
     assert len(found.parts["train"]) == len(zoo.split("train").where(pc.field("epoch") > 0)) - 1
 

@@ -1,6 +1,7 @@
 """Every refusal of zootools: one class per exit code, and the wording of "did you mean"."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -59,3 +60,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     allowed = ", ".join(known)
     return f"; did you mean {close[0]!r}? (allowed: {allowed})" if close else f"; allowed: {allowed}"
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with every access token of the Hub blotted out.
+
+    None should ever get into a message; this is the second line, for one that was put where it does not belong.
+    """
+    return re.sub(r"hf_[A-Za-z0-9]{16,}", "hf_***", text)

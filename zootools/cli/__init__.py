@@ -12,7 +12,7 @@ import click
 
 from zootools import __version__
 from zootools.cli import build, hub, read, represent
-from zootools.errors import InterruptedBuildError, ZooError
+from zootools.errors import InterruptedBuildError, ZooError, redact
 
 
 class _Group(click.Group):
@@ -23,7 +23,7 @@ class _Group(click.Group):
             return super().invoke(context)
         except ZooError as error:
             if context.params.get("debug"):
-                traceback.print_exc()
+                click.echo(redact(traceback.format_exc()), err=True)
             _fail(str(error), error.exit_code)
         except KeyboardInterrupt:
             interrupted = InterruptedBuildError("interrupted; the same command goes on where this one stopped")
@@ -34,12 +34,12 @@ class _Group(click.Group):
             sys.exit(0)
         except OSError as error:
             if context.params.get("debug"):
-                traceback.print_exc()
+                click.echo(redact(traceback.format_exc()), err=True)
             _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 74)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"zootools: {message}", err=True)
+    click.echo(f"zootools: {redact(message)}", err=True)
     sys.exit(code)
 
 
@@ -47,7 +47,7 @@ class _Notices(logging.Handler):
     """Prints what the library notes (which hub a zoo comes from, a retry) on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"zootools: {record.getMessage()}", err=True)
+        click.echo(f"zootools: {redact(record.getMessage())}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
