@@ -72,7 +72,8 @@ def main() -> None:
         (out / "build.json").unlink()
         expected[out.name] = describe(out)
     specs = {name: load_spec(path) for name, path in sorted(bundled_specs().items())}
-    expected["ids"] = {name: [model.model_id for model in expand(spec)[:3]] for name, spec in specs.items()}
+    small = {name: spec for name, spec in specs.items() if spec.model_count < 5000}  # the others are of the same kinds
+    expected["ids"] = {name: [model.model_id for model in expand(spec)[:3]] for name, spec in small.items()}
     (DATA / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
 
 

@@ -1,5 +1,6 @@
 """Which trainer computes: the compiled kernel (`native`) or stacked PyTorch (`torch`)."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Backend:
         if self.kernel is not None:
             return {"backend": "native", "device": "cpu", **describe_compiler(), **versions}
         processor = torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability()
-        torch_only = {"processor": processor, "torch": torch.__version__}
+        torch_only = {"processor": processor, "torch": torch.__version__, "mkl": os.environ.get("MKL_CBWR", "")}
         return {"backend": "torch", "device": self.device, **torch_only, **versions}
 
     def trainers(

@@ -48,7 +48,8 @@ def evaluate(
     first_cell = torch.arange(models, device=device)[:, None] * classes * classes
     with torch.no_grad():
         for start in range(0, count, batch_size):
-            stop = min(start + batch_size, count)
+            # Not up to `count`, which depends on a model's neighbours, as would then the last bit of its sums.
+            stop = min(start + batch_size, len(subset))
             labels = subset.labels[start:stop]
             logits = logits_of(subset.images[start:stop])
             losses = F.cross_entropy(logits.reshape(-1, classes), labels.repeat(models), reduction="none").view(
