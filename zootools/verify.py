@@ -61,7 +61,7 @@ def _finished_faults(folder: Path, tick: Callable[[int], None]) -> Iterator[Faul
     except DamagedZooError as error:
         yield Fault("zoo.json", _without(folder / "zoo.json", error))
         return
-    found = list(_file_faults(folder, manifest["files"], tick))
+    found = list(file_faults(folder, manifest["files"], tick))
     yield from found
     damaged = {fault.name for fault in found}
     if "spec.yaml" not in damaged:
@@ -134,7 +134,7 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
                 zoo.state_bytes(stack)
         except DamagedZooError as error:
             yield Fault(name, _without(zoo.path / name, error))
-    yield from _file_faults(zoo.path, files, tick)
+    yield from file_faults(zoo.path, files, tick)
     if zoo.images.exists() and not _images_intact(zoo, plan):
         yield Fault(zoo.images.relative_to(zoo.path).as_posix(), "does not hold the images of this zoo")
 
@@ -161,8 +161,13 @@ def _without(path: Path, error: DamagedZooError) -> str:
 # --- files, in threads, and again from where we were ---------------------------------------------------
 
 
-def _file_faults(folder: Path, files: Mapping[str, FileInfo], tick: Callable[[int], None]) -> Iterator[Fault]:
-    """Yield the faults of some files in the order of their names."""
+def file_faults(
+    folder: Path,
+    files: Mapping[str, FileInfo],
+    tick: Callable[[int], None] = lambda count: None,
+    threads: int | None = None,
+) -> Iterator[Fault]:
+    """Yield the faults of some files in the order of their names; ``threads`` hash at once, by default one per core."""
     notes = _Notes(folder)
 
     def examine(name: str) -> str | None:
@@ -179,7 +184,7 @@ def _file_faults(folder: Path, files: Mapping[str, FileInfo], tick: Callable[[in
         return fault
 
     names = sorted(files)
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
     try:
         for name, fault in zip(names, pool.map(examine, names), strict=True):
             tick(files[name]["size"])
