@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY_ZOO
 
-from zootools import open_zoo
+from zootools import build, open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
 from zootools.files import pretty_json
 from zootools.hub.catalog import describe, zoos
@@ -18,7 +19,8 @@ from zootools.hub.names import check_file_names, check_sizes, parse_name
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
 from zootools.sealed import seal
-from zootools.verify import faults
+from zootools.spec import parse_spec
+from zootools.verify import faults, repair
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -153,6 +155,29 @@ def test_a_pull_goes_on_and_keeps_its_hands_off_other_folders(hub: Path, tmp_pat
     (tmp_path / "other" / "thesis.tex").write_text("")
     with pytest.raises(SpecError, match="holds something else"):
         pull("group/tiny", tmp_path / "other", hub=hub)
+
+
+def test_a_partial_zoo_is_published_if_told_so_and_can_be_finished_by_whoever_pulls_it(
+    grown_zoo: Path, tmp_path: Path
+) -> None:
+    zoo = shutil.copytree(grown_zoo, tmp_path / "zoo")
+    (zoo / "checkpoints/stack-00001/epoch-0001.safetensors").unlink()
+    repair(zoo)
+    with pytest.raises(SpecError, match="--allow-partial"):
+        publish(zoo, "group/part", hub=tmp_path / "hub")
+    publish(zoo, "group/part", hub=tmp_path / "hub", allow_partial=True)
+    part = open_zoo("group/part", hub=tmp_path / "hub")
+    assert (part.counts["ok"], part.counts["missing"], part.finished) == (12, 4, False)
+    assert len(part) == part.weights().shape[0] == 36
+    assert "**This zoo is partial**: 4 of its models" in (part.folder / "README.md").read_text()
+    assert not list(tmp_path.glob(".zoo-*"))
+    pull("group/part", tmp_path / "mine", hub=tmp_path / "hub")
+    assert list(faults(tmp_path / "mine")) == []
+    with pytest.raises(SpecError, match="--allow-partial"):
+        publish(tmp_path / "mine", "group/again", hub=tmp_path / "hub")
+    build(parse_spec(TINY_ZOO | {"seeds": {"range": [1, 16]}}, "test"), tmp_path / "mine", workers=1, quiet=True)
+    assert list(faults(tmp_path / "mine")) == []
+    assert (tmp_path / "mine" / "zoo.json").read_bytes() == (grown_zoo / "zoo.json").read_bytes()
 
 
 def test_a_dry_run_prints_card_and_files_and_sends_nothing(tiny_zoo: Path, tmp_path: Path) -> None:

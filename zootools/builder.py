@@ -20,7 +20,7 @@ from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError, StorageError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
 from zootools.image_files import image_shape
-from zootools.manifest import finish_zoo, read_manifest, reopen, spec_yaml, stored_spec
+from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
 from zootools.population import ModelConfig, expand
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
@@ -193,6 +193,7 @@ def _finished(zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> d
     manifest = read_manifest(zoo.path)
     _check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
     whole = all((zoo.path / name).is_file() for name in ("README.md", *manifest["files"]))
+    whole = whole and not is_partial(manifest)
     return manifest if whole and manifest["counts"]["expected"] == len(models) else None
 
 
@@ -355,14 +356,13 @@ def status(out: Path) -> dict[str, Any]:
     plan = zoo.read_plan()
     if plan is None:
         manifest = read_manifest(out)
-        return {"state": "finished", **manifest["counts"]}
+        return {"state": "partial" if is_partial(manifest) else "finished", **manifest["counts"]}
     counts: Counter[str] = Counter()
     epochs = []
     for stack, ids in enumerate(plan.stacks):
         record = zoo.read_record(stack) or StackRecord({})
         counts["diverged"] += len(record.stopped)
-        standing = "ok" if record.done else "failed" if record.failed else "missing"
-        counts[standing] += len(ids) - len(record.stopped)
+        counts[record.standing] += len(ids) - len(record.stopped)
         epochs.append(plan.spec.training.epochs if record.done else max(record.epoch, 0))
     return {
         "state": "unfinished",

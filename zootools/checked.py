@@ -35,16 +35,40 @@ class CheckedFiles:
         self._lock = threading.Lock()
 
     def check(self, names: Iterable[str]) -> None:
-        """Raise DamagedZooError for the first of some files that is not what it should be; hashes in threads."""
-        names = list(names)
+        """Hash, in threads, those of some files that have not been hashed yet.
+
+        Raises DamagedZooError for the first that is not what it should be.
+        """
+        names = [name for name in names if name not in self._intact]
         for name in names:
             self._info(name)
-        if not self.verify:
+        if not self.verify or not names:
             return
         with ThreadPoolExecutor(min(_THREADS, max(1, len(names)))) as pool:
             for name, fault in zip(names, pool.map(self._fault, names), strict=True):
                 if fault:
                     raise self._error(name, fault)
+
+    def open(self, name: str) -> BufferedReader:
+        """Open a file for reading; it is hashed first unless it was before, and is still the same.
+
+        Raises DamagedZooError when it is not what it should be.
+        """
+        self._info(name)
+        try:
+            file = open_inside(self.folder, name)
+            state = identity(file)
+            fault = None
+            if self.verify and self._intact.get(name) != state:
+                fault = content_fault(file, self._info(name))
+                file.seek(0)
+        except OSError as error:
+            raise self._error(name, unreadable(error)) from error
+        if fault is not None:
+            file.close()
+            raise self._error(name, fault)
+        self._intact[name] = state
+        return file
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the bytes of one file, checked; one that is larger than ``limit`` is not even opened."""

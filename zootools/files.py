@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from zootools.errors import BusyError, StorageError
@@ -55,14 +56,26 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let a file appear under a second name, which takes no further space where that can be; an old one stays."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links, or another one
+        with durable_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
 def open_inside(root: Path, name: str) -> BufferedReader:
     """Open ``root/name`` for reading; a link at any step below ``root`` is an OSError, and so is no plain file."""
-    path = PurePosixPath(name)
-    folder = _open_folder(root, path.parts[:-1])
+    *parts, last = name.split("/")
+    folder = _open_folder(root, parts)
     try:
         # Without O_NONBLOCK a named pipe would wait for its writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(path.name, flags, dir_fd=folder)
+        descriptor = os.open(last, flags, dir_fd=folder)
     finally:
         os.close(folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -195,7 +208,7 @@ def _replacing(path: Path, root: Path, fence: Callable[[], None] | None) -> Iter
             os.close(folder)
 
 
-def _open_folder(root: Path, parts: tuple[str, ...], create: bool = False) -> int:
+def _open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
     """Return a descriptor of a folder below ``root``, reached without following a link; made if told so."""
     if create and not root.is_dir():
         # Each new folder's name is synced too: a file must not outlive the folder it is in.

@@ -6,7 +6,7 @@ A manifest may come from a stranger. It is validated field by field, and everyth
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,7 +66,7 @@ class _ManifestResumption(Resumption):
 
 class _Stack(Section):
     models: Annotated[list[ModelId], Field(min_length=1, max_length=MAX_STACK)]
-    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    epoch: Annotated[int, Field(ge=-1, le=100_000)]
     stopped: dict[ModelId, Stop]
     fingerprint: Count
     resumed: tuple[_ManifestResumption, ...] = ()
@@ -89,12 +89,16 @@ class _Manifest(Section):
     sha256: Digest
 
 
-def finish_zoo(zoo: ZooFolder, plan: Plan) -> dict[str, Any]:
-    """Derive tables and card of a zoo whose stacks are all done, and write zoo.json last."""
+def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None = None) -> dict[str, Any]:
+    """Derive tables and card of a zoo, and write zoo.json last.
+
+    ``records`` say how far its stacks are, by default those of the folder; if some are not done the zoo is partial.
+    """
     from zootools.card import render_card
     from zootools.tables import SPLITS, accuracy_summary, metadata_table, write_parquet
 
-    records = [zoo.read_record(stack) or StackRecord({}) for stack in range(len(plan.stacks))]
+    if records is None:
+        records = [zoo.read_record(stack) or StackRecord({}) for stack in range(len(plan.stacks))]
     stopped = {model: info for record in records for model, info in record.stopped.items()}
     models = plan.models()
     shards = [
@@ -120,7 +124,10 @@ def finish_zoo(zoo: ZooFolder, plan: Plan) -> dict[str, Any]:
         }
         for ids, record in zip(plan.stacks, records, strict=True)
     ]
-    counts: Counter[str] = Counter("diverged" if model in stopped else "ok" for model in models)
+    counts: Counter[str] = Counter()
+    for ids, record in zip(plan.stacks, records, strict=True):
+        counts["diverged"] += len(record.stopped)
+        counts[record.standing] += len(ids) - len(record.stopped)
     splits = Counter(table["split"].to_pylist())
     manifest = seal(
         {
@@ -133,8 +140,8 @@ def finish_zoo(zoo: ZooFolder, plan: Plan) -> dict[str, Any]:
                 "expected": len(models),
                 "ok": counts["ok"],
                 "diverged": counts["diverged"],
-                "failed": 0,
-                "missing": 0,
+                "failed": counts["failed"],
+                "missing": counts["missing"],
                 "checkpoints": table.num_rows,
             },
             "splits": {split: splits[split] for split in SPLITS},
@@ -211,8 +218,6 @@ def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
         yield f"counts: expected {counts['expected']} is not the sum of {parts}"
     if counts["diverged"] != len(stopped):
         yield f"counts.diverged: found {counts['diverged']}, but the stacks list {len(stopped)}"
-    if counts["failed"] or counts["missing"]:
-        yield "counts: a finished zoo has no failed or missing models"
     if sum(manifest["splits"].values()) != counts["checkpoints"]:
         yield f"splits: make {sum(manifest['splits'].values())} checkpoints, counts.checkpoints is not that"
     if Schema.from_json(manifest["schema"]).classes != manifest["classes"]:
@@ -243,15 +248,20 @@ def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:
     """Return who stands where, as the manifest and the specification decide it. Raises DamagedZooError.
 
     The columns ``model_id`` (list), ``epoch``, ``stack``, ``row`` (int64 ``[checkpoints]``), ordered by stack,
-    epoch and row: every kept epoch of every model up to the one at which it stopped.
+    epoch and row: every kept epoch of every model up to the one at which it stopped, or which its stack has reached.
     """
+    unfinished = [number for number, stack in enumerate(manifest["stacks"]) if _is_open(stack, spec)]
+    models = sum(len(manifest["stacks"][n]["models"]) - len(manifest["stacks"][n]["stopped"]) for n in unfinished)
+    if models != manifest["counts"]["failed"] + manifest["counts"]["missing"]:
+        field = f"stacks.{unfinished[0]}.epoch" if unfinished else "counts.missing"
+        raise DamagedZooError(f"{spec.name}: {field}: {models} models are not trained to the end, counts say otherwise")
     ids, epochs, stacks, rows = list[str](), list[int](), list[int](), list[int]()
     kept = spec.training.kept_epochs
     for number, stack in enumerate(manifest["stacks"]):
         stops = {model: info["epoch"] for model, info in stack["stopped"].items()}
         for epoch in kept:
             alive = [model for model in stack["models"] if stops.get(model, epoch + 1) > epoch]
-            if not alive:
+            if not alive or epoch > stack["epoch"]:
                 break
             ids += alive
             epochs += [epoch] * len(alive)
@@ -263,6 +273,16 @@ def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:
         raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have {len(rows)}")
     numbers = {"epoch": epochs, "stack": stacks, "row": rows}
     return {"model_id": ids, **{name: np.array(column, np.int64) for name, column in numbers.items()}}
+
+
+def _is_open(stack: dict[str, Any], spec: ZooSpec) -> bool:
+    """Whether a stack was not trained to the end."""
+    return bool(stack["epoch"] < spec.training.epochs and len(stack["stopped"]) < len(stack["models"]))
+
+
+def is_partial(manifest: dict[str, Any]) -> bool:
+    """Whether some models of a zoo are not trained to the end."""
+    return bool(manifest["counts"]["failed"] + manifest["counts"]["missing"])
 
 
 def check_file_set(manifest: dict[str, Any], keys: dict[str, Any], source: str) -> None:
@@ -278,9 +298,10 @@ def check_file_set(manifest: dict[str, Any], keys: dict[str, Any], source: str) 
 
 
 def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:
-    """Write the records of a finished zoo again, and return its plan: to let it grow, or to repair it.
+    """Write the records of a finished zoo again, and return its plan: to let it grow, to finish or to repair it.
 
-    A stack of which a shard is missing will be trained again; what remains of it stays readable meanwhile.
+    A stack of which a shard is missing, or that was not trained to the end, will be trained again; what remains of it
+    stays readable meanwhile.
     """
     for number, stack in enumerate(manifest["stacks"]):
         prefix = f"checkpoints/stack-{number:05d}/"
@@ -291,7 +312,7 @@ def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:
         record = StackRecord(
             fingerprints[stack["fingerprint"]], stack["epoch"], True, None, resumed, stack["stopped"], present
         )
-        if len(present) < len(shards):
+        if len(present) < len(shards) or _is_open(stack, spec):
             zoo.restart_stack(number, record)
         else:
             zoo.write_record(number, record, {})

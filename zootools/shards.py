@@ -7,6 +7,7 @@ score. Weights and scores so become visible in one rename, and every table can b
 
 import json
 import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from zootools.files import open_inside
 from zootools.population import canonical_json
 
 MAX_HEADER = 10 << 20
+SMALL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,37 +91,47 @@ def gather_weights(
     result = np.empty((len(rows), schema.size), np.float32)
     shard = stacks * (int(epochs.max(initial=0)) + 1) + epochs
     order = np.argsort(shard, kind="stable")
-    groups = [group for group in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1) if len(group)]
-    names = [shard_name(int(stacks[group[0]]), int(epochs[group[0]])) for group in groups]
+    starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
+    ends = np.append(starts[1:], len(order))
+    # Where rows follow each other in the shard and in the result, plain slices do, which copy much faster than index
+    # arrays; most reads are whole shards.
+    breaks = np.cumsum((np.diff(rows[order], prepend=0) != 1) | (np.diff(order, prepend=0) != 1))
+    plain = breaks[starts] == breaks[ends - 1]
+    names = [
+        shard_name(stack, epoch)
+        for stack, epoch in zip(stacks[order[starts]].tolist(), epochs[order[starts]].tolist(), strict=True)
+    ]
     files.check(names)
-    for name, group in zip(names, groups, strict=True):
-        tensors = _map_shard(files.folder, name, schema)
+    places = [(parameter.name, parameter.offset, parameter.end) for parameter in schema.parameters]
+    for name, start, end, straight in zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True):
+        tensors, group = _map_shard(files, name, schema), order[start:end]
         picked = rows[group]
-        if picked.min() < 0 or picked.max() >= len(next(iter(tensors.values()))):
+        count = len(tensors[places[0][0]])
+        if picked.min() < 0 or picked.max() >= count:
             raise DamagedZooError(f"{files.folder}: {name}: has no row {picked.max()}")
-        start, contiguous = int(picked[0]), np.array_equal(picked, np.arange(picked[0], picked[0] + len(picked)))
-        straight = contiguous and np.array_equal(group, np.arange(group[0], group[0] + len(group)))
-        for parameter in schema.parameters:
-            tensor = tensors[parameter.name].reshape(-1, parameter.size)
-            # Plain slices copy about twice as fast as index arrays, and most reads are whole shards.
-            source = tensor[start : start + len(group)] if contiguous else tensor[picked]
-            if straight:
-                result[group[0] : group[0] + len(group), parameter.offset : parameter.end] = source
-            else:
-                result[group, parameter.offset : parameter.end] = source
-        if files.verify and not np.isfinite(result[group[0] : group[-1] + 1] if straight else result[group]).all():
+        source = slice(int(picked[0]), int(picked[-1]) + 1) if straight else picked
+        target = slice(int(group[0]), int(group[-1]) + 1) if straight else group
+        for tensor, first, last in places:
+            result[target, first:last] = tensors[tensor].reshape(count, -1)[source]
+        if files.verify and not _is_finite(result[target]):
             raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
     return result
 
 
-def _map_shard(folder: Path, name: str, schema: Schema) -> Mapping[str, npt.NDArray[np.float32]]:
+def _is_finite(values: npt.NDArray[np.float32]) -> bool:
+    """Whether there is no infinity or NaN in a contiguous array; a finite sum of squares says so at once."""
+    flat = values.reshape(-1)
+    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+
+
+def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> Mapping[str, npt.NDArray[np.float32]]:
     """Map the tensors of a shard, each checked against the schema."""
     from safetensors import SafetensorError, safe_open
 
-    path, tensors = folder / name, dict[str, npt.NDArray[np.float32]]()
-    if found := _map_as_written(path, schema):
-        return found
-    _read_header(folder, name, whole=False)  # the library itself would take a header of 100 MB
+    if tensors := _map_as_written(files, name, schema):
+        return tensors
+    path = files.folder / name
+    _read_header(files.folder, name, whole=False)  # the library itself would take a header of 100 MB
     try:
         with safe_open(path, framework="pt") as file:
             names = {parameter.name for parameter in schema.parameters}
@@ -141,17 +153,23 @@ def _map_shard(folder: Path, name: str, schema: Schema) -> Mapping[str, npt.NDAr
     return tensors
 
 
-def _map_as_written(path: Path, schema: Schema) -> dict[str, npt.NDArray[np.float32]]:
+def _map_as_written(files: CheckedFiles, name: str, schema: Schema) -> dict[str, npt.NDArray[np.float32]]:
     """Map a shard by where `shard_bytes` puts each tensor, or return nothing if its header does not end like that.
 
     Most of a header is what the models score. Not parsing it makes loading a zoo of small models several times faster.
     """
     per_model = 4 * schema.size
-    try:
-        with path.open("rb", buffering=0) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):
-        return {}
+    with files.open(name) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            # Small files are read faster than mapped.
+            mapped = (
+                os.pread(file.fileno(), size, 0)
+                if size < SMALL
+                else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            )
+        except (OSError, ValueError):
+            return {}
     length = int.from_bytes(mapped[:8], "little")
     models, rest = divmod(len(mapped) - 8 - length, per_model)
     if length > MAX_HEADER or models < 1 or rest:

@@ -92,6 +92,11 @@ class StackRecord:
     """Committed shards by path: size and sha256."""
 
     @property
+    def standing(self) -> str:
+        """How the stack's models stand, if they have not diverged: ok, failed or missing."""
+        return "ok" if self.done else "failed" if self.failed else "missing"
+
+    @property
     def last_fingerprint(self) -> dict[str, Any]:
         """The numeric fingerprint under which the last whole epoch was trained."""
         return self.resumed[-1]["fingerprint"] if self.resumed else self.fingerprint

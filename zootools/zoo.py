@@ -17,7 +17,7 @@ from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
 from zootools.hub.locate import Place, locate
-from zootools.manifest import check_file_set, checkpoint_keys, read_manifest, stored_spec
+from zootools.manifest import check_file_set, checkpoint_keys, is_partial, read_manifest, stored_spec
 from zootools.shards import gather_weights, read_info, shard_name
 from zootools.spec import ZooSpec
 from zootools.store import Plan, ZooFolder
@@ -97,7 +97,7 @@ class Zoo:
         import torch
 
         table = self.metadata
-        if self.place is not None:
+        if self.place is not None and self.place.fetches:
             shards = table.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
             self.place.fetch(shard_name(shard["stack"], shard["epoch"]) for shard in shards)
         return torch.from_numpy(gather_weights(self.files, self.schema, table["stack"], table["epoch"], table["row"]))
@@ -195,7 +195,9 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
         if not metadata[name].combine_chunks().equals(pa.array(expected, metadata.schema.field(name).type)):
             raise DamagedZooError(f"{folder}: the metadata's column {name} is not what zoo.json and spec.yaml make")
     stopped = {model: info for stack in manifest["stacks"] for model, info in stack["stopped"].items()}
-    return Zoo(folder, spec, schema, metadata, manifest["counts"], stopped, files=files)
+    return Zoo(
+        folder, spec, schema, metadata, manifest["counts"], stopped, files=files, finished=not is_partial(manifest)
+    )
 
 
 def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:

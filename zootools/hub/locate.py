@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from zootools.errors import HubError, SpecError, ZooNotFoundError
 from zootools.hub import folder as hub_folder
@@ -21,6 +22,8 @@ class Place:
     """The path or name that was asked for."""
     commit: str | None = None
     """The version of a zoo that came from a hub."""
+    fetches: ClassVar[bool] = False
+    """Whether files get to `folder` only when they are fetched."""
 
     def fetch(self, files: Iterable[str]) -> None:
         """Make sure that some files, by their names in the manifest, lie in `folder`."""

@@ -4,14 +4,15 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from zootools.card import render_card
 from zootools.errors import DamagedZooError, SpecError, StorageError
-from zootools.files import durable_path, sha256_file, write_durably
+from zootools.files import durable_path, link_or_copy, sha256_file, write_durably
 from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate
 from zootools.hub.names import (
@@ -23,8 +24,8 @@ from zootools.hub.names import (
     hub_setting,
     require_name,
 )
-from zootools.manifest import read_manifest, stored_spec
-from zootools.store import ZooFolder
+from zootools.manifest import finish_zoo, is_partial, read_manifest, stored_spec
+from zootools.store import Plan, StackRecord, ZooFolder, epoch_of
 from zootools.verify import faults
 
 
@@ -70,10 +71,34 @@ def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iter
     place.fetch_all()
     zoo = place.folder
     plan = ZooFolder(zoo).read_plan()
-    if plan is None:
-        manifest = read_manifest(zoo)
-    else:
+    if not allow_partial and (plan is not None or is_partial(read_manifest(zoo))):
         raise SpecError(f"{zoo}: is not finished; finish it with zootools build, or publish it with --allow-partial")
+    with nullcontext(zoo) if plan is None else _partial(zoo, plan) as folder:
+        yield _release(folder, name)
+
+
+@contextmanager
+def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
+    """Yield a temporary folder that holds what there is of an unfinished zoo, as a zoo of its own."""
+    records = []
+    for stack in range(len(plan.stacks)):
+        record = ZooFolder(zoo).read_record(stack) or StackRecord({})
+        # A stack that is trained again may have shards of epochs that it has not reached yet.
+        shards = {file: info for file, info in record.shards.items() if epoch_of(file) <= record.epoch}
+        records.append(replace(record, shards=shards))
+    if not any(record.shards for record in records):
+        raise SpecError(f"{zoo}: has no checkpoints yet")
+    with TemporaryDirectory(prefix=f".{zoo.name}-", dir=zoo.absolute().parent) as temporary:
+        folder = Path(temporary)
+        for file in [*(file for record in records for file in record.shards), "build.json"]:
+            if (zoo / file).is_file():
+                link_or_copy(zoo / file, folder / file)
+        finish_zoo(ZooFolder(folder), plan, records)
+        yield folder
+
+
+def _release(zoo: Path, name: ZooName) -> Release:
+    manifest = read_manifest(zoo)
     # The card is rendered anew, so that an old one, or one for another name, is no reason to refuse.
     found = [str(fault) for fault in faults(zoo) if fault.name != "README.md"]
     if found:
@@ -87,7 +112,7 @@ def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iter
     check_file_names(str(zoo), files)
     check_sizes(str(zoo), {file: info["size"] for file, info in files.items()})
     _check_counts(zoo, files)
-    yield Release(name, zoo, manifest, card, dict(sorted(files.items())))
+    return Release(name, zoo, manifest, card, dict(sorted(files.items())))
 
 
 def publish(

@@ -6,22 +6,19 @@ hashed, and then linked into a folder of plain files beside the cache's snapshot
 that no zoo may have): what lies there has been verified.
 """
 
-import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from tqdm import tqdm
 
 from zootools import __version__
 from zootools.errors import DamagedZooError, HubError, ZooNotFoundError
-from zootools.files import durable_path, sha256_file, write_durably
+from zootools.files import link_or_copy, sha256_file, write_durably
 from zootools.hub.calls import TIMEOUT, offline, retried
 from zootools.hub.locate import LOG, Place
 from zootools.hub.names import ZooName, check_file_names, check_sizes
@@ -56,6 +53,7 @@ class RemotePlace(Place):
     endpoint: str | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
     listing: dict[str, Listed] = field(default_factory=dict)
+    fetches: ClassVar[bool] = True
 
     def fetch(self, files: Iterable[str]) -> None:
         """Download and verify what is not there yet. Raises DamagedZooError, HubError, StorageError."""
@@ -85,7 +83,7 @@ class RemotePlace(Place):
             raise DamagedZooError(
                 f"{self.name}: {file} is not what the manifest promises (sha256); it has been taken out of the cache"
             )
-        _link(path, self.folder / file)
+        link_or_copy(path.resolve(), self.folder / file)
 
     def download(self, file: str, size: int | None) -> Path:
         """Return the path of a file in the cache, downloaded if need be; stops at the first byte beyond ``size``."""
@@ -125,7 +123,7 @@ def find(name: ZooName, endpoint: str | None = None) -> RemotePlace:
     place = RemotePlace(Path(), str(name), commit, name.repo_id, endpoint, {}, listing)
     path = place.download("zoo.json", listing["zoo.json"].size if listing else None)
     folder = path.parents[2] / "zootools" / commit
-    _link(path, folder / "zoo.json")
+    link_or_copy(path.resolve(), folder / "zoo.json")
     try:
         manifest = read_manifest(folder)
         _check_listing(name, manifest["files"], listing)
@@ -231,19 +229,6 @@ def _counter(name: str, file: str, size: int) -> type[tqdm]:
             return super().update(n)
 
     return Counter
-
-
-def _link(path: Path, target: Path) -> None:
-    """Let a verified file of the cache appear as a plain file, which takes no further space where that can be."""
-    if target.exists():
-        return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            os.link(path.resolve(), target)
-    except OSError:  # a file system without hard links
-        with durable_path(target) as temporary:
-            shutil.copyfile(path, temporary)
 
 
 def _forget(path: Path) -> None:
