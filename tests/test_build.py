@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -265,6 +266,19 @@ def test_a_grown_zoo_keeps_its_shards_and_gets_new_stacks(tmp_path: Path, specs:
     assert all(after[name] == data for name, data in before.items())
     assert open_zoo(out).counts["expected"] == 10
     assert list(faults(out)) == []
+
+
+def test_a_zoo_grows_under_its_own_fingerprint_only(
+    tmp_path: Path, specs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "zoo"
+    build(spec_of(TINY, folder=specs), out, quiet=True)
+    monkeypatch.setattr(np, "__version__", "9.9")
+    build(spec_of(TINY, folder=specs), out, quiet=True)  # nothing is trained, so nothing is refused
+    grown = spec_of(TINY, "seeds.range=[1, 5]", folder=specs)
+    with pytest.raises(SpecError, match=r"'9\.9' now"):
+        build(grown, out, quiet=True)
+    assert build(grown, out, quiet=True, allow_fingerprint_change=True)["counts"]["ok"] == 10
 
 
 def test_the_same_build_again_changes_nothing(tiny: Path, specs: Path) -> None:

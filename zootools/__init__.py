@@ -4,7 +4,6 @@ The public names are imported on first use, so that ``import zootools`` (and ``z
 does not wait for torch.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,6 @@ if TYPE_CHECKING:
     from zootools.builder import build
     from zootools.spec import ZooSpec, load_spec
     from zootools.zoo import Zoo, open_zoo
-
-# Without this the last bits of MKL's matrix products depend on where in memory the factors begin, and so a model's
-# bits on its place in a stack. MKL reads it when it is first used, in this process and in the workers.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __version__ = "0.1.0"
 __all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "load_spec", "open_zoo"]

@@ -291,10 +291,12 @@ def _plan(
 
 
 def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], allowed: bool) -> None:
-    """Refuse to finish stacks under another numeric fingerprint than they were begun with."""
+    """Refuse to train under another numeric fingerprint than that of what is there."""
+    if allowed or all(_is_done(zoo, stack) for stack in range(len(plan.stacks))):
+        return
     for stack in range(len(plan.stacks)):
         record = zoo.read_record(stack)
-        if record is None or record.done or record.last_fingerprint == present or allowed:
+        if record is None or record.last_fingerprint == present:
             continue
         if record.epoch < 0 and not record.shards:
             continue  # nothing of it is there yet
@@ -305,8 +307,8 @@ def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], all
             if before.get(key) != present.get(key)
         )
         raise SpecError(
-            f"stack {stack} was begun under another numeric fingerprint ({differences}); its bytes would be of two "
-            "kinds. Go on as before (--backend, --device), or accept it with --allow-fingerprint-change"
+            f"stack {stack} was begun under another numeric fingerprint ({differences}); the zoo's bytes would be of "
+            "two kinds. Go on as before (--backend, --device), or accept it with --allow-fingerprint-change"
         )
 
 

@@ -15,6 +15,10 @@ from zootools.spec import Training
 from zootools.training.native import NativeTrainer
 from zootools.training.stacked import StackedTrainer, stack_width
 
+# Without this the last bits of MKL's matrix products depend on where in memory the factors begin, and so a model's
+# bits on its place in a stack. MKL reads it when it is first used, in this process and in the workers.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
 Trainer = NativeTrainer | StackedTrainer
 
 WIDE, LARGE_BATCH = 50_000, 32
