@@ -1,6 +1,7 @@
 """What the tests share: small specifications, images and models. Nothing here stands in for the package's code."""
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from zootools.spec import (
 )
 from zootools.training.backend import Trainer, choose_backend
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the builds that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 """Bits are promised for one thread, and networks this small are slower on two."""
 

@@ -92,7 +92,7 @@ def gather_weights(
     shard = stacks * (int(epochs.max(initial=0)) + 1) + epochs
     order = np.argsort(shard, kind="stable")
     starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
-    ends = np.append(starts[1:], len(order))
+    ends = np.append(starts, len(order))[1:]
     # Where rows follow each other in the shard and in the result, plain slices do, which copy much faster than index
     # arrays; most reads are whole shards.
     breaks = np.cumsum((np.diff(rows[order], prepend=0) != 1) | (np.diff(order, prepend=0) != 1))
