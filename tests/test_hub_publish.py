@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hub_server import READER, TOKEN, Blob, Fault, Files, HubServer
 
 from zootools.card import render_card
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError
-from zootools.hub import release, upload
+from zootools.hub import calls, release, upload
 from zootools.hub.names import ZooName
 from zootools.hub.release import publish
 from zootools.manifest import read_manifest, stored_spec
@@ -106,6 +107,25 @@ def test_a_passing_failure_is_survived(
         assert max(sleeps) >= 17
 
 
+@pytest.mark.usefixtures("sleeps")
+@pytest.mark.parametrize("request_", ["GET /api/datasets", "preupload", "batch", "PUT /blobs", "commit", "tag"])
+def test_a_hub_that_falls_silent_is_asked_again(
+    server: HubServer, tiny_zoo: Path, request_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "SILENCE", 1)
+    monkeypatch.setattr(calls, "TIMEOUT", 1)
+
+    def pause() -> None:  # time.sleep is a note only, see above
+        threading.Event().wait(2)
+
+    # The request is carried out in the end, when nobody listens any more.
+    server.faults = [Fault(request_, "late", call=pause)]
+    done = publish(tiny_zoo, NAME, hub=server.url, tag="v1")
+    assert server.faults[0].times == 0
+    assert server.repos[NAME].tags == {"v1": done.commit}
+    assert held(server.repos[NAME].head()) == expected(tiny_zoo)
+
+
 def test_random_failures_never_leave_anything_but_the_zoo(
     server: HubServer, tiny_zoo: Path, grown_zoo: Path, sleeps: list[float]
 ) -> None:
@@ -116,7 +136,7 @@ def test_random_failures_never_leave_anything_but_the_zoo(
     # Prepared once: what is under test is the way to the Hub.
     with release.prepare(tiny_zoo, ZooName("group", "tiny")) as tiny, release.prepare(grown_zoo, tiny.name) as grown:
         zoos = (tiny, grown)
-    for script in range(100):
+    for script in range(200):
         server.repos.clear()
         server.blobs.clear()
         server.faults = [

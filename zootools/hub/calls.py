@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_session, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -27,6 +27,8 @@ PAUSES = (1, 2, 4, 8)
 LONGEST_PAUSE = 300
 TIMEOUT = 10
 """Seconds that the Hub may take to answer the first request."""
+SILENCE = 60
+"""Seconds that a connection may be silent later on; huggingface-hub itself would wait for ever."""
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 CONFLICT = {409, 412}
 
@@ -70,6 +72,7 @@ def retried(call: Callable[[], T], what: str, first: bool = False) -> T:
     A ``Retry-After`` of the Hub is obeyed. ``first`` marks the first request of all: a Hub that cannot be reached is
     then no passing trouble. Raises the refusal of `translated`.
     """
+    get_session().timeout = SILENCE
     for pause in (*PAUSES, None):
         try:
             return call()
