@@ -9,6 +9,7 @@ from typing import Any
 
 from zootools import __version__
 from zootools.image_files import data_folder
+from zootools.native.compiler import NoKernelError, describe_compiler
 
 PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "datasets", "huggingface-hub")
 
@@ -40,6 +41,10 @@ def examine(data: Path | None = None) -> dict[str, dict[str, Any] | list[str]]:
         problems.append(
             f"torchvision does not fit torch ({error}); install the pair together: pip install -U torch torchvision"
         )
+    try:
+        machine["compiler"] = describe_compiler()["compiler"]
+    except NoKernelError as error:  # no problem: PyTorch serves instead
+        machine["compiler"] = f"none, so training is slower ({error})"
     folder = data_folder(data)
     machine["image_files"] = str(folder)
     machine["free_bytes_here"] = shutil.disk_usage(Path.cwd()).free
