@@ -122,8 +122,28 @@ class HubServer(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.connections = 0
         self.xet: str | None = None
         """Where Xet uploads go (``local:///folder``): hf_xet writes there itself; only it can read that."""
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.lock:
+            self.connections += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self.lock:
+                self.connections -= 1
+
+    def settle(self) -> None:
+        """Wait until everything that a client sent before it died has been carried out."""
+        idle = 0
+        while idle < 3:
+            time.sleep(0.02)
+            idle = 0 if self.connections else idle + 1
 
     def fault(self, line: str) -> Fault | None:
         with self.lock:

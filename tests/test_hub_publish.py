@@ -185,6 +185,7 @@ def test_a_publisher_may_be_killed_at_any_request(server: HubServer, tiny_zoo: P
                 server.faults = [Fault("", "none", draw.randint(0, 17))]
                 server.faults.append(Fault("", kind, 1, call=lambda: os.kill(pids[-1], signal.SIGKILL)))
                 attempt()
+                server.settle()
                 assert len(server.blobs) >= stored
                 stored = len(server.blobs)
                 if NAME in server.repos:
