@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+from crash import TINY
 
 from zootools import ZooSpec, build, open_zoo
 from zootools.builder import plan_stacks, status, zoo_schema
@@ -26,15 +27,6 @@ from zootools.spec import load_spec
 from zootools.store import ZooFolder
 from zootools.training.reference import train_reference
 from zootools.verify import faults
-
-TINY = """
-name: tiny
-images: {name: tetris, train: 40, test: 50, noise_train: 0.2, noise_test: 0.8}
-architecture: {name: mlp, hidden: [5], bias: false}
-grid: {activation: [tanh, relu], init: [uniform], optimizer: [adam], lr: [1.0e-2]}
-seeds: {range: [1, 3]}
-training: {epochs: 3, batch_size: 4}
-"""
 
 LONG = TINY.replace("train: 40", "train: 400").replace("epochs: 3", "epochs: 30")
 

@@ -166,6 +166,7 @@ def build(
                 report=bar.update,
                 retried=bar.retried,
             )
+        sweep_temporaries(out)  # of workers that died; by now all of them have left
         _note_build(zoo, begun, device, chosen.name)
         if failed:
             for stack in failed:
