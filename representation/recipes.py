@@ -26,7 +26,9 @@ class Epochs(Section):
     """Which epochs of the zoo's models are learned from. Epoch 0, the initialisation, is left out."""
 
     first: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    """The first epoch that is taken."""
     last: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """The last one; by default the last that the zoo has."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Of the epochs from ``first`` on, only every so many."""
 
@@ -47,7 +49,9 @@ class Attention(Section):
     """Multi-head self-attention over tokens, with learned positions and pre-norm blocks; the decoder mirrors it."""
 
     kind: Literal["attention"]
+    """A transformer encoder and decoder."""
     tokens: Literal["neuron", "weight"] = "neuron"
+    """A token is a neuron or kernel, its incoming weights and its bias; or a single weight."""
     compression_token: bool = True
     """Only the output of one learned extra token goes into the bottleneck, else the whole sequence."""
     latent: Width
@@ -55,11 +59,15 @@ class Attention(Section):
     width: Width
     """Length of a token inside the encoder."""
     heads: Depth
+    """Attention heads; they divide `width`."""
     blocks: Depth
+    """Blocks of the encoder, and as many of the decoder."""
     hidden: Width
     """Width of the feed-forward part of a block."""
     dropout: Rate = 0.1
+    """After the attention and after the feed-forward part of a block."""
     attention_dropout: Rate = 0.1
+    """Of the attention's softmax."""
     positions_std: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Spread of the learned positions and the compression token at the start."""
 
@@ -74,26 +82,35 @@ class FeedForward(Section):
     """The paper's baseline FF: fully connected layers from the flat weights to z, of widths in equal steps."""
 
     kind: Literal["feed_forward"]
+    """Fully connected layers with ReLU."""
     latent: Width
+    """Length L of the representation z."""
     layers: Depth = 10
+    """Linear layers of the encoder, and as many of the decoder."""
     dropout: Rate = 0.1
+    """After every hidden layer."""
 
 
 class Head(Section):
     """The projection head of the contrast: layers of Linear, batch norm, ReLU, then a last Linear and batch norm."""
 
     layers: Annotated[int, Field(ge=0, le=100)] = 3
+    """Hidden layers."""
     hidden: Width = 50
+    """Their width."""
     outputs: Width = 20
+    """Length of the vectors that are contrasted."""
 
 
 class Loss(Section):
     """beta * reconstruction + (1 - beta) * contrast, or one of them alone (paper, section 3)."""
 
     kind: Literal["ED", "Ec", "EcD", "Ec+D"]
+    """Reconstruction alone, contrast alone (NT-Xent), both, or reconstruction and a contrast of positive pairs only."""
     beta: Share = 0.5
     """Weight of the reconstruction in EcD and Ec+D; 1 - gamma of the released code."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """Divides the cosine similarities of the contrast."""
     reduction: Literal["mean", "sum"] = "mean"
     """``mean`` as in the released code; ``sum`` as equations 2 and 3 are printed: over weights, and over pairs."""
     reconstruction: Literal["global", "layerwise"] = "global"
@@ -108,10 +125,13 @@ class Augmentation(Section):
     """How views are drawn."""
 
     permute: bool = True
+    """Whether the neurons of every hidden layer are permuted, which leaves the network's function as it is."""
     erase_probability: Share = 0.5
+    """Share of the views in which a block of the flat weights is set to zero."""
     erase_lower: Share = 0.02
+    """The least length of the erased block, as a share of all weights."""
     erase_upper: Share = 0.33
-    """Bounds of the erased block, as a share of all weights."""
+    """Its greatest length."""
     noise: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Standard deviation of the Gaussian noise."""
 
@@ -126,11 +146,16 @@ class Training(Section):
     """How the encoder is trained: Adam."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Passes over the checkpoints of the train split."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    """Networks of one step, each with two views; an epoch leaves out what does not fill a batch."""
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-4
+    """Learning rate; of `one_cycle` the highest."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 1e-9
+    """Coupled L2."""
     schedule: Literal["plateau", "one_cycle", "constant"] = "plateau"
-    """``plateau``: times 0.3 after 10 epochs without a lower training loss, as in the released code."""
+    """``plateau``: times 0.3 after 10 epochs without a lower training loss, as in the released code; ``one_cycle``: up
+    and down again over the whole training; ``constant``: `lr` throughout."""
     precision: Literal["fp32", "tf32", "bf16", "auto"] = "fp32"
     """Of the products of matrices; weights, losses and optimizer are always float32. tf32 is for CUDA; ``auto`` is
     bf16 where the device computes in it, else fp32."""
@@ -142,12 +167,19 @@ class Recipe(Section):
     """Everything that decides an encoder, but for the zoo and the seed."""
 
     description: str = ""
+    """A sentence for readers."""
     epochs: Epochs = Epochs()
+    """Which checkpoints are learned from."""
     encoder: Annotated[Attention | FeedForward, Discriminator("kind")]
+    """The network that is trained."""
     head: Head = Head()
+    """What is between z and the contrast."""
     loss: Loss
+    """What is minimised."""
     augmentation: Augmentation = Augmentation()
+    """How the two views of a network differ from it."""
     training: Training
+    """For how long, and in which steps."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

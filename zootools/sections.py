@@ -17,9 +17,14 @@ from zootools.yaml_reader import Key, parse_scalar, parse_yaml, read_yaml
 
 
 class Section(BaseModel):
-    """A frozen part of a document: no unknown keys, no silent conversions, no NaN."""
+    """A frozen part of a document: no unknown keys, no silent conversions, no NaN.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    The docstring of a field is its description in the documentation (docs/generate.py).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def dump(self) -> dict[str, Any]:
         """Return the section as plain values, without what is at its default."""

@@ -18,9 +18,9 @@ MAX_MODELS = 1_000_000
 
 Activation = Literal["tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu"]
 Init = Literal[
-    "uniform",  # U[0, 1), all positive, as in the paper's released code
-    "normal",  # N(0, init_std^2)
-    "truncated_normal",  # N(0, init_std^2), redrawn beyond two standard deviations
+    "uniform",
+    "normal",
+    "truncated_normal",
     "kaiming_uniform",
     "kaiming_normal",
     "xavier_uniform",
@@ -48,41 +48,56 @@ class TetrisImages(Section):
     """4x4 grey images of four tetris shapes, made from a seed (`zootools.images.tetris`)."""
 
     name: Literal["tetris"]
+    """These images."""
     train: Count
+    """How many images the models are trained on; classes take turns."""
     test: Count
+    """How many they are tested on."""
     validation: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """How many more are scored as `validation_loss` and `validation_accuracy`, with the noise of the test images."""
     seed: Seed = 0
+    """Of the noise."""
     noise_train: Annotated[float, Field(ge=0, le=100)]
+    """Standard deviation of the Gaussian noise on the training images; pixels without noise are 0 or 1."""
     noise_test: Annotated[float, Field(ge=0, le=100)]
+    """The same for the test images."""
 
 
 class StoredImages(Section):
-    """How images that lie in files are cut, resized and normalised.
-
-    Pixels are scaled to [0, 1], then shifted by ``mean`` and divided by ``std``.
-    """
+    """How images are cut and normalised: crop, greyscale, size, mean and std, in this order."""
 
     train: Count
+    """How many images the models are trained on: the first of the training part."""
     validation: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """How many of those that follow are scored as `validation_loss` and `validation_accuracy`."""
     test: Count | None = None
+    """How many images of the test part the models are tested on; all by default."""
     crop: Size | None = None
+    """Side of the square that is cut from the middle, in pixels."""
     size: Size | None = None
+    """Side to which images are resized (bilinear, antialiased), in pixels."""
     greyscale: bool = False
+    """Whether channels are averaged to one."""
     mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Subtracted from pixels in [0, 1], the same in every channel."""
     std: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """What pixels are divided by afterwards."""
 
 
 class DatasetImages(StoredImages):
     """A well-known data set: scikit-learn's bundled digits, or one that torchvision reads."""
 
     name: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "usps", "stl10"]
+    """`digits` needs no file; the others are downloaded by torchvision where they are missing."""
 
 
 class FolderImages(StoredImages):
-    """The user's own pictures: ``<data folder>/<folder>/{train,test}/<class>/<picture>``."""
+    """The user's own pictures: ``<data folder>/<folder>/{train,test}/<class>/<picture>``; ``size`` is required."""
 
     name: Literal["image_folder"]
+    """Pictures in folders, one per class; classes are numbered by their sorted names."""
     folder: Name
+    """Their folder below the data folder (`--data`, else $ZOOTOOLS_DATA, else the user's cache)."""
 
 
 Images = Annotated[TetrisImages | DatasetImages | FolderImages, Discriminator("name")]
@@ -95,14 +110,19 @@ class Mlp(Section):
     """A fully connected network; its input and output sizes come from the images."""
 
     name: Literal["mlp"]
+    """Linear layers with the model's activation and dropout between them."""
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)]
+    """Widths of the hidden layers."""
     bias: bool = True
+    """Whether its layers have biases."""
 
 
 class Cnn(Section):
     """One of the registered convolutional networks (`zootools.architectures`)."""
 
     name: Literal["cnn_small", "cnn_unterthiner", "cnn_large"]
+    """The paper's CNN (2464 parameters on 28 x 28 grey images), that of Unterthiner et al. (4970 on one channel), and a
+    larger one (10,853 on 32 x 32 in colour)."""
 
 
 Architecture = Annotated[Mlp | Cnn, Discriminator("name")]
@@ -115,15 +135,23 @@ class Hyperparameters(Section):
     """What one model is trained with. The field names are the axes of a grid and columns of the metadata."""
 
     activation: Activation
+    """After every hidden layer; `gelu` is the exact one."""
     init: Init
+    """How kernels start. `uniform` is U[0, 1), all positive, as in the paper's released code; `normal` is
+    N(0, init_std^2), `truncated_normal` the same redrawn beyond two standard deviations; kaiming, xavier and orthogonal
+    as torch.nn.init has them by default."""
     optimizer: Optimizer
+    """As torch.optim has them by default, but for the hyper-parameters below."""
     lr: LearningRate
+    """Learning rate, the same in all epochs."""
     weight_decay: Decay = 0.0
     """Coupled L2 as in torch.optim, biases included."""
     l2: Decay = 0.0
     """Penalty l2 * sum(w^2) on kernels only, as in Keras."""
     dropout: Rate = 0.0
+    """Share of the units that are dropped in training, in the layers whose schema says so."""
     train_fraction: Fraction = 1.0
+    """The model sees only so much of the training images: the first ones."""
     momentum: Rate = 0.9
     """Of sgd (no Nesterov); the other optimizers do not read it."""
     init_std: Positive = 1.0
@@ -168,8 +196,11 @@ class Draw(Section):
     """How one axis is drawn: exactly one of these; intervals are [low, high)."""
 
     uniform: tuple[float, float] | None = None
+    """Uniform between low and high."""
     log_uniform: tuple[float, float] | None = None
+    """Its logarithm is uniform between those of low and high."""
     choice: Annotated[tuple[str | float, ...], Field(min_length=1, max_length=10_000)] | None = None
+    """One of these values, each as likely."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -183,10 +214,16 @@ class Draw(Section):
 
 
 class Sample(Section):
-    """Configurations drawn at random; each is combined with every cell of the grid."""
+    """Configurations drawn at random; each is combined with every cell of the grid.
+
+    An axis that is drawn does not stand in the grid. Draw number i of an axis is a hash of (draw_seed, axis, i), so a
+    larger count keeps the earlier configurations. Drawn numbers have six digits.
+    """
 
     count: Count
+    """How many are drawn."""
     draw_seed: Seed = 0
+    """Another one draws other configurations."""
     activation: Draw | None = None
     init: Draw | None = None
     optimizer: Draw | None = None
@@ -209,9 +246,13 @@ class RandomSeeds(Section):
     """Seeds drawn for each configuration by a hash of (draw_seed, configuration, index)."""
 
     per_configuration: Count
+    """How many different seeds each configuration gets."""
     low: Seed = 1
+    """The smallest seed that may be drawn."""
     high: Seed = 1_000_000
+    """The largest seed that may be drawn."""
     draw_seed: Seed = 0
+    """Another one draws other seeds."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -223,11 +264,14 @@ class RandomSeeds(Section):
 
 
 class Seeds(Section):
-    """Exactly one of ``range`` (both ends included), ``fixed`` and ``random``."""
+    """Exactly one of these. Every configuration is trained once with each of its seeds."""
 
     range: tuple[Seed, Seed] | None = None
+    """The first and the last seed, both included; every configuration gets all of them."""
     fixed: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_MODELS)] | None = None
+    """These seeds, for every configuration."""
     random: RandomSeeds | None = None
+    """Seeds of its own for each configuration."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -257,11 +301,15 @@ class Training(Section):
     """How long and in which steps every model is trained, and when it is kept."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
+    """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    """Images of one step; the last step of an epoch takes what is left."""
     train_metrics_images: Count | None = None
     """Train loss and accuracy are measured on the first so many training images; on all by default."""
     checkpoint_every: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Every so many epochs a checkpoint is kept, from epoch 0 (the initialisation) on; the last one always."""
     checkpoint_epochs: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] | None = None
+    """Or: the epochs whose checkpoints are kept, in increasing order; the last one always."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -288,9 +336,13 @@ class Split(Section):
     """The share of models (never of checkpoints) in each split, and what stays together."""
 
     train: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of the split `train`; the three make 1. A model's split is decided by a hash, so shares are met roughly."""
     validation: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """Share of the split `validation`."""
     test: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """Share of the split `test`."""
     group_by: Literal["model", "configuration"] = "model"
+    """What stays in one split: all epochs of a model, or all models of a configuration."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -304,17 +356,27 @@ class ZooSpec(Section):
     """A whole specification. Two equal specifications make equal zoos, byte for byte."""
 
     name: Name
+    """What the zoo is called, and by default the name of its folder."""
     description: Annotated[str, Field(max_length=10_000)] = ""
+    """A sentence or two for the card and for searches."""
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")] = "cc-by-4.0"
+    """Of the zoo, as the Hub spells licences."""
     images: Images
+    """What the models are trained on."""
     architecture: Architecture
+    """What the models are."""
     grid: Grid
+    """The hyper-parameters of the models: all combinations of the lists of values."""
     sample: Sample | None = None
+    """Hyper-parameters that are drawn at random instead."""
     seeds: Seeds
+    """The seeds with which each configuration is trained."""
     models: Annotated[int, Field(ge=1, le=MAX_MODELS)] | None = None
-    """Only the models with so many smallest ids: a spread over the grid."""
+    """Only the models with so many smallest ids: a spread over the grid. `--models` sets it."""
     training: Training
+    """How every model is trained."""
     split: Split = Split()
+    """Which models are for training, validating and testing what is learned from the zoo."""
 
     @model_validator(mode="after")
     def _axes(self) -> Self:

@@ -15,7 +15,13 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_acc
 @click.option("--models", type=click.IntRange(min=1), help="Train only so many models, spread over the grid.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train for so many epochs.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto is CUDA where there is one.",
+)
 @click.option(
     "--backend",
     type=click.Choice(["auto", "native", "torch"]),

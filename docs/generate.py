@@ -1,0 +1,254 @@
+"""Write the generated parts of the documentation: tables of keys from the pydantic models, of commands from click.
+
+``python docs/generate.py`` rewrites what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` in the pages
+of this folder; with ``--check`` it writes nothing, and leaves with 1 when a page is not what it would write.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from inspect import cleandoc
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from representation.recipes import Recipe, bundled_recipes, load_recipe
+from zootools.bundled import bundled_specs
+from zootools.cli import main
+from zootools.errors import ZooError
+from zootools.spec import Hyperparameters, ZooSpec, load_spec
+
+FOLDER = Path(__file__).parent
+BLOCK = re.compile(r"(<!-- begin ([\w-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+Json = dict[str, Any]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown; cells are one line each."""
+    lines = [head, ["---"] * len(head), *([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# --- keys of specifications and recipes ----------------------------------------------------------------
+
+
+class Keys:
+    """The keys of a document, from the JSON schema of its model: a heading and a table for every section."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.schema = model.model_json_schema()
+        self.definitions: dict[str, Json] = self.schema["$defs"]
+
+    def render(self) -> str:
+        """Return all tables."""
+        return "\n\n".join([*self._section("", self.schema), *self._draws()])
+
+    def _section(self, path: str, section: Json) -> Iterator[str]:
+        prefix = "sample.AXIS" if path == "draws" else path.partition(":")[0]
+        rows, inner, drawn = [], [], []
+        for name, field in section["properties"].items():
+            key = f"{prefix}.{name}" if prefix else name
+            targets = list(self._targets(key, field))
+            if any(target is self.definitions.get("Draw") for _, target in targets):
+                drawn.append(f"`{key}`")
+                continue
+            inner += targets
+            rows.append([f"`{key}`", *self._row(name, field, name in section.get("required", ()), path, targets)])
+        if drawn:
+            meaning = "How the axis is drawn, for an axis that has no list in `grid`."
+            rows.append([", ".join(drawn), "[draw](#draws)", "", "", meaning])
+        yield f"### {path or 'Top level'}"
+        yield cleandoc(section["description"])
+        yield table(["key", "type", "bounds", "default", "meaning"], rows)
+        for key, target in inner:
+            yield from self._section(key, target)
+
+    def _draws(self) -> Iterator[str]:
+        if "Draw" in self.definitions:
+            yield from self._section("draws", self.definitions.pop("Draw"))
+
+    def _targets(self, key: str, field: Json) -> Iterator[tuple[str, Json]]:
+        """Yield the sections that a field holds, each with its path; a choice of them has their names behind it."""
+        for option in [field, *field.get("anyOf", ())]:
+            if "$ref" in option:
+                yield key, self._resolve(option)
+        for option in field.get("oneOf", ()):
+            variant = self._resolve(option)
+            yield (
+                f"{key}: {', '.join(_literals(variant['properties'][field['discriminator']['propertyName']]))}",
+                variant,
+            )
+
+    def _resolve(self, reference: Json) -> Json:
+        return self.definitions[reference["$ref"].rpartition("/")[2]]
+
+    def _row(self, name: str, field: Json, required: bool, path: str, targets: list[tuple[str, Json]]) -> list[str]:
+        """Return type, bounds, default and meaning of a field."""
+        meaning = field.get("description")
+        default = "required" if required else _plain(field.get("default"))
+        if path == "grid":  # the meaning of an axis stands where a single model has it
+            axis = Hyperparameters.model_fields[name]
+            meaning, default = axis.description, "required" if axis.is_required() else _plain(axis.default)
+        if not meaning:
+            raise SystemExit(f"{path}.{name}: has no docstring, from which its meaning could be taken")
+        if targets:
+            links = ", ".join(f"[{target}](#{anchor(target)})" for target, _ in targets)
+            return [f"section: {links}", "", "required" if required else "", meaning]
+        return [*_type(next(o for o in field.get("anyOf", [field]) if o.get("type") != "null")), default, meaning]
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor of a heading, as Markdown viewers make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _literals(field: Json) -> list[str]:
+    return list(field.get("enum", [field.get("const")]))
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"`{json.dumps(value) if not isinstance(value, str) else value}`" if value != "" else "empty"
+
+
+def _type(field: Json) -> tuple[str, str]:
+    """Return type and bounds of a plain value or a list, in words."""
+    if "enum" in field or "const" in field:
+        return "one of", ", ".join(f"`{name}`" for name in _literals(field))
+    if "anyOf" in field:
+        return " or ".join(_type(option)[0] for option in field["anyOf"]), ""
+    if field["type"] == "array" and "prefixItems" in field:
+        kind, bounds = _type(field["prefixItems"][0])
+        return f"pair of {kind}s", bounds
+    if field["type"] == "array":
+        kind, bounds = _type(field["items"])
+        length = f"{field.get('minItems', 0):,} to {field['maxItems']:,} items" if "maxItems" in field else ""
+        kind = "list" if kind == "one of" else f"list of {' or '.join(f'{word}s' for word in kind.split(' or '))}"
+        return kind, "; ".join(part for part in (bounds, length) if part)
+    bounds = []
+    if "minimum" in field and "maximum" in field:
+        bounds.append(f"{field['minimum']:,} to {field['maximum']:,}")
+    else:
+        words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+        numbers = {key: "2^63" if field.get(key) == 2**63 else f"{field.get(key, 0):,}" for key in words}
+        bounds += [f"{word} {numbers[key]}" for key, word in words.items() if key in field]
+    if "maxLength" in field:
+        bounds.append(f"at most {field['maxLength']:,} characters")
+    if "pattern" in field:
+        bounds.append(f"matches `{field['pattern']}`")
+    return field["type"], ", ".join(bounds)
+
+
+def specs() -> str:
+    """Return a table of the bundled specifications."""
+    rows = []
+    for name, path in bundled_specs().items():
+        spec = load_spec(path)
+        counts = [f"{spec.model_count:,}", f"{len(spec.training.kept_epochs)}"]
+        rows.append([f"`{name}`", spec.images.name, spec.architecture.name, *counts, spec.description])
+    return table(["name", "images", "architecture", "models", "checkpoints of each", ""], rows)
+
+
+def recipes() -> str:
+    """Return a table of the bundled recipes."""
+    return table(["name", ""], [[f"`{name}`", load_recipe(name).description] for name in bundled_recipes()])
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Return every command with its help, arguments and options."""
+    with click.Context(main, info_name="zootools") as context:
+        return "\n\n".join(_command(main, context))
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    if context.parent is not None:
+        text, _, example = cleandoc(command.help or "").partition("\b\nExample:\n")
+        yield f"### {context.command_path}"
+        yield f"`{' '.join([context.command_path, *command.collect_usage_pieces(context)])}`"
+        yield text.strip()
+        if example:
+            yield f"```text\n{cleandoc(example).strip()}\n```"
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    if options:
+        rows = [[_spelling(option, context), _meaning(option), _default(option)] for option in options]
+        yield table(["option", "meaning", "default"], rows)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            with click.Context(inner, parent=context, info_name=name) as below:
+                yield from _command(inner, below)
+
+
+def _spelling(option: click.Option, context: click.Context) -> str:
+    names = " / ".join(
+        ", ".join(f"`{name}`" for name in names) for names in (option.opts, option.secondary_opts) if names
+    )
+    if option.is_flag:
+        return names
+    if isinstance(option.type, click.IntRange) and option.metavar is None:
+        upper = f" to {option.type.max}" if option.type.max is not None else ""
+        return f"{names} `INTEGER` from {option.type.min}{upper}"
+    return f"{names} `{option.make_metavar(context)}`"
+
+
+def _meaning(option: click.Option) -> str:
+    if not option.help:
+        raise SystemExit(f"the option {option.opts[0]} has no help, from which its meaning could be taken")
+    return option.help.replace("<", "&lt;") + (" May be given several times." if option.multiple else "")
+
+
+def _default(option: click.Option) -> str:
+    return "required" if option.required else f"`{option.default}`" if option.show_default else ""
+
+
+def exit_codes() -> str:
+    """Return a table of exit codes, from the errors that have them."""
+    rows = [["0", "Done."], ["1", "A mistake in zootools itself; please report it with what `--debug` shows."]]
+    classes, found = [ZooError], dict[int, list[str]]()
+    for error in classes:
+        classes += error.__subclasses__()
+        if error is not ZooError and error.__module__ == ZooError.__module__:
+            found.setdefault(error.exit_code, []).append(cleandoc(error.__doc__ or ""))
+    rows += [[str(code), " ".join(meanings)] for code, meanings in sorted(found.items())]
+    return table(["code", "meaning"], rows)
+
+
+GENERATED = {
+    "spec-keys": lambda: Keys(ZooSpec).render(),
+    "specs": specs,
+    "recipe-keys": lambda: Keys(Recipe).render(),
+    "recipes": recipes,
+    "commands": commands,
+    "exit-codes": exit_codes,
+}
+
+
+def render(page: str) -> str:
+    """Return a page with its generated parts as they should be."""
+    return BLOCK.sub(lambda match: f"{match[1]}{GENERATED[match[2]]()}\n{match[3]}", page)
+
+
+def run(check: bool) -> int:
+    """Write, or check, all pages; return the exit code."""
+    stale = 0
+    for path in sorted(FOLDER.glob("*.md")):
+        old = path.read_text(encoding="utf-8")
+        new = render(old)
+        if new != old:
+            stale += 1
+            print(f"{path.name}: {'is not what the code says; run python docs/generate.py' if check else 'written'}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    return int(check and stale > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(run("--check" in sys.argv[1:]))
