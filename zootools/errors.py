@@ -26,6 +26,10 @@ class HubError(ZooError):
     """The Hub refuses, or cannot be reached; the message says what to do about it."""
 
 
+class ClusterError(ZooError):
+    """There is no Ray, no cluster at the given address, or no machine in it that is fit for the build."""
+
+
 class DamagedZooError(ZooError):
     """Stored data is not what its manifest promises, or does not come from where it should."""
 
