@@ -15,6 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -213,12 +214,84 @@ def _list_modules(folder: str) -> None:
     builder.finish_zoo = noting(builder.finish_zoo)
 
 
+def _die_idle() -> None:
+    """Let every worker die between two stacks, and the builder give it the next one all the same."""
+    import select
+    from multiprocessing.connection import Connection
+
+    builder, receive, send = os.getpid(), Connection.recv, Connection.send
+    received, sent = set[int](), set[int]()
+
+    def recv(self: Any) -> Any:
+        if os.getpid() != builder:
+            if self.fileno() in received:
+                os.kill(os.getpid(), signal.SIGKILL)
+            received.add(self.fileno())
+        return receive(self)
+
+    def send_to_the_dead(self: Any, value: Any) -> None:
+        if os.getpid() == builder and isinstance(value, int):
+            if self.fileno() in sent:
+                hangup = select.poll()
+                hangup.register(self.fileno(), 0)
+                hangup.poll()
+            sent.add(self.fileno())
+        send(self, value)
+
+    Connection.recv, Connection.send = recv, send_to_the_dead  # type: ignore[method-assign]
+
+
+def _announce(where: str) -> None:
+    """Let the first thread that comes here write down its number, and wait until somebody traces it."""
+    try:
+        note = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return
+    status = os.open(f"/proc/{threading.get_native_id()}/status", os.O_RDONLY)
+    os.write(note, b"%d" % threading.get_native_id())
+    os.close(note)
+    while b"TracerPid:\t0\n" in os.pread(status, 4096, 0):  # no further call that a fault could hit
+        time.sleep(0.001)
+    os.close(status)
+
+
+def _hold_worker(where: str) -> None:
+    """Let the first worker wait for its tracer, and the builder die with it."""
+    from zootools import progress
+    from zootools.engines import worker
+
+    real = worker.map_images  # the first thing that a worker does with the zoo
+
+    def map_images(*arguments: Any) -> Any:
+        _announce(where)
+        return real(*arguments)
+
+    worker.map_images = map_images
+    progress.Progress.retried = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+
+
+def _hold_reader(where: str) -> None:
+    """Let the first thread that hashes a shard for the tables wait for its tracer."""
+    from zootools import checked
+
+    real = checked.CheckedFiles._fault
+
+    def fault(self: Any, name: str) -> Any:
+        _announce(where)
+        return real(self, name)
+
+    checked.CheckedFiles._fault = fault  # type: ignore[method-assign]
+
+
 CHANGES: dict[str, Callable[..., None]] = {
     "in_place": lambda _: _in_place(),
     "no_sync": lambda _: _no_sync(),
     "journal_first": lambda _: _journal_first(),
     "positional": lambda _: _positional(),
     "abort": _abort,
+    "die_idle": lambda _: _die_idle(),
+    "hold_worker": _hold_worker,
+    "hold_reader": _hold_reader,
     "list_modules": _list_modules,
     "file_size": _file_size,
 }
@@ -241,6 +314,9 @@ def _build(spec: str, out: str, change: dict[str, Any]) -> None:
     except ZooError as error:
         os.write(2, f"{error}\n".encode())
         code = error.exit_code
+    except OSError as error:  # as the command line does it
+        os.write(2, f"{error}\n".encode())
+        code = 74
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     os._exit(code)

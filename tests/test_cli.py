@@ -139,3 +139,13 @@ def test_every_command_is_in_the_readme() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     missing = [name for name in main.commands if f"zootools {name}" not in readme]
     assert missing == []
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    """Like `zootools specs | head -0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.Popen([sys.executable, "-m", "zootools", "specs"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert process.communicate()[1] == b""
+    assert process.returncode == 0

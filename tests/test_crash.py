@@ -2,21 +2,28 @@
 is visible, and the next build makes the bytes of an undisturbed one.
 """
 
+import hashlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from crash import SMALL, TINY, Build, Builders, fault_random, lane, tree
 
-from zootools import open_zoo
+from zootools import build, load_spec, open_zoo
 from zootools.builder import status
-from zootools.errors import StorageError, ZooNotFoundError
+from zootools.errors import StorageError, WorkerError, ZooNotFoundError
 from zootools.files import TEMPORARY
 from zootools.store import ZooFolder
 from zootools.verify import faults
@@ -43,6 +50,14 @@ def tiny(folder: Path, builders: Builders) -> dict[str, bytes]:
 def small(folder: Path, builders: Builders) -> dict[str, bytes]:
     assert builders.build(folder / "small.yaml", folder / "small") == 0
     return tree(folder / "small")
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where there is one: most of the time of a build this small is waiting for a disk."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)
 
 
 def committed(out: Path) -> dict[str, int]:
@@ -105,56 +120,113 @@ def test_c1_kills_at_random_moments_lose_nothing(
 # --- C2, C3, C5: system calls --------------------------------------------------------------------------
 
 
-def traced(build: Build, log: Path, *words: str) -> int:
-    """Let a waiting build go under strace; return its exit code."""
-    command = ["strace", "-f", "-y", "-s", "0", "-o", str(log), "-p", str(build.pid), *words]
+def traced(build: Build, log: Path, *words: str, thread: Path | None = None) -> int:
+    """Let a waiting build go under strace; return its exit code.
+
+    Traced is the builder's main thread, or the one that announces itself in the file ``thread``.
+    """
+    if thread is not None:
+        build.go()
+        while not thread.exists() or not thread.read_text():
+            time.sleep(0.002)
+    traced = int(thread.read_text()) if thread else build.pid
+    command = ["strace", "-y", "-s", "0", "-o", str(log), "-p", str(traced), *words]
     strace = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        while "TracerPid:\t0" in Path(f"/proc/{build.pid}/status").read_text():
-            assert strace.poll() is None, "strace cannot attach here"
-            time.sleep(0.002)
-        return build.go().wait()
+        with suppress(FileNotFoundError, ProcessLookupError):  # what waited for us may have gone on, and ended
+            while "TracerPid:\t0" in Path(f"/proc/{traced}/status").read_text():
+                assert strace.poll() is None, "strace cannot attach here"
+                time.sleep(0.002)
+        return (build if thread else build.go()).wait()
     finally:
         strace.wait()
 
 
-SYSCALLS = ["fsync", "renameat", "write", "openat"]
+CHANGING = ["write", "renameat", "mkdirat", "unlink", "rmdir", "ftruncate"]
+"""What changes a zoo on the disk; so does an openat that creates."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The ``number``-th ``call`` of a thread."""
+
+    call: str
+    number: int
+    changes: bool
+
+
+def moments(log: str, zoo: Path) -> list[Moment]:
+    """Return the system calls in a thread's log that concern a zoo."""
+    counts: Counter[str] = Counter()
+    found = []
+    inside = re.compile(re.escape(str(zoo)) + r'[/">]')
+    for line in log.splitlines():
+        call, _, rest = line.partition("(")
+        counts[call] += 1
+        if inside.search(rest):
+            found.append(Moment(call, counts[call], call in CHANGING or "O_CREAT" in rest))
+    return found
+
+
+def disk_of(out: Path) -> str:
+    """Return a name for all that a resume finds in a folder: names and bytes, but for random and temporal ones."""
+    digest = hashlib.sha256()
+    for path in sorted(out.rglob("*")):
+        name = re.sub(rf"({TEMPORARY}).*", r"\1", path.relative_to(out).as_posix())
+        fleeting = name == ".work/lock" or "build.json" in name or path.is_dir()
+        digest.update(repr((name, b"" if fleeting else path.read_bytes())).encode())
+    return digest.hexdigest()
 
 
 @needs_strace
-@pytest.mark.parametrize("syscall", SYSCALLS)
+@pytest.mark.parametrize("role", ["builder", "worker", "reader"])
 def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
-    tmp_path: Path, folder: Path, builders: Builders, small: dict[str, bytes], syscall: str
+    memory: Path, folder: Path, builders: Builders, small: dict[str, bytes], role: str
 ) -> None:
-    """Each process counts its own calls, so one number hits builder and worker alike."""
-    random, spec = fault_random(f"C2 {syscall}"), folder / "small.yaml"
-    log = tmp_path / "log"
-    traced(builders.start(spec, tmp_path / "counted", wait=True), log, "-e", f"trace={syscall}")
-    calls: dict[str, int] = {}
-    for line in log.read_text().splitlines():
-        if re.match(rf"\d+ +{syscall}\(", line):
-            calls[line.split()[0]] = calls.get(line.split()[0], 0) + 1
-    moments = list(range(1, max(calls.values()) + 1))
-    if len(moments) > lane(18, 10**6):
-        moments = sorted(random.sample(moments, lane(18, 10**6)))
-    hits = 0
-    for moment in moments:
-        kinds = ["signal=KILL", "error=EIO", "error=ENOSPC", "error=EDQUOT"]
-        for kind in kinds if lane(0, 1) else [kinds[0], random.choice(kinds[1:])]:
-            out = tmp_path / "zoo"
-            words = ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{kind}:when={moment}"]
-            code = traced(builders.start(spec, out, wait=True), log, *words)
-            hits += "INJECTED" in log.read_text() or "SIGKILL" in log.read_text()
-            if code == 0:  # a call that nothing depends on, such as a look at /proc
-                assert tree(out) == small, (kind, moment)
-            else:
+    """At every write, fsync, rename, open, and what else touches a zoo: an error, and a kill where that can matter.
+
+    A kill leaves what the last change has left, so only calls that change or sync are killed at; the long lane
+    kills at all. What a fault leaves is resumed from once: equal disks make equal resumes.
+    """
+    random, spec, log, thread = fault_random(f"C2 {role}"), folder / "small.yaml", memory / "log", memory / "thread"
+    calls = ["openat", "fsync", "fchmod", "flock", *CHANGING]
+
+    def run(out: Path, *words: str) -> int:
+        thread.unlink(missing_ok=True)
+        if role == "builder":
+            return traced(builders.start(spec, out, wait=True), log, *words)
+        build = builders.start(spec, out, wait=True, **{f"hold_{role}": str(thread)})
+        return traced(build, log, *words, thread=thread)
+
+    run(memory / "counted", "-e", f"trace={','.join(calls)}")
+    found = moments(log.read_text(), memory / "counted")
+    faults, resumed = Counter[str](), set[str]()
+    for moment in found:
+        errors = ["error=EIO", "error=ENOSPC", "error=EDQUOT"]
+        kinds = ["signal=KILL", *errors]
+        if not lane(0, 1):
+            kinds = [random.choice(errors) if moment.changes else errors[0]]
+            kinds += ["signal=KILL"] if moment.changes or moment.call == "fsync" else []
+        for kind in kinds:
+            out = memory / "zoo"
+            inject = f"inject={moment.call}:{kind}:when={moment.number}"
+            code = run(out, "-e", f"trace={moment.call}", "-e", inject)
+            message = f"{role}, {kind}, {moment}: exit code {code}, {Path(f'{out}.log').read_text()}"
+            assert "INJECTED" in log.read_text() or "SIGKILL" in log.read_text(), message
+            assert code in (0, 3, 74, -signal.SIGKILL), message
+            faults[moment.call] += 1
+            if code == 0:
+                assert moment.call not in ("write", "fsync", "renameat"), message
+                assert tree(out) == small, message
+            elif (disk := disk_of(out)) not in resumed:
                 if out.exists():
                     check_what_is_visible(out)
-                assert builders.build(spec, out) == 0, (kind, moment, Path(f"{out}.log").read_text())
-                assert tree(out) == small, (kind, moment)
-            shutil.rmtree(out)
-    print(f"C2: {hits} faults at {syscall}: 0 differences")
-    assert hits >= len(moments)
+                assert builders.build(spec, out) == 0, (message, Path(f"{out}.log").read_text())
+                assert tree(out) == small, message
+                resumed.add(disk)
+            shutil.rmtree(out, ignore_errors=True)
+    print(f"C2 {role}: {faults.total()} faults ({dict(faults)}), resumed from {len(resumed)} disks: 0 differences")
+    assert faults.total() >= {"builder": 300, "worker": 100, "reader": 4}[role]
 
 
 def order_faults(log: str, root: Path) -> list[str]:
@@ -189,7 +261,7 @@ def order_faults(log: str, root: Path) -> list[str]:
 
 def trace_of(builders: Builders, spec: Path, out: Path, **change: object) -> str:
     log = out.with_suffix(".trace")
-    words = ["-s", "300", "-e", "trace=write,fsync,rename,renameat,renameat2"]
+    words = ["-f", "-s", "300", "-e", "trace=write,fsync,rename,renameat,renameat2"]
     assert traced(builders.start(spec, out, wait=True, **change), log, *words) == 0
     return log.read_text()
 
@@ -221,7 +293,7 @@ def test_c5_the_kills_go_red_for_a_broken_writer(tmp_path: Path, folder: Path, b
     caught = []
     for moment in range(2, 14):
         out = tmp_path / f"zoo-{moment}"
-        words = ["-e", "trace=write", "-e", f"inject=write:signal=KILL:when={moment}"]
+        words = ["-f", "-e", "trace=write", "-e", f"inject=write:signal=KILL:when={moment}"]
         traced(builders.start(folder / "small.yaml", out, wait=True, **{change: None}), tmp_path / "log", *words)
         try:
             check_what_is_visible(out)
@@ -359,6 +431,53 @@ def test_c8_a_worker_that_runs_out_of_memory_is_replaced(
     assert build.wait() == 0, Path(f"{out}.log").read_text()
     assert killed
     assert tree(out) == tiny
+
+
+def test_c8_a_worker_that_dies_between_two_stacks_is_replaced(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    out = tmp_path / "zoo"
+    assert builders.build(folder / "tiny.yaml", out, die_idle=None) == 0, Path(f"{out}.log").read_text()
+    assert tree(out) == tiny
+
+
+def test_c8_workers_that_are_killed_while_they_start_are_counted(
+    memory: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed at any moment from their fork on, also before they have read what they are to do."""
+    random, rounds, kills, stop = fault_random("C8"), lane(10, 1000), 0, threading.Event()
+    spec = load_spec(folder / "tiny.yaml", ["training.epochs=20000", "models=3"])
+
+    def children(process: str) -> list[str]:
+        found = []
+        with suppress(OSError):
+            for task in Path(f"/proc/{process}/task").iterdir():
+                found += (task / "children").read_text().split()
+        return found
+
+    def kill() -> None:
+        nonlocal kills
+        while not stop.is_set():
+            for server in children(str(os.getpid())):
+                for worker in children(server):
+                    time.sleep(random.choice([0, 0, 0.001, 0.01]))
+                    with suppress(OSError):
+                        if b"forkserver" in Path(f"/proc/{worker}/cmdline").read_bytes():
+                            os.kill(int(worker), signal.SIGKILL)
+                            kills += 1
+            time.sleep(0.0005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        for number in range(rounds):
+            with pytest.raises(WorkerError, match="died 3 times"):
+                build(spec, memory / f"zoo-{number}", workers=1, backend="torch", quiet=True)
+    finally:
+        stop.set()
+        killer.join()
+    assert "Traceback" not in capfd.readouterr().err
+    print(f"C8: {rounds} builds whose workers were killed {kills} times: each reported, none hung")
 
 
 # --- C9 ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Commands import what they need when they run, so that ``zootools --help`` does n
 """
 
 import logging
+import select
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -28,14 +29,22 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             interrupted = InterruptedBuildError("interrupted; the same command goes on where this one stopped")
             _fail(str(interrupted), interrupted.exit_code)
-        except BrokenPipeError:
-            # The reader of our output (head, less) has left: nothing is wrong, and nobody listens.
-            sys.stdout = None
-            sys.exit(0)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _nobody_listens():
+                # The reader of our output (head, less) has left: nothing is wrong.
+                sys.stdout = None
+                sys.exit(0)
             if context.params.get("debug"):
                 click.echo(redact(traceback.format_exc()), err=True)
             _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 74)
+
+
+def _nobody_listens() -> bool:
+    """Whether what we print goes into a pipe whose reader has left."""
+    outputs = select.poll()
+    for descriptor in (1, 2):
+        outputs.register(descriptor, 0)
+    return any(state & (select.POLLERR | select.POLLHUP) for _, state in outputs.poll(0))
 
 
 def _fail(message: str, code: int) -> NoReturn:

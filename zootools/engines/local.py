@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
 from pathlib import Path
@@ -26,9 +27,24 @@ RETRIES = 2
 """How often a stack is tried again after the death of its worker."""
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """A descriptor that a new process receives with its arguments, before it runs anything."""
+
+    descriptor: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self.descriptor),)
+
+
+def _received(duplicate: Any) -> _Shared:
+    return _Shared(duplicate.detach())
+
+
 @dataclass
 class _Worker:
     process: Any
+    """None if it was killed while it was being started; its pipe is at its end then, like that of any dead worker."""
     pipe: connection.Connection
     lifeline: connection.Connection
     stack: int | None = None
@@ -72,19 +88,19 @@ def run_local(
             for worker in crew:
                 if worker.stack is None and waiting:
                     worker.stack = waiting.popleft()
-                    worker.pipe.send(worker.stack)
+                    with suppress(ConnectionError):  # it is dead, which we are told when we read
+                        worker.pipe.send(worker.stack)
             ready = connection.wait([worker.pipe for worker in crew])
             for worker in [worker for worker in crew if worker.pipe in ready]:
                 try:
                     message, value = worker.pipe.recv()
                 except (EOFError, ConnectionError):
                     crew.remove(worker)
-                    worker.process.join()
-                    stack = worker.stack
+                    how, stack = _end_of(worker), worker.stack
                     if stack is None:
                         continue
                     deaths[stack] += 1
-                    retried(stack, _describe_exit(worker.process.exitcode))
+                    retried(stack, how)
                     if deaths[stack] <= RETRIES:
                         waiting.appendleft(stack)
                     else:
@@ -101,9 +117,10 @@ def run_local(
     finally:
         for worker in crew:
             worker.lifeline.close()  # workers leave at once; every file they write appears whole or not at all
-            worker.process.kill()
+            if worker.process is not None:
+                worker.process.kill()
         for worker in crew:
-            worker.process.join()
+            _end_of(worker)
     return sorted(failed)
 
 
@@ -112,13 +129,17 @@ def _start(context: Any, folder: Path, classes: int, backend: "Backend", lock: i
     watched, lifeline = context.Pipe(duplex=False)
     process = context.Process(
         target=_main,
-        args=(folder, classes, backend, worker_pipe, watched, reduction.DupFd(lock)),
+        args=(folder, classes, backend, worker_pipe, watched, _Shared(lock)),
         daemon=True,
     )
-    process.start()
+    try:
+        process.start()
+        started = True
+    except (ConnectionError, EOFError):  # killed before it had read what it is to do, or the fork server was
+        started = False
     worker_pipe.close()
     watched.close()
-    return _Worker(process, pipe, lifeline)
+    return _Worker(process if started else None, pipe, lifeline)
 
 
 def _main(
@@ -127,13 +148,12 @@ def _main(
     backend: "Backend",
     pipe: connection.Connection,
     watched: connection.Connection,
-    lock: Any,
+    lock: _Shared,
 ) -> None:
     """Train the stacks that come through the pipe, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, args=(watched,), daemon=True).start()
-    lock_descriptor = lock.detach()  # kept open for the life of this process
 
     import torch
 
@@ -141,7 +161,7 @@ def _main(
     from zootools.store import ZooFolder
 
     torch.set_num_threads(1)
-    zoo, last = ZooFolder(folder, lock_descriptor), 0.0
+    zoo, last = ZooFolder(folder, lock.descriptor), 0.0
 
     def report(stack: int, epochs: float) -> None:
         nonlocal last
@@ -174,7 +194,10 @@ def _leave_with_parent(watched: connection.Connection) -> None:
         os._exit(1)
 
 
-def _describe_exit(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
+def _end_of(worker: _Worker) -> str:
+    """Wait until a worker is gone, and say how it went."""
+    if worker.process is None:
+        return "while it was being started"
+    worker.process.join()
+    code = worker.process.exitcode
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
