@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from crash import Builders
+from crash import Builders, folder_in_memory
 from hub_server import TOKEN, HubServer, serve
 
 from zootools.architectures import Schema, build_schema
@@ -123,6 +123,13 @@ def make_trainer(
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend of a CPU."""
     return str(request.param)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where that can be (`folder_in_memory`)."""
+    with folder_in_memory(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -15,23 +15,36 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 BACKEND = "torch"
 """What the builds of the fork server train with: it has torch imported anyway."""
 
-NIGHTLY = bool(os.environ.get("ZOOTOOLS_NIGHTLY"))
+NIGHTLY = float(os.environ.get("ZOOTOOLS_NIGHTLY", 0))
+"""The size of the long lane (`make nightly`): 1 for all of it, 0.1 for a tenth, 0 for the usual tests."""
 SEED = int(os.environ.get("ZOOTOOLS_FAULT_SEED", random.randrange(10**6)))
 
 
 def lane(usual: int, nightly: int) -> int:
-    """How often a test tries: ``usual``, or ``nightly`` in the long lane (`make nightly`)."""
-    return nightly if NIGHTLY else usual
+    """How often a test tries: ``usual``, or ``nightly`` in the long lane."""
+    return max(usual, round(nightly * NIGHTLY)) if NIGHTLY else usual
+
+
+@contextlib.contextmanager
+def folder_in_memory(otherwise: Path) -> Iterator[Path]:
+    """A new folder on a disk in memory, or where there is none in another one.
+
+    Most of the time of a small build, or of one of a million mutations, is waiting for a real disk.
+    """
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else otherwise) as folder:
+        yield Path(folder)
 
 
 def fault_random(test: str) -> random.Random:
@@ -368,7 +381,6 @@ def _serve() -> None:
 def _import_what_a_build_imports() -> None:
     """Build a zoo in a child, and import here what builder and worker have imported there."""
     import importlib
-    import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "spec.yaml").write_text(TINY)

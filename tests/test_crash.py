@@ -9,17 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from crash import SMALL, TINY, Build, Builders, fault_random, lane, tree
+from crash import NIGHTLY, SMALL, TINY, Build, Builders, fault_random, lane, tree
 
 from zootools import build, load_spec, open_zoo
 from zootools.builder import status
@@ -50,14 +48,6 @@ def tiny(folder: Path, builders: Builders) -> dict[str, bytes]:
 def small(folder: Path, builders: Builders) -> dict[str, bytes]:
     assert builders.build(folder / "small.yaml", folder / "small") == 0
     return tree(folder / "small")
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where there is one: most of the time of a build this small is waiting for a disk."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else tmp_path) as folder:
-        yield Path(folder)
 
 
 def committed(out: Path) -> dict[str, int]:
@@ -204,7 +194,7 @@ def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
     for moment in found:
         errors = ["error=EIO", "error=ENOSPC", "error=EDQUOT"]
         kinds = ["signal=KILL", *errors]
-        if not lane(0, 1):
+        if not NIGHTLY:
             kinds = [random.choice(errors) if moment.changes else errors[0]]
             kinds += ["signal=KILL"] if moment.changes or moment.call == "fsync" else []
         for kind in kinds:
