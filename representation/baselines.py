@@ -107,7 +107,7 @@ class _Fitted(Baseline):
 
     def fit(self, weights: Tensor, schema: Schema) -> None:
         rows = self._rows(weights)
-        self.fitted_on = len(rows)
+        self.fitted_on, self._parameters = rows.shape
         # One less than the rows: that many directions have any variance.
         self._model = self._make(max(1, min(self.components, len(rows) - 1, rows.shape[1])))
         self._model.fit(rows.double().numpy())
@@ -115,6 +115,11 @@ class _Fitted(Baseline):
     def embed(self, weights: Tensor) -> Tensor:
         # In blocks, which bounds the memory: kernel PCA needs ten thousand numbers for each row.
         return torch.cat([self._transform(rows) for rows in weights.split(4_000)])
+
+    def _solver(self) -> str:
+        """Return scikit-learn's exact solver of PCA that is fast for these rows: `covariance_eigh` for few weights."""
+        assert self.fitted_on is not None
+        return "covariance_eigh" if self.fitted_on >= self._parameters else "full"
 
     def _transform(self, weights: Tensor) -> Tensor:
         return torch.from_numpy(self._model.transform(weights.double().numpy()))
@@ -128,7 +133,7 @@ class LinearPca(_Fitted):
     def _make(self, components: int) -> Any:
         from sklearn.decomposition import PCA
 
-        return PCA(components, svd_solver="covariance_eigh")
+        return PCA(components, svd_solver=self._solver())
 
 
 class CosinePca(_Fitted):
@@ -141,7 +146,7 @@ class CosinePca(_Fitted):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import Normalizer
 
-        return make_pipeline(Normalizer(), PCA(components, svd_solver="covariance_eigh"))
+        return make_pipeline(Normalizer(), PCA(components, svd_solver=self._solver()))
 
 
 class _Sampled(_Fitted):
