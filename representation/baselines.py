@@ -106,6 +106,9 @@ class _Fitted(Baseline):
         return weights
 
     def fit(self, weights: Tensor, schema: Schema) -> None:
+        self._fit_rows(weights)
+
+    def _fit_rows(self, weights: Tensor) -> None:
         rows = self._rows(weights)
         self.fitted_on, self._parameters = rows.shape
         # One less than the rows: that many directions have any variance.
@@ -201,6 +204,18 @@ class Umap(_Sampled):
         if find_spec("umap") is None:
             return "umap-learn is not installed (pip install 'zootools[plots]')"
         return "" if rows > cls.neighbours else f"its {cls.neighbours} neighbours need more than {rows} checkpoints"
+
+
+def flatten(features: Tensor, seed: int = 0) -> tuple[Tensor, str]:
+    """Return features ``[rows, anything]`` as points in the plane, ``[rows, 2]``, and what made them.
+
+    UMAP with the paper's settings where it can be fitted, else PCA.
+    """
+    kind = LinearPca if Umap.missing(len(features)) else Umap
+    method = kind(2, seed)
+    method._fit_rows(features)
+    points = method.embed(features)
+    return torch.nn.functional.pad(points, (0, 2 - points.shape[1])), "UMAP" if kind is Umap else "PCA"
 
 
 def baselines(components: int, rows: int, seed: int = 0) -> list[Baseline]:

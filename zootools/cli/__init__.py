@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from zootools import __version__
-from zootools.cli import build, hub, read, represent
+from zootools.cli import build, hub, look, read, represent
 from zootools.errors import InterruptedBuildError, ZooError, redact
 
 
@@ -85,5 +85,6 @@ for command in (
     hub.pull,
     hub.hub,
     represent.represent,
+    look.plot,
 ):
     main.add_command(command)

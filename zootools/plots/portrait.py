@@ -1,0 +1,143 @@
+"""What the pictures of a zoo are made of: its metadata, and a sample of its checkpoints with points to draw them at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zootools.errors import DamagedZooError, SpecError
+from zootools.zoo import Zoo
+
+Array = npt.NDArray[np.float64]
+
+MAX_POINTS = 5_000
+"""Checkpoints that a picture shows as points at most: more hide each other, and UMAP takes minutes for them."""
+COLOURED_BY = ("activation", "init", "epoch", "test_accuracy")
+"""The properties that the paper colours weight space by."""
+_NO_PROPERTY = ("model_id", "configuration_id", "seed", "split", "status", "stack", "row")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Points of the sampled checkpoints in two dimensions."""
+
+    points: Array
+    """``[sample, 2]``."""
+    method: str
+    """What made them: UMAP, PCA, ..."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A zoo about to be drawn."""
+
+    name: str
+    metadata: pa.Table
+    """Every checkpoint of the zoo, those of diverged models included."""
+    shown: pa.Table
+    """The checkpoints that statistics are made of: without the diverged models, unless there are no others."""
+    zoo: Zoo
+    """The sample of `shown` that is drawn as points; every checkpoint of it has finite weights."""
+    mean_weights: Array
+    """The mean over all weights of each sampled checkpoint, ``[sample]``."""
+    planes: Mapping[str, Plane] = field(default_factory=dict)
+    """Where the sampled checkpoints lie, by what the points are made of: ``W``, ``s(W)``, ``z``."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, limit: int = MAX_POINTS) -> "Portrait":
+        """Draw the sample of a zoo, which is always the same, and read its weights once.
+
+        ``zoo`` should have been opened with ``include_diverged=True``. Raises SpecError for one without checkpoints.
+        """
+        if not len(zoo):
+            raise SpecError(f"{zoo.name}: has no checkpoints to draw")
+        good = zoo.where(pc.field("status") == "ok")
+        kept = good if len(good) else zoo
+        rows = np.sort(np.random.default_rng(0).permutation(len(kept))[:limit])
+        sample = replace(kept, metadata=kept.metadata.take(rows))
+        weights = sample.weights()
+        finite = weights.isfinite().all(dim=1).numpy()
+        sample = replace(sample, metadata=sample.metadata.filter(pa.array(finite)))
+        means = weights.double().mean(dim=1).numpy()[finite]
+        return cls(zoo.name, zoo.metadata, kept.metadata, sample, means)
+
+    def with_plane(self, label: str, points: npt.ArrayLike, method: str) -> "Portrait":
+        """Return the portrait with the points ``[sample, 2]`` of one more representation."""
+        return replace(self, planes={**self.planes, label: Plane(np.asarray(points, np.float64), method)})
+
+    @cached_property
+    def diverged(self) -> int:
+        """How many models diverged."""
+        bad = self.metadata.filter(pc.not_equal(self.metadata["status"], "ok"))
+        return len(pc.unique(bad["model_id"]))
+
+    @cached_property
+    def all_diverged(self) -> bool:
+        """Whether there is no model that did not diverge."""
+        return not pc.any(pc.equal(self.metadata["status"], "ok")).as_py()
+
+    @cached_property
+    def sampling(self) -> str:
+        """What a picture with points must say of them."""
+        drawn, there = len(self.zoo), self.shown.num_rows
+        said = f"all {there:,} checkpoints" if drawn == there else f"sample of {drawn:,} of {there:,} checkpoints"
+        return said + self._diverged_note
+
+    @cached_property
+    def everything(self) -> str:
+        """What a picture made of all checkpoints says of them."""
+        return f"all {self.shown.num_rows:,} checkpoints{self._diverged_note}"
+
+    @cached_property
+    def _diverged_note(self) -> str:
+        if self.all_diverged:
+            return f"; all {self.diverged:,} models diverged"
+        return f"; without {self.diverged:,} diverged models" if self.diverged else ""
+
+    def lacks(self, *columns: str) -> str:
+        """Return why a picture of these columns cannot be drawn; an empty string when it can."""
+        for name in columns:
+            if name not in self.shown.column_names:
+                return f"there is no property {name}"
+            if not np.isfinite(numbers(self.shown[name])).any():
+                return f"{name} is never a finite number"
+        return ""
+
+    @cached_property
+    def properties(self) -> list[str]:
+        """The properties to colour points by: the paper's where they vary, else the first four that do."""
+        varying = [name for name in self.zoo.metadata.column_names if _varies(self.zoo.metadata[name])]
+        return [name for name in COLOURED_BY if name in varying] or [n for n in varying if n not in _NO_PROPERTY][:4]
+
+
+def is_number(column: pa.ChunkedArray) -> bool:
+    """Whether a column of metadata holds numbers."""
+    return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
+
+
+def numbers(column: pa.ChunkedArray) -> Array:
+    """Return a column as float64 ``[rows]``, with NaN for what is missing, and for anything but numbers."""
+    if not is_number(column):
+        return np.full(len(column), np.nan)
+    return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+
+def labels(column: pa.ChunkedArray) -> list[str]:
+    """Return a column as texts, ``unknown`` for what is missing. Raises DamagedZooError for what is no text."""
+    try:
+        return [str(value) if value is not None else "unknown" for value in column.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise DamagedZooError(f"the metadata holds text that is not UTF-8 ({error})") from error
+
+
+def _varies(column: pa.ChunkedArray) -> bool:
+    if is_number(column):
+        values = numbers(column)
+        values = values[np.isfinite(values)]
+        return bool(len(values) and values.min() < values.max())
+    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return bool(text or pa.types.is_boolean(column.type)) and len(pc.unique(column)) > 1

@@ -1,0 +1,60 @@
+"""All pictures of a zoo as files; of an unchanged zoo the files are unchanged, byte for byte."""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from zootools.files import write_durably
+from zootools.plots import figures
+from zootools.plots.portrait import Portrait
+from zootools.plots.style import styled
+
+_FILES = {"W": "weights", "s(W)": "statistics", "z": "representation"}
+
+
+def pictures(portrait: Portrait) -> Iterator[tuple[str, Callable[[], Figure], str]]:
+    """Yield for every picture its name, how it is drawn, and why it cannot be (an empty string when it can)."""
+    lacks = portrait.lacks
+    yield "accuracy", lambda: figures.accuracy(portrait), lacks("test_accuracy")
+    yield "mean-weight", lambda: figures.mean_weight(portrait), lacks("test_accuracy")
+    yield "gap", lambda: figures.gap(portrait), lacks("generalization_gap", "test_accuracy")
+    no_loss = all(map(lacks, figures.LOSSES))
+    yield "losses", lambda: figures.losses(portrait), "there is no property with a loss" if no_loss else ""
+    flat = "" if portrait.properties else "no property varies"
+    for label in portrait.planes:
+        yield _FILES.get(label, label), lambda label=label: figures.embedding(portrait, label), flat  # type: ignore[misc]
+    no_init = "" if "init" in portrait.properties else "the initialisation does not vary"
+    if "W" in portrait.planes:
+        yield "figure-4", lambda: figures.figure_4([portrait]), no_init
+        yield "figure-7", lambda: figures.figure_7([portrait]), lacks("test_accuracy")
+    if portrait.planes:
+        yield "figure-8", lambda: figures.figure_8(portrait), flat
+
+
+def write_pictures(portrait: Portrait, folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Write every picture of a zoo as SVG and PNG; return the files, and by name why others could not be drawn."""
+    files, skipped = [], {}
+    for name, draw, reason in pictures(portrait):
+        if reason:
+            skipped[name] = reason
+            continue
+        figure = draw()
+        for ending in ("svg", "png"):
+            files.append(folder / f"{name}.{ending}")
+            write_durably(files[-1], image_bytes(figure, ending))
+    return files, skipped
+
+
+def image_bytes(figure: Figure, ending: str) -> bytes:
+    """Return a picture as ``svg`` or ``png``, without a date or a version in it."""
+    nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[ending]
+    buffer = io.BytesIO()
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a label in a script that the font lacks
+        FigureCanvasAgg(figure)
+        figure.savefig(buffer, format=ending, metadata=nothing)
+    return buffer.getvalue()
