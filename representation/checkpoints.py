@@ -75,6 +75,12 @@ class Checkpoints:
         if not len(self.parts["train"]) or not len(self.parts["test"]):
             models = ", ".join(f"{split} {self.counts[f'{split}_models']}" for split in SPLITS)
             raise SpecError(f"{self.name}: probes need models in the splits train and test; models found: {models}")
+        weights = self.parts["train"].weights
+        if bool((weights == weights[0]).all()):
+            raise SpecError(
+                f"{self.name}: all {len(weights)} checkpoints of the train split have the same weights, "
+                "which say nothing of any property"
+            )
         if not len(self.parts["validation"]):
             self.notes.append(f"{self.name}: no validation split; penalties are chosen on the training split")
         excluded = {}

@@ -32,6 +32,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 """Bits are promised for one thread, and networks this small are slower on two."""
 
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="lacks strace (apt-get install strace)")
+
 BACKENDS = ("torch", "native")
 """What can train on a CPU; `native` needs a C++ compiler, and a test without one fails rather than skips."""
 

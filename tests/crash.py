@@ -134,6 +134,28 @@ class Builders:
         return self.start(spec, out, **change).wait()
 
 
+def traced(build: Build, log: Path, *words: str, thread: Path | None = None) -> int:
+    """Let a waiting build go under strace; return its exit code.
+
+    Traced is the builder's main thread, or the one that announces itself in the file ``thread``.
+    """
+    if thread is not None:
+        build.go()
+        while not thread.exists() or not thread.read_text():
+            time.sleep(0.002)
+    traced = int(thread.read_text()) if thread else build.pid
+    command = ["strace", "-y", "-s", "0", "-o", str(log), "-p", str(traced), *words]
+    strace = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may have gone on, and ended
+            while "TracerPid:\t0" in Path(f"/proc/{traced}/status").read_text():
+                assert strace.poll() is None, "strace cannot attach here"
+                time.sleep(0.002)
+        return (build if thread else build.go()).wait()
+    finally:
+        strace.wait()
+
+
 # --- the server's side ---------------------------------------------------------------------------------
 
 

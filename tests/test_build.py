@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
-from crash import TINY
+from click.testing import CliRunner
+from crash import TINY, Builders
 
 from zootools import ZooSpec, build, open_zoo
 from zootools.builder import plan_stacks, status, zoo_schema
+from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, WorkerError, ZooNotFoundError
 from zootools.files import FolderLock, pretty_json
 from zootools.images import load_images
@@ -26,7 +28,7 @@ from zootools.sealed import seal
 from zootools.spec import load_spec
 from zootools.store import ZooFolder
 from zootools.training.reference import train_reference
-from zootools.verify import faults
+from zootools.verify import faults, repair
 
 LONG = TINY.replace("train: 40", "train: 400").replace("epochs: 3", "epochs: 30")
 
@@ -437,6 +439,36 @@ def test_another_fingerprint_is_refused_unless_allowed(tmp_path: Path, specs: Pa
         build(spec, out, quiet=True)
     manifest = build(spec, out, quiet=True, allow_fingerprint_change=True)
     assert "1.0" in {fingerprint["numpy"] for fingerprint in manifest["fingerprints"]}
+
+
+def test_r4_a_zoo_of_two_fingerprints_says_from_where_on_which_one_holds(
+    tmp_path: Path, specs: Path, builders: Builders
+) -> None:
+    """Begun by one backend and finished by the other: the manifest records both, with their ranges of epochs."""
+    spec, out = spec_of(TINY, folder=specs), tmp_path / "zoo"
+    obstacle = out / "checkpoints/stack-00001/epoch-0002.safetensors"
+    (out / ".work").mkdir(parents=True)
+    (obstacle / "in the way").mkdir(parents=True)
+    assert builders.build(specs / "spec-under-test.yaml", out) == StorageError.exit_code  # with torch
+    shutil.rmtree(obstacle)
+    with pytest.raises(SpecError, match=r"backend 'torch' then, 'native' now.*--allow-fingerprint-change"):
+        build(spec, out, backend="native", quiet=True)
+    manifest = build(spec, out, backend="native", quiet=True, allow_fingerprint_change=True)
+
+    assert [fingerprint["backend"] for fingerprint in manifest["fingerprints"]] == ["torch", "native"]
+    done, resumed = manifest["stacks"]
+    assert (done["fingerprint"], "resumed" in done) == (0, False)
+    assert (resumed["fingerprint"], resumed["resumed"]) == (0, [{"epoch": 1, "fingerprint": 1}])
+    assert json.loads((out / "zoo.json").read_bytes()) == manifest
+    for command in ("verify", "info"):
+        printed = CliRunner().invoke(main, [command, str(out), "--json"])
+        assert printed.exit_code == 0, printed.output
+    assert json.loads(printed.stdout)["ok"] == 6
+    # A repair keeps the ranges: nothing of these stacks is trained again.
+    (out / "README.md").unlink()
+    assert [fault.name for fault in repair(out)] == ["README.md"]
+    build(spec, out, backend="native", quiet=True)
+    assert (out / "zoo.json").read_bytes() == pretty_json(manifest)
 
 
 # --- damage --------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Several builders and readers of one folder (rows K1-K3): one works, a zombie is fenced, no reader sees half a zoo."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -8,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from crash import SMALL, TINY, Build, Builders, lane, tree
+from conftest import needs_strace
+from crash import SMALL, TINY, Build, Builders, lane, traced, tree
 
 from zootools import open_zoo
-from zootools.errors import BusyError, ZooNotFoundError
+from zootools.errors import BusyError, StorageError, ZooNotFoundError
 from zootools.store import ZooFolder
 from zootools.verify import faults
 
@@ -90,6 +93,20 @@ def test_k1_the_refusal_names_the_holder_and_does_not_wait_for_torch(
     holder.kill()
 
 
+@needs_strace
+@pytest.mark.parametrize("error", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def test_a_file_system_without_locks_is_named_with_what_helps(
+    tmp_path: Path, builders: Builders, endless: Path, error: str
+) -> None:
+    out = tmp_path / "zoo"
+    words = ["-e", "trace=flock", "-e", f"inject=flock:error={error}"]
+    assert traced(builders.start(endless, out, wait=True), tmp_path / "log", *words) == StorageError.exit_code
+    message = Path(f"{out}.log").read_text()
+    assert f"{out}/.work/lock: this file system has no locks (flock: {os.strerror(getattr(errno, error))})" in message
+    assert "build on a local disk, or mount this one with locks" in message
+    assert [path.name for path in out.rglob("*")] == [".work", "lock"]
+
+
 def test_k2_a_zombie_is_fenced_off(tmp_path: Path, builders: Builders, endless: Path) -> None:
     """A stopped builder loses its lock file to a second one, wakes, and must not write any more."""
     out, rounds = tmp_path / "zoo", lane(20, 200)
@@ -121,7 +138,7 @@ def test_k3_a_reader_sees_a_valid_prefix_at_any_moment(tmp_path: Path, builders:
     specs = [tmp_path / f"{last}.yaml" for last in (3, 5, 8)]
     for spec in specs:
         spec.write_text(TINY.replace("range: [1, 3]", f"range: [1, {spec.stem}]"))
-    zoos, opens, wanted, problems = [tmp_path / "zoo-0"], 0, lane(400, 10_000), list[str]()
+    zoos, opens, wanted, problems = [tmp_path / "zoo-0"], 0, lane(1500, 10_000), list[str]()
     stop = threading.Event()
 
     def read() -> None:

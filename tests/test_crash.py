@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from crash import NIGHTLY, SMALL, TINY, Build, Builders, fault_random, lane, tree
+from conftest import needs_strace
+from crash import NIGHTLY, SMALL, TINY, Builders, fault_random, lane, traced, tree
 
 from zootools import build, load_spec, open_zoo
 from zootools.builder import status
@@ -25,8 +26,6 @@ from zootools.errors import StorageError, WorkerError, ZooNotFoundError
 from zootools.files import TEMPORARY
 from zootools.store import ZooFolder
 from zootools.verify import faults
-
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="lacks strace (apt-get install strace)")
 
 
 @pytest.fixture(scope="module")
@@ -108,28 +107,6 @@ def test_c1_kills_at_random_moments_lose_nothing(
 
 
 # --- C2, C3, C5: system calls --------------------------------------------------------------------------
-
-
-def traced(build: Build, log: Path, *words: str, thread: Path | None = None) -> int:
-    """Let a waiting build go under strace; return its exit code.
-
-    Traced is the builder's main thread, or the one that announces itself in the file ``thread``.
-    """
-    if thread is not None:
-        build.go()
-        while not thread.exists() or not thread.read_text():
-            time.sleep(0.002)
-    traced = int(thread.read_text()) if thread else build.pid
-    command = ["strace", "-y", "-s", "0", "-o", str(log), "-p", str(traced), *words]
-    strace = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        with suppress(FileNotFoundError, ProcessLookupError):  # what waited for us may have gone on, and ended
-            while "TracerPid:\t0" in Path(f"/proc/{traced}/status").read_text():
-                assert strace.poll() is None, "strace cannot attach here"
-                time.sleep(0.002)
-        return (build if thread else build.go()).wait()
-    finally:
-        strace.wait()
 
 
 CHANGING = ["write", "renameat", "mkdirat", "unlink", "rmdir", "ftruncate"]

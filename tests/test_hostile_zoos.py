@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import random as random_module
-import shutil
 import struct
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import needs_strace
 from crash import fault_random, lane
 from hostile import SHARD, TABLE, copy_zoo, replace_file, rewrite_manifest
 
@@ -153,7 +153,7 @@ def test_z1_hostile_repositories_are_refused_and_execute_nothing(hostile: Path, 
     assert not (hostile / CANARY).exists()
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="lacks strace (apt-get install strace)")
+@needs_strace
 def test_z1_no_library_opens_an_unlisted_file_or_starts_a_program(
     hostile: Path, tiny_zoo: Path, tmp_path: Path
 ) -> None:

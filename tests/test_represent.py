@@ -329,6 +329,27 @@ def test_zoos_without_enough_models_are_refused(varied: Path, folder: Path) -> N
         represent(bare, "smoke", folder / "bare", baselines_only=True, quiet=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "rates", "refusal"),
+    [
+        ("one", [0.01], "models found: train 1, validation 0, test 0"),
+        ("constant", [i * 1e-300 for i in range(1, 11)], "all 15 checkpoints of the train split have the same weights"),
+    ],
+)
+@pytest.mark.parametrize("what", [["--baselines-only"], ["--epochs", "1"]])
+def test_z7_a_zoo_of_one_model_or_of_equal_weights_is_refused_by_that_name(
+    folder: Path, name: str, rates: list[float], refusal: str, what: list[str]
+) -> None:
+    """Ten models of one seed that learn nothing are the same ten times, at every epoch."""
+    grid = {"activation": ["tanh"], "init": ["uniform"], "optimizer": ["sgd"], "lr": rates}
+    zoo = folder / name if (folder / name).exists() else make_zoo(folder, name, grid=grid, seeds={"fixed": [1]})
+    words = ["represent", "--zoo", str(zoo), "--recipe", "smoke", "--out", str(folder / "refused"), *what]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2, result.output
+    assert refusal in result.output
+    assert not (folder / "refused").exists()
+
+
 def test_a_zoo_without_validation_models_chooses_penalties_on_the_training_split(varied: Path, folder: Path) -> None:
     zoo = open_zoo(varied, where=pc.field("split") != "validation")
     results = represent(zoo, "smoke", folder / "noval", baselines_only=True, quiet=True)

@@ -155,6 +155,12 @@ class FolderLock:
                     f"{self.path.parent.parent}: another process is at work there ({holder or 'just starting'}); "
                     "wait for it, or stop it"
                 ) from None
+            except OSError as error:
+                os.close(descriptor)
+                raise StorageError(
+                    f"{self.path}: this file system has no locks (flock: {error.strerror}), without which two builders "
+                    "could work on one zoo; build on a local disk, or mount this one with locks (Lustre: -o flock)"
+                ) from error
             # The previous holder may have finished, and removed the file, between our open and our lock.
             if is_held(self.path, descriptor):
                 break
