@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ARCHITECTURES, make_model
-from crash import NIGHTLY, fault_random
+from conftest import ARCHITECTURES, BACKENDS, make_model
+from crash import NIGHTLY, fault_random, tree
 from golden import DATA, describe
 
 from zootools import build, open_zoo
@@ -20,7 +20,7 @@ from zootools.bundled import bundled_specs
 from zootools.images import ImageData
 from zootools.population import ModelConfig, expand
 from zootools.shards import shard_bytes
-from zootools.spec import Training, load_spec, parse_spec
+from zootools.spec import Mlp, Training, ZooSpec, load_spec, parse_spec
 from zootools.training.backend import choose_backend
 from zootools.training.stack import StackRun
 from zootools.verify import faults
@@ -112,41 +112,64 @@ def test_t3_bytes_do_not_depend_on_a_neighbour_that_diverges(
     assert {model.model_id: found[model.model_id] for model in calm} == alone
 
 
-def values(models: int | None = None, optimizer: str = "adam") -> dict[str, Any]:
+def grid_spec(architecture: str, models: int | None = None) -> ZooSpec:
+    """A zoo of an architecture with every optimizer, with and without dropout: six stacks."""
+    network = ARCHITECTURES[architecture]
+    tetris = {"name": "tetris", "train": 24, "test": 20, "noise_train": 0.2, "noise_test": 0.8}
     spec: dict[str, Any] = {
         "name": "subset",
-        "images": {"name": "tetris", "train": 24, "test": 20, "noise_train": 0.2, "noise_test": 0.8},
-        "architecture": {"name": "mlp", "hidden": [5], "bias": False},
-        "grid": {"activation": ["tanh", "relu"], "init": ["uniform"], "optimizer": [optimizer], "lr": [1e-2]},
-        "seeds": {"range": [1, 10]},
-        "training": {"epochs": 2, "batch_size": 4},
+        "images": tetris if isinstance(network, Mlp) else {"name": "digits", "train": 24, "test": 20, "size": 28},
+        "architecture": network.model_dump(mode="json", exclude_none=True),
+        "grid": {
+            "activation": ["tanh"],
+            "init": ["kaiming_uniform"],
+            "optimizer": OPTIMIZERS,
+            "lr": [1e-2],
+            "dropout": [0.0, 0.2],
+        },
+        "seeds": {"range": [1, 3]},
+        "training": {"epochs": 2, "batch_size": 5},
     }
-    return spec | ({"models": models} if models else {})
+    return parse_spec(spec | ({"models": models} if models else {}), "test")
 
 
-def test_t1_whole_zoos_are_equal_with_one_and_two_workers(tmp_path: Path, backend: str) -> None:
-    spec = parse_spec(values(), "test")
-    trees = []
-    for workers in (1, 2):
-        out = tmp_path / f"{workers}"
-        build(spec, out, workers=workers, backend=backend, quiet=True)
-        files = [path for path in out.rglob("*") if path.is_file() and path.name != "build.json"]
-        trees.append({path.relative_to(out).as_posix(): path.read_bytes() for path in files})
-    assert trees[0] == trees[1]
+NETWORKS = list(ARCHITECTURES) if NIGHTLY else ["mlp", "cnn_small"]
+"""Of which whole zoos are built: one of each kind of layers, or all."""
 
 
-def test_t4_the_models_of_a_smaller_zoo_are_rows_of_the_larger_one(tmp_path: Path, backend: str) -> None:
-    for count in (None, 3, 11):
-        build(parse_spec(values(count), "test"), tmp_path / f"{count}", backend=backend, quiet=True)
-    whole = open_zoo(tmp_path / "None")
-    rows = {(row["model_id"], row["epoch"]): i for i, row in enumerate(whole.metadata.to_pylist())}
-    for count in (3, 11):
-        part = open_zoo(tmp_path / f"{count}")
-        assert len(part.models) == count
-        index = [rows[row["model_id"], row["epoch"]] for row in part.metadata.to_pylist()]
-        assert np.array_equal(part.weights().numpy(), whole.weights().numpy()[index])
-        same = [name for name in part.metadata.column_names if name not in ("stack", "row")]
-        assert part.metadata.select(same).to_pylist() == whole.metadata.take(index).select(same).to_pylist()
+@pytest.fixture(scope="module", params=[(name, backend) for name in NETWORKS for backend in BACKENDS], ids="-".join)
+def grid_zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
+    """An architecture, a backend, and the zoo that one worker makes of all of `grid_spec`."""
+    architecture, backend = request.param
+    out = tmp_path_factory.mktemp("grid") / "zoo"
+    build(grid_spec(architecture), out, workers=1, backend=backend, quiet=True)
+    return architecture, backend, out
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_t1_whole_zoos_are_equal_for_any_number_of_workers(
+    tmp_path: Path, grid_zoo: tuple[str, str, Path], workers: int
+) -> None:
+    architecture, backend, whole = grid_zoo
+    build(grid_spec(architecture), tmp_path / "zoo", workers=workers, backend=backend, quiet=True)
+    assert tree(tmp_path / "zoo") == tree(whole)
+    assert len(list(whole.glob("checkpoints/*"))) == 6
+    print(f"T1 {architecture} {backend}: {workers} workers make the {len(tree(whole))} files of one")
+
+
+@pytest.mark.parametrize("count", [3, 11])
+def test_t4_the_models_of_a_smaller_zoo_are_rows_of_the_larger_one(
+    tmp_path: Path, grid_zoo: tuple[str, str, Path], count: int
+) -> None:
+    architecture, backend, whole = grid_zoo
+    build(grid_spec(architecture, count), tmp_path / "zoo", backend=backend, quiet=True)
+    part, all_of_it = open_zoo(tmp_path / "zoo"), open_zoo(whole)
+    rows = {(row["model_id"], row["epoch"]): i for i, row in enumerate(all_of_it.metadata.to_pylist())}
+    assert len(part.models) == count
+    index = [rows[row["model_id"], row["epoch"]] for row in part.metadata.to_pylist()]
+    assert np.array_equal(part.weights().numpy(), all_of_it.weights().numpy()[index])
+    same = [name for name in part.metadata.column_names if name not in ("stack", "row")]
+    assert part.metadata.select(same).to_pylist() == all_of_it.metadata.take(index).select(same).to_pylist()
 
 
 # --- T6 ------------------------------------------------------------------------------------------------
@@ -155,7 +178,7 @@ def test_t4_the_models_of_a_smaller_zoo_are_rows_of_the_larger_one(tmp_path: Pat
 def test_t6_every_registered_architecture_is_under_test() -> None:
     from typing import get_args
 
-    from zootools.spec import Cnn, Mlp
+    from zootools.spec import Cnn
 
     registered = {name for section in (Mlp, Cnn) for name in get_args(section.model_fields["name"].annotation)}
     assert {architecture.name for architecture in ARCHITECTURES.values()} == registered
