@@ -124,12 +124,15 @@ class Builders:
         self.process.stdin.flush()
         return dict(json.loads(self.process.stdout.readline()))
 
-    def start(self, spec: Path, out: Path, wait: bool = False, **change: Any) -> Build:
-        """Start a build; what it prints goes to ``<out>.log``. ``change`` names a `CHANGES` and its argument."""
+    def start(self, spec: Path, out: Path | str, wait: bool = False, **change: Any) -> Build:
+        """Start a build; what it prints goes to ``<out>.log``, or ``<spec>.log`` where ``out`` is a URL.
+
+        ``change`` names a `CHANGES` and its argument.
+        """
         build = Build(self, self.ask("start", spec=str(spec), out=str(out), change=change)["pid"])
         return build if wait else build.go()
 
-    def build(self, spec: Path, out: Path, **change: Any) -> int:
+    def build(self, spec: Path, out: Path | str, **change: Any) -> int:
         """Build to the end and return the exit code."""
         return self.start(spec, out, **change).wait()
 
@@ -224,6 +227,13 @@ def _abort(stack: int) -> None:
         real(folder, number, *arguments)
 
     worker.train_stack = train_stack
+
+
+def _haste(heartbeat: float, expiry: float, pauses: list[float]) -> None:
+    """Let leases of object stores be renewed and expire faster, and failed calls be repeated sooner."""
+    from zootools import lease, objects
+
+    lease.HEARTBEAT, lease.EXPIRY, objects.PAUSES = heartbeat, expiry, tuple(pauses)
 
 
 def _file_size(limit: int) -> None:
@@ -327,6 +337,8 @@ CHANGES: dict[str, Callable[..., None]] = {
     "die_idle": lambda _: _die_idle(),
     "hold_worker": _hold_worker,
     "hold_reader": _hold_reader,
+    "environment": os.environ.update,
+    "haste": lambda times: _haste(*times),
     "list_modules": _list_modules,
     "file_size": _file_size,
 }
@@ -335,7 +347,7 @@ CHANGES: dict[str, Callable[..., None]] = {
 def _build(spec: str, out: str, change: dict[str, Any]) -> None:
     from zootools import ZooError, build, load_spec
 
-    log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(f"{spec if '://' in out else out}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     fork = multiprocessing.get_context("fork")
@@ -344,7 +356,7 @@ def _build(spec: str, out: str, change: dict[str, Any]) -> None:
     try:
         for name, argument in change.items():
             CHANGES[name](argument)
-        build(load_spec(Path(spec)), Path(out), device="cpu", workers=1, backend=BACKEND, quiet=True)
+        build(load_spec(Path(spec)), out, device="cpu", workers=1, backend=BACKEND, quiet=True)
         code = 0
     except ZooError as error:
         os.write(2, f"{error}\n".encode())
@@ -366,6 +378,8 @@ def _serve() -> None:
     import zootools.manifest
     import zootools.tables  # noqa: F401
 
+    with contextlib.suppress(ImportError):
+        import s3fs  # noqa: F401
     torch.set_num_threads(1)
     _import_what_a_build_imports()
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the workers of a killed builder become ours

@@ -21,6 +21,7 @@ from zootools.errors import SpecError, StorageError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
 from zootools.image_files import image_shape
 from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
+from zootools.mirror import Output, open_output
 from zootools.population import ModelConfig, expand
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
@@ -88,7 +89,7 @@ def estimate(spec: ZooSpec, data: Path | None = None) -> Estimate:
 
 def build(
     spec: ZooSpec,
-    out: Path,
+    out: Path | str,
     *,
     device: str = "auto",
     backend: str = "auto",
@@ -101,7 +102,8 @@ def build(
 
     Args:
         spec: what to train.
-        out: the zoo's folder; created if missing.
+        out: the zoo's folder, created if missing; or a URL: ``file://``, or one of an object store, such as
+            ``s3://bucket/zoo`` (see `zootools.mirror`).
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
         backend: ``native``, ``torch``, or ``auto`` (see `zootools.training.backend.choose_backend`).
         workers: processes on the CPU; one per core by default. On CUDA there is always one.
@@ -120,21 +122,24 @@ def build(
         WorkerError: stacks failed again and again; the others are kept, and the call can be repeated.
     """
     begun = time.time()
-    _check_folder(ZooFolder(out))
+    output = open_output(out)
+    folder = output.folder
+    _check_folder(ZooFolder(folder))
     schema = zoo_schema(spec, data)
     models = expand(spec)
-    finished = _finished(ZooFolder(out), spec, models)
-    if finished is not None and not ZooFolder(out).work.exists():
-        return finished
-    _check_space(out, estimate(spec, data).bytes)
-    with FolderLock(ZooFolder(out).lock) as lock:
-        zoo = ZooFolder(out, lock.descriptor)
-        sweep_temporaries(out)
+    if output.is_local:
+        finished = _finished(output, ZooFolder(folder), spec, models)
+        if finished is not None and not ZooFolder(folder).work.exists():
+            return finished
+    _check_space(folder, estimate(spec, data).bytes)
+    with FolderLock(ZooFolder(folder).lock) as lock, output.session(ZooFolder(folder, lock.descriptor)) as zoo:
+        sweep_temporaries(folder)
         # Another builder may have finished since we looked, or been killed while it cleared up.
-        finished = _finished(zoo, spec, models)
+        finished = _finished(output, zoo, spec, models)
         if finished is not None:
             zoo.remove_work()
             return finished
+        output.fetch()
         device = _choose_device(device)
         from zootools.engines.local import RETRIES, run_local
         from zootools.engines.worker import save_images
@@ -146,6 +151,7 @@ def build(
             print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
         images = load_images(spec.images, data)
         plan = _plan(zoo, spec, schema, models, images.digest, device)
+        output.put_plan()
         present = chosen.fingerprint()
         _check_fingerprints(zoo, plan, present, allow_fingerprint_change)
         save_images(images, zoo.images)
@@ -156,31 +162,39 @@ def build(
         with Progress(
             sizes, spec.training.epochs, [_epochs_done(zoo, s, spec) for s in range(len(sizes))], quiet
         ) as bar:
+
+            def report(stack: int, epochs: float) -> None:
+                bar.update(stack, epochs)
+                if epochs == int(epochs):
+                    output.put_stack(stack)
+
             failed = run_local(
-                out,
+                folder,
                 todo,
                 classes=classes,
                 backend=chosen,
                 workers=1 if device == "cuda" else workers or os.cpu_count() or 1,
                 lock=lock.descriptor,
-                report=bar.update,
+                report=report,
                 retried=bar.retried,
             )
-        sweep_temporaries(out)  # of workers that died; by now all of them have left
+        sweep_temporaries(folder)  # of workers that died; by now all of them have left
         _note_build(zoo, begun, device, chosen.name)
         if failed:
             for stack in failed:
                 zoo.mark_failed(stack, f"its worker died {RETRIES + 1} times", present)
+                output.put_stack(stack)
             raise WorkerError(
                 f"{out}: the worker of {len(failed)} of {len(sizes)} stacks died {RETRIES + 1} times "
                 f"(stack {failed[0]} first); the others are kept, and the same command tries these again"
             )
         manifest = finish_zoo(zoo, plan)
+        output.finish(manifest)
         zoo.remove_work()
     return manifest
 
 
-def _finished(zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:
+def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:
     """Return the manifest of a folder in which nothing is left to do; None for any other zoo of these models.
 
     Raises SpecError when the folder holds another zoo. Files are looked for, not read: `verify` does that.
@@ -193,7 +207,7 @@ def _finished(zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> d
         return None
     manifest = read_manifest(zoo.path)
     _check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
-    whole = all((zoo.path / name).is_file() for name in ("README.md", *manifest["files"]))
+    whole = all(output.holds(name) for name in ("README.md", *manifest["files"]))
     whole = whole and not is_partial(manifest)
     return manifest if whole and manifest["counts"]["expected"] == len(models) else None
 
@@ -249,7 +263,8 @@ def _check_space(out: Path, needed: int) -> None:
     if needed > free:
         raise StorageError(
             f"{folder}: the zoo takes about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "
-            "choose another disk with --out, or fewer models with --models"
+            "choose another disk with --out (or with XDG_CACHE_HOME, where the zoo goes to an object store), "
+            "or fewer models with --models"
         )
 
 

@@ -1,6 +1,7 @@
 """Every refusal of zootools: one class per exit code, and the wording of "did you mean"."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
@@ -67,8 +68,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with every access token of the Hub blotted out.
+    """Return ``text`` with every access token of the Hub, and the secrets of an object store, blotted out.
 
     None should ever get into a message; this is the second line, for one that was put where it does not belong.
     """
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        if len(secret := os.environ.get(name, "")) >= 8:
+            text = text.replace(secret, "***")
     return re.sub(r"hf_[A-Za-z0-9]{16,}", "hf_***", text)

@@ -13,7 +13,7 @@ import hashlib
 import shutil
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
-from io import BufferedReader
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -239,7 +239,19 @@ class ZooFolder:
             raise DamagedZooError(f"{self.path}: {name}: its weights and optimizer state have changed (sha256)")
         return data
 
-    def _parse_record(self, stack: int, file: BufferedReader) -> tuple[StackRecord, FileInfo]:
+    def record_bytes(self, stack: int) -> tuple[StackRecord, bytes] | None:
+        """Return the record of a stack and all the bytes of its file, read once; None when there is none."""
+        name = self.record_name(stack)
+        try:
+            with open_inside(self.path, name) as file:
+                data = file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
+        return self._parse_record(stack, BytesIO(data))[0], data
+
+    def _parse_record(self, stack: int, file: BinaryIO) -> tuple[StackRecord, FileInfo]:
         source = f"{self.path}: {self.record_name(stack)}"
         line = file.readline(MAX_BYTES)
         value = open_seal(line, source)

@@ -11,7 +11,7 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_acc
 
 @click.command()
 @click.argument("spec")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The zoo's folder; default zoos/<name>.")
+@click.option("-o", "--out", metavar="DIR|URL", help="A folder, or s3://BUCKET/PREFIX; default zoos/<name>.")
 @click.option("--models", type=click.IntRange(min=1), help="Train only so many models, spread over the grid.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train for so many epochs.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification.")
@@ -36,7 +36,7 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_acc
 @JSON
 def build(
     spec: str,
-    out: Path | None,
+    out: str | None,
     models: int | None,
     epochs: int | None,
     overrides: tuple[str, ...],
@@ -64,7 +64,7 @@ def build(
 
     changes = [f"models={models}"] * (models is not None) + [f"training.epochs={epochs}"] * (epochs is not None)
     zoo_spec = load_spec(find_spec(spec), [*overrides, *changes])
-    out = out or Path("zoos") / zoo_spec.name
+    out = out or f"zoos/{zoo_spec.name}"
     if dry_run:
         from dataclasses import asdict
 

@@ -70,7 +70,7 @@ def _show_plan(value: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="ORG/NAME")
+@click.argument("name", metavar="ORG/NAME|URL")
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @REVISION
 @HUB
@@ -79,8 +79,9 @@ def pull(name: str, folder: Path | None, revision: str | None, hub: str | None, 
     """Copy a published zoo into a folder (./NAME by default) and check every file."""
     from zootools.hub.names import require_name
     from zootools.hub.pull import pull as pull_zoo
+    from zootools.objects import is_url
 
-    folder = folder or Path(require_name(name, revision).name)
+    folder = folder or Path(name.rstrip("/").rpartition("/")[2] if is_url(name) else require_name(name, revision).name)
     place = pull_zoo(name, folder, revision=revision, hub=hub)
     print_value({"zoo": str(folder), "name": place.name, "commit": place.commit}, as_json, show_pairs)
 

@@ -51,9 +51,12 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
 def status(zoo: str, as_json: bool) -> None:
     """Say how a build stands; works while it runs and afterwards."""
     from zootools.builder import status as build_status
+    from zootools.hub import stored
     from zootools.hub.locate import locate
+    from zootools.objects import folder_of
 
-    print_value(build_status(locate(zoo).folder), as_json, show_pairs)
+    standing = stored.status(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
+    print_value(standing, as_json, show_pairs)
 
 
 @click.command()

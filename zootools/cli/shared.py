@@ -15,7 +15,7 @@ DATA = click.option(
     help="Where image files lie and are downloaded to; else $ZOOTOOLS_DATA, else the user's cache.",
 )
 ZOO = click.argument("zoo")
-"""A folder, or a name on a hub: ORG/NAME or ORG/NAME@REVISION."""
+"""A folder, a name on a hub (ORG/NAME or ORG/NAME@REVISION), or the URL of an object store."""
 
 HUB = click.option(
     "--hub",

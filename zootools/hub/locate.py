@@ -1,4 +1,4 @@
-"""Where a zoo is: an existing path, else the hub folder, else the Hub."""
+"""Where a zoo is: an existing path, else the hub folder, else the Hub; or an object store, by its URL."""
 
 import logging
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ from typing import ClassVar
 from zootools.errors import HubError, SpecError, ZooNotFoundError
 from zootools.hub import folder as hub_folder
 from zootools.hub.names import hub_setting, parse_name
+from zootools.objects import folder_of
 
 LOG = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
     """Find a zoo by path or name, with its manifest, specification and metadata at hand.
 
     Args:
-        zoo: a folder, or ``org/name`` or ``org/name@revision``.
+        zoo: a folder, or ``org/name`` or ``org/name@revision``, or the URL of an object store.
         revision: the branch, tag or commit of a name.
         hub: a folder or URL to look in and nowhere else; without it, first in the folder $ZOOTOOLS_HUB, then on
             the Hub. An existing path always comes first.
@@ -44,7 +45,14 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
     Says in the log which it was. Raises ZooNotFoundError when there is no such zoo, SpecError for what is neither
     path nor name, DamagedZooError for a zoo that is not what its manifest says.
     """
-    path, name = Path(zoo), parse_name(str(zoo), revision)
+    folder = folder_of(zoo)
+    if folder is None:
+        from zootools.hub import stored
+
+        if revision is not None:
+            raise SpecError(f"{zoo}: is a URL; only names have revisions")
+        return stored.find(str(zoo))
+    path, name = folder, parse_name(str(zoo), revision)
     if path.exists() or name is None:
         if revision is not None:
             raise SpecError(f"{zoo}: is {'a path' if path.exists() else 'no ORG/NAME'}; only names have revisions")

@@ -8,17 +8,19 @@ from zootools.files import durable_path, sha256_file
 from zootools.hub.locate import Place, locate
 from zootools.hub.names import require_name
 from zootools.manifest import UNHASHED, read_manifest
+from zootools.objects import is_url
 
 
 def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Path | None = None) -> Place:
-    """Copy a published zoo into a folder; the same call again fetches only what is missing.
+    """Copy a published zoo, by its name or URL, into a folder; the same call again fetches only what is missing.
 
     The manifest comes last, so an interrupted copy is never taken for a zoo. Raises SpecError when the folder holds
     something else, ZooNotFoundError when there is no such zoo, DamagedZooError when a file is not what the manifest
     promises.
     """
-    require_name(name, revision)
-    place = locate(Path(name), revision, hub)
+    if not is_url(name):
+        require_name(name, revision)
+    place = locate(name, revision, hub)
     manifest = read_manifest(place.folder)
     files = manifest["files"]
     if folder.exists() and not folder.is_dir():

@@ -126,7 +126,7 @@ def find(name: ZooName, endpoint: str | None = None) -> RemotePlace:
     link_or_copy(path.resolve(), folder / "zoo.json")
     try:
         manifest = read_manifest(folder)
-        _check_listing(name, manifest["files"], listing)
+        check_listing(str(name), manifest["files"], listing)
     except DamagedZooError:
         _forget(path)
         (folder / "zoo.json").unlink()
@@ -199,16 +199,16 @@ def _api(endpoint: str | None) -> HfApi:
     return HfApi(endpoint=endpoint, library_name="zootools", library_version=__version__)
 
 
-def _check_listing(name: ZooName, files: dict[str, Any], listing: dict[str, Listed]) -> None:
-    """Hold the listing of the commit against the manifest before anything is downloaded."""
+def check_listing(name: str, files: dict[str, Any], listing: dict[str, Listed]) -> None:
+    """Hold the listing of a commit against the manifest before anything is downloaded."""
     for file, promised in files.items():
         listed = listing.get(file)
         if not listing or listed == Listed(promised["size"], promised["sha256"]):
             continue
         if listed is None:
-            raise DamagedZooError(f"{name}: {file} is in the manifest, but not on the Hub")
+            raise DamagedZooError(f"{name}: {file} is in the manifest, but is missing there")
         if listed.size != promised["size"] or listed.sha256 is not None:
-            raise DamagedZooError(f"{name}: {file} on the Hub is not the one in the manifest ({listed.size} bytes)")
+            raise DamagedZooError(f"{name}: {file} there is not the one in the manifest ({listed.size} bytes)")
 
 
 def _counter(name: str, file: str, size: int) -> type[tqdm]:

@@ -1,0 +1,515 @@
+"""Zoos in an object store: a real S3 server on loopback, real clients, and builders that are killed.
+
+The server looks at the whole bucket after every request that changes it (`S3Server.broken`): a record or a manifest
+that names what is not there would be found at once.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from crash import SMALL, TINY, Build, Builders, fault_random, lane, tree
+
+from zootools import build, load_spec, open_zoo
+from zootools.cli import main
+from zootools.errors import BusyError, DamagedZooError, SpecError, ZooNotFoundError
+from zootools.objects import ConflictError, Objects, folder_of
+from zootools.store import ZooFolder
+
+pytest.importorskip("s3fs", reason="needs pip install 'zootools[s3]'")
+from s3_server import BUCKET, SECRET, S3Server, serve_s3
+
+URL = f"s3://{BUCKET}/zoo"
+FAST = [0.2, 1.0, [0.05, 0.1]]
+"""Seconds between two renewals of a lease, until it expires, and before a failed call is repeated."""
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A server, and this process set up for it."""
+    with serve_s3() as server:
+        for name, value in {**server.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        yield server
+        assert server.broken == []
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> dict[str, Path]:
+    """The specification files of a zoo of six models, of one of three, and of the first one grown."""
+    texts = {"tiny": TINY, "small": SMALL, "grown": TINY.replace("[1, 3]", "[1, 5]")}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return {name: tmp_path / f"{name}.yaml" for name in texts}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, builders: Builders) -> Callable[[str], dict[str, bytes]]:
+    """The files that a build into a folder makes of a specification's text."""
+    folder, trees = tmp_path_factory.mktemp("built"), dict[str, dict[str, bytes]]()
+
+    def made(text: str) -> dict[str, bytes]:
+        if text not in trees:
+            out = folder / str(len(trees))
+            (folder / "spec.yaml").write_text(text)
+            assert builders.build(folder / "spec.yaml", out) == 0, Path(f"{out}.log").read_text()
+            trees[text] = tree(out)
+        return trees[text]
+
+    return made
+
+
+class Machine:
+    """A machine that builds: a cache folder of its own, and quick about leases and repeated calls."""
+
+    def __init__(self, builders: Builders, server: S3Server, folder: Path) -> None:
+        self.builders, self.server, self.cache = builders, server, folder
+
+    @property
+    def change(self) -> dict[str, Any]:
+        environment = {**self.server.environment, "XDG_CACHE_HOME": str(self.cache), "AWS_MAX_ATTEMPTS": "1"}
+        return {"environment": environment, "haste": FAST}
+
+    def start(self, spec: Path, wait: bool = False) -> Build:
+        return self.builders.start(spec, URL, wait, **self.change)
+
+    def build(self, spec: Path) -> int:
+        return self.start(spec).wait()
+
+    @property
+    def working_folder(self) -> Path:
+        (folder,) = (self.cache / "zootools" / "builds").iterdir()
+        return folder
+
+
+@pytest.fixture
+def machine(tmp_path: Path, builders: Builders, s3: S3Server) -> Callable[[str], Machine]:
+    return lambda name: Machine(builders, s3, tmp_path / name)
+
+
+def stored(server: S3Server) -> dict[str, bytes]:
+    """What lies under `URL`, but for the one file that may differ."""
+    return {name: data for name, data in server.objects("zoo/").items() if name != "build.json"}
+
+
+def command(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+# --- building ------------------------------------------------------------------------------------------
+
+
+def test_the_zoo_in_a_store_is_the_one_in_a_folder(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    here = machine("here")
+    assert here.build(specs["tiny"]) == 0
+    assert stored(s3) == built(TINY)
+    assert list((here.cache / "zootools" / "builds").iterdir()) == []
+    # The same command again has nothing to do: it takes the lease and gives it back.
+    s3.requests.clear()
+    assert machine("elsewhere").build(specs["tiny"]) == 0
+    changed = {name for method, name in s3.requests if method not in ("GET", "HEAD")}
+    assert changed == {"zoo/.work/lease.json"}
+    assert stored(s3) == built(TINY)
+
+
+def test_a_zoo_in_a_store_grows_from_another_machine(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    assert machine("here").build(specs["tiny"]) == 0
+    elsewhere, puts = machine("elsewhere"), list[str]()
+
+    def kill_once(method: str, name: str) -> None:
+        puts.append(name)
+        if len(puts) == 9:
+            os.killpg(growing.pid, signal.SIGKILL)
+
+    growing = elsewhere.start(specs["grown"], wait=True)
+    s3.after = kill_once
+    assert growing.go().wait() == -signal.SIGKILL
+    s3.after = lambda method, name: None
+    assert machine("third").build(specs["grown"]) == 0
+    # What was trained first keeps its stacks, so this is what growing a folder gives.
+    assert stored(s3) == grown_folder(machine("folder"), specs)
+    assert stored(s3) != built(TINY)
+
+
+def grown_folder(machine: Machine, specs: dict[str, Path]) -> dict[str, bytes]:
+    out = machine.cache / "zoo"
+    out.parent.mkdir()
+    assert machine.builders.build(specs["tiny"], out) == 0
+    assert machine.builders.build(specs["grown"], out) == 0
+    return tree(out)
+
+
+@pytest.mark.parametrize("same_machine", [False, True])
+def test_a_builder_killed_after_any_put_is_followed_by_one_that_makes_equal_bytes(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine], same_machine: bool
+) -> None:
+    whole = built(SMALL)
+    kills = 0
+    while True:
+        for name in s3.objects():
+            s3.remove(name)
+        first = machine(f"first-{kills}")
+        building, changes = first.start(specs["small"], wait=True), 0
+
+        def kill(method: str, name: str, building: Build = building, last: int = kills + 1) -> None:
+            nonlocal changes
+            changes += 1
+            if changes == last:
+                os.killpg(building.pid, signal.SIGKILL)
+
+        s3.after = kill
+        if building.go().wait() == 0:
+            break
+        s3.after = lambda method, name: None
+        second = first if same_machine else machine(f"second-{kills}")
+        assert second.build(specs["small"]) == 0, Path(f"{specs['small']}.log").read_text()
+        assert stored(s3) == whole, f"killed after change {kills + 1}"
+        kills += lane(5 if same_machine else 3, 1)
+    # The lease, the plan, three shards and records, six files, zoo.json, and all that is removed in the end.
+    assert kills >= 16
+
+
+def test_what_only_the_working_folder_has_is_put_and_not_trained_again(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    """The network is gone in the middle of a build: exit 74, and the same command goes on where training was."""
+    here = machine("here")
+    puts = 0
+
+    def cut(method: str, name: str) -> str | None:
+        nonlocal puts
+        puts += name.endswith(".record") and method == "PUT"
+        return "reset" if puts >= 3 else None
+
+    s3.door = cut
+    assert here.build(specs["tiny"]) == 74
+    log = Path(f"{specs['tiny']}.log").read_text()
+    assert "the same command goes on from here" in log
+    assert "trying again" not in log or SECRET not in log
+    folder = ZooFolder(here.working_folder)
+    record = folder.read_record(0)
+    assert record is not None
+    assert record.epoch >= 2
+    s3.door = lambda method, name: None
+    epochs = []
+
+    def watch(method: str, name: str) -> None:
+        if name.endswith("stack-00000.record") and method == "PUT":
+            epochs.append(json.loads(s3.objects()[name].partition(b"\n")[0])["epoch"])
+
+    s3.after = watch
+    assert here.build(specs["tiny"]) == 0
+    assert epochs == sorted(epochs)
+    assert epochs[0] >= record.epoch
+    assert stored(s3) == built(TINY)
+
+
+def test_the_store_wins_over_a_working_folder_that_was_left_behind(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    here, other, records = machine("here"), machine("other"), 0
+
+    def kill(method: str, name: str) -> None:
+        nonlocal records
+        records += name.endswith(".record") and method == "PUT"
+        if records == stop:
+            os.killpg(building.pid, signal.SIGKILL)
+
+    s3.after = kill
+    stop, building = 2, here.start(specs["tiny"], wait=True)
+    assert building.go().wait() == -signal.SIGKILL
+    stop, building = 6, other.start(specs["tiny"], wait=True)  # is at the second stack by then
+    assert building.go().wait() == -signal.SIGKILL
+    s3.after = lambda method, name: None
+    before = {name: data for name, data in stored(s3).items() if name.endswith("stack-00000.record")}
+    put: list[str] = []
+    s3.after = lambda method, name: put.append(name)
+    assert here.build(specs["tiny"]) == 0
+    assert before
+    assert not [name for name in put if "stack-00000" in name and not name.endswith(".record")]
+    assert stored(s3) == built(TINY)
+    # A finished zoo, and a folder that still believes it is being built.
+    shutil.copytree(other.working_folder, kept := other.cache / "kept")
+    assert other.build(specs["tiny"]) == 0
+    shutil.copytree(kept, other.cache / "zootools" / "builds" / kept.name)
+    assert stored(s3) == built(TINY)
+
+
+@pytest.mark.parametrize("kind", ["500", "reset", "reset after"])
+def test_a_store_that_fails_now_and_then_gets_the_same_zoo(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine], kind: str
+) -> None:
+    random = fault_random(kind)
+    lock, faults = threading.Lock(), [0]
+
+    def fail(method: str, name: str) -> str | None:
+        with lock:
+            if random.random() < 0.2 and method != "DELETE":
+                faults[0] += 1
+                return kind if method == "PUT" or kind != "reset after" else None
+        return None
+
+    s3.door = fail
+    here = machine("here")
+    here_change = here.change
+    here_change["environment"]["AWS_MAX_ATTEMPTS"] = "3"
+    for _ in range(5):  # a call may fail five times running, and then the same command goes on
+        code = here.builders.build(specs["tiny"], URL, **here_change)
+        assert code in (0, 74), Path(f"{specs['tiny']}.log").read_text()
+        if code == 0:
+            break
+    assert faults[0] > 3
+    s3.door = lambda method, name: None
+    assert here.build(specs["tiny"]) == 0
+    assert stored(s3) == built(TINY)
+
+
+# --- one builder ---------------------------------------------------------------------------------------
+
+
+def test_of_many_who_swap_one_object_one_wins(s3: S3Server) -> None:
+    def swap(text: int, old: str | None) -> str | None:
+        try:
+            return Objects(URL).swap("lease", f"{text}".encode(), old)
+        except ConflictError:
+            return None
+
+    old: str | None = None
+    with ThreadPoolExecutor(8) as pool:
+        for start in (0, 100, 200):
+            tags = list(pool.map(lambda text, old=old: swap(text, old), range(start, start + 8)))
+            winners = [(start + place, tag) for place, tag in enumerate(tags) if tag is not None]
+            assert len(winners) == 1
+            text, old = winners[0]
+            assert s3.objects("zoo/")["lease"] == f"{text}".encode()
+            assert Objects(URL).tag("lease") == old
+
+
+def test_of_many_builders_one_works_and_the_others_name_it(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    text = specs["tiny"].read_text()
+    paths = [specs["tiny"].with_name(f"spec-{number}.yaml") for number in range(5)]
+    for path in paths:
+        path.write_text(text)
+    entered, release = threading.Event(), threading.Event()
+
+    def hold(method: str, name: str) -> str | None:
+        if name.endswith(".record"):  # the winner waits here until the others have been refused
+            entered.set()
+            release.wait(60)
+        return None
+
+    s3.door = hold
+    builds = [machine(path.stem).start(path, wait=True) for path in paths]
+    for building in builds:
+        building.go()
+    assert entered.wait(60)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        logs = [Path(f"{path}.log").read_text() for path in paths if Path(f"{path}.log").exists()]
+        if sum("another process is at work there" in log for log in logs) == 4:
+            break
+        time.sleep(0.05)
+    release.set()
+    assert sorted(building.wait() for building in builds) == [0, 75, 75, 75, 75]
+    assert stored(s3) == built(TINY)
+    assert all("process" in log and "on " in log for log in logs if log)
+
+
+def test_a_builder_that_has_lost_its_lease_stops_before_its_next_put(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    first, second = machine("first"), machine("second")
+    zombie, records = first.start(specs["tiny"], wait=True), 0
+
+    def stop(method: str, name: str) -> None:
+        nonlocal records
+        records += name.endswith(".record") and method == "PUT"
+        if records == 2:
+            zombie.signal(signal.SIGSTOP)
+
+    s3.after = stop
+    zombie.go()
+    while records < 2:
+        time.sleep(0.01)
+    s3.after = lambda method, name: None
+    other = specs["tiny"].with_name("other.yaml")
+    other.write_text(TINY)
+    assert second.build(other) == 75, "the lease is still fresh, and its holder may only be slow"
+    time.sleep(FAST[1])
+    assert second.build(other) == 0, Path(f"{other}.log").read_text()
+    assert stored(s3) == built(TINY)
+    puts: list[str] = []
+    s3.after = lambda method, name: puts.append(name)
+    zombie.signal(signal.SIGCONT)
+    assert zombie.wait() == 75
+    assert "has taken over" in Path(f"{specs['tiny']}.log").read_text()
+    assert puts == []
+    assert stored(s3) == built(TINY)
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def test_a_zoo_in_a_store_is_read_by_its_url(
+    tmp_path: Path, s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    assert machine("here").build(specs["tiny"]) == 0
+    s3.requests.clear()
+    zoo = open_zoo(URL)
+    assert not [name for _, name in s3.requests if name.endswith(".safetensors")]
+    pulled = tmp_path / "pulled"
+    assert command("pull", URL, str(pulled)).exit_code == 0
+    assert tree(pulled) == built(TINY)
+    assert torch.equal(zoo.weights(), open_zoo(pulled).weights())
+    # A part of it needs a part of the shards, and what has been fetched is not fetched again.
+    shutil.rmtree(tmp_path / "cache")
+    s3.requests.clear()
+    model = zoo.models[0]
+    open_zoo(URL).state_dict(model, 2)
+    assert len([name for _, name in s3.requests if name.endswith(".safetensors")]) in (1, 2)  # with its HEAD
+    s3.requests.clear()
+    open_zoo(URL).state_dict(model, 2)
+    assert not [name for _, name in s3.requests if name.endswith((".safetensors", ".parquet"))]
+    for words in (["info", URL], ["status", URL], ["show", URL, model], ["verify", URL]):
+        result = command(*words)
+        assert result.exit_code == 0, result.output
+    assert json.loads(command("status", URL, "--json").output)["ok"] == 6
+
+
+def test_a_zoo_that_is_being_built_tells_how_far_it_is(
+    s3: S3Server, specs: dict[str, Path], machine: Callable[[str], Machine]
+) -> None:
+    here = machine("here")
+    building = here.start(specs["tiny"], wait=True)
+
+    def kill(method: str, name: str) -> None:
+        if name.endswith("stack-00001.record"):
+            os.killpg(building.pid, signal.SIGKILL)
+
+    s3.after = kill
+    building.go().wait()
+    standing = json.loads(command("status", URL, "--json").output)
+    assert standing["state"] == "unfinished"
+    assert (standing["ok"], standing["missing"], standing["stacks_done"]) == (3, 3, 1)
+    result = command("info", URL)
+    assert result.exit_code == 2
+    assert f"zootools status {URL}" in result.output
+
+
+def test_a_damaged_object_is_refused(
+    tmp_path: Path, s3: S3Server, specs: dict[str, Path], machine: Callable[[str], Machine]
+) -> None:
+    here = machine("here")
+    building = here.start(specs["tiny"], wait=True)
+
+    def kill(method: str, name: str) -> None:
+        if name.endswith("stack-00001.record"):
+            os.killpg(building.pid, signal.SIGKILL)
+
+    s3.after = kill
+    building.go().wait()
+    s3.after = lambda method, name: None
+    shard = "zoo/checkpoints/stack-00000/epoch-0002.safetensors"
+    record = "zoo/.work/stack-00000.record"
+    for name in (shard, record):
+        intact = s3.objects()[name]
+        s3.put(name, intact[:-1] + bytes([intact[-1] ^ 1]) if name == shard else intact.replace(b'"done"', b'"dome"'))
+        assert machine(f"fresh-{len(name)}").build(specs["tiny"]) == 3
+        assert name.removeprefix("zoo/") in Path(f"{specs['tiny']}.log").read_text()
+        s3.put(name, intact)
+    s3.broken.clear()  # which we have caused ourselves
+    assert here.build(specs["tiny"]) == 0
+    intact = s3.objects()[shard]
+    s3.put(shard, intact[:-1] + bytes([intact[-1] ^ 1]))
+    zoo = open_zoo(URL)
+    with pytest.raises(DamagedZooError, match=r"epoch-0002\.safetensors is not what the manifest promises"):
+        zoo.weights()
+    assert command("verify", URL).exit_code == 3
+    s3.remove(shard)
+    with pytest.raises(DamagedZooError, match=r"epoch-0002\.safetensors is in the manifest, but is missing there"):
+        open_zoo(URL)
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+def test_refusals_say_what_to_do(
+    tmp_path: Path, s3: S3Server, specs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_spec(specs["small"])
+
+    def refusal(out: str, error: type[Exception]) -> str:
+        with pytest.raises(error) as caught:
+            build(spec, out, workers=1, quiet=True)
+        text = str(caught.value)
+        assert "\n" not in text
+        assert SECRET not in text
+        return text
+
+    assert "is the bucket's name right?" in refusal("s3://no-such-bucket/zoo", ZooNotFoundError)
+    s3.put("notes/important.txt", b"mine")
+    assert "holds objects but no zoo" in refusal(f"s3://{BUCKET}/notes", SpecError)
+    assert s3.objects("notes/") == {"important.txt": b"mine"}
+    assert "fsspec knows no such store" in refusal("s33://bucket/zoo", SpecError)
+    assert "credentials in this URL" in refusal(f"s3://key:{SECRET}@bucket/zoo", SpecError)
+    assert "three slashes" in refusal("file://zoo", SpecError)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "no credentials; set AWS_ACCESS_KEY_ID" in refusal(URL, SpecError)
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    assert "pip install 'zootools[s3]'" in refusal(URL, SpecError)
+
+
+def test_a_dry_run_does_not_touch_the_store(s3: S3Server, specs: dict[str, Path]) -> None:
+    result = command("build", str(specs["small"]), "--out", URL, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert s3.requests == []
+
+
+def test_another_zoo_in_the_same_place_is_refused(
+    s3: S3Server, specs: dict[str, Path], machine: Callable[[str], Machine]
+) -> None:
+    assert machine("here").build(specs["small"]) == 0
+    before = stored(s3)
+    specs["small"].write_text(SMALL.replace("epochs: 2", "epochs: 3"))
+    assert machine("there").build(specs["small"]) == 2
+    assert "zoo of another specification" in Path(f"{specs['small']}.log").read_text()
+    assert stored(s3) == before
+
+
+def test_a_file_url_is_the_folder_behind_it(
+    tmp_path: Path, specs: dict[str, Path], built: Any, builders: Builders
+) -> None:
+    assert folder_of("file:///nfs/zoo") == Path("/nfs/zoo")
+    assert builders.build(specs["small"], f"file://{tmp_path}/zoo") == 0
+    assert tree(tmp_path / "zoo") == built(SMALL)
+    assert len(open_zoo(f"file://{tmp_path}/zoo")) == 9
+
+
+def test_any_store_of_fsspec_will_do(tmp_path: Path, specs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without conditional puts, in the memory of this process."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec = load_spec(specs["small"])
+    build(spec, "memory://zoos/small", workers=1, quiet=True, backend="torch")
+    build(spec, tmp_path / "small", workers=1, quiet=True, backend="torch")
+    found = Objects("memory://zoos/small")
+    assert {name: found.read(name) for name in found.list() if name != "build.json"} == tree(tmp_path / "small")
+    found.swap(".work/lease.json", json.dumps({"renewed": time.time(), "process": 1, "host": "h"}).encode(), None)
+    with pytest.raises(BusyError, match="process 1 on h"):
+        build(spec, "memory://zoos/small", workers=1, quiet=True)
