@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import logging
 import socket
 import struct
 import threading
@@ -13,6 +14,8 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import s3_backends
 from werkzeug.serving import make_server
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would print every request
 
 BUCKET = "zoos"
 SECRET = "a-secret-that-nobody-may-print-0123456789"
