@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random as random_module
+import re
 import struct
 import subprocess
 import sys
@@ -408,6 +409,10 @@ def hostile_tables(good: bytes) -> dict[str, bytes]:
         return written(table.set_column(index, pa.field(name, kind), [pa.array(values, kind)]))
 
     rows = len(table)
+    # The first column's histogram of definition levels gets one entry instead of two; a part of pyarrow that is asked
+    # for this column ends the process.
+    histogram = re.sub(b"\x19\x06\x19\x26\x00(.)", lambda m: b"\x19\x16\x00\x19\x16" + m[1], good, count=1, flags=re.S)
+    assert histogram != good
     long = "x" * (1 << 20)
     many = pa.table({name: table[name].take(pa.array([0] * 3_000_000)) for name in table.column_names})
     deep = pa.array([[0.5] * 5_000_000] + [[0.5] * 4] * (rows - 1), pa.list_(pa.float64()))
@@ -446,6 +451,7 @@ def hostile_tables(good: bytes) -> dict[str, bytes]:
         "delta encoding": written(table, use_dictionary=False, column_encoding={"split": "DELTA_BYTE_ARRAY"}),
         "Arrow IPC": _ipc(table),
         "CSV": b"model_id,seed\na,1\n",
+        "a histogram against the schema": histogram,
         "truncated": good[:-100],
         "a footer of 4 GB": good[:-8] + b"\xff\xff\xff\xff" + good[-4:],
     }
@@ -460,6 +466,7 @@ def _ipc(table: pa.Table) -> bytes:
 
 def test_z4_hostile_tables_are_refused_within_two_gigabytes(tmp_path: Path, tiny_zoo: Path) -> None:
     results = within_limits("hostile_tables", tiny_zoo, tmp_path / "zoo")
+    assert len(results) == 36
     accepted = {case: text for case, text in results.items() if not text.startswith("refused")}
     assert accepted == {}
 
@@ -473,8 +480,8 @@ def test_z4_a_small_file_that_unpacks_to_gigabytes_is_refused_by_its_pages() -> 
     data = sink.getvalue()
     assert len(data) < 1_000_000
     with pytest.raises(ValueError, match="but can have 1000"):
-        check_pages(data, pq.ParquetFile(pa.BufferReader(data)).metadata, values=1000)
-    check_pages(data, pq.ParquetFile(pa.BufferReader(data)).metadata, values=100_000_000)
+        check_pages(data, values=1000)
+    check_pages(data, values=100_000_000)
 
 
 def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> None:

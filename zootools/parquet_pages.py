@@ -1,12 +1,18 @@
 """How much memory a Parquet file takes when it is read: by the headers of its pages.
 
 A footer can claim anything; 23 KB of dictionary and run lengths can become 200 MB, or 200 GB. What a reader
-will unpack stands in the header of each page, in Thrift's compact encoding, so these headers are walked before
-pyarrow reads a table that may come from a stranger.
+will unpack stands in the header of each page, so these headers are walked before pyarrow reads a table that may
+come from a stranger. Footer and headers are read here, in Thrift's compact encoding, and not by pyarrow, which
+ends the process when it is asked for the columns of some footers (statistics that contradict the schema).
+
+This reader and pyarrow must not see two things in the same bytes. So a field that stands twice, or whose type is
+not the one of the format, is refused: Thrift would take the last, or skip it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+_MAGIC = b"PAR1"
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DETAILS = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
 """Types of pages, and the field of a page header that holds the details of each."""
@@ -16,48 +22,89 @@ _ENCODINGS = {0, 2, 3, 8}
 
 _BYTES_PER_VALUE = 64
 
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 12
+"""Thrift's compact types."""
+_MAX_DEPTH = 8
 
-def check_pages(data: bytes, metadata: Any, values: int) -> None:
+_Fields = dict[int, tuple[int, Any]]
+"""Type and value of a struct's fields by their number."""
+
+
+def check_pages(data: bytes, values: int) -> None:
     """Raise ValueError unless a file's pages stay within what a table of so many values per column needs.
 
     Args:
         data: the whole file.
-        metadata: its ``pyarrow.parquet.FileMetaData``.
         values: how many values a column may have, all row groups together.
     """
-    for column in range(metadata.num_columns):
-        found = unpacked = 0
-        for group in range(metadata.num_row_groups):
-            chunk = metadata.row_group(group).column(column)
-            starts = [chunk.data_page_offset, chunk.dictionary_page_offset]
-            position = min(start for start in starts if start is not None)
-            end = position + chunk.total_compressed_size
-            if position < 0 or end > len(data):
-                raise ValueError(f"column {chunk.path_in_schema} lies outside of the file")
-            while position < end:
-                count, size, position = _page(data, position)
-                found, unpacked = found + count, unpacked + size
-        if found > values or unpacked > _BYTES_PER_VALUE * values + (1 << 20):
-            raise ValueError(f"column {column} holds {found} values in {unpacked} bytes, but can have {values}")
+    found: dict[int, int] = {}
+    unpacked: dict[int, int] = {}
+    for column, position, end in _chunks(data):
+        while position < end:
+            count, size, position = _page(data, position)
+            found[column] = found.get(column, 0) + count
+            unpacked[column] = unpacked.get(column, 0) + size
+        if found.get(column, 0) > values or unpacked.get(column, 0) > _BYTES_PER_VALUE * values + (1 << 20):
+            raise ValueError(
+                f"column {column} holds {found[column]} values in {unpacked[column]} bytes, but can have {values}"
+            )
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield each column's number, and where its pages begin and end, for every row group of a file."""
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    if data[-4:] != _MAGIC or start < len(_MAGIC):
+        raise ValueError("there is no footer of a Parquet file at its end")
+    try:
+        footer, end = _struct(data, start)
+        if end != len(data) - 8:
+            raise ValueError(f"the footer ends at byte {end}, and not before its length")
+        total = 0
+        for group in _value(footer, 4, _LIST):
+            for column, chunk in enumerate(_value(group, 1, _LIST)):
+                if set(chunk) - {2, 3, 4, 5, 6, 7}:
+                    raise ValueError(f"column {column} is encrypted, or lies in another file")
+                metadata = _value(chunk, 3, _STRUCT)
+                first, size = _value(metadata, 9, _I64), _value(metadata, 7, _I64)
+                if 11 in metadata:
+                    first = min(first, _value(metadata, 11, _I64))
+                total += size
+                if first < len(_MAGIC) or size < 0 or first + size > start or total > start:
+                    raise ValueError(f"column {column} lies outside of the file's pages, or on those of another")
+                yield column, first, first + size
+    except (IndexError, KeyError, TypeError) as error:
+        raise ValueError("the footer is not what Parquet says it is") from error
 
 
 def _page(data: bytes, position: int) -> tuple[int, int, int]:
     """Return values and unpacked bytes of the page at a position, and where the next one begins."""
     try:
         header, position = _struct(data, position)
-        details = header[_DETAILS[header[1]]]
-        encoding = details[4 if header[1] == _DATA_V2 else 2]
-        unpacked, packed, count = header[2], header[3], details[1]
+        kind = _value(header, 1, _I32)
+        details = _value(header, _DETAILS[kind], _STRUCT)
+        encoding = _value(details, 4 if kind == _DATA_V2 else 2, _I32)
+        unpacked, packed, count = _value(header, 2, _I32), _value(header, 3, _I32), _value(details, 1, _I32)
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError(f"there is no page of a known kind at byte {position}") from error
     if encoding not in _ENCODINGS or min(unpacked, packed, count) < 0:
         raise ValueError(f"the page at byte {position} has an unexpected encoding or size")
-    return (0 if header[1] == _DICTIONARY else count), unpacked, position + packed
+    return (0 if kind == _DICTIONARY else count), unpacked, position + packed
 
 
-def _struct(data: bytes, position: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Return the fields of a struct by their number, and where it ends. Raises ValueError or IndexError."""
-    fields: dict[int, Any] = {}
+# --- Thrift's compact encoding -------------------------------------------------------------------------
+
+
+def _value(fields: _Fields, number: int, kind: int) -> Any:
+    """Return the value of a field that must be there, and of one type. Raises KeyError or TypeError."""
+    found, value = fields[number]
+    if found != kind:
+        raise TypeError(f"field {number} has the type {found}, expected {kind}")
+    return value
+
+
+def _struct(data: bytes, position: int, depth: int = 0) -> tuple[_Fields, int]:
+    """Return the fields of a struct, and where it ends. Raises ValueError or IndexError."""
+    fields: _Fields = {}
     number = 0
     while head := data[position]:
         position += 1
@@ -65,28 +112,48 @@ def _struct(data: bytes, position: int, depth: int = 0) -> tuple[dict[int, Any],
         if step:
             number += step
         else:
-            number, position = _integer(data, position)
-        if kind in (1, 2):
-            fields[number] = kind == 1
-        elif kind == 3:
-            fields[number], position = data[position], position + 1
-        elif kind in (4, 5, 6):
-            fields[number], position = _integer(data, position)
-        elif kind == 7:
-            fields[number], position = None, position + 8
-        elif kind == 8:
-            length, position = _varint(data, position)
-            fields[number], position = None, position + length
-        elif kind == 12 and depth < 4:
-            fields[number], position = _struct(data, position, depth + 1)
-        else:
-            raise ValueError(f"a page header has a field of kind {kind} at byte {position}")
+            number, position = _integer(data, position, 16)
+        if number in fields or number < 1:
+            raise ValueError(f"the field {number} stands twice at byte {position}")
+        value, position = (None, position) if kind in (_TRUE, _FALSE) else _item(data, position, kind, depth)
+        fields[number] = kind, value
     return fields, position + 1
 
 
-def _integer(data: bytes, position: int) -> tuple[int, int]:
-    bits, position = _varint(data, position)
-    return (bits >> 1) ^ -(bits & 1), position
+def _item(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
+    """Return a value and where it ends; numbers, lists and structs are read, all else is passed over."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"a struct is nested too deep at byte {position}")
+    if kind in (_TRUE, _FALSE, _BYTE):
+        return data[position], position + 1
+    if kind in (_I16, _I32, _I64):
+        return _integer(data, position, {_I16: 16, _I32: 32, _I64: 64}[kind])
+    if kind == _DOUBLE:
+        return None, position + 8
+    if kind == _BINARY:
+        length, position = _varint(data, position)
+        return None, position + length
+    if kind == _STRUCT:
+        return _struct(data, position, depth + 1)
+    if kind != _LIST:
+        raise ValueError(f"there is a value of type {kind} at byte {position}")
+    count, inner = data[position] >> 4, data[position] & 15
+    position += 1
+    if count == 15:
+        count, position = _varint(data, position)
+    items = []
+    for _ in range(count):
+        item, position = _item(data, position, inner, depth + 1)
+        items.append(item)
+    return items, position
+
+
+def _integer(data: bytes, position: int, bits: int) -> tuple[int, int]:
+    """Return a number of so many bits; a larger one, which others would cut off, is a ValueError."""
+    coded, position = _varint(data, position)
+    if coded >> bits:
+        raise ValueError(f"a number has more than {bits} bits at byte {position}")
+    return (coded >> 1) ^ -(coded & 1), position
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -96,4 +163,4 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         result |= (byte & 127) << shift
         if byte < 128:
             return result, position + shift // 7 + 1
-    raise ValueError(f"a page header has an endless number at byte {position}")
+    raise ValueError(f"there is an endless number at byte {position}")

@@ -183,7 +183,7 @@ def read_metadata(files: CheckedFiles, spec: ZooSpec, rows: Mapping[str, int], c
                 raise DamagedZooError(f"{path}: has other columns than its specification makes")
             if footer.num_rows != count:
                 raise DamagedZooError(f"{path}: has {footer.num_rows} rows, the manifest says {count}")
-            check_pages(data, footer, values=count * classes)
+            check_pages(data, values=count * classes)
             # Strings as dictionaries: a long one that many rows repeat must not be copied to each of them.
             source = pa.BufferReader(data)
             with pq.ParquetFile(source, read_dictionary=strings, page_checksum_verification=True) as parquet:
