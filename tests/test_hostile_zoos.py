@@ -378,7 +378,7 @@ def mutated(good: bytes, length: int, random: random_module.Random) -> bytes:
     """Change one to four bytes or spans of the first ``length`` bytes."""
     data = bytearray(good)
     for _ in range(random.randint(1, 4)):
-        at = random.randrange(length)
+        at = random.randrange(min(length, len(data)))  # what was cut out before may have made it shorter
         match random.randrange(4):
             case 0:
                 data[at] = random.randrange(256)
