@@ -502,6 +502,25 @@ def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> 
     print(f"Z4: {wanted} mutated tables, {refused} refused, no other exception")
 
 
+def test_z4_mutated_parquet_files_of_others_are_read_or_refused(memory: Path, tiny_zoo: Path) -> None:
+    """Files that are no zoo of ours, with a layer schema; every other mutation is in the footer."""
+    random, wanted, refused, zoo = fault_random("Z4 foreign"), lane(1000, 1_000_000), 0, open_zoo(tiny_zoo)
+    columns = {"accuracy": zoo.metadata["test_accuracy"], "weights": pa.array(list(zoo.weights().numpy()))}
+    path = memory / "weights.parquet"
+    pq.write_table(pa.table(columns), path)
+    good = path.read_bytes()
+    footer = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
+    for number in range(wanted):
+        start = footer if number % 2 else 0
+        path.write_bytes(good[:start] + mutated(good[start:], len(good) - start, random))
+        try:
+            open_zoo(path, schema=zoo.schema)
+        except ZooError:
+            refused += 1
+    assert refused
+    print(f"Z4: {wanted} mutated Parquet files of others, {refused} refused, no other exception")
+
+
 # --- Z5 ------------------------------------------------------------------------------------------------
 
 

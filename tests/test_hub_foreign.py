@@ -141,6 +141,16 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, schema_file: Path, ch
         open_zoo(tmp_path / "w.parquet", schema=schema_file)
 
 
+def test_a_file_with_more_rows_than_its_footer_claims_is_refused(tmp_path: Path, schema_file: Path) -> None:
+    pq.write_table(rows(np.ones((24, 100), np.float32), accuracy=[0.5] * 24), tmp_path / "w.parquet")
+    data = (tmp_path / "w.parquet").read_bytes()
+    claim = b"\x16%c\x19"  # the number of rows, coded as its double, between the schema and the row groups
+    assert data.count(claim % 48) == 1
+    (tmp_path / "w.parquet").write_bytes(data.replace(claim % 48, claim % 16))
+    with pytest.raises(DamagedZooError, match="has more than the 8 rows that it claims"):
+        open_zoo(tmp_path / "w.parquet", schema=schema_file)
+
+
 def test_damaged_files_and_schemas_are_named(tmp_path: Path, schema_file: Path) -> None:
     with pytest.raises(ZooNotFoundError, match="holds no Parquet files"):
         open_zoo(tmp_path, schema=schema_file)

@@ -200,6 +200,8 @@ def _read(path: Path, schema: Schema, split: str) -> tuple[pa.Table, npt.NDArray
                 lists = batch[weights]
                 if lists.null_count or set(pc.unique(pc.list_value_length(lists)).to_pylist()) - {schema.size}:
                     raise SpecError(f"{path}: the lists in {weights} do not all have {schema.size} values")
+                if position + len(batch) > rows:
+                    raise DamagedZooError(f"{path}: has more than the {rows} rows that it claims")
                 values = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, schema.size)
                 flat[position : position + len(batch)] = values
                 position += len(batch)
