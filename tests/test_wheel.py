@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -41,3 +42,16 @@ def test_specifications_come_with_the_wheel_and_build(installed: Path, tmp_path:
     assert (tmp_path / "zoos" / "tetris_seed" / "README.md").is_file()
     assert (installed / "zootools" / "native" / "network.h").is_file()
     assert (installed / "representation" / "recipes" / "default.yaml").is_file()
+
+
+def test_the_source_distribution_has_what_the_tests_need(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    if not listed:
+        pytest.skip("lacks the git repository")
+    left_out = {name for name in listed if not name.startswith(".")} - names
+    assert left_out == set()
