@@ -52,7 +52,7 @@ estimate(spec)
 # what is missing.
 
 # %%
-manifest = build(spec, Path("zoos/digits_small"), quiet=True)
+manifest = build(spec, Path("zoos/digits_small"), device="cpu", quiet=True)
 manifest["counts"]
 
 # %% [markdown]
@@ -73,11 +73,12 @@ for path in sorted(Path("zoos/digits_small").rglob("*")):
         print(f"{path.stat().st_size:>9,}  {path.relative_to('zoos/digits_small')}")
 
 # %% [markdown]
-# A model depends neither on the models beside it nor on how long they are trained. One that is trained alone, for an
-# epoch, has the same weights, bit for bit:
+# On the CPU a model depends neither on the models beside it nor on how long they are trained. One that is trained alone,
+# for an epoch, has the same weights, bit for bit:
 
 # %%
-build(load_spec(Path("digits_small.yaml"), ["models=1", "training.epochs=1"]), Path("zoos/alone"), quiet=True)
+part = load_spec(Path("digits_small.yaml"), ["models=1", "training.epochs=1"])
+build(part, Path("zoos/alone"), device="cpu", quiet=True)
 zoo, alone = open_zoo("zoos/digits_small"), open_zoo("zoos/alone")
 (model,) = alone.models
 mine, theirs = alone.state_dict(model, 1), zoo.state_dict(model, 1)

@@ -218,7 +218,7 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build, explore, represent = (jupytext.read(ROOT / "notebooks" / name) for name in NOTEBOOKS)
     run_cells(build, monkeypatch)
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(explore, timeout=300, kernel_name="python3", resources=resources).execute()
+    NotebookClient(explore, timeout=300, startup_timeout=300, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in explore.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3

@@ -48,7 +48,7 @@ class TetrisImages(Section):
     """4x4 grey images of four tetris shapes, made from a seed (`zootools.images.tetris`)."""
 
     name: Literal["tetris"]
-    """These images."""
+    """Made here; no file is read."""
     train: Count
     """How many images the models are trained on; classes take turns."""
     test: Count
