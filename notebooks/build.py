@@ -73,8 +73,8 @@ for path in sorted(Path("zoos/digits_small").rglob("*")):
         print(f"{path.stat().st_size:>9,}  {path.relative_to('zoos/digits_small')}")
 
 # %% [markdown]
-# On the CPU a model depends neither on the models beside it nor on how long they are trained. One that is trained alone,
-# for an epoch, has the same weights, bit for bit:
+# On the CPU a model depends neither on the models beside it nor on how long they are trained. One that is trained
+# alone, for an epoch, has the same weights, bit for bit:
 
 # %%
 part = load_spec(Path("digits_small.yaml"), ["models=1", "training.epochs=1"])
