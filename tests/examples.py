@@ -38,9 +38,19 @@ class Example:
 
     @property
     def commands(self) -> list[str]:
-        """The lines of a shell example, continued lines joined, without comments and empty ones."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        return [line for line in lines if shlex.split(line, comments=True)]
+        """The commands of a shell example: its lines, joined where a quotation or a backslash goes on in the next."""
+        found, command = [], ""
+        for line in self.text.splitlines():
+            command = f"{command}\n{line}" if command else line
+            try:
+                words = shlex.split(command, comments=True)
+            except ValueError:
+                continue
+            if words:
+                found.append(command)
+            command = ""
+        assert not command, f"line {self.line}: {command} does not end"
+        return found
 
 
 def examples(page: Path) -> Iterator[Example]:

@@ -98,6 +98,17 @@ def test_an_example_that_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.M
         reader.follow(not_run)
 
 
+def test_commands_end_where_the_shell_ends_them() -> None:
+    text = "zootools specs  # all\n\nzootools build x \\\n  --epochs 3\nsh -c 'a\nb'\n# the end\n"
+    assert Example("sh", text, 1).commands == [
+        "zootools specs  # all",
+        "zootools build x \\\n  --epochs 3",
+        "sh -c 'a\nb'",
+    ]
+    with pytest.raises(AssertionError, match="does not end"):
+        _ = Example("sh", "echo 'a", 1).commands
+
+
 def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield every command that does something, with its words."""
     if isinstance(command, click.Group):
