@@ -174,6 +174,12 @@ def test_every_key_is_documented(page: str, model: type[BaseModel], least: int) 
     assert [key for key in expected if f"`{key}`" not in text] == []
 
 
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = [page.name for page in PAGES if page.name != "README.md"]
+    assert [page for page in pages if f"]({page})" not in index] == []
+
+
 # --- links -----------------------------------------------------------------------------------------------
 
 
