@@ -7,7 +7,7 @@ of this folder; with ``--check`` it writes nothing, and leaves with 1 when a pag
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -44,48 +44,45 @@ class Keys:
 
     def render(self) -> str:
         """Return all tables."""
-        return "\n\n".join([*self._section("", self.schema), *self._draws()])
+        return "\n\n".join(self._section("", self.schema))
 
     def _section(self, path: str, section: Json) -> Iterator[str]:
-        prefix = "sample.AXIS" if path == "draws" else path.partition(":")[0]
-        rows, inner, drawn = [], [], []
+        prefix, rows = path.partition(":")[0], []
+        inner: dict[str, Json] = {}
+        alike: dict[str, list[str]] = {}
         for name, field in section["properties"].items():
             key = f"{prefix}.{name}" if prefix else name
-            targets = list(self._targets(key, field))
-            if any(target is self.definitions.get("Draw") for _, target in targets):
-                drawn.append(f"`{key}`")
-                continue
-            inner += targets
-            rows.append([f"`{key}`", *self._row(name, field, name in section.get("required", ()), path, targets)])
-        if drawn:
-            meaning = "How the axis is drawn, for an axis that has no list in `grid`."
-            rows.append([", ".join(drawn), "[draw](#draws)", "", "", meaning])
+            targets = dict(self._targets(key, field))
+            if not field.get("description") and key in targets:  # one of several that are alike, such as sample.lr
+                targets = {f"{prefix}.AXIS": targets[key]}
+                alike.setdefault(f"{prefix}.AXIS", []).append(f"`{key}`")
+            else:
+                rows.append([f"`{key}`", *self._row(name, field, name in section.get("required", ()), path, targets)])
+            inner |= targets
+        for target, keys in alike.items():
+            rows.append([", ".join(keys), _links([target]), "", "", inner[target]["description"].partition("\n")[0]])
         yield f"### {path or 'Top level'}"
         yield cleandoc(section["description"])
         yield table(["key", "type", "bounds", "default", "meaning"], rows)
-        for key, target in inner:
+        for key, target in inner.items():
             yield from self._section(key, target)
-
-    def _draws(self) -> Iterator[str]:
-        if "Draw" in self.definitions:
-            yield from self._section("draws", self.definitions.pop("Draw"))
 
     def _targets(self, key: str, field: Json) -> Iterator[tuple[str, Json]]:
         """Yield the sections that a field holds, each with its path; a choice of them has their names behind it."""
         for option in [field, *field.get("anyOf", ())]:
             if "$ref" in option:
                 yield key, self._resolve(option)
+            if "$ref" in (values := option.get("additionalProperties") or {}):
+                yield f"{key}.KEY", self._resolve(values)
         for option in field.get("oneOf", ()):
             variant = self._resolve(option)
-            yield (
-                f"{key}: {', '.join(_literals(variant['properties'][field['discriminator']['propertyName']]))}",
-                variant,
-            )
+            names = _literals(variant["properties"][field["discriminator"]["propertyName"]])
+            yield f"{key}: {', '.join(names)}", variant
 
     def _resolve(self, reference: Json) -> Json:
         return self.definitions[reference["$ref"].rpartition("/")[2]]
 
-    def _row(self, name: str, field: Json, required: bool, path: str, targets: list[tuple[str, Json]]) -> list[str]:
+    def _row(self, name: str, field: Json, required: bool, path: str, targets: dict[str, Json]) -> list[str]:
         """Return type, bounds, default and meaning of a field."""
         meaning = field.get("description")
         default = "required" if required else _plain(field.get("default"))
@@ -95,14 +92,17 @@ class Keys:
         if not meaning:
             raise SystemExit(f"{path}.{name}: has no docstring, from which its meaning could be taken")
         if targets:
-            links = ", ".join(f"[{target}](#{anchor(target)})" for target, _ in targets)
-            return [f"section: {links}", "", "required" if required else "", meaning]
+            return [_links(targets), "", "required" if required else "", meaning]
         return [*_type(next(o for o in field.get("anyOf", [field]) if o.get("type") != "null")), default, meaning]
 
 
 def anchor(heading: str) -> str:
     """Return the anchor of a heading, as Markdown viewers make it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _links(sections: Iterable[str]) -> str:
+    return "section: " + ", ".join(f"[{section}](#{anchor(section)})" for section in sections)
 
 
 def _literals(field: Json) -> list[str]:
