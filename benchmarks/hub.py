@@ -80,7 +80,7 @@ def synthetic_zoo(out: Path) -> None:
             path.write_bytes(shard_bytes(schema, weights, ShardInfo(epoch, ids, properties)))
             record.shards[shard_name(stack, epoch)] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
             weights += random.normal(0, 0.01, weights.shape).astype(np.float32)
-        zoo.write_record(stack, record, {})
+        zoo.write_record(stack, record)
     finish_zoo(zoo, plan)
     zoo.remove_work()
 

@@ -185,16 +185,15 @@ def _no_sync() -> None:
 def _journal_first() -> None:
     """Write the record of a stack before the shard that it names."""
     from zootools import store
-    from zootools.shards import shard_bytes, shard_name
+    from zootools.shards import shard_name
 
-    def commit(self: Any, stack: int, record: Any, run: Any, schema: Any, kept: bool, last: bool) -> None:
+    def commit(self: Any, stack: int, record: Any, epoch: Any) -> None:
         import hashlib
 
-        weights, info = run.checkpoint()
-        name, data = shard_name(stack, info.epoch), shard_bytes(schema, weights, info)
+        name, data = shard_name(stack, epoch.number), epoch.shard
         record.shards[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        record.epoch, record.stopped, record.done = run.epoch, run.stopped, last
-        self.write_record(stack, record, {} if last else run.save())
+        record.epoch, record.stopped, record.done = epoch.number, epoch.stopped, epoch.done
+        self.write_record(stack, record, epoch.state)
         self.write(name, data)
 
     store.ZooFolder.commit = commit  # type: ignore[method-assign]

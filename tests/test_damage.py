@@ -124,7 +124,7 @@ def test_d1_flipped_bits_of_an_unfinished_zoo_are_found_and_never_resumed_from(
         assert name in [fault.name for fault in faults(zoo)], (name, position, bit)
         if path.suffix == ".record":
             with pytest.raises(DamagedZooError):
-                ZooFolder(zoo).read_state(int(path.stem[-5:]))
+                ZooFolder(zoo).state_bytes(int(path.stem[-5:]))
         path.write_bytes(good)
     assert list(faults(zoo)) == []
 

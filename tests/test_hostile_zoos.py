@@ -229,7 +229,7 @@ def test_z2_no_record_of_an_unfinished_zoo_reaches_out_of_its_folder(tmp_path: P
     record = zoo.read_record(0)
     assert record is not None
     record.shards[bad] = {"size": 1, "sha256": "0" * 64}
-    zoo.write_record(0, record, {})
+    zoo.write_record(0, record)
     with pytest.raises(DamagedZooError, match="no shard of this stack"):
         open_zoo(zoo.path)
 

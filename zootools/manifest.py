@@ -315,7 +315,7 @@ def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:
         if len(present) < len(shards) or _is_open(stack, spec):
             zoo.restart_stack(number, record)
         else:
-            zoo.write_record(number, record, {})
+            zoo.write_record(number, record)
     stacks = [stack["models"] for stack in manifest["stacks"]]
     return Plan(spec, Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks)
 

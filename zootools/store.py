@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import Field, ValidationError
 
@@ -26,13 +26,8 @@ from zootools.files import durable_file, is_held, open_inside, pretty_json, remo
 from zootools.population import ModelConfig, canonical_json, expand
 from zootools.sealed import MAX_BYTES, open_seal, read_sealed, seal
 from zootools.sections import Section
-from zootools.shards import shard_bytes, shard_name
+from zootools.shards import shard_name
 from zootools.spec import ZooSpec, parse_spec
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from zootools.training.stack import StackRun
 
 FORMAT = 1
 
@@ -100,6 +95,21 @@ class StackRecord:
     def last_fingerprint(self) -> dict[str, Any]:
         """The numeric fingerprint under which the last whole epoch was trained."""
         return self.resumed[-1]["fingerprint"] if self.resumed else self.fingerprint
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a stack as it was computed: all that its commit writes, and all that a later start needs."""
+
+    number: int
+    done: bool
+    """Whether it is the stack's last one."""
+    stopped: dict[str, dict[str, Any]]
+    """Diverged models so far: the epoch and the reason."""
+    shard: bytes | None
+    """None where the epoch is not kept, or no model is left."""
+    state: bytes
+    """Weights and optimizer state as safetensors, ``[models, parameters]`` each; empty after the last epoch."""
 
 
 @dataclass(frozen=True)
@@ -213,21 +223,11 @@ class ZooFolder:
         except OSError as error:
             raise DamagedZooError(f"{self.path}: {self.record_name(stack)}: {unreadable(error)}") from error
 
-    def read_state(self, stack: int) -> "dict[str, Tensor]":
-        """Return the weights and optimizer state in a stack's record, ``[models, parameters]`` each.
+    def state_bytes(self, stack: int) -> bytes:
+        """Return the weights and optimizer state in a stack's record (`Epoch.state`), held against their sha256.
 
         Raises DamagedZooError when they are not what was stored.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        try:
-            return load(self.state_bytes(stack))
-        except SafetensorError as error:
-            raise DamagedZooError(f"{self.path}: {self.record_name(stack)}: holds no tensors ({error})") from error
-
-    def state_bytes(self, stack: int) -> bytes:
-        """Return the tensors in a stack's record as they are stored, held against their sha256."""
         name = self.record_name(stack)
         try:
             with open_inside(self.path, name) as file:
@@ -269,38 +269,41 @@ class ZooFolder:
                 raise DamagedZooError(f"{source}: names {name!r}, which is no shard of this stack")
         return record, value["state"]
 
-    def write_record(self, stack: int, record: StackRecord, state: "dict[str, Tensor]") -> None:
+    def write_record(self, stack: int, record: StackRecord, state: bytes = b"") -> None:
         """Store a stack's record; this is what commits its shards."""
-        from safetensors.torch import save
-
-        data = save(state)
-        info = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        info = {"size": len(state), "sha256": hashlib.sha256(state).hexdigest()}
         with self.file(self.record_name(stack)) as file:
             file.write(_record_line(seal({**asdict(record), "state": info})))
-            file.write(data)
+            file.write(state)
 
     def mark_failed(self, stack: int, reason: str, fingerprint: dict[str, Any]) -> None:
         """Note that a session gave a stack up; what it had is kept."""
         record = self.read_record(stack)
-        state = self.read_state(stack) if record else {}
+        state = self.state_bytes(stack) if record else b""
         record = record or StackRecord(fingerprint)
         record.failed = reason
         self.write_record(stack, record, state)
 
     def restart_stack(self, stack: int, record: StackRecord) -> None:
         """Have a stack trained again from its beginning; the shards that ``record`` names stay readable."""
-        self.write_record(stack, StackRecord(record.fingerprint, shards=record.shards), {})
+        self.write_record(stack, StackRecord(record.fingerprint, shards=record.shards))
 
-    def commit(self, stack: int, record: StackRecord, run: "StackRun", schema: Schema, kept: bool, last: bool) -> None:
-        """Store the present epoch of a stack: its shard first (where it is ``kept``), then its record."""
-        if kept:
-            weights, info = run.checkpoint()
-            if info.model_ids:
-                name = shard_name(stack, info.epoch)
-                record.shards[name] = dict(self.write(name, shard_bytes(schema, weights, info)))
-        record.epoch, record.stopped, record.failed = run.epoch, run.stopped, None
-        record.done = last or run.all_stopped
-        self.write_record(stack, record, {} if record.done else run.save())
+    def begin_stack(self, stack: int, fingerprint: dict[str, Any]) -> StackRecord:
+        """Return the record of a stack that is trained from now on under a numeric fingerprint; nothing is written."""
+        record = self.read_record(stack)
+        if record is None or (record.epoch < 0 and not record.shards):
+            return StackRecord(fingerprint)
+        if record.last_fingerprint != fingerprint:
+            record.resumed.append({"epoch": record.epoch, "fingerprint": fingerprint})
+        return record
+
+    def commit(self, stack: int, record: StackRecord, epoch: Epoch) -> None:
+        """Store an epoch of a stack: its shard first, if it has one, then its record."""
+        if epoch.shard is not None:
+            name = shard_name(stack, epoch.number)
+            record.shards[name] = dict(self.write(name, epoch.shard))
+        record.epoch, record.stopped, record.failed, record.done = epoch.number, epoch.stopped, None, epoch.done
+        self.write_record(stack, record, epoch.state)
 
     def remove_work(self) -> None:
         """Remove what only a resume needs: the plan first, without which the zoo is finished, the lock last."""

@@ -1,11 +1,17 @@
 """What every engine does with one stack, wherever it runs."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError
 from zootools.files import write_durably
 from zootools.images import ImageData, Subset
-from zootools.store import StackRecord, ZooFolder
+from zootools.population import ModelConfig
+from zootools.shards import shard_bytes
+from zootools.spec import Training
+from zootools.store import Epoch, StackRecord, ZooFolder
 from zootools.training.backend import Backend
 from zootools.training.stack import StackRun
 
@@ -45,21 +51,63 @@ def train_stack(
     """Train one stack of a planned zoo from its last whole epoch to the end, committing every epoch."""
     plan = folder.read_plan()
     assert plan is not None, "a worker is started after the plan is stored"
-    models, training = plan.models(), plan.spec.training
-    run = StackRun(plan.schema, [models[model] for model in plan.stacks[stack]], images, training, backend)
-    record = folder.read_record(stack)
-    present = backend.fingerprint()
-    if record is None or (record.epoch < 0 and not record.shards):
-        record = StackRecord(present)
-    elif record.last_fingerprint != present:
-        record.resumed.append({"epoch": record.epoch, "fingerprint": present})
+    models = plan.models()
+    stack_models = [models[model] for model in plan.stacks[stack]]
+    record = folder.begin_stack(stack, backend.fingerprint())
+    if record.done:
+        return
+    start = last_epoch(folder, stack, record)
+    tick = functools.partial(report, stack)
+    for epoch in compute_epochs(plan.schema, stack_models, images, plan.spec.training, backend, start, tick):
+        folder.commit(stack, record, epoch)
+        report(stack, epoch.number)
+
+
+def last_epoch(folder: ZooFolder, stack: int, record: StackRecord) -> Epoch | None:
+    """Return the last whole epoch of a stack that is not done, as `compute_epochs` goes on from it."""
     if record.epoch < 0:
-        folder.commit(stack, record, run, plan.schema, 0 in training.kept_epochs, False)
+        return None
+    return Epoch(record.epoch, record.done, record.stopped, None, folder.state_bytes(stack))
+
+
+def compute_epochs(
+    schema: Schema,
+    models: Sequence[ModelConfig],
+    images: ImageData,
+    training: Training,
+    backend: Backend,
+    start: Epoch | None = None,
+    report: Callable[[float], None] = lambda epochs: None,
+) -> Iterator[Epoch]:
+    """Yield the epochs of a stack as they are trained: all of them, or those after ``start``.
+
+    ``report`` is told the epochs done, counted with the share of the one in progress. Raises DamagedZooError when what
+    to start from are not the tensors of these models.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    run = StackRun(schema, models, images, training, backend)
+    if start is None:
+        yield _epoch(run, schema, training)
     else:
-        run.restore(folder.read_state(stack), record.epoch, record.stopped)
-    while not record.done:
+        try:
+            run.restore(load(start.state), start.number, start.stopped)
+        except SafetensorError as error:
+            raise DamagedZooError(f"the weights and optimizer state of epoch {start.number}: {error}") from error
+    while run.epoch < training.epochs and not run.all_stopped:
         done = run.epoch
-        report(stack, done)
-        run.train_epoch(lambda share, done=done: report(stack, done + share))  # type: ignore[misc]
-        folder.commit(stack, record, run, plan.schema, run.epoch in training.kept_epochs, run.epoch == training.epochs)
-    report(stack, training.epochs)
+        run.train_epoch(lambda share, done=done: report(done + share))  # type: ignore[misc]
+        yield _epoch(run, schema, training)
+
+
+def _epoch(run: StackRun, schema: Schema, training: Training) -> Epoch:
+    from safetensors.torch import save
+
+    shard = None
+    if run.epoch in training.kept_epochs:
+        weights, info = run.checkpoint()
+        if info.model_ids:
+            shard = shard_bytes(schema, weights, info)
+    done = run.epoch == training.epochs or run.all_stopped
+    return Epoch(run.epoch, done, dict(run.stopped), shard, b"" if done else save(run.save()))

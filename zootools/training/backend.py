@@ -1,8 +1,8 @@
 """Which trainer computes: the compiled kernel (`native`) or stacked PyTorch (`torch`)."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zootools.architectures import Schema
@@ -35,6 +35,8 @@ class Backend:
     """The compiled kernel of the zoo's schema; None for PyTorch."""
     reason: str
     """Why it is this one, in half a sentence."""
+    compiler: Mapping[str, str] = field(default_factory=dict)
+    """What compiled the kernel (`describe_compiler`), here or on the machine that it comes from."""
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ class Backend:
 
         versions = {"threads": 1, "numpy": numpy.__version__, "pyarrow": pyarrow.__version__}
         if self.kernel is not None:
-            return {"backend": "native", "device": "cpu", **describe_compiler(), **versions}
+            return {"backend": "native", "device": "cpu", **self.compiler, **versions}
         processor = torch.cuda.get_device_name() if self.device == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_only = {"processor": processor, "torch": torch.__version__, "mkl": os.environ.get("MKL_CBWR", "")}
         return {"backend": "torch", "device": self.device, **torch_only, **versions}
@@ -98,7 +100,7 @@ def choose_backend(wanted: str, device: str, schema: Schema, batch_size: int = 1
         if wanted == "native":
             raise
         return Backend(device, None, f"slower; {error}")
-    return Backend(device, kernel, f"{width} models side by side, one per SIMD lane")
+    return Backend(device, kernel, f"{width} models side by side, one per SIMD lane", describe_compiler())
 
 
 def _groups(models: Sequence[ModelConfig], width: int) -> list[Sequence[ModelConfig]]:
