@@ -11,10 +11,11 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError, StorageError, WorkerError
@@ -26,6 +27,10 @@ from zootools.population import ModelConfig, expand
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
 from zootools.store import Plan, StackRecord, ZooFolder
+
+if TYPE_CHECKING:
+    from zootools.images import ImageData
+    from zootools.training.backend import Backend
 
 MAX_STACK = 256
 FEW_FILES = 1000
@@ -93,6 +98,8 @@ def build(
     *,
     device: str = "auto",
     backend: str = "auto",
+    engine: str = "local",
+    address: str | None = None,
     workers: int | None = None,
     data: Path | None = None,
     allow_fingerprint_change: bool = False,
@@ -106,7 +113,9 @@ def build(
             ``s3://bucket/zoo`` (see `zootools.mirror`).
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
         backend: ``native``, ``torch``, or ``auto`` (see `zootools.training.backend.choose_backend`).
-        workers: processes on the CPU; one per core by default. On CUDA there is always one.
+        engine: ``local`` for processes on this machine, ``ray`` for tasks of a Ray cluster; the bytes are the same.
+        address: of the cluster (see `zootools.engines.cluster.connect`); by default Ray is started here.
+        workers: processes on the CPU; one per core by default, and always one on CUDA. On a cluster: at most so many.
         data: where image files lie and are downloaded to (see `zootools.images.data_folder`).
         allow_fingerprint_change: go on although device or library versions are not those the build began with.
         quiet: show no progress.
@@ -116,12 +125,17 @@ def build(
 
     Raises:
         SpecError: ``out`` holds something else, or a zoo of another specification.
+        ClusterError: there is no Ray, no cluster at the address, or no machine in it that computes as this one does.
         NoKernelError: ``native`` is asked for, and there is no compiler or it fails.
         BusyError: another builder is at work there.
         StorageError: the disk refused; everything committed is kept.
         WorkerError: stacks failed again and again; the others are kept, and the call can be repeated.
     """
     begun = time.time()
+    if engine == "ray":
+        from zootools.engines.cluster import import_ray
+
+        import_ray()  # or say at once that it is missing
     output = open_output(out)
     folder = output.folder
     _check_folder(ZooFolder(folder))
@@ -141,8 +155,7 @@ def build(
             return finished
         output.fetch()
         device = _choose_device(device)
-        from zootools.engines.local import RETRIES, run_local
-        from zootools.engines.worker import save_images
+        from zootools.engines.worker import RETRIES
         from zootools.images import load_images
         from zootools.training.backend import choose_backend
 
@@ -154,9 +167,9 @@ def build(
         output.put_plan()
         present = chosen.fingerprint()
         _check_fingerprints(zoo, plan, present, allow_fingerprint_change)
-        save_images(images, zoo.images)
-        classes = images.classes
-        del images
+        workers = 1 if device == "cuda" and engine == "local" else workers
+        train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
+        del images  # the local engine's workers map the file that it has written
         todo = [stack for stack in range(len(plan.stacks)) if not _is_done(zoo, stack)]
         sizes = [len(ids) for ids in plan.stacks]
         with Progress(
@@ -168,18 +181,9 @@ def build(
                 if epochs == int(epochs):
                     output.put_stack(stack)
 
-            failed = run_local(
-                folder,
-                todo,
-                classes=classes,
-                backend=chosen,
-                workers=1 if device == "cuda" else workers or os.cpu_count() or 1,
-                lock=lock.descriptor,
-                report=report,
-                retried=bar.retried,
-            )
+            failed = train(todo, report=report, retried=bar.retried)
         sweep_temporaries(folder)  # of workers that died; by now all of them have left
-        _note_build(zoo, begun, device, chosen.name)
+        _note_build(zoo, begun, device, chosen.name, engine)
         if failed:
             for stack in failed:
                 zoo.mark_failed(stack, f"its worker died {RETRIES + 1} times", present)
@@ -192,6 +196,31 @@ def build(
         output.finish(manifest)
         zoo.remove_work()
     return manifest
+
+
+def _engine(
+    name: str,
+    zoo: ZooFolder,
+    plan: Plan,
+    images: "ImageData",
+    backend: "Backend",
+    address: str | None,
+    workers: int | None,
+    lock: FolderLock,
+) -> Callable[..., list[int]]:
+    """Return the function that trains given stacks and returns those that failed (`run_local`, `run_ray`)."""
+    if name == "ray":
+        from zootools.engines.ray import run_ray
+
+        return partial(run_ray, zoo, plan, images=images, backend=backend, address=address, workers=workers)
+    from zootools.engines.local import run_local
+    from zootools.engines.worker import save_images
+
+    save_images(images, zoo.images)
+    workers = workers or os.cpu_count() or 1
+    return partial(
+        run_local, zoo.path, classes=images.classes, backend=backend, workers=workers, lock=lock.descriptor
+    )
 
 
 def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:
@@ -340,7 +369,7 @@ def _epochs_done(zoo: ZooFolder, stack: int, spec: ZooSpec) -> int:
     return spec.training.epochs if record.done else max(record.epoch, 0)
 
 
-def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str) -> None:
+def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine: str) -> None:
     """Add this session to build.json: when, where and how long; the one file that may differ between equal zoos."""
     import platform
 
@@ -356,6 +385,7 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str) -> None
             "seconds": round(now - begun, 1),
             "device": device,
             "backend": backend,
+            "engine": engine,
             "cores": os.cpu_count(),
             "machine": platform.machine(),
             "system": platform.system(),

@@ -29,6 +29,14 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_acc
     show_default=True,
     help="What computes: compiled SIMD lanes, or PyTorch.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where: processes on this machine, or a Ray cluster.",
+)
+@click.option("--address", metavar="HOST:PORT|auto", help="The Ray cluster to join; else $RAY_ADDRESS, else one here.")
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes on the CPU; default one per core.")
 @DATA
 @click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed.")
@@ -42,6 +50,8 @@ def build(
     overrides: tuple[str, ...],
     device: str,
     backend: str,
+    engine: str,
+    address: str | None,
     workers: int | None,
     data: Path | None,
     allow_fingerprint_change: bool,
@@ -56,6 +66,7 @@ def build(
     Example:
       zootools build tetris_seed
       zootools build mnist_seed --models 16 --epochs 3 --set training.batch_size=10
+      zootools build mnist_hyp --engine ray --address auto
     """
     from zootools.builder import build as build_zoo
     from zootools.builder import estimate
@@ -81,6 +92,8 @@ def build(
         out,
         device=device,
         backend=backend,
+        engine=engine,
+        address=address,
         workers=workers,
         data=data,
         allow_fingerprint_change=allow_fingerprint_change,

@@ -18,13 +18,11 @@ from multiprocessing import connection, reduction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zootools.engines.worker import RETRIES
 from zootools.errors import StorageError, ZooError
 
 if TYPE_CHECKING:
     from zootools.training.backend import Backend
-
-RETRIES = 2
-"""How often a stack is tried again after the death of its worker."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """What every engine does with one stack, wherever it runs."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
@@ -15,6 +17,9 @@ from zootools.store import Epoch, StackRecord, ZooFolder
 from zootools.training.backend import Backend
 from zootools.training.stack import StackRun
 
+RETRIES = 2
+"""How often a stack is tried again after the death of its worker."""
+
 Report = Callable[[int, float], None]
 """Told the stack's epochs done, counted with the share of the one in progress."""
 
@@ -23,10 +28,7 @@ def save_images(images: ImageData, path: Path) -> None:
     """Write image tensors where workers map them; a scratch file that is written anew by every build."""
     from safetensors.torch import save
 
-    subsets = {"train": images.train, "validation": images.validation, "test": images.test}
-    tensors = {f"{name}.images": subset.images for name, subset in subsets.items()}
-    tensors |= {f"{name}.labels": subset.labels for name, subset in subsets.items()}
-    write_durably(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    write_durably(path, save(image_tensors(images)))
 
 
 def map_images(path: Path, classes: int, device: str) -> ImageData:
@@ -34,10 +36,20 @@ def map_images(path: Path, classes: int, device: str) -> ImageData:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt", device=device) as file:
-        subsets = [
-            Subset(file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels"))
-            for name in ("train", "validation", "test")
-        ]
+        return images_of_tensors({name: file.get_tensor(name) for name in file.keys()}, classes)  # noqa: SIM118
+
+
+def image_tensors(images: ImageData) -> dict[str, Tensor]:
+    """Return all tensors of the images by name, to be sent or stored."""
+    subsets = {"train": images.train, "validation": images.validation, "test": images.test}
+    tensors = {f"{name}.images": subset.images for name, subset in subsets.items()}
+    tensors |= {f"{name}.labels": subset.labels for name, subset in subsets.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def images_of_tensors(tensors: Mapping[str, Tensor], classes: int) -> ImageData:
+    """Return the images that `image_tensors` took apart."""
+    subsets = [Subset(tensors[f"{name}.images"], tensors[f"{name}.labels"]) for name in ("train", "validation", "test")]
     return ImageData(subsets[0], subsets[1], subsets[2], classes)
 
 

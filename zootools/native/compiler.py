@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import StorageError, ZooError
-from zootools.files import durable_path
+from zootools.files import durable_path, write_durably
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("vec.h", "layers.h", "network.h")
@@ -90,6 +90,17 @@ def compile_kernel(schema: Schema, flags: tuple[str, ...] = ()) -> Path:
             _run([*command, *flags, f"-I{_FOLDER}", "-x", "c++", "-", "-o", str(temporary)], source)
     except (StorageError, OSError) as error:
         raise StorageError(f"the cache of compiled kernels: {error}; name another one with $XDG_CACHE_HOME") from error
+    return path
+
+
+def keep_kernel(kernel: bytes) -> Path:
+    """Return a file in the user's cache that holds a kernel which another machine has compiled.
+
+    Raises StorageError when the cache cannot be written.
+    """
+    path = cache_folder() / f"{hashlib.sha256(kernel).hexdigest()[:32]}.so"
+    if not path.is_file() or path.read_bytes() != kernel:
+        write_durably(path, kernel)
     return path
 
 

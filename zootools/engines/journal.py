@@ -1,0 +1,68 @@
+"""The journal of an engine whose workers send their epochs instead of writing them."""
+
+import hashlib
+from typing import Any
+
+from zootools.engines.worker import last_epoch
+from zootools.errors import DamagedZooError
+from zootools.shards import shard_name
+from zootools.store import Epoch, StackRecord, ZooFolder
+
+
+class Journal:
+    """Commits the epochs of stacks as they arrive: each once, however often it arrives.
+
+    Who tries again what seems dead may get an epoch twice. The second one must have the bytes of the first.
+
+    Args:
+        folder: the zoo's folder, whose lock this process holds.
+        fingerprint: what the epochs to come are trained under.
+    """
+
+    def __init__(self, folder: ZooFolder, fingerprint: dict[str, Any]) -> None:
+        self._folder, self._fingerprint = folder, fingerprint
+        self._records: dict[int, StackRecord] = {}
+        self._states: dict[tuple[int, int], str] = {}
+
+    def record(self, stack: int) -> StackRecord:
+        """Return the record of a stack as it is now."""
+        if stack not in self._records:
+            self._records[stack] = self._folder.begin_stack(stack, self._fingerprint)
+        return self._records[stack]
+
+    def start(self, stack: int) -> Epoch | None:
+        """Return the epoch to go on from, None for the beginning of a stack."""
+        start = last_epoch(self._folder, stack, self.record(stack))
+        if start is not None:
+            self._states[stack, start.number] = _sha256(start.state)
+        return start
+
+    def take(self, stack: int, epoch: Epoch) -> bool:
+        """Commit an epoch of a stack, and return True, or find that it was committed before.
+
+        Raises DamagedZooError when it was, with other bytes.
+        """
+        record = self.record(stack)
+        if epoch.number == record.epoch + 1 and not record.done:
+            self._folder.commit(stack, record, epoch)
+            self._states[stack, epoch.number] = _sha256(epoch.state)
+            return True
+        assert epoch.number <= record.epoch, "whoever computes an epoch has computed, or been given, the one before"
+        journaled = record.shards.get(shard_name(stack, epoch.number), {}).get("sha256", "none")
+        self._compare(stack, epoch.number, "shard", journaled, _sha256(epoch.shard))
+        # Of the epochs that an earlier process has committed, only the last one's state is known.
+        if (stack, epoch.number) in self._states:
+            self._compare(stack, epoch.number, "state", self._states[stack, epoch.number], _sha256(epoch.state))
+        return False
+
+    def _compare(self, stack: int, epoch: int, what: str, journaled: str, arrived: str) -> None:
+        if journaled != arrived:
+            raise DamagedZooError(
+                f"{self._folder.path}: stack {stack}, epoch {epoch} was trained twice with different results: the "
+                f"sha256 of its {what} is {journaled} in the journal, and {arrived} the second time. Something does "
+                "not compute as it should: find out which machine, then build the zoo anew"
+            )
+
+
+def _sha256(data: bytes | None) -> str:
+    return "none" if data is None else hashlib.sha256(data).hexdigest()

@@ -1,0 +1,267 @@
+"""The Ray engine: stacks as tasks of a cluster, whose results come to the one process that writes.
+
+Only this process, the driver, touches the zoo's folder: the machines of the cluster share no disk with it or with each
+other. A task trains one stack from its last whole epoch on and sends every epoch as it is done; the driver commits them
+with the code that the workers of the local engine use. A task writes nothing, so no task that dies, hangs, is started
+twice or outlives its driver can leave anything behind.
+
+Images and the compiled kernel are put into Ray's object store once. A machine is used if it has the driver's version of
+zootools and its numeric fingerprint, else it is left out, by name.
+"""
+
+import logging
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zootools import __version__
+from zootools.engines.cluster import import_ray
+from zootools.engines.journal import Journal
+from zootools.engines.worker import RETRIES, compute_epochs, image_tensors, images_of_tensors
+from zootools.errors import ClusterError, StorageError, ZooError
+from zootools.native.compiler import NoKernelError, keep_kernel
+
+if TYPE_CHECKING:
+    from zootools.architectures import Schema
+    from zootools.images import ImageData
+    from zootools.population import ModelConfig
+    from zootools.spec import Training
+    from zootools.store import Epoch, Plan, ZooFolder
+    from zootools.training.backend import Backend
+
+log = logging.getLogger(__name__)
+
+GPU_SHARE = 0.5
+"""Of a GPU, per stack: one stack computes while another one draws its data order or is scored."""
+AHEAD = 2
+"""Epochs that a task may have computed and the driver not yet taken."""
+QUEUED = 2
+"""Tasks beyond those that find a processor: who ends one finds the next. Each holds its stack's state in memory."""
+LOOK_EVERY = 5.0
+"""Seconds between two looks at which machines there are."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all tasks of a build are given."""
+
+    schema: "Schema"
+    training: "Training"
+    classes: int
+    backend: "Backend"
+    kernel: bytes | None
+    """The compiled kernel that the backend names a file of."""
+    fingerprint: dict[str, Any]
+
+
+def run_ray(
+    folder: "ZooFolder",
+    plan: "Plan",
+    stacks: Sequence[int],
+    *,
+    images: "ImageData",
+    backend: "Backend",
+    workers: int | None,
+    report: Callable[[int, float], None],
+    retried: Callable[[int, str], None],
+) -> list[int]:
+    """Train stacks of a planned zoo on the cluster that this process is connected to; return those that failed.
+
+    Args:
+        folder: the zoo's folder, whose lock this process holds.
+        plan: what is in it.
+        stacks: which stacks to train.
+        images: what they are trained with.
+        backend: what trains them.
+        workers: how many stacks at once; by default as many as the cluster has room for.
+        report: called with a stack and its epochs done.
+        retried: called with a stack whose worker died, and how.
+
+    Raises ClusterError when no machine of the cluster is fit, DamagedZooError when an epoch came twice with different
+    bytes, and the ZooError that a task met; what was committed stays.
+    """
+    ray = import_ray()
+    needs = {"num_cpus": 1} | ({"num_gpus": GPU_SHARE} if backend.device == "cuda" else {})
+    machines = _Machines(ray, needs)
+    journal, models = Journal(folder, backend.fingerprint()), plan.models()
+    kernel = backend.kernel.read_bytes() if backend.kernel else None
+    job = _Job(plan.schema, plan.spec.training, images.classes, backend, kernel, backend.fingerprint())
+    shared = [ray.put(job), ray.put({name: tensor.numpy() for name, tensor in image_tensors(images).items()})]
+    task = ray.remote(num_returns="streaming", max_retries=0, _generator_backpressure_num_objects=AHEAD, **needs)(
+        _make_task()
+    )
+
+    def submit(stack: int) -> Any:
+        name = f"stack-{stack:05d} of {plan.spec.name}"
+        mine = ray.put(([models[model] for model in plan.stacks[stack]], journal.start(stack)))
+        return task.options(name=name, **machines.selector()).remote(__version__, [*shared, mine])
+
+    waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), list[int]()
+    running: dict[Any, int] = {}
+    errors = ray.exceptions
+    try:
+        while waiting or running:
+            room = machines.room() + QUEUED
+            while waiting and len(running) < min(room, workers or room):
+                stack = waiting.popleft()
+                running[submit(stack)] = stack
+            ready, _ = ray.wait(list(running), timeout=LOOK_EVERY)
+            for results in ready:
+                stack = running.pop(results)
+                try:
+                    message, value = ray.get(next(results))
+                except StopIteration:
+                    assert journal.record(stack).done, "a task ends with the last epoch of its stack"
+                    continue
+                except (errors.NodeDiedError, errors.ObjectLostError) as error:  # no fault of the stack
+                    retried(stack, f"its machine is lost: {_line(error)}")
+                    waiting.appendleft(stack)
+                    continue
+                except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
+                    deaths[stack] += 1
+                    retried(stack, _line(error))
+                    if deaths[stack] <= RETRIES:
+                        waiting.appendleft(stack)
+                    else:
+                        failed.append(stack)
+                    continue
+                except errors.RaySystemError as error:
+                    raise StorageError(f"the cluster fails: {_line(error)}; the same command goes on") from error
+                if message == "epoch":
+                    running[results] = stack  # at the end of the row, so that every task has its turn
+                    if journal.take(stack, value):
+                        deaths[stack] = 0
+                    report(stack, value.number)
+                elif message == "refused":
+                    machines.refuse(*value)
+                    waiting.appendleft(stack)
+                elif message == "error":
+                    raise value
+                else:
+                    raise RuntimeError(f"a task failed; this is a fault of zootools:\n{value}")
+    finally:
+        for results in running:
+            with suppress(errors.RayError):
+                ray.cancel(results, force=True)
+    return sorted(failed)
+
+
+class _Machines:
+    """The machines of the cluster, and which of them the build does not use.
+
+    Args:
+        ray: the module.
+        needs: what one task takes, as options of `ray.remote`.
+    """
+
+    def __init__(self, ray: Any, needs: dict[str, float]) -> None:
+        self._ray = ray
+        self._needs = {"CPU": needs["num_cpus"], "GPU": needs.get("num_gpus", 0)}
+        self._refused: dict[str, str] = {}
+        self._room, self._looked, self._told = 0, float("-inf"), False
+
+    def room(self) -> int:
+        """Return how many tasks the machines in use can run at once; 0 also while a cluster is still starting some.
+
+        Raises ClusterError when all machines that there are were refused.
+        """
+        if time.monotonic() - self._looked < LOOK_EVERY:
+            return self._room
+        self._room, self._looked = 0, time.monotonic()
+        for node in self._ray.nodes():
+            if node["Alive"] and node["NodeID"] not in self._refused:
+                has = node["Resources"]
+                self._room += min(int(has.get(kind, 0) / need) for kind, need in self._needs.items() if need)
+        if self._refused and not self._room:
+            reasons = "\n  ".join(self._refused.values())
+            raise ClusterError(f"no machine of the cluster is fit for this build\n  {reasons}")
+        if not self._room and not self._told:
+            log.warning("no machine of the cluster has what a task needs (%s); waiting for one", self._needs)
+            self._told = True
+        return self._room
+
+    def refuse(self, node: str, reason: str) -> None:
+        """Use a machine no more."""
+        if node not in self._refused:
+            log.warning("%s; the build goes on without it", reason)
+        self._refused[node] = reason
+        self._looked = float("-inf")
+
+    def selector(self) -> dict[str, Any]:
+        """Return the option of a task that keeps it from refused machines."""
+        return {"label_selector": {"ray.io/node-id": f"!in({','.join(self._refused)})"}} if self._refused else {}
+
+
+def _line(error: Exception) -> str:
+    """Return the first sentence of what Ray says."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0]
+
+
+# --- the worker's side ---------------------------------------------------------------------------------
+
+
+def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
+    """Return the function of a task. Ray sends an inner function whole, so it runs, and can say so, where zootools is
+    missing or another one; all that needs zootools to be unpacked comes as references."""
+
+    def train(version: str, references: list[Any]) -> Iterator[tuple[str, Any]]:
+        import socket
+
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        machine = f"machine {socket.gethostname()} (Ray node {node})"
+        try:
+            from zootools import __version__ as present
+            from zootools.engines.ray import train_task
+        except ImportError as error:
+            yield "refused", (node, f"{machine} has no zootools {version} installed ({error})")
+            return
+        if present != version:
+            yield "refused", (node, f"{machine} has zootools {present}, expected {version} as here")
+            return
+        for message, value in train_task(*ray.get(references)):
+            yield message, (node, f"{machine} {value}") if message == "refused" else value
+
+    return train
+
+
+def train_task(
+    job: _Job, arrays: dict[str, npt.NDArray[np.generic]], mine: "tuple[list[ModelConfig], Epoch | None]"
+) -> Iterator[tuple[str, Any]]:
+    """Train a stack on a machine of the cluster; yield its epochs, or why it cannot."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        backend = replace(job.backend, kernel=None if job.kernel is None else keep_kernel(job.kernel))
+        present = backend.fingerprint()
+        differences = [
+            f"{key} {present.get(key)!r} there, {job.fingerprint.get(key)!r} here"
+            for key in sorted({*present, *job.fingerprint})
+            if present.get(key) != job.fingerprint.get(key)
+        ]
+        if differences:
+            yield "refused", f"has another numeric fingerprint ({', '.join(differences)})"
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
+            tensors = {name: torch.from_numpy(array).to(backend.device) for name, array in arrays.items()}
+        models, start = mine
+        images = images_of_tensors(tensors, job.classes)
+        for epoch in compute_epochs(job.schema, models, images, job.training, backend, start):
+            yield "epoch", epoch
+    except (NoKernelError, StorageError) as error:
+        yield "refused", f"cannot run the kernel ({error})"
+    except ZooError as error:
+        yield "error", error
+    except Exception:
+        yield "failed", traceback.format_exc()
