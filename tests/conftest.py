@@ -1,5 +1,6 @@
 """What the tests share: small specifications, images and models. Nothing here stands in for the package's code."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -85,6 +86,16 @@ def write_spec(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def mnist_folder() -> Path:
+    """Return where MNIST lies; the test is skipped, saying what it lacks, where it does not."""
+    places = [Path(os.environ["ZOOTOOLS_DATA"])] if os.environ.get("ZOOTOOLS_DATA") else []
+    places.append(Path(__file__).parents[2] / "shared" / "data")
+    for place in places:
+        if (place / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+            return place
+    pytest.skip(f"lacking MNIST/raw/train-images-idx3-ubyte in {' or '.join(map(str, places))}")
 
 
 def make_spec(**changes: Any) -> ZooSpec:

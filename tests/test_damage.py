@@ -396,7 +396,7 @@ def test_d4_all_tables_rebuilt_from_a_journal_in_any_order_have_the_stored_bytes
         record = zoo.read_record(stack)
         assert record is not None
         (zoo.path / zoo.record_name(stack)).unlink()
-        zoo.write_record(stack, record, {})
+        zoo.write_record(stack, record)
     for name in ("zoo.json", "README.md", "spec.yaml", "data", "metadata"):
         path = zoo.path / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,12 +1,12 @@
 """Images: the same every time, prepared as the specification says, and a clear word where they are missing."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import mnist_folder
 from PIL import Image
 
 from zootools.errors import SpecError, StorageError, ZooError
@@ -125,18 +125,9 @@ def test_asking_for_more_images_than_there_are_is_refused(changes: dict[str, int
         load_images(digits(**changes))
 
 
-def _mnist_folder() -> Path:
-    places = [Path(os.environ["ZOOTOOLS_DATA"])] if os.environ.get("ZOOTOOLS_DATA") else []
-    places.append(Path(__file__).parents[2] / "shared" / "data")
-    for place in places:
-        if (place / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
-            return place
-    pytest.skip(f"lacking MNIST/raw/train-images-idx3-ubyte in {' or '.join(map(str, places))}")
-
-
 def test_mnist_is_read_from_its_files() -> None:
     images = load_images(
-        DatasetImages(name="mnist", train=50_000, validation=10_000, mean=0.1307, std=0.3081), _mnist_folder()
+        DatasetImages(name="mnist", train=50_000, validation=10_000, mean=0.1307, std=0.3081), mnist_folder()
     )
     assert (len(images.train), len(images.validation), len(images.test)) == (50_000, 10_000, 10_000)
     assert images.input_shape == (1, 28, 28)

@@ -167,7 +167,6 @@ def build(
         output.put_plan()
         present = chosen.fingerprint()
         _check_fingerprints(zoo, plan, present, allow_fingerprint_change)
-        workers = 1 if device == "cuda" and engine == "local" else workers
         train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
         del images  # the local engine's workers map the file that it has written
         todo = [stack for stack in range(len(plan.stacks)) if not _is_done(zoo, stack)]
@@ -217,10 +216,8 @@ def _engine(
     from zootools.engines.worker import save_images
 
     save_images(images, zoo.images)
-    workers = workers or os.cpu_count() or 1
-    return partial(
-        run_local, zoo.path, classes=images.classes, backend=backend, workers=workers, lock=lock.descriptor
-    )
+    workers = 1 if backend.device == "cuda" else workers or os.cpu_count() or 1
+    return partial(run_local, zoo.path, classes=images.classes, backend=backend, workers=workers, lock=lock.descriptor)
 
 
 def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zootools import __version__
-from zootools.engines.cluster import import_ray
+from zootools.engines.cluster import connect, import_ray
 from zootools.engines.journal import Journal
 from zootools.engines.worker import RETRIES, compute_epochs, image_tensors, images_of_tensors
 from zootools.errors import ClusterError, StorageError, ZooError
@@ -69,11 +69,12 @@ def run_ray(
     *,
     images: "ImageData",
     backend: "Backend",
+    address: str | None,
     workers: int | None,
     report: Callable[[int, float], None],
     retried: Callable[[int, str], None],
 ) -> list[int]:
-    """Train stacks of a planned zoo on the cluster that this process is connected to; return those that failed.
+    """Train stacks of a planned zoo on a cluster and return those that failed.
 
     Args:
         folder: the zoo's folder, whose lock this process holds.
@@ -81,29 +82,47 @@ def run_ray(
         stacks: which stacks to train.
         images: what they are trained with.
         backend: what trains them.
+        address: where the cluster is (see `connect`).
         workers: how many stacks at once; by default as many as the cluster has room for.
         report: called with a stack and its epochs done.
         retried: called with a stack whose worker died, and how.
 
-    Raises ClusterError when no machine of the cluster is fit, DamagedZooError when an epoch came twice with different
-    bytes, and the ZooError that a task met; what was committed stays.
+    Raises ClusterError when there is no cluster, or no machine of it is fit, DamagedZooError when an epoch came twice
+    with different bytes, and the ZooError that a task met; what was committed stays.
     """
+    if not stacks:
+        return []
     ray = import_ray()
     needs = {"num_cpus": 1} | ({"num_gpus": GPU_SHARE} if backend.device == "cuda" else {})
-    machines = _Machines(ray, needs)
-    journal, models = Journal(folder, backend.fingerprint()), plan.models()
+    options = {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": AHEAD, **needs}
+    fingerprint, models = backend.fingerprint(), plan.models()
+    journal, machines = Journal(folder, fingerprint), _Machines(ray, needs)
     kernel = backend.kernel.read_bytes() if backend.kernel else None
-    job = _Job(plan.schema, plan.spec.training, images.classes, backend, kernel, backend.fingerprint())
-    shared = [ray.put(job), ray.put({name: tensor.numpy() for name, tensor in image_tensors(images).items()})]
-    task = ray.remote(num_returns="streaming", max_retries=0, _generator_backpressure_num_objects=AHEAD, **needs)(
-        _make_task()
-    )
+    job = _Job(plan.schema, plan.spec.training, images.classes, backend, kernel, fingerprint)
+    with connect(address, workers):
+        task = ray.remote(**options)(_make_task())
+        arrays = {name: tensor.cpu().numpy() for name, tensor in image_tensors(images).items()}
+        shared = [ray.put(job), ray.put(arrays)]
 
-    def submit(stack: int) -> Any:
-        name = f"stack-{stack:05d} of {plan.spec.name}"
-        mine = ray.put(([models[model] for model in plan.stacks[stack]], journal.start(stack)))
-        return task.options(name=name, **machines.selector()).remote(__version__, [*shared, mine])
+        def submit(stack: int) -> Any:
+            mine = ray.put(([models[model] for model in plan.stacks[stack]], journal.start(stack)))
+            name = f"stack-{stack:05d} of {plan.spec.name}"
+            return task.options(name=name, **machines.selector()).remote(__version__, [*shared, mine])
 
+        return _train(ray, stacks, submit, machines, journal, workers, report, retried)
+
+
+def _train(
+    ray: Any,
+    stacks: Sequence[int],
+    submit: Callable[[int], Any],
+    machines: "_Machines",
+    journal: Journal,
+    workers: int | None,
+    report: Callable[[int, float], None],
+    retried: Callable[[int, str], None],
+) -> list[int]:
+    """Submit stacks as there is room for them, and commit what comes; return those that failed."""
     waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), list[int]()
     running: dict[Any, int] = {}
     errors = ray.exceptions
@@ -118,27 +137,27 @@ def run_ray(
                 stack = running.pop(results)
                 try:
                     message, value = ray.get(next(results))
-                except StopIteration:
-                    assert journal.record(stack).done, "a task ends with the last epoch of its stack"
-                    continue
                 except (errors.NodeDiedError, errors.ObjectLostError) as error:  # no fault of the stack
-                    retried(stack, f"its machine is lost: {_line(error)}")
+                    retried(stack, f"its machine is lost: {_first_sentence(error)}")
                     waiting.appendleft(stack)
                     continue
                 except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
-                    deaths[stack] += 1
-                    retried(stack, _line(error))
+                    retried(stack, _first_sentence(error))
+                    deaths[stack] += 1  # since its last epoch was committed
                     if deaths[stack] <= RETRIES:
                         waiting.appendleft(stack)
                     else:
                         failed.append(stack)
                     continue
                 except errors.RaySystemError as error:
-                    raise StorageError(f"the cluster fails: {_line(error)}; the same command goes on") from error
+                    raise StorageError(
+                        f"the cluster fails: {_first_sentence(error)}; the same command goes on"
+                    ) from error
                 if message == "epoch":
-                    running[results] = stack  # at the end of the row, so that every task has its turn
                     if journal.take(stack, value):
                         deaths[stack] = 0
+                    if not value.done:
+                        running[results] = stack  # at the end of the row, so that every task has its turn
                     report(stack, value.number)
                 elif message == "refused":
                     machines.refuse(*value)
@@ -200,8 +219,7 @@ class _Machines:
         return {"label_selector": {"ray.io/node-id": f"!in({','.join(self._refused)})"}} if self._refused else {}
 
 
-def _line(error: Exception) -> str:
-    """Return the first sentence of what Ray says."""
+def _first_sentence(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].partition(". ")[0]
 
 
@@ -221,13 +239,14 @@ def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
         machine = f"machine {socket.gethostname()} (Ray node {node})"
         try:
             from zootools import __version__ as present
-            from zootools.engines.ray import train_task
         except ImportError as error:
-            yield "refused", (node, f"{machine} has no zootools {version} installed ({error})")
+            yield "refused", (node, f"{machine} has no zootools, expected {version} as here ({error})")
             return
         if present != version:
             yield "refused", (node, f"{machine} has zootools {present}, expected {version} as here")
             return
+        from zootools.engines.ray import train_task
+
         for message, value in train_task(*ray.get(references)):
             yield message, (node, f"{machine} {value}") if message == "refused" else value
 
