@@ -441,6 +441,21 @@ def test_an_interrupted_verification_goes_on_where_it_was(
     assert not notes.exists()
 
 
+def test_x3_a_cache_that_cannot_be_written_stops_no_verification(
+    finished: Path, copy_of: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no folder").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no folder"))
+    zoo = copy_of(finished)
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(faults(zoo, interrupt))
+    assert list(faults(zoo)) == []
+
+
 def test_a_spec_that_is_another_ones_is_refused(finished: Path, builders: Builders, spec: Path) -> None:
     other = spec.parent / "longer.yaml"
     other.write_text(TINY.replace("epochs: 3", "epochs: 4"))

@@ -18,55 +18,92 @@ training: {epochs: EPOCHS, batch_size: 8}
 """
 
 MEASURED = """
-import json, os, sys, threading, time
+import json, os, subprocess, sys, threading, time
 from pathlib import Path
 from zootools import build, load_spec, open_zoo
+from zootools.builder import status
 
-descriptors = peak = 0
+spec, out, checkpoints = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+found = {"descriptors": 0, "peak": 0}
 stop = threading.Event()
+
+def shards():
+    return sum(1 for path in out.glob("checkpoints/*/epoch-*.safetensors"))
+
+def group():
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == os.getpgid(0):
+                status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+                yield process, int(status["VmHWM"].split()[0]) << 10, int(status["VmRSS"].split()[0]) << 10
+        except (OSError, KeyError):
+            pass
+
 def watch():
-    global descriptors, peak
-    while not stop.wait(0.2):
-        for process in Path("/proc").glob("[0-9]*"):
+    first = shards()
+    while not stop.wait(0.1):
+        done, used = shards(), 0
+        for process, peak, resident in group():
+            found["peak"] = max(found["peak"], peak)
+            used = max(used, resident)
             try:
-                if os.getpgid(int(process.name)) != os.getpgid(0):
-                    continue
-                descriptors = max(descriptors, len(os.listdir(process / "fd")))
-                lines = (process / "status").read_text().splitlines()
-                peak = max(peak, *(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")))
-            except (OSError, TypeError):
+                found["descriptors"] = max(found["descriptors"], len(os.listdir(process / "fd")))
+            except OSError:
                 pass
+        if done > first and "resumed" not in found:
+            found["resumed"] = time.monotonic() - begun
+        if not list(out.glob("metadata/*")):
+            found["late"] = used
+            if done >= 0.1 * expected:
+                found.setdefault("early", used)
+
 if __name__ == "__main__":
     os.setpgid(0, 0)
+    words = [sys.executable, "-m", "zootools", "build", str(spec), "--out", str(out), "--workers", "2"]
+    first = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    expected = checkpoints // 256
+    while shards() < 0.05 * expected:
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    while len(list(group())) > 1:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    standing = status(out)
+    open_zoo(out)
+    found["looked"] = time.monotonic() - begun
+    assert standing["missing"] > 0
+    begun = time.monotonic()
     threading.Thread(target=watch, daemon=True).start()
-    out = Path(sys.argv[2])
-    manifest = build(load_spec(Path(sys.argv[1])), out, workers=2, quiet=True)
+    manifest = build(load_spec(spec), out, workers=2, quiet=True)
     stop.set()
     begun = time.monotonic()
-    zoo = open_zoo(out)
-    print(json.dumps({
-        "counts": manifest["counts"], "rows": len(zoo), "open": time.monotonic() - begun,
-        "descriptors": descriptors, "peak": peak,
-        "files": sum(path.is_file() for path in out.rglob("*")),
-    }))
+    found |= {"rows": len(open_zoo(out)), "finished": status(out)["state"], "counts": manifest["counts"]}
+    found["open"] = time.monotonic() - begun
+    print(json.dumps(found | {"files": sum(path.is_file() for path in out.rglob("*"))}))
 """
 
 
 @pytest.mark.parametrize(("models", "epochs"), [(2000, 10), (10_000, 50)] if NIGHTLY else [(2000, 10)])
 def test_l1_thousands_of_models_take_bounded_memory_and_few_files(tmp_path: Path, models: int, epochs: int) -> None:
+    """Killed once near the beginning, so that the scan of a resume is seen as well."""
     (tmp_path / "large.yaml").write_text(SPEC.replace("MODELS", str(models)).replace("EPOCHS", str(epochs)))
     (tmp_path / "measured.py").write_text(MEASURED)
+    checkpoints = models * (epochs + 1)
     words = [sys.executable, str(tmp_path / "measured.py"), str(tmp_path / "large.yaml"), str(tmp_path / "zoo")]
-    run = subprocess.run(words, capture_output=True, text=True)
+    run = subprocess.run([*words, str(checkpoints)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    checkpoints = models * (epochs + 1)
     print(
         f"L1: {checkpoints:,} checkpoints: peak {found['peak'] / 1e9:.2f} GB in any process, {found['descriptors']} "
-        f"descriptors, {found['files']} files, opened in {found['open']:.2f} s"
+        f"descriptors, {found['files']} files; the largest process had {found['early'] / 1e9:.2f} GB when a tenth was "
+        f"trained, {found['late'] / 1e9:.2f} GB at the end; killed at a twentieth: status and open in "
+        f"{found['looked']:.2f} s, the next shard {found['resumed']:.2f} s after the start; finished: status and open "
+        f"in {found['open']:.2f} s"
     )
     assert found["rows"] == found["counts"]["checkpoints"] == checkpoints
     assert found["counts"]["missing"] == 0
     assert found["peak"] < 1.5e9
+    assert found["late"] < 1.1 * found["early"]
     assert found["descriptors"] <= 100
     assert found["files"] <= (400 if models == 2000 else 4000)
