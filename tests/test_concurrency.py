@@ -138,7 +138,7 @@ def test_k3_a_reader_sees_a_valid_prefix_at_any_moment(tmp_path: Path, builders:
     specs = [tmp_path / f"{last}.yaml" for last in (3, 5, 8)]
     for spec in specs:
         spec.write_text(TINY.replace("range: [1, 3]", f"range: [1, {spec.stem}]"))
-    zoos, opens, wanted, problems = [tmp_path / "zoo-0"], 0, lane(1500, 10_000), list[str]()
+    zoos, opens, wanted, problems = [tmp_path / "zoo-0"], 0, lane(2500, 10_000), list[str]()
     stop = threading.Event()
 
     def read() -> None:
