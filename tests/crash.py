@@ -53,6 +53,14 @@ def fault_random(test: str) -> random.Random:
     return random.Random(f"{SEED}/{test}")
 
 
+def counted(wanted: int, what: str) -> Iterator[int]:
+    """Count tries, and say now and then how many there were: whoever stops a long test knows what it has reached."""
+    for number in range(wanted):
+        if number and number % 10_000 == 0:
+            print(f"{what}: {number} so far", flush=True)
+        yield number
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file of a zoo but build.json, the one that may differ."""
     return {

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import needs_strace
-from crash import fault_random, lane
+from crash import counted, fault_random, lane
 from hostile import SHARD, TABLE, copy_zoo, replace_file, rewrite_manifest
 
 from zootools import open_zoo
@@ -364,7 +364,7 @@ def test_z3_mutated_shards_are_read_as_they_are_or_refused(memory: Path, tiny_zo
     import pyarrow.compute as pc
 
     opened = opened.where((pc.field("stack") == 0) & (pc.field("epoch") == 1))
-    for _ in range(wanted):
+    for _ in counted(wanted, "Z3"):
         (zoo / SHARD).write_bytes(mutated(good, length, random))
         try:
             assert opened.weights().shape == (len(opened), 100)
@@ -489,7 +489,7 @@ def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> 
     random, zoo, wanted, refused = fault_random("Z4"), copy_zoo(tiny_zoo, memory / "zoo"), lane(1000, 1_000_000), 0
     good, manifest, spec = (zoo / TABLE).read_bytes(), read_manifest(zoo), open_zoo(zoo).spec
     files = CheckedFiles(zoo, manifest["files"], verify=False)
-    for number in range(wanted):
+    for number in counted(wanted, "Z4"):
         (zoo / TABLE).write_bytes(mutated(good, len(good), random))
         try:
             if number % 10:
@@ -510,7 +510,7 @@ def test_z4_mutated_parquet_files_of_others_are_read_or_refused(memory: Path, ti
     pq.write_table(pa.table(columns), path)
     good = path.read_bytes()
     footer = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
-    for number in range(wanted):
+    for number in counted(wanted, "Z4, of others"):
         start = footer if number % 2 else 0
         path.write_bytes(good[:start] + mutated(good[start:], len(good) - start, random))
         try:
