@@ -24,10 +24,12 @@ from representation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_sof
 from representation.recipes import Augmentation, Recipe, load_recipe
 from representation.results import Results
 from representation.targets import Target
-from representation.train import train_encoder
+from representation.train import train_encoder, training_data
+from zootools.errors import SpecError, did_you_mean
 from zootools.zoo import Zoo, open_zoo
 
 PROBES = ("paper", "standardised")
+ENGINES = ("local", "ray")
 MAX_SOLVE = 20_000
 """Rows or features, whichever are fewer, up to which a ridge regression is solved: beyond, it would take hours."""
 
@@ -42,6 +44,9 @@ def represent(
     epochs: int | None = None,
     transfer_to: Sequence[Zoo | str | Path] = (),
     baselines_only: bool = False,
+    engine: str = "local",
+    address: str | None = None,
+    search: str | Path | None = None,
     track: str | None = None,
     quiet: bool = False,
 ) -> Results:
@@ -57,17 +62,30 @@ def represent(
         epochs: how long to train, instead of what the recipe says.
         transfer_to: other zoos of the same layer schema, on whose test splits encoder and probes are scored too.
         baselines_only: train no encoder.
+        engine: ``local``, or ``ray`` to train the encoders at once on a Ray cluster (`representation.distributed`).
+        address: of the cluster; by default one is started on this machine.
+        search: a search space, whose best recipe is searched for first, on Ray, and then represented
+            (`representation.search`); ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders and
+            results go into a folder in it that is named after the best trial.
         track: log the training to this trackio project.
         quiet: say nothing on stderr.
 
     Raises SpecError for zoos that cannot be probed: without models in the training or the test split, without a
     property that varies, or of another layer schema than the first.
     """
+    if engine not in ENGINES:
+        raise SpecError(f"engine: found {engine!r}{did_you_mean(engine, ENGINES)}")
+    if track is not None and engine != "local":
+        raise SpecError("track: the encoders of a cluster are not tracked; use the local engine")
+    if search is not None and baselines_only:
+        raise SpecError("search: baselines have no recipe to search for")
+    if epochs is not None and not baselines_only:
+        overrides = [*overrides, f"training.epochs={epochs}"]
     settings = load_recipe(recipe, overrides)
     home_zoo, *other_zoos = map(_opened, (zoo, *transfer_to))
     for other in other_zoos:
         check_same_layers(home_zoo, other)
-    out = out or default_out(home_zoo, recipe)
+    out = out or default_out(home_zoo, str(search or recipe))
     home = Checkpoints.of(home_zoo, settings)
     targets, excluded = home.choose()
     others = [Checkpoints.of(other, settings).as_transfer(home, targets) for other in other_zoos]
@@ -77,21 +95,36 @@ def represent(
     notes = [note for checkpoints in (home, *others) for note in checkpoints.notes]
     if missing := Umap.missing(len(home.parts["train"])):
         excluded[Umap.name] = missing
+    if search is not None:
+        from representation.search import search_recipes
+
+        training_data(home_zoo, settings)  # says what it lacks before anything is searched
+        best, how = search_recipes(home, recipe, Path(search), out, overrides=overrides, address=address, quiet=quiet)
+        settings, overrides, out = best.recipe, [*overrides, *best.changes], out / f"trial-{best.number:05d}"
+        notes.append(how)
     run = _Run(home, others, targets, excluded)
 
     def say(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
+    folders = [out / f"seed-{seed}" for seed in range(seeds)]
+    encoders: list[Encoder] = []
+    if engine == "ray" and not baselines_only:
+        from representation.distributed import train_encoders
+
+        encoders = train_encoders(home_zoo, settings, folders, address=address, quiet=quiet)
+
     def train(seed: int) -> Encoder:
-        return train_encoder(home_zoo, settings, out / f"seed-{seed}", seed, quiet=quiet, epochs=epochs, track=track)
+        if encoders:
+            return encoders[seed]
+        return train_encoder(home_zoo, settings, folders[seed], seed, quiet=quiet, track=track)
 
     for method in _methods(home, settings, seeds, None if baselines_only else train):
         begun = time.monotonic()
         run.score(method)
         say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
-    length = [] if epochs is None or baselines_only else [f"training.epochs={epochs}"]
-    label = " ".join([Path(recipe).stem, *overrides, *length])
+    label = " ".join([Path(recipe).stem, *overrides])
     results = Results.of(run.rows, home.name, label, home.counts, notes, excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
     return results
@@ -168,6 +201,16 @@ def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe, seed: i
     return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
 
 
+def validation_scores(home: Checkpoints, targets: list[str], encoder: Encoder, name: str) -> list[dict[str, Any]]:
+    """Return the R2 of the paper's probe on the validation split for numeric targets, as rows of the results.
+
+    Only the splits of ``home`` are looked at; there are no rows when the features are not finite.
+    """
+    run = _Run(home, [], targets, {}, probes=("paper",))
+    run.score(Method(name, encoder.embed, fitted_on=len(home.parts["train"])))
+    return [row for row in run.rows if row["split"] == "validation"]
+
+
 # --- the scores -----------------------------------------------------------------------------------------------
 
 
@@ -179,6 +222,7 @@ class _Run:
     others: list[Checkpoints]
     targets: list[str]
     excluded: dict[str, str]
+    probes: Sequence[str] = PROBES
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def score(self, method: Method) -> None:
@@ -198,7 +242,7 @@ class _Run:
             return
         about = {"method": method.name, "seed": method.seed, "fitted_on": method.fitted_on}
         at_home = dict(zip((split for split, part in self.home.parts.items() if len(part)), features, strict=False))
-        for probe in PROBES:
+        for probe in self.probes:
             for names in self._groups():
                 alphas, predict = self._fit(probe, names, at_home, method.seed)
                 for (zoo, split, part), values in zip(places, features, strict=True):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -63,29 +63,76 @@ def train_encoder(
     """
     if epochs is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
-    train, validation = (_finite_weights(part, name, quiet) for name, part in training_data(zoo, recipe).items())
+    weights = Weights.of(zoo, recipe, quiet)
+    for _ in train_epochs(weights, recipe, out, seed, quiet=quiet, device=device, track=track):
+        pass
+    return Encoder.from_pretrained(out)
+
+
+class Weights(NamedTuple):
+    """What an encoder learns from: the finite weights of a zoo's train and validation split."""
+
+    zoo: str
+    schema: Schema
+    train: Tensor
+    """float32 ``[checkpoints, parameters]``"""
+    validation: Tensor
+
+    @classmethod
+    def of(cls, zoo: Zoo, recipe: Recipe, quiet: bool = False) -> "Weights":
+        """Read them, and say how many checkpoints are left out.
+
+        Raises SpecError when there is nothing to learn from.
+        """
+        parts = training_data(zoo, recipe).items()
+        return cls(zoo.name, zoo.schema, *(_finite_weights(part, name, quiet) for name, part in parts))
+
+    def identity(self, recipe: Recipe, seed: int) -> dict[str, Any]:
+        """Return what decides an encoder, but for the device that it is trained on."""
+        digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
+        for part in (self.train, self.validation):
+            digest.update(part.contiguous().numpy().data)
+        return {"recipe": recipe.dump(), "seed": seed, "weights_sha256": digest.hexdigest()}
+
+
+class Epoch(NamedTuple):
+    """One committed epoch of a training."""
+
+    line: dict[str, Any]
+    """What the log says of it."""
+    best: dict[str, Any]
+    """Number and validation scores of the best epoch so far, whose encoder is the one that is kept."""
+
+
+class LossError(SpecError):
+    """The loss of a training is no longer finite."""
+
+
+def train_epochs(
+    weights: Weights,
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    *,
+    quiet: bool = False,
+    device: str = "auto",
+    track: str | None = None,
+) -> Iterator[Epoch]:
+    """Do what `train_encoder` does epoch by epoch: yield each one that is left when it is committed to the folder."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = _digest(zoo.schema, train, validation)
     precision = choose_precision(recipe.training.precision, torch.device(device))
-    identity = {
-        "recipe": recipe.dump(),
-        "seed": seed,
-        "weights_sha256": data,
-        "device": device,
-        "precision": precision,
-    }
+    identity = weights.identity(recipe, seed) | {"device": device, "precision": precision}
     folder = TrainingFolder(out)
     if folder.is_finished(identity) and not folder.work.exists():
-        return Encoder.from_pretrained(out)
+        return
     # Dropout and initialisation draw from torch's global generators, which are left as they were.
     cuda = [torch.cuda.current_device()] if device == "cuda" else []
     with FolderLock(folder.lock), torch.random.fork_rng(cuda), _matmul_precision(precision):
         if not folder.is_finished(identity):
-            trainer = Trainer(zoo.schema, train, validation, recipe, seed, torch.device(device))
-            _train(trainer, folder, identity, zoo.name, quiet, track)
+            trainer = Trainer(weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device))
+            yield from _train(trainer, folder, identity, weights.zoo, quiet, track)
         folder.remove_work()
-    return Encoder.from_pretrained(out)
 
 
 def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
@@ -122,10 +169,13 @@ class TrainingFolder:
         self.record = path / "training.json"
 
     def is_finished(self, identity: dict[str, Any]) -> bool:
-        """Say whether this training is complete. Raises SpecError when the folder holds another one."""
+        """Say whether this training is complete. Raises SpecError when the folder holds another one.
+
+        Of two trainings only what ``identity`` holds is compared, here and in `read`.
+        """
         try:
             record = json.loads(self.record.read_bytes())
-            self._check(record, identity)
+            check_identity(self.path, "training", record["identity"], identity)
         except FileNotFoundError:
             return False
         except (ValueError, KeyError, TypeError) as error:
@@ -140,7 +190,7 @@ class TrainingFolder:
             with safe_open(self.state, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 values = json.loads(file.metadata()["training"])
-            self._check(values, identity)
+            check_identity(self.path, "training", values["identity"], identity)
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             raise DamagedZooError(f"{self.state}: is no state of a training ({error})") from error
         return tensors, values
@@ -160,20 +210,25 @@ class TrainingFolder:
         self.state.unlink(missing_ok=True)
         shutil.rmtree(self.work)
 
-    def _check(self, found: dict[str, Any], identity: dict[str, Any]) -> None:
-        old, new = _flat(found["identity"]), _flat(identity)
-        changes = [
-            f"{key}: {old.get(key, 'default')} there, {new.get(key, 'default')} now"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key)
-        ]
-        if changes:
-            raise SpecError(f"{self.path}: holds another training; use another folder\n  " + "\n  ".join(changes))
+
+def check_identity(folder: Path, what: str, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise SpecError, naming the differences, when a folder ``holds another`` training (or ``what`` else it records).
+
+    Compared is what ``identity`` has of what was ``found`` there.
+    """
+    old, new = _flat({key: found[key] for key in identity}), _flat(identity)
+    changes = [
+        f"{key}: {old.get(key, 'default')} there, {new.get(key, 'default')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if changes:
+        raise SpecError(f"{folder}: holds another {what}; use another folder\n  " + "\n  ".join(changes))
 
 
 def _train(
     trainer: Trainer, folder: TrainingFolder, identity: dict[str, Any], zoo: str, quiet: bool, track: str | None
-) -> None:
+) -> Iterator[Epoch]:
     """Train all epochs that are left, committing each."""
     recipe, best, seconds = trainer.recipe, math.inf, 0.0
     values: dict[str, Any] = {"identity": identity, "best": None}
@@ -196,7 +251,7 @@ def _train(
             line |= {f"validation_{name}": value for name, value in validation.items()}
             score = validation["reconstruction" if recipe.training.best == "reconstruction" else "total"]
             if not all(map(math.isfinite, [*train.values(), score])):
-                raise SpecError(
+                raise LossError(
                     f"{folder.path}: the loss is no longer finite after epoch {trainer.epoch}; "
                     "use a smaller training.lr, or training.precision=fp32"
                 )
@@ -210,6 +265,7 @@ def _train(
             with folder.log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             log(line)
+            yield Epoch(line, values["best"])
     record = {"zoo": zoo, "identity": identity, "epochs": trainer.epoch, "best": values["best"], "seconds": seconds}
     write_durably(folder.record, pretty_json(record))
 
@@ -253,13 +309,6 @@ def _finite_weights(zoo: Zoo, split: str, quiet: bool) -> Tensor:
         left_out = int((~finite).sum())
         print(f"{left_out} of {len(weights)} {split} checkpoints are left out: not finite", file=sys.stderr)
     return weights if finite.all() else weights[finite]
-
-
-def _digest(schema: Schema, *weights: Tensor) -> str:
-    digest = hashlib.sha256(canonical_json(schema.to_json()).encode())
-    for part in weights:
-        digest.update(part.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

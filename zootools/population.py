@@ -61,7 +61,7 @@ def configurations(spec: ZooSpec) -> Iterator[Hyperparameters]:
             continue
         for index in range(spec.sample.count):
             drawn = {
-                axis: _draw(draw, unit_hash(spec.sample.draw_seed, "sample", axis, index))
+                axis: draw_value(draw, unit_hash(spec.sample.draw_seed, "sample", axis, index))
                 for axis, draw in spec.sample.axes.items()
             }
             yield Hyperparameters(**cell, **drawn)
@@ -70,6 +70,20 @@ def configurations(spec: ZooSpec) -> Iterator[Hyperparameters]:
 def unit_hash(*parts: str | int) -> float:
     """Return a number in [0, 1) that depends on nothing but ``parts``; 53 random bits."""
     return (_hash_int(*parts) >> 11) / 2**53
+
+
+def draw_value(draw: Draw, position: float) -> Any:
+    """Return the value that a draw has at a position in [0, 1)."""
+    if draw.choice is not None:
+        return draw.choice[int(position * len(draw.choice))]
+    if draw.log_uniform is not None:
+        low, high = (math.log(end) for end in draw.log_uniform)
+        value = math.exp(low + position * (high - low))
+    else:
+        assert draw.uniform is not None
+        value = draw.uniform[0] + position * (draw.uniform[1] - draw.uniform[0])
+    # Six digits, so that the last bits of another machine's exp() cannot change an id.
+    return float(f"{value:.6g}")
 
 
 def _all_models(spec: ZooSpec) -> Iterator[ModelConfig]:
@@ -111,19 +125,6 @@ def _split(spec: ZooSpec, group: str) -> str:
     if position < spec.split.train:
         return "train"
     return "validation" if position < spec.split.train + spec.split.validation else "test"
-
-
-def _draw(draw: Draw, position: float) -> Any:
-    if draw.choice is not None:
-        return draw.choice[int(position * len(draw.choice))]
-    if draw.log_uniform is not None:
-        low, high = (math.log(end) for end in draw.log_uniform)
-        value = math.exp(low + position * (high - low))
-    else:
-        assert draw.uniform is not None
-        value = draw.uniform[0] + position * (draw.uniform[1] - draw.uniform[0])
-    # Six digits, so that the last bits of another machine's exp() cannot change an id.
-    return float(f"{value:.6g}")
 
 
 def canonical_json(value: Any) -> str:

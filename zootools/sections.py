@@ -42,12 +42,18 @@ def load_section(model: type[Document], path: Path, overrides: Sequence[str] = (
 
     Raises SpecError listing every fault with its file and line, what was found, and what is allowed.
     """
-    values, places = read_yaml(path)
-    if not isinstance(values, dict):
-        raise SpecError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
+    values, places = read_mapping(path)
     for override in overrides:
         _apply_override(values, override, places)
     return parse_section(model, values, str(path), places)
+
+
+def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
+    """Return the keys of a YAML file as plain values, and where each one stands. Raises SpecError."""
+    values, places = read_yaml(path)
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
+    return values, places
 
 
 def parse_section(
@@ -162,12 +168,13 @@ def _keys_at(model: type[Section], location: tuple[str | int, ...]) -> Iterable[
         fields = [section.model_fields[part] for section in sections if part in section.model_fields]
         if fields:
             sections = [inner for field in fields for inner in _sections_in(field.annotation)]
-        else:  # the tag of a union, such as "tetris"
-            sections = [
+        else:  # the tag of a union, such as "tetris", or a key of a mapping, which may be any word
+            tagged = [
                 section
                 for section in sections
                 if any(part in get_args(field.annotation) for field in section.model_fields.values())
             ]
+            sections = tagged or sections
     return [name for section in sections for name in section.model_fields]
 
 

@@ -18,6 +18,20 @@ from zootools.cli.shared import JSON, SCHEMA, interruptible, print_value
 @click.option("--epochs", type=click.IntRange(min=1), help="Train each for so many epochs.")
 @click.option("--transfer-to", multiple=True, metavar="ZOO", help="Score on another zoo of the same layers too.")
 @click.option("--baselines-only", is_flag=True, help="Train nothing: weights, statistics, PCA, UMAP.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where encoders are trained: here one after the other, or at once on a Ray cluster.",
+)
+@click.option("--address", metavar="HOST:PORT", help="Of the Ray cluster, or auto; default: one on this machine.")
+@click.option(
+    "--search",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="SPACE",
+    help="Search for the best recipe first, as this YAML file says; on Ray.",
+)
 @click.option("--track", metavar="NAME", help="Log the training to this trackio project.")
 @SCHEMA
 @JSON
@@ -30,6 +44,9 @@ def represent(
     epochs: int | None,
     transfer_to: tuple[str, ...],
     baselines_only: bool,
+    engine: str,
+    address: str | None,
+    search: Path | None,
     track: str | None,
     schema: Path | None,
     as_json: bool,
@@ -44,6 +61,7 @@ def represent(
       zootools represent --zoo zoos/tetris_seed
       zootools represent --zoo zoos/digits_hyp --recipe smoke --set loss.kind=ED --seeds 3
       zootools represent --zoo zoos/mnist_hyp --transfer-to zoos/fashion_hyp --baselines-only
+      zootools represent --zoo zoos/mnist_seed --search space.yaml --engine ray --seeds 5
     """
     from representation import represent as represent_zoo
     from zootools.zoo import open_zoo
@@ -58,6 +76,9 @@ def represent(
         epochs=epochs,
         transfer_to=transfer_to,
         baselines_only=baselines_only,
+        engine=engine,
+        address=address,
+        search=search,
         track=track,
         quiet=as_json,
     )
