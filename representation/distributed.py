@@ -146,9 +146,9 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
                             f"{job.folder.path}: its workers died {job.deaths} times after epoch {job.epoch} "
                             f"({type(error).__name__}); the same command goes on from there"
                         ) from error
-                    print(
-                        f"the worker of seed {job.seed} died; another goes on after epoch {job.epoch}", file=sys.stderr
-                    )
+                    if not quiet:
+                        note = f"the worker of seed {job.seed} died; another one goes on after epoch {job.epoch}"
+                        print(note, file=sys.stderr, flush=True)
                     running[start(job)] = job
                     continue
                 for name, data in files.items():

@@ -7,8 +7,10 @@ several run at once.
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from representation.results import SCHEMA
 from representation.space import Space, Trial, load_search
 from representation.train import Weights, check_identity
 from representation.tuning import Ended, Work, run_trials
-from zootools.errors import DamagedZooError, SpecError, did_you_mean
+from zootools.errors import ClusterError, DamagedZooError, SpecError, did_you_mean
 from zootools.files import FolderLock, durable_path, pretty_json, write_durably
 
 COLUMNS = pa.schema(
@@ -59,6 +61,8 @@ def search_recipes(
     Raises SpecError when the space does not fit the recipe or the zoo, or when ``out`` holds another search;
     WorkerError when the workers of a trial die again and again.
     """
+    if find_spec("ray") is None:
+        raise ClusterError("--search needs the package ray, which is not installed: pip install 'zootools[ray]'")
     settings, trials = load_search(space, recipe, overrides)
     # Nothing below sees the test split.
     home = replace(home, parts={split: home.parts[split] for split in ("train", "validation")})
@@ -83,11 +87,14 @@ def search_recipes(
         _write_table(
             out / "search.parquet", home.name, " ".join([Path(recipe).stem, *overrides]), trials, ended, settings
         )
-        how = _describe(space, settings, best, [ended[trial.number] for trial in trials])
+        reached = settings.objective.sign * ended[best.number].curve[-1]
+        how = f"trial {best.number} of {space.name} ({' '.join(best.changes)}): {settings.objective.text} {reached:.4g}"
         chosen = best.recipe.model_copy(update={"description": how})
         write_durably(out / "best.yaml", yaml.safe_dump(chosen.dump(), sort_keys=False, width=100).encode())
         shutil.rmtree(out / ".work")
-    return best, how
+    outcomes = Counter(ended[trial.number].outcome for trial in trials)
+    counts = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in ("finished", "stopped", "diverged"))
+    return best, f"{how} on the validation split; {len(trials)} trials: {counts}"
 
 
 def _merit(ended: Ended) -> tuple[bool, float]:
@@ -95,25 +102,16 @@ def _merit(ended: Ended) -> tuple[bool, float]:
     return ended.outcome == "finished", ended.curve[-1]
 
 
-def _describe(path: Path, space: Space, best: Trial, ended: Sequence[Ended]) -> str:
-    outcomes, reached = [trial.outcome for trial in ended], space.objective.sign * ended[best.number].curve[-1]
-    return (
-        f"trial {best.number} of the {len(ended)} of {path.name} ({' '.join(best.changes)}): {space.objective.text} "
-        f"{reached:.4g} on the validation split; {outcomes.count('stopped')} trials were stopped early, "
-        f"{outcomes.count('diverged')} diverged"
-    )
-
-
 def _targets(home: Checkpoints, space: Space, path: Path) -> list[str]:
     """Return the properties that the objective probes for. Raises SpecError for one that cannot be."""
     if space.objective.score != "probes":
         return []
-    unfit = {}
+    unfit: dict[str, str] = {}
     for split, part in home.parts.items():
         for name, target in part.targets.items():
             reason = "no number" if target.classes else target.unfit()
             if reason:
-                unfit[name] = f"{reason} in the {split} split"
+                unfit.setdefault(name, f"{reason} in the {split} split")
     numbers = [name for name in home.parts["train"].targets if name not in unfit]
     for name in space.objective.targets or ():
         if name not in numbers:

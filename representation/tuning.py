@@ -7,9 +7,10 @@ recorded by this process; Tune's own files are thrown away.
 import json
 import logging
 import os
-import sys
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,7 @@ from zootools.engines.local import RETRIES
 from zootools.errors import WorkerError
 from zootools.progress import Progress
 
-HOPELESS = -1e30
+HOPELESS = -1e300
 """What a trial is said to reach that diverged: a number, so that the stopping rule can compare it."""
 
 
@@ -75,6 +76,7 @@ def run_trials(work: Work, ended: Callable[[int, Ended], None], address: str | N
         from ray.tune.schedulers import ASHAScheduler
 
         running: dict[int, Ended] = {}
+        complete = [False] * len(done)
 
         class Recorder(tune.Callback):
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
@@ -88,6 +90,7 @@ def run_trials(work: Work, ended: Callable[[int, Ended], None], address: str | N
 
             def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
                 number = trial.config["trial"]
+                complete[number] = True
                 if number not in work.ended:
                     trained = running.pop(number)
                     whole = len(trained.curve) == epochs[number]
@@ -103,40 +106,47 @@ def run_trials(work: Work, ended: Callable[[int, Ended], None], address: str | N
             reduction_factor=stopping.factor,
         )
         share = Share.of(len(done) - int(sum(done)))
-        trainable = tune.with_parameters(_run_trial, work=work, share=share)
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": share.threads, "gpu": share.gpus}),
-            param_space={"trial": tune.grid_search([trial.number for trial in work.trials])},
-            tune_config=tune.TuneConfig(metric="reached", mode="max", scheduler=asha, reuse_actors=True),
-            run_config=tune.RunConfig(
-                storage_path=storage,
-                verbose=0,
-                callbacks=[Recorder()],
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
-            ),
+        analysis = tune.run(
+            tune.with_parameters(_run_trial, work=work, share=share),
+            config={"trial": tune.grid_search([trial.number for trial in work.trials])},
+            metric="reached",
+            mode="max",
+            scheduler=asha,
+            resources_per_trial={"cpu": share.threads, "gpu": share.gpus},
+            max_failures=RETRIES,
+            raise_on_failed_trial=False,
+            reuse_actors=True,
+            callbacks=[Recorder()],
+            storage_path=storage,
+            verbose=0,
         )
-        if errors := tuner.fit().errors:
-            last = str(errors[0]).strip().splitlines()[-1]
-            raise WorkerError(f"a trial failed {RETRIES + 1} times ({last}); those that have ended are kept")
+        for failed in (trial for trial in analysis.trials if trial.status == "ERROR"):
+            reason = str(failed.get_error()).strip().splitlines()[-1]
+            raise WorkerError(
+                f"trial {failed.config['trial']} failed {RETRIES + 1} times ({reason}); those that have ended are kept"
+            )
+        if not all(complete):
+            raise KeyboardInterrupt
 
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Let Tune print nothing but errors, write no tables of its own, and leave Ctrl-C to us."""
-    settings = {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    }
+    """Let Tune print nothing and write no tables of its own; and what it does about Ctrl-C ends with it.
+
+    That is to stop its workers, which would otherwise keep their processors as long as the connection lasts.
+    """
+    settings = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
     before, log = dict(os.environ), logging.getLogger("ray.tune")
-    level = log.level
+    level, handlers = log.level, {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     os.environ.update(settings)
-    log.setLevel(logging.ERROR)
+    log.setLevel(logging.CRITICAL)
     try:
-        with redirect_stdout(sys.stderr):  # stdout is for results
-            yield
+        yield
     finally:
         log.setLevel(level)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         for name in settings:
             if name in before:
                 os.environ[name] = before[name]

@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,7 +37,8 @@ def connect(address: str | None = None, workers: int | None = None) -> Iterator[
     """
     ray = import_ray()
     if ray.is_initialized():
-        yield
+        with _stdout_kept():
+            yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
@@ -51,9 +53,15 @@ def connect(address: str | None = None, workers: int | None = None) -> Iterator[
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ClusterError(f"--address {address}: cannot be used ({reason})") from error
-        yield
+        with _stdout_kept():
+            yield
     finally:
         ray.shutdown()
+
+
+def _stdout_kept() -> redirect_stdout[Any]:
+    """Let Ray tell of dead workers on stderr: stdout, where it does so by itself, is for results."""
+    return redirect_stdout(sys.stderr)
 
 
 def import_ray() -> Any:
