@@ -254,10 +254,8 @@ def test_draws_depend_on_nothing_but_seed_key_and_number(space: Callable[..., Pa
     keys = "training.lr: {log_uniform: [1.0e-4, 1.0e-2]}\n  encoder.latent: {log_uniform: [4, 64]}"
     old = (LR, keys)
     _, few = load_search(space(old), "smoke")
-    _, more = load_search(
-        space(old, ("trials: 6", "trials: 60"), ("vary:", "vary:\n  encoder.compression_token: {choice: [true, false]}")),
-        "smoke",
-    )
+    beside = ("vary:", "vary:\n  encoder.compression_token: {choice: [true, false]}")
+    _, more = load_search(space(old, ("trials: 6", "trials: 60"), beside), "smoke")
     assert [set(trial.changes) < set(grown.changes) for trial, grown in zip(few, more, strict=False)] == [True] * 6
     rates = [trial.recipe.training.lr for trial in more]
     assert all(1e-4 <= rate < 1e-2 for rate in rates)
