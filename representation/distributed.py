@@ -107,11 +107,12 @@ class _Job:
     folder: TrainingFolder
     epoch: int
     deaths: int = 0
+    """Of workers since that epoch."""
 
 
 def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) -> None:
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskError
 
     share, shared = Share.of(len(jobs)), ray.put(packed(weights))
     # A task is not retried by Ray, which would begin it anew; and it waits while this process lags behind.
@@ -140,7 +141,8 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
                     raise (error.cause if isinstance(error.cause, ZooError) else error) from None
                 except RayError as error:
                     del running[ready]
-                    job.deaths += 1
+                    if not isinstance(error, NodeDiedError | ObjectLostError):  # which are no fault of the training
+                        job.deaths += 1
                     if job.deaths > RETRIES:
                         raise WorkerError(
                             f"{job.folder.path}: its workers died {job.deaths} times after epoch {job.epoch} "
@@ -153,6 +155,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
                     continue
                 for name, data in files.items():
                     write_durably(job.folder.path / name, data)
+                job.deaths = 0
                 progress.update(jobs.index(job), job.epoch)
         finally:
             for generator in running:
