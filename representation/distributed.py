@@ -21,7 +21,7 @@ from representation.encoders import Encoder
 from representation.recipes import Recipe
 from representation.train import TrainingFolder, Weights, train_epochs
 from zootools.engines.cluster import connect
-from zootools.engines.local import RETRIES
+from zootools.engines.worker import RETRIES
 from zootools.errors import WorkerError, ZooError
 from zootools.files import FolderLock, write_durably
 from zootools.progress import Progress

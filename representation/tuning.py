@@ -26,7 +26,7 @@ from representation.space import Space, Trial
 from representation.targets import Target
 from representation.train import LossError, train_epochs
 from zootools.engines.cluster import connect
-from zootools.engines.local import RETRIES
+from zootools.engines.worker import RETRIES
 from zootools.errors import WorkerError
 from zootools.progress import Progress
 
