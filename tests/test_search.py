@@ -15,6 +15,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from examples import examples
 from threadpoolctl import threadpool_limits
 
 from representation import Results, load_recipe, represent
@@ -26,6 +27,7 @@ from zootools.cli import main
 from zootools.engines.cluster import connect
 from zootools.errors import SpecError, WorkerError
 
+PAGE = Path(__file__).parent.parent / "docs" / "cluster.md"
 SMALL = ["training.batch_size=5"]
 LR = "training.lr: {choice: [1.0e-9, 1.0e-2]}"
 SPACE = f"""\
@@ -316,3 +318,10 @@ def test_without_ray_one_line_says_what_is_missing(
 def test_baselines_are_not_searched_for(tiny_zoo: Path, space: Callable[..., Path]) -> None:
     with pytest.raises(SpecError, match="baselines have no recipe to search for"):
         represent(tiny_zoo, "smoke", search=space(), baselines_only=True)
+
+
+def test_the_space_of_the_documentation_is_one(tmp_path: Path) -> None:
+    (text,) = [example.text for example in examples(PAGE) if example.file == "space.yaml"]
+    (tmp_path / "space.yaml").write_text(text)
+    settings, trials = load_search(tmp_path / "space.yaml", "default")
+    assert len(trials) == settings.trials == 20
