@@ -16,6 +16,7 @@ import click
 from pydantic import BaseModel
 
 from representation.recipes import Recipe, bundled_recipes, load_recipe
+from representation.space import Space
 from zootools.bundled import bundled_specs
 from zootools.cli import main
 from zootools.errors import ZooError
@@ -226,6 +227,7 @@ GENERATED = {
     "specs": specs,
     "recipe-keys": lambda: Keys(Recipe).render(),
     "recipes": recipes,
+    "search-keys": lambda: Keys(Space).render(),
     "commands": commands,
     "exit-codes": exit_codes,
 }

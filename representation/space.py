@@ -23,6 +23,7 @@ class Vary(Draw):
     """How one key of the recipe is drawn: as in a specification's ``sample``, whole numbers and truth values too."""
 
     choice: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1, max_length=10_000)] | None = None
+    """One of these values, each as likely."""
 
 
 class Objective(Section):
@@ -58,18 +59,24 @@ class Stopping(Section):
     on only if it is among the best 1 / ``factor`` of those that came so far before it."""
 
     after: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """The first epoch after which trials are compared."""
     factor: Annotated[int, Field(ge=2, le=100)] = 3
+    """One trial in so many goes on."""
 
 
 class Space(Section):
     """A whole search, but for the recipe that it starts from."""
 
     trials: Annotated[int, Field(ge=1, le=10_000)]
+    """How many recipes are tried."""
     seed: Seed = 0
+    """Another one draws other recipes."""
     vary: Annotated[dict[str, Vary], Field(min_length=1)]
     """By key of the recipe, as in ``--set``: ``training.lr``."""
     objective: Objective = Objective()
+    """What is searched for."""
     stopping: Stopping = Stopping()
+    """When a trial is given up."""
 
 
 @dataclass(frozen=True)
