@@ -24,7 +24,7 @@ from fsspec.registry import _registry
 
 from zootools import build, load_spec, open_zoo
 from zootools.cli import main
-from zootools.errors import BusyError, DamagedZooError, SpecError, ZooNotFoundError
+from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, ZooNotFoundError
 from zootools.objects import ConflictError, Objects, folder_of
 from zootools.store import ZooFolder
 
@@ -248,6 +248,38 @@ def test_the_store_wins_over_a_working_folder_that_was_left_behind(
     assert set(put) == {"zoo/.work/lease.json"}
     assert not left.exists()
     assert stored(s3) == built(TINY)
+    # One that a builder was killed in while it removed it is no zoo, and in nobody's way.
+    (left / "checkpoints").mkdir(parents=True)
+    (left / "checkpoints" / "rest").write_bytes(b"x")
+    assert other.build(specs["tiny"]) == 0
+    assert not left.exists()
+
+
+def test_a_builder_killed_while_it_fetches_fetches_the_rest(
+    s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
+) -> None:
+    here, there = machine("here"), machine("there")
+    building, fetched = here.start(specs["tiny"], wait=True), 0
+
+    def kill(method: str, name: str) -> None:
+        if name.endswith("stack-00001.record"):
+            os.killpg(building.pid, signal.SIGKILL)
+
+    def kill_reader(method: str, name: str) -> None:
+        nonlocal fetched
+        fetched += method == "GET" and name.endswith(".safetensors")
+        if fetched == 3:
+            os.killpg(building.pid, signal.SIGKILL)
+
+    s3.after = kill
+    assert building.go().wait() == -signal.SIGKILL
+    s3.after = lambda method, name: None
+    building = there.start(specs["tiny"], wait=True)
+    s3.door = kill_reader
+    assert building.go().wait() == -signal.SIGKILL
+    s3.door = lambda method, name: None
+    assert there.build(specs["tiny"]) == 0
+    assert stored(s3) == built(TINY)
 
 
 @pytest.mark.parametrize("kind", ["500", "reset", "reset after"])
@@ -468,6 +500,10 @@ def test_refusals_say_what_to_do(
     s3.put("notes/important.txt", b"mine")
     assert "holds objects but no zoo" in refusal(f"s3://{BUCKET}/notes", SpecError)
     assert s3.objects("notes/") == {"important.txt": b"mine"}
+    with monkeypatch.context() as gone:
+        gone.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        gone.setattr("zootools.objects.PAUSES", (0.01,))
+        assert "the store cannot be reached" in refusal(URL, StorageError)
     assert "fsspec knows no such store" in refusal("s33://bucket/zoo", SpecError)
     assert "credentials in this URL" in refusal(f"s3://key:{SECRET}@bucket/zoo", SpecError)
     assert "three slashes" in refusal("file://zoo", SpecError)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 MAX_STACK = 256
 FEW_FILES = 1000
 """Stacks are as small as they can be (for more work units) without making more shards than this."""
+HUGE_STACK = 4096
+MANY_FILES = 9000
+"""Beyond so many shards, which is nearly what a hub takes, stacks grow further: up to `HUGE_STACK` models."""
 
 POPULATION = ("grid", "sample", "seeds", "models")
 """The sections that may change when a zoo grows."""
@@ -70,14 +73,21 @@ def plan_stacks(
         hyper = model.hyperparameters
         groups.setdefault((hyper.activation, hyper.optimizer, hyper.dropout > 0), []).append(model.model_id)
     size = 256 if device == "cuda" or schema.size <= 2_000 else 16
-    while size < MAX_STACK and checkpoints * sum(-(-len(ids) // size) for ids in groups.values()) > FEW_FILES:
+
+    def shards() -> int:
+        return checkpoints * sum(-(-len(ids) // size) for ids in groups.values())
+
+    while (size < MAX_STACK and shards() > FEW_FILES) or (size < HUGE_STACK and shards() > MANY_FILES):
         size *= 2
     return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
 
 
-def estimate(spec: ZooSpec, data: Path | None = None) -> Estimate:
-    """Return what building a specification will take, without touching a disk."""
-    schema, models = zoo_schema(spec, data), expand(spec)
+def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConfig] | None = None) -> Estimate:
+    """Return what building a specification will take, without touching a disk.
+
+    ``models`` are those of the specification, for who has them at hand.
+    """
+    schema, models = zoo_schema(spec, data), expand(spec) if models is None else models
     kept, training = len(spec.training.kept_epochs), spec.training
     counts = [max(1, int(spec.images.train * model.hyperparameters.train_fraction)) for model in models]
     # The shard, the row of Parquet (compressed by about a fifth at best), and the scores in both.
@@ -97,7 +107,7 @@ def build(
     out: Path | str,
     *,
     device: str = "auto",
-    backend: str = "auto",
+    backend: "str | Backend" = "auto",
     engine: str = "local",
     address: str | None = None,
     workers: int | None = None,
@@ -112,7 +122,8 @@ def build(
         out: the zoo's folder, created if missing; or a URL: ``file://``, or one of an object store, such as
             ``s3://bucket/zoo`` (see `zootools.mirror`).
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
-        backend: ``native``, ``torch``, or ``auto`` (see `zootools.training.backend.choose_backend`).
+        backend: ``native``, ``torch``, or ``auto`` (see `zootools.training.backend.choose_backend`); or a backend of
+            your own, which can be pickled and has what `zootools.training.backend.Backend` has.
         engine: ``local`` for processes on this machine, ``ray`` for tasks of a Ray cluster; the bytes are the same.
         address: of the cluster (see `zootools.engines.cluster.connect`); by default Ray is started here.
         workers: processes on the CPU; one per core by default, and always one on CUDA. On a cluster: at most so many.
@@ -138,14 +149,15 @@ def build(
         import_ray()  # or say at once that it is missing
     output = open_output(out)
     folder = output.folder
-    _check_folder(ZooFolder(folder))
+    if output.is_local:
+        _check_folder(ZooFolder(folder))
     schema = zoo_schema(spec, data)
     models = expand(spec)
     if output.is_local:
         finished = _finished(output, ZooFolder(folder), spec, models)
         if finished is not None and not ZooFolder(folder).work.exists():
             return finished
-    _check_space(folder, estimate(spec, data).bytes)
+    _check_space(folder, estimate(spec, data, models).bytes)
     with FolderLock(ZooFolder(folder).lock) as lock, output.session(ZooFolder(folder, lock.descriptor)) as zoo:
         sweep_temporaries(folder)
         # Another builder may have finished since we looked, or been killed while it cleared up.
@@ -157,23 +169,26 @@ def build(
         device = _choose_device(device)
         from zootools.engines.worker import RETRIES
         from zootools.images import load_images
-        from zootools.training.backend import choose_backend
+        from zootools.training.backend import Backend, choose_backend
 
-        chosen = choose_backend(backend, device, schema, spec.training.batch_size)
+        if isinstance(backend, Backend):
+            chosen = backend
+        else:
+            chosen = choose_backend(backend, device, schema, spec.training.batch_size)
         if not quiet:
             print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
         images = load_images(spec.images, data)
         plan = _plan(zoo, spec, schema, models, images.digest, device)
         output.put_plan()
         present = chosen.fingerprint()
-        _check_fingerprints(zoo, plan, present, allow_fingerprint_change)
+        records = [zoo.read_record(stack) for stack in range(len(plan.stacks))]
+        if not allow_fingerprint_change:
+            _check_fingerprints(records, present)
         train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
         del images  # the local engine's workers map the file that it has written
-        todo = [stack for stack in range(len(plan.stacks)) if not _is_done(zoo, stack)]
+        todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
         sizes = [len(ids) for ids in plan.stacks]
-        with Progress(
-            sizes, spec.training.epochs, [_epochs_done(zoo, s, spec) for s in range(len(sizes))], quiet
-        ) as bar:
+        with Progress(sizes, spec.training.epochs, [_epochs_done(record, spec) for record in records], quiet) as bar:
 
             def report(stack: int, epochs: float) -> None:
                 bar.update(stack, epochs)
@@ -217,7 +232,8 @@ def _engine(
 
     save_images(images, zoo.images)
     workers = 1 if backend.device == "cuda" else workers or os.cpu_count() or 1
-    return partial(run_local, zoo.path, classes=images.classes, backend=backend, workers=workers, lock=lock.descriptor)
+    classes, descriptor = images.classes, lock.descriptor
+    return partial(run_local, zoo.path, plan, classes=classes, backend=backend, workers=workers, lock=descriptor)
 
 
 def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:
@@ -259,6 +275,8 @@ def _check_folder(zoo: ZooFolder) -> None:
 def _check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> None:
     """Refuse a specification that is neither the old one nor the old one grown; show what differs."""
     before, after = old.dump(), new.dump()
+    if before == after:
+        return
     differences = [
         f"{key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for"
         for key in sorted({*before, *after} - set(POPULATION))
@@ -332,12 +350,11 @@ def _plan(
     return plan
 
 
-def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], allowed: bool) -> None:
+def _check_fingerprints(records: Sequence[StackRecord | None], present: dict[str, Any]) -> None:
     """Refuse to train under another numeric fingerprint than that of what is there."""
-    if allowed or all(_is_done(zoo, stack) for stack in range(len(plan.stacks))):
+    if all(record is not None and record.done for record in records):
         return
-    for stack in range(len(plan.stacks)):
-        record = zoo.read_record(stack)
+    for stack, record in enumerate(records):
         if record is None or record.last_fingerprint == present:
             continue
         if record.epoch < 0 and not record.shards:
@@ -354,13 +371,7 @@ def _check_fingerprints(zoo: ZooFolder, plan: Plan, present: dict[str, Any], all
         )
 
 
-def _is_done(zoo: ZooFolder, stack: int) -> bool:
-    record = zoo.read_record(stack)
-    return record is not None and record.done
-
-
-def _epochs_done(zoo: ZooFolder, stack: int, spec: ZooSpec) -> int:
-    record = zoo.read_record(stack)
+def _epochs_done(record: StackRecord | None, spec: ZooSpec) -> int:
     if record is None:
         return 0
     return spec.training.epochs if record.done else max(record.epoch, 0)
@@ -403,12 +414,13 @@ def status(out: Path) -> dict[str, Any]:
         manifest = read_manifest(out)
         return {"state": "partial" if is_partial(manifest) else "finished", **manifest["counts"]}
     counts: Counter[str] = Counter()
-    epochs = []
+    epochs, done = 0, 0
     for stack, ids in enumerate(plan.stacks):
         record = zoo.read_record(stack) or StackRecord({})
         counts["diverged"] += len(record.stopped)
         counts[record.standing] += len(ids) - len(record.stopped)
-        epochs.append(plan.spec.training.epochs if record.done else max(record.epoch, 0))
+        epochs += _epochs_done(record, plan.spec)
+        done += record.done
     return {
         "state": "unfinished",
         "expected": sum(len(ids) for ids in plan.stacks),
@@ -417,7 +429,7 @@ def status(out: Path) -> dict[str, Any]:
         "failed": counts["failed"],
         "missing": counts["missing"],
         "stacks": len(plan.stacks),
-        "stacks_done": sum(_is_done(zoo, stack) for stack in range(len(plan.stacks))),
-        "epochs_done": sum(epochs),
+        "stacks_done": done,
+        "epochs_done": epochs,
         "epochs_expected": len(plan.stacks) * plan.spec.training.epochs,
     }

@@ -104,7 +104,7 @@ class Lease:
                 LOG.info("%s: the lease could not be renewed (%s)", self._objects.url, error)
 
     def _read(self) -> dict[str, Any] | None:
-        data = self._objects.read(NAME)
+        data = self._objects.read(NAME, 4096)  # more than it has; asked for like this, it is one request
         with suppress(ValueError):
             value = json.loads(data) if data else None
             return value if isinstance(value, dict) else None

@@ -23,7 +23,7 @@ from zootools.population import canonical_json
 from zootools.sealed import read_sealed, seal
 from zootools.sections import Section, parse_section
 from zootools.shards import read_info, shard_name
-from zootools.spec import MAX_MODELS, Name, ZooSpec
+from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, Name, ZooSpec
 from zootools.store import FORMAT, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
 from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.yaml_reader import parse_yaml
@@ -36,7 +36,6 @@ _OTHER_FILES = re.compile(
 )
 """What a manifest may name beside its shards."""
 
-MAX_CHECKPOINTS = 10_000_000
 MAX_STACK = 4096
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
@@ -101,9 +100,10 @@ def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None
         records = [zoo.read_record(stack) or StackRecord({}) for stack in range(len(plan.stacks))]
     stopped = {model: info for record in records for model, info in record.stopped.items()}
     models = plan.models()
-    shards = [
+    # One at a time: as Python objects they take many times the memory of the table.
+    shards = (
         (stack, read_info(zoo.path, name)) for stack, record in enumerate(records) for name in sorted(record.shards)
-    ]
+    )
     table = metadata_table(plan.spec, models, shards, stopped)
     files: dict[str, FileInfo] = {name: info for record in records for name, info in record.shards.items()}
     zoo.fence()
@@ -255,7 +255,7 @@ def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:
     if models != manifest["counts"]["failed"] + manifest["counts"]["missing"]:
         field = f"stacks.{unfinished[0]}.epoch" if unfinished else "counts.missing"
         raise DamagedZooError(f"{spec.name}: {field}: {models} models are not trained to the end, counts say otherwise")
-    ids, epochs, stacks, rows = list[str](), list[int](), list[int](), list[int]()
+    ids, parts = list[str](), [np.empty((3, 0), np.int64)]
     kept = spec.training.kept_epochs
     for number, stack in enumerate(manifest["stacks"]):
         stops = {model: info["epoch"] for model, info in stack["stopped"].items()}
@@ -264,15 +264,13 @@ def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:
             if not alive or epoch > stack["epoch"]:
                 break
             ids += alive
-            epochs += [epoch] * len(alive)
-            stacks += [number] * len(alive)
-            rows += range(len(alive))
-            if len(rows) > manifest["counts"]["checkpoints"]:
+            rows = np.arange(len(alive), dtype=np.int64)
+            parts.append(np.stack([np.full_like(rows, epoch), np.full_like(rows, number), rows]))
+            if len(ids) > manifest["counts"]["checkpoints"]:
                 raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have more than these")
-    if len(rows) < manifest["counts"]["checkpoints"]:
-        raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have {len(rows)}")
-    numbers = {"epoch": epochs, "stack": stacks, "row": rows}
-    return {"model_id": ids, **{name: np.array(column, np.int64) for name, column in numbers.items()}}
+    if len(ids) < manifest["counts"]["checkpoints"]:
+        raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have {len(ids)}")
+    return {"model_id": ids, **dict(zip(("epoch", "stack", "row"), np.concatenate(parts, axis=1), strict=True))}
 
 
 def _is_open(stack: dict[str, Any], spec: ZooSpec) -> bool:
@@ -289,8 +287,10 @@ def check_file_set(manifest: dict[str, Any], keys: dict[str, Any], source: str) 
     """Raise DamagedZooError unless a manifest names the specification, exactly the shards in which its checkpoints
     lie, tables, and nothing else but pictures and text.
     """
-    pairs = np.unique(np.stack([keys["stack"], keys["epoch"]]), axis=1)
-    shards = {shard_name(int(stack), int(epoch)) for stack, epoch in pairs.T}
+    # Rows are ordered by stack and epoch: a shard begins wherever one of them changes.
+    first = np.diff(keys["stack"], prepend=-1) | np.diff(keys["epoch"], prepend=-1)
+    starts = np.flatnonzero(first)
+    shards = set(map(shard_name, keys["stack"][starts].tolist(), keys["epoch"][starts].tolist()))
     rest = {name for name in manifest["files"] if not _OTHER_FILES.fullmatch(name)}
     if difference := sorted(shards ^ rest):
         verb = "is missing" if difference[0] in shards else "is no file that a zoo of these models has"

@@ -163,14 +163,18 @@ class Mirror(Output):
 
     def _meet_stack(self, theirs: ZooFolder, stack: int) -> tuple[dict[str, FileInfo], dict[str, FileInfo]]:
         """Compare the two records of a stack; return which shards are in the store, and which have to be fetched."""
-        name, mine = self._zoo.record_name(stack), self._zoo.read_record(stack)
+        name, mine = self._zoo.record_name(stack), self._zoo.record_bytes(stack)
         path = theirs.path / name
         path.write_bytes(read_line(self.objects, name))
         record = theirs.read_record(stack)
         assert record is not None, "it has just been written"
         there: dict[str, FileInfo] = {s: info for s, info in record.shards.items() if self._is_there(s, info)}
-        if mine is not None and _has_all(mine, record):
-            return there, {}
+        if mine is not None and _has_all(mine[0], record):
+            line = path.read_bytes().partition(b"\n")[0]
+            if len(mine[1]) == self._listing[name].size and mine[1].startswith(line + b"\n"):
+                self._digests[name] = hashlib.sha256(mine[1]).digest()  # the line has the sha256 of the rest
+            # Whoever was killed while fetching has left records without their shards.
+            return there, {s: info for s, info in record.shards.items() if not (self.folder / s).is_file()}
         path.write_bytes(self.objects.read(name) or b"")
         theirs.state_bytes(stack)  # held against its sha256
         self._zoo.write(name, path.read_bytes())
@@ -211,8 +215,8 @@ class Mirror(Output):
         """Put the records that the working folder has, then the plan: it never stands there without them."""
         plan = self._zoo.read_plan()
         assert plan is not None, "the builder has just stored it"
-        for stack in range(len(plan.stacks)):
-            self.put_stack(stack)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self.put_stack, range(len(plan.stacks))))
         self._replace(PLAN, self._zoo.plan.read_bytes())
 
     def put_stack(self, stack: int) -> None:

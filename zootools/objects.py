@@ -27,7 +27,7 @@ _S3 = ("s3", "s3a")
 _ONE_PUT = 5 << 30
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG}
-_PASSING = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "IncompleteRead"}
+_PASSING = {"ConnectionError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError", "IncompleteRead"}
 """Names of errors of HTTP clients that are no OSError."""
 
 T = TypeVar("T")

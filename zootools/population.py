@@ -95,9 +95,11 @@ def _all_models(spec: ZooSpec) -> Iterator[ModelConfig]:
     for hyperparameters in configurations(spec):
         values = hyperparameters.model_dump(mode="json", exclude_defaults=True)
         configuration = {**identity, "hyperparameters": values}
-        configuration_id = _digest(configuration, 12)
+        configuration_id = _digest(canonical_json(configuration), 12)
+        # The text of a model differs from its neighbours' in the seed alone.
+        before, after = canonical_json({**configuration, "seed": None}).split('"seed":null')
         for seed in _seeds(spec, configuration_id):
-            model_id = _digest({**configuration, "seed": seed}, 16)
+            model_id = _digest(f'{before}"seed":{seed}{after}', 16)
             group = configuration_id if spec.split.group_by == "configuration" else model_id
             yield ModelConfig(model_id, configuration_id, seed, _split(spec, group), hyperparameters)
 
@@ -132,8 +134,8 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _digest(value: Any, length: int) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def _hash_int(*parts: str | int) -> int:

@@ -30,7 +30,8 @@ class Progress:
     ) -> None:
         self._sizes, self._done = sizes, list(done)
         self._total = sum(sizes) * epochs
-        self._at_start = self._count()
+        self._count = sum(size * part for size, part in zip(sizes, self._done, strict=True))
+        self._at_start = self._count
         self._file = file or sys.stderr
         self._unit = unit
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
@@ -53,14 +54,15 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._count() > self._at_start:
+        elif self._count > self._at_start:
             self._line()
 
     def update(self, stack: int, epochs: float) -> None:
         """Take note that a stack has so many epochs done."""
+        self._count += self._sizes[stack] * (epochs - self._done[stack])
         self._done[stack] = epochs
         if self._bar is not None:
-            self._bar.n = self._count()
+            self._bar.n = self._count
             self._bar.refresh()
         elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._line()
@@ -70,14 +72,11 @@ class Progress:
         if not self._quiet:
             print(f"the worker of stack {stack} died ({reason}); its last whole epoch is kept", file=self._file)
 
-    def _count(self) -> float:
-        return sum(size * done for size, done in zip(self._sizes, self._done, strict=True))
-
     def _line(self) -> None:
         if self._quiet:
             return
         self._last = time.monotonic()
-        elapsed, done = self._last - self._begun, self._count()
+        elapsed, done = self._last - self._begun, self._count
         fresh = done - self._at_start
         left = f", about {_duration((self._total - done) * elapsed / fresh)} left" if fresh > 0 else ""
         print(

@@ -14,6 +14,7 @@ from zootools.errors import did_you_mean
 from zootools.sections import Section, choices_of, load_section, lower_first, parse_section
 
 MAX_MODELS = 1_000_000
+MAX_CHECKPOINTS = 10_000_000
 """No zoo is planned beyond this many models: the plan itself would not fit the memory."""
 
 Activation = Literal["tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu"]
@@ -393,6 +394,12 @@ class ZooSpec(Section):
         if self.model_count > MAX_MODELS:
             raise ValueError(
                 f"grid, sample and seeds make {self.model_count:,} models; at most {MAX_MODELS:,} are allowed"
+            )
+        models, kept = self.models or self.model_count, len(self.training.kept_epochs)
+        if models * kept > MAX_CHECKPOINTS:
+            raise ValueError(
+                f"{models:,} models of {kept} checkpoints each make {models * kept:,}; at most {MAX_CHECKPOINTS:,} are "
+                "allowed: keep fewer (training.checkpoint_every, checkpoint_epochs), or make several zoos"
             )
         return self
 

@@ -13,6 +13,7 @@ import hashlib
 import shutil
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -121,9 +122,13 @@ class Plan:
     images_sha256: str
     stacks: list[list[str]]
 
+    @cached_property
+    def _models(self) -> dict[str, ModelConfig]:
+        return {model.model_id: model for model in expand(self.spec)}
+
     def models(self) -> dict[str, ModelConfig]:
         """Return the configurations of all models by id."""
-        return {model.model_id: model for model in expand(self.spec)}
+        return self._models
 
 
 class ZooFolder:

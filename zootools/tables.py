@@ -22,6 +22,8 @@ from zootools.store import ZooFolder
 SPLITS = ("train", "validation", "test")
 ROW_GROUP_BYTES = 40 << 20
 FILE_BYTES = 500 << 20
+GROUP_ROWS = 1 << 20
+"""Rows of metadata in one row group, about 60 MB in a file."""
 ROW_BYTES = 10_000
 """No row of metadata takes more in a file than this."""
 MAX_STRING = 100
@@ -66,7 +68,7 @@ def metadata_table(
 ) -> pa.Table:
     """Return one row per checkpoint, in the order of ``shards`` (stack number, info) and of their rows."""
     schema = metadata_schema(spec)
-    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    parts = [schema.empty_table()]
     for stack, info in shards:
         unknown = [model for model in info.model_ids if model not in models]
         if unknown:
@@ -82,14 +84,12 @@ def metadata_table(
             "stack": [stack] * len(of_rows),
             "row": list(range(len(of_rows))),
         }
-        for name, column in columns.items():
-            if name in values:
-                column.extend(values[name])
-            elif name in info.properties:
-                column.extend(info.properties[name])
-            else:
-                column.extend(getattr(model.hyperparameters, name) for model in of_rows)
-    return pa.table(columns, schema)
+        values |= {name: column for name, column in info.properties.items() if name not in values}
+        for name in schema.names:
+            if name not in values:
+                values[name] = [getattr(model.hyperparameters, name) for model in of_rows]
+        parts.append(pa.table({name: values[name] for name in schema.names}, schema))
+    return pa.concat_tables(parts)
 
 
 def write_parquet(zoo: ZooFolder, shards: CheckedFiles, schema: Schema, table: pa.Table) -> dict[str, FileInfo]:
@@ -97,17 +97,17 @@ def write_parquet(zoo: ZooFolder, shards: CheckedFiles, schema: Schema, table: p
 
     ``metadata`` holds the table, ``checkpoints`` the same rows with the flat weights as a fixed-size list. A split
     without rows gets no file: one empty Parquet file makes ``load_dataset`` fail for all of them.
-    Memory stays at a few row groups, whatever the size of the zoo.
+    Beside the table, and one split of it, memory stays at a few row groups, whatever the size of the zoo.
     """
     files: dict[str, FileInfo] = {}
     rows_per_group = max(1, ROW_GROUP_BYTES // (4 * schema.size + 200))
     rows_per_file = max(rows_per_group, FILE_BYTES // (4 * schema.size + 200))
     for split in SPLITS:
-        part = table.filter(pc.equal(table["split"], split)).combine_chunks()
+        part = table.filter(pc.equal(table["split"], split))
         if not part.num_rows:
             continue
         name = metadata_name(split)
-        files[name] = _write(zoo, name, part.schema, [part])
+        files[name] = _write(zoo, name, part.schema, _groups(part, GROUP_ROWS))
         count = -(-part.num_rows // rows_per_file)
         for number in range(count):
             rows = part.slice(number * rows_per_file, rows_per_file)
@@ -127,9 +127,14 @@ def weights_schema(metadata: pa.Schema, schema: Schema) -> pa.Schema:
     return metadata.append(pa.field("weights", pa.list_(pa.float32(), schema.size)))
 
 
+def _groups(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    """Cut a table into pieces of so many rows, each in one chunk: what a file holds depends on its chunks, too."""
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows).combine_chunks()
+
+
 def _with_weights(shards: CheckedFiles, schema: Schema, table: pa.Table, rows_per_group: int) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, rows_per_group):
-        part = table.slice(start, rows_per_group)
+    for part in _groups(table, rows_per_group):
         flat = gather_weights(shards, schema, part["stack"], part["epoch"], part["row"])
         values = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), schema.size)
         yield part.append_column(weights_schema(table.schema, schema).field("weights"), values)
@@ -156,7 +161,7 @@ def _write(zoo: ZooFolder, name: str, schema: pa.Schema, groups: Iterable[pa.Tab
         ) as writer,
     ):
         for group in groups:
-            writer.write_table(group, row_group_size=max(1, group.num_rows))
+            writer.write_table(group, row_group_size=group.num_rows)
     return file_info(zoo.path, name)
 
 

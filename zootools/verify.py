@@ -105,7 +105,7 @@ def _content_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[Fault]:
         zoo = open_zoo(folder, include_diverged=True, verify=False)
         stopped = zoo.stopped
         shards = sorted(name for name in manifest["files"] if name.startswith("checkpoints/"))
-        infos = [(int(name[len("checkpoints/stack-") :].partition("/")[0]), read_info(folder, name)) for name in shards]
+        infos = ((int(name[len("checkpoints/stack-") :].partition("/")[0]), read_info(folder, name)) for name in shards)
         table = metadata_table(spec, models, infos, stopped)
     except DamagedZooError as error:
         yield Fault("zoo.json", _without(folder / "zoo.json", error))

@@ -203,13 +203,14 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
 def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
     from zootools.builder import status
 
-    shards, stopped, files = [], dict[str, dict[str, Any]](), dict[str, FileInfo]()
+    names, stopped, files = list[tuple[int, str]](), dict[str, dict[str, Any]](), dict[str, FileInfo]()
     for stack in range(len(plan.stacks)):
         record = store.read_record(stack)
         if record is not None:
             stopped |= record.stopped
             files |= record.shards
-            shards += [(stack, read_info(store.path, name)) for name in sorted(record.shards)]
+            names += [(stack, name) for name in sorted(record.shards)]
+    shards = ((stack, read_info(store.path, name)) for stack, name in names)
     metadata = metadata_table(plan.spec, plan.models(), shards, stopped)
     counts = {key: value for key, value in status(store.path).items() if isinstance(value, int)}
     checked = CheckedFiles(store.path, files, verify)

@@ -22,6 +22,9 @@ from zootools.engines.worker import RETRIES
 from zootools.errors import StorageError, ZooError
 
 if TYPE_CHECKING:
+    from zootools.architectures import Schema
+    from zootools.spec import Training
+    from zootools.store import Plan
     from zootools.training.backend import Backend
 
 
@@ -50,6 +53,7 @@ class _Worker:
 
 def run_local(
     folder: Path,
+    plan: "Plan",
     stacks: Sequence[int],
     *,
     classes: int,
@@ -62,7 +66,8 @@ def run_local(
     """Train stacks of a planned zoo and return those that failed.
 
     Args:
-        folder: the zoo's folder; its plan and images are stored.
+        folder: the zoo's folder; its images are stored.
+        plan: what is in it.
         stacks: which stacks to train.
         classes: number of image classes.
         backend: what trains them.
@@ -76,18 +81,20 @@ def run_local(
     context = multiprocessing.get_context("forkserver")
     # torch is imported once in the fork server; every worker then starts in a tenth of a second.
     context.set_forkserver_preload(["zootools.engines.worker"])
+    models = plan.models()
     waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), list[int]()
     crew: list[_Worker] = []
     try:
         while waiting or any(worker.stack is not None for worker in crew):
             busy = sum(worker.stack is not None for worker in crew)
             while len(crew) < min(workers, busy + len(waiting)):
-                crew.append(_start(context, folder, classes, backend, lock))
+                crew.append(_start(context, folder, plan, classes, backend, lock))
             for worker in crew:
                 if worker.stack is None and waiting:
                     worker.stack = waiting.popleft()
                     with suppress(ConnectionError):  # it is dead, which we are told when we read
-                        worker.pipe.send(worker.stack)
+                        # Its models too: each worker would need seconds to work out those of a zoo of a million.
+                        worker.pipe.send((worker.stack, [models[model] for model in plan.stacks[worker.stack]]))
             ready = connection.wait([worker.pipe for worker in crew])
             for worker in [worker for worker in crew if worker.pipe in ready]:
                 try:
@@ -122,12 +129,12 @@ def run_local(
     return sorted(failed)
 
 
-def _start(context: Any, folder: Path, classes: int, backend: "Backend", lock: int) -> _Worker:
+def _start(context: Any, folder: Path, plan: "Plan", classes: int, backend: "Backend", lock: int) -> _Worker:
     pipe, worker_pipe = context.Pipe()
     watched, lifeline = context.Pipe(duplex=False)
     process = context.Process(
         target=_main,
-        args=(folder, classes, backend, worker_pipe, watched, _Shared(lock)),
+        args=(folder, plan.schema, plan.spec.training, classes, backend, worker_pipe, watched, _Shared(lock)),
         daemon=True,
     )
     try:
@@ -142,6 +149,8 @@ def _start(context: Any, folder: Path, classes: int, backend: "Backend", lock: i
 
 def _main(
     folder: Path,
+    schema: "Schema",
+    training: "Training",
     classes: int,
     backend: "Backend",
     pipe: connection.Connection,
@@ -170,11 +179,11 @@ def _main(
     images = map_images(zoo.images, classes, backend.device)
     while True:
         try:
-            stack = pipe.recv()
+            stack, models = pipe.recv()
         except EOFError:
             return
         try:
-            train_stack(zoo, stack, images, backend, report)
+            train_stack(zoo, stack, models, schema, training, images, backend, report)
             pipe.send(("done", stack))
         except ZooError as error:
             pipe.send(("refused", error))

@@ -56,21 +56,20 @@ def images_of_tensors(tensors: Mapping[str, Tensor], classes: int) -> ImageData:
 def train_stack(
     folder: ZooFolder,
     stack: int,
+    models: Sequence[ModelConfig],
+    schema: Schema,
+    training: Training,
     images: ImageData,
     backend: Backend,
     report: Report = lambda stack, epochs: None,
 ) -> None:
-    """Train one stack of a planned zoo from its last whole epoch to the end, committing every epoch."""
-    plan = folder.read_plan()
-    assert plan is not None, "a worker is started after the plan is stored"
-    models = plan.models()
-    stack_models = [models[model] for model in plan.stacks[stack]]
+    """Train one stack of a zoo, of these models, from its last whole epoch to the end, committing every epoch."""
     record = folder.begin_stack(stack, backend.fingerprint())
     if record.done:
         return
     start = last_epoch(folder, stack, record)
     tick = functools.partial(report, stack)
-    for epoch in compute_epochs(plan.schema, stack_models, images, plan.spec.training, backend, start, tick):
+    for epoch in compute_epochs(schema, models, images, training, backend, start, tick):
         folder.commit(stack, record, epoch)
         report(stack, epoch.number)
 
