@@ -146,7 +146,7 @@ def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
 
     try:
         return map_images(zoo.images, plan.schema.classes, "cpu").digest == plan.images_sha256
-    except (SafetensorError, OSError, RuntimeError):
+    except (SafetensorError, OSError, RuntimeError, KeyError):
         return False
 
 
