@@ -45,7 +45,9 @@ def test_the_batch_script_runs_a_command_on_all_nodes_and_takes_ray_down(
 ) -> None:
     out = tmp_path / "out"
     words = ["represent", "--zoo", str(tiny_zoo), "--recipe", "smoke", "--epochs", "1", "--out", str(out), "--json"]
-    done = subprocess.run(["bash", SCRIPT, *words], env=node, capture_output=True, text=True, timeout=500)
+    # Were it to hang, it would be stopped as Slurm stops it, and nothing of it would stay.
+    command = ["timeout", "400", "bash", SCRIPT, *words]
+    done = subprocess.run(command, env=node, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (out / "results.parquet").exists()
     assert (out / "seed-0" / "model.safetensors").exists()
