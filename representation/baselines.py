@@ -106,9 +106,10 @@ class _Fitted(Baseline):
         return weights
 
     def fit(self, weights: Tensor, schema: Schema) -> None:
-        self._fit_rows(weights)
+        self.fit_rows(weights)
 
-    def _fit_rows(self, weights: Tensor) -> None:
+    def fit_rows(self, weights: Tensor) -> None:
+        """Fit to any rows ``[rows, features]``, of weights or not."""
         rows = self._rows(weights)
         self.fitted_on, self._parameters = rows.shape
         # One less than the rows: that many directions have any variance.
@@ -206,16 +207,20 @@ class Umap(_Sampled):
         return "" if rows > cls.neighbours else f"its {cls.neighbours} neighbours need more than {rows} checkpoints"
 
 
-def flatten(features: Tensor, seed: int = 0) -> tuple[Tensor, str]:
-    """Return features ``[rows, anything]`` as points in the plane, ``[rows, 2]``, and what made them.
+def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:
+    """Return features ``[rows, anything]`` as points in the plane, float64 ``[rows, 2]``, and what made them.
 
-    UMAP with the paper's settings where it can be fitted, else PCA.
+    ``UMAP`` with the paper's settings where it is wanted and can be fitted, else ``PCA``. The directions of PCA are
+    those of ordinary rows: a few networks with weights of a million would be all that they show.
     """
-    kind = LinearPca if Umap.missing(len(features)) else Umap
-    method = kind(2, seed)
-    method._fit_rows(features)
+    if umap and not Umap.missing(len(features)):
+        method: _Fitted = Umap(2)
+        method.fit_rows(features)
+    else:
+        method, size = LinearPca(2), features.double().norm(dim=1)
+        method.fit_rows(features[size <= 10 * size.median()])
     points = method.embed(features)
-    return torch.nn.functional.pad(points, (0, 2 - points.shape[1])), "UMAP" if kind is Umap else "PCA"
+    return torch.nn.functional.pad(points, (0, 2 - points.shape[1])), method.name.removesuffix("-linear")
 
 
 def baselines(components: int, rows: int, seed: int = 0) -> list[Baseline]:

@@ -193,6 +193,42 @@ def grown_zoo(tmp_path_factory: pytest.TempPathFactory, tiny_zoo: Path) -> Path:
     return out
 
 
+LOOK_ZOO: dict[str, Any] = TINY_ZOO | {
+    "name": "look",
+    "grid": {
+        "activation": ["tanh", "relu"],
+        "init": ["uniform", "normal"],
+        "optimizer": ["sgd"],
+        "lr": [0.1],
+        "weight_decay": [0.0, 60.0],
+    },
+    "seeds": {"range": [1, 6]},
+    "training": {"epochs": 4, "batch_size": 4},
+}
+"""The specification of `look_zoo`: the weights of every second configuration grow until they are infinite."""
+
+
+@pytest.fixture(scope="session")
+def look_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo to look at: 48 models of several activations and initialisations, half of them diverge; read only."""
+    from zootools import build
+
+    out = tmp_path_factory.mktemp("zoos") / "look"
+    build(parse_spec(LOOK_ZOO, "test"), out, workers=1, quiet=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def look_encoder(tmp_path_factory: pytest.TempPathFactory, look_zoo: Path) -> Path:
+    """An encoder for `look_zoo`, as it is before any training."""
+    from representation import Encoder, load_recipe
+    from zootools import open_zoo
+
+    out = tmp_path_factory.mktemp("encoder")
+    Encoder.build(open_zoo(look_zoo).schema, load_recipe("smoke").encoder).save_pretrained(out)
+    return out
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub on loopback, and huggingface-hub in this process set up for it: a token, a cache of its own, no Xet."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from zootools.architectures import Schema
 from zootools.bundled import CARD_TEMPLATE
+from zootools.manifest import PAGE
 from zootools.population import canonical_json
 from zootools.spec import ZooSpec
 from zootools.tables import SPLITS, huggingface_features, metadata_schema, weights_schema
@@ -61,6 +62,7 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
         first_epoch=kept[0],
         last_epoch=kept[-1],
         axes=_axes(spec),
+        page=PAGE if PAGE in manifest["files"] else None,
     )
     return str(card.content)
 

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.files import pretty_json, remove_durably
+from zootools.files import FolderLock, pretty_json, remove_durably
 from zootools.hub.names import check_file_names, check_sizes
 from zootools.population import canonical_json
 from zootools.sealed import read_sealed, seal
@@ -30,6 +30,9 @@ from zootools.yaml_reader import parse_yaml
 
 UNHASHED = ("README.md", "build.json", "zoo.json")
 """Files that the manifest does not hash: the card is rendered again and compared, build.json may differ."""
+
+PAGE = "view.html"
+"""The interactive page, which a zoo may have."""
 
 _OTHER_FILES = re.compile(
     r"spec\.yaml|(data|metadata)/(train|validation|test)-\d{5}-of-\d{5}\.parquet|.*\.(md|svg|png|html)"
@@ -111,6 +114,7 @@ def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None
     remove_durably(zoo.manifest)
     for path in [*zoo.path.glob("data/*.parquet"), *zoo.path.glob("metadata/*.parquet")]:
         path.unlink()
+    (zoo.path / PAGE).unlink(missing_ok=True)  # it shows the zoo as it was
     tables = write_parquet(zoo, CheckedFiles(zoo.path, files), plan.schema, table)
     files |= {"spec.yaml": zoo.write("spec.yaml", spec_yaml(plan.spec)), **tables}
     fingerprints = _Numbered()
@@ -154,6 +158,32 @@ def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None
     zoo.write("README.md", render_card(manifest, plan.spec).encode())
     zoo.write("zoo.json", pretty_json(manifest))
     return manifest
+
+
+def add_page(folder: Path, page: bytes) -> None:
+    """Put an interactive page into a finished zoo, instead of the one that it has: its card links it, and it is hashed,
+    published and pulled with the rest.
+
+    The page comes before the manifest that names it; if this is killed in between, `verify` says so, and the same call
+    again completes it. Raises ZooNotFoundError where there is no finished zoo, SpecError for a version in a hub folder,
+    which never changes, BusyError while a builder is at work.
+    """
+    from zootools.card import render_card
+    from zootools.hub.folder import VERSIONS
+
+    read_manifest(folder)
+    if VERSIONS in folder.resolve().parts:
+        raise SpecError(f"{folder}: is a published version, which never changes; add the page before publishing")
+    with FolderLock(ZooFolder(folder).lock) as lock:
+        zoo = ZooFolder(folder, lock.descriptor)
+        if zoo.plan.exists():
+            raise SpecError(f"{folder}: is not finished; finish it with zootools build")
+        manifest = read_manifest(folder)
+        spec = stored_spec(folder, manifest)
+        manifest = seal({**manifest, "files": {**manifest["files"], PAGE: zoo.write(PAGE, page)}})
+        zoo.write("README.md", render_card(manifest, spec).encode())
+        zoo.write("zoo.json", pretty_json(manifest))
+        zoo.remove_work()
 
 
 class _Numbered:

@@ -86,5 +86,6 @@ for command in (
     hub.hub,
     represent.represent,
     look.plot,
+    look.view,
 ):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """Commands that show a zoo as pictures. Statistics and learned representations come from the sister package."""
 
-from importlib.util import find_spec
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from zootools.cli.shared import JSON, SCHEMA, ZOO, interruptible, print_value
 from zootools.errors import SpecError
 
 if TYPE_CHECKING:
-    from zootools.plots import Portrait
+    from torch import Tensor
+
+    from zootools.zoo import Zoo
 
 ENCODER = click.option("--encoder", metavar="DIR", help="Show what this encoder makes of the weights too.")
 
@@ -32,13 +35,17 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
       zootools plot zoos/digits_hyp --encoder representations/digits_hyp/default/seed-0
     """
     require("matplotlib", "zootools plot")
+    from representation.baselines import flatten
     from zootools.plots import Portrait, write_pictures
     from zootools.zoo import open_zoo
 
     interruptible()
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
-    portrait = with_planes(Portrait.of(opened), encoder)
-    out = out or Path("plots") / Path(opened.name).name
+    portrait = Portrait.of(opened)
+    for label, features in representations(portrait.zoo, encoder):
+        points, method = flatten(features)
+        portrait = portrait.with_plane(label, points.numpy(), method)
+    out = out or default_folder(opened.name)
     files, skipped = write_pictures(portrait, out)
 
     def show(value: dict[str, Any]) -> None:
@@ -50,24 +57,89 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
     print_value({"files": [str(file) for file in files], "skipped": skipped}, as_json, show)
 
 
+@click.command()
+@ZOO
+@ENCODER
+@click.option("--umap", is_flag=True, help="UMAP instead of PCA; takes minutes for many checkpoints.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The file; default plots/ZOO/view.html.")
+@click.option("--add", is_flag=True, help="Put the page into the zoo: its card links it, publish sends it along.")
+@click.option("--open/--no-open", "opens", default=True, help="Open it in the browser, as it does by default.")
+@SCHEMA
+@JSON
+def view(
+    zoo: str,
+    encoder: str | None,
+    umap: bool,
+    out: Path | None,
+    add: bool,
+    opens: bool,
+    schema: Path | None,
+    as_json: bool,
+) -> None:
+    """Make an interactive page of a zoo: one HTML file that needs neither a network nor other files.
+
+    Points are checkpoints; a click on one shows its model's way over the epochs, its settings and its curves.
+
+    \b
+    Example:
+      zootools view zoos/digits_hyp
+      zootools view zoos/digits_hyp --encoder representations/digits_hyp/default/seed-0 -o page.html
+      zootools view zoos/digits_hyp --add --no-open
+    """
+    require("plotly", "zootools view")
+    if umap:
+        require("umap", "zootools view --umap")
+    if add and (out is not None or schema is not None):
+        raise SpecError("--add puts the page into a zoo of zootools; it goes with neither --out nor --schema")
+    from representation.baselines import flatten
+    from zootools.files import write_durably
+    from zootools.manifest import PAGE, add_page
+    from zootools.plots.page import MAX_POINTS, page
+    from zootools.plots.portrait import Portrait
+    from zootools.zoo import open_zoo
+
+    interruptible()
+    opened = open_zoo(zoo, schema=schema, include_diverged=True)
+    portrait = Portrait.of(opened, MAX_POINTS, whole_models=True)
+    for label, features in representations(portrait.zoo, encoder):
+        points, method = flatten(features, umap)
+        portrait = portrait.with_plane(label, points.numpy(), method)
+    made = page(portrait)
+    if add:
+        add_page(opened.folder, made)
+        out = opened.folder / PAGE
+    else:
+        out = out or default_folder(opened.name) / PAGE
+        write_durably(out, made)
+    value = {"file": str(out), "bytes": out.stat().st_size, "checkpoints": len(portrait.zoo)}
+    print_value(value, as_json, lambda value: click.echo(value["file"]))
+    if opens:
+        click.launch(out.absolute().as_uri())
+
+
 def require(package: str, what: str) -> None:
     """Raise SpecError where a package of the extra ``plots`` is missing."""
-    if find_spec(package) is None:
-        raise SpecError(f"{what} needs {package}: pip install 'zootools[plots]'")
+    try:
+        import_module(package)
+    except ImportError as error:
+        raise SpecError(f"{what} needs {package}: pip install 'zootools[plots]'") from error
 
 
-def with_planes(portrait: "Portrait", encoder: str | None) -> "Portrait":
-    """Add the points of weights, of their statistics and, with an encoder, of z."""
-    from representation.baselines import PaperStatistics, flatten
+def default_folder(name: str) -> Path:
+    """Return where pictures of a zoo go unless told otherwise."""
+    return Path("plots") / Path(name).name
+
+
+def representations(zoo: "Zoo", encoder: str | None) -> Iterator[tuple[str, "Tensor"]]:
+    """Yield the weights of a zoo, their statistics and, with an encoder, z: features ``[checkpoints, anything]``."""
+    from representation.baselines import PaperStatistics
     from representation.evaluate import embed
 
-    zoo = portrait.zoo
+    if not len(zoo):
+        return
     weights, statistics = zoo.weights(), PaperStatistics()
+    yield "W", weights
     statistics.fit(weights, zoo.schema)
-    features = {"W": weights, "s(W)": statistics.embed(weights)}
+    yield "s(W)", statistics.embed(weights)
     if encoder is not None:
-        features["z"] = embed(zoo, encoder)
-    for label, values in features.items() if len(zoo) else ():
-        points, method = flatten(values)
-        portrait = portrait.with_plane(label, points.numpy(), method)
-    return portrait
+        yield "z", embed(zoo, encoder)

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from zootools.plots import panels
 from zootools.plots.portrait import Portrait, numbers
-from zootools.plots.style import DIVERGED, PALETTE, readable, styled, title_of
+from zootools.plots.style import DIVERGED, NAMES, PALETTE, readable, styled, title_of
 
 WIDTH, HEIGHT = 3.6, 2.9
 """Inches of one pair of axes with its legend."""
@@ -80,10 +80,6 @@ def embedding(portrait: Portrait, label: str) -> Figure:
             axes.remove()
         method = portrait.planes[label].method
         return _titled(figure, portrait, f"{method} of {NAMES.get(label, label)}", portrait.sampling)
-
-
-NAMES = {"W": "the weights W", "s(W)": "the weight statistics s(W)", "z": "the learned representation z"}
-"""What the representations are called in titles."""
 
 
 def figure_4(portraits: Sequence[Portrait], colour: str = "init") -> Figure:

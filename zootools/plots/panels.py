@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from zootools.plots.portrait import Array, Plane, is_number, labels, numbers
+from zootools.plots.portrait import Array, Plane, inliers, is_number, labels, numbers
 from zootools.plots.style import DIVERGED, GREY, NUMBERS, PALETTE, looks, readable, title_of
 
 MAX_BOXES = 26
@@ -143,9 +143,7 @@ def plane(axes: Axes, where: Plane, table: pa.Table, colour: str, label: str) ->
 
 def _within(values: Array, set_limits: Callable[[float, float], object]) -> npt.NDArray[np.bool_]:
     """Return which values are no outliers, by far; where some are, limit the axis to the others."""
-    low, high = np.quantile(values, [0.005, 0.995])
-    margin = 2 * (high - low)
-    inside = (values >= low - margin) & (values <= high + margin)
+    inside = inliers(values)
     if not inside.all():
         low, high = values[inside].min(), values[inside].max()
         set_limits(low - 0.05 * (high - low), high + 0.05 * (high - low))

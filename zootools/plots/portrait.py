@@ -48,16 +48,21 @@ class Portrait:
     """Where the sampled checkpoints lie, by what the points are made of: ``W``, ``s(W)``, ``z``."""
 
     @classmethod
-    def of(cls, zoo: Zoo, limit: int = MAX_POINTS) -> "Portrait":
+    def of(cls, zoo: Zoo, limit: int = MAX_POINTS, whole_models: bool = False) -> "Portrait":
         """Draw the sample of a zoo, which is always the same, and read its weights once.
 
-        ``zoo`` should have been opened with ``include_diverged=True``. Raises SpecError for one without checkpoints.
+        Args:
+            zoo: should have been opened with ``include_diverged=True``.
+            limit: checkpoints in the sample at most.
+            whole_models: sample models, with all their checkpoints, instead of checkpoints.
+
+        Raises SpecError for a zoo without checkpoints.
         """
         if not len(zoo):
             raise SpecError(f"{zoo.name}: has no checkpoints to draw")
         good = zoo.where(pc.field("status") == "ok")
         kept = good if len(good) else zoo
-        rows = np.sort(np.random.default_rng(0).permutation(len(kept))[:limit])
+        rows = _rows_of_models(kept.metadata, limit) if whole_models else _rows(len(kept), limit)
         sample = replace(kept, metadata=kept.metadata.take(rows))
         weights = sample.weights()
         finite = weights.isfinite().all(dim=1).numpy()
@@ -114,9 +119,44 @@ class Portrait:
         return [name for name in COLOURED_BY if name in varying] or [n for n in varying if n not in _NO_PROPERTY][:4]
 
 
+def inliers(values: Array) -> npt.NDArray[np.bool_]:
+    """Return which values do not lie far outside of where the middle 80 % are: what an axis should show.
+
+    Weights may grow to a million without being infinite, and one such model would squeeze all others into a point.
+    """
+    low, high = np.quantile(values, [0.1, 0.9]) if len(values) else (0, 0)
+    if low == high:
+        return np.ones(len(values), bool)
+    margin = 3 * (high - low)
+    return (values >= low - margin) & (values <= high + margin)
+
+
+def _rows(there: int, limit: int) -> npt.NDArray[np.int64]:
+    return np.sort(np.random.default_rng(0).permutation(there)[:limit])
+
+
+def _rows_of_models(table: pa.Table, limit: int) -> npt.NDArray[np.int64]:
+    """Return rows of whole models, model by model; of the first one every n-th if it alone has too many."""
+    model = table["model_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.lexsort((table["epoch"].to_numpy(), model))
+    sizes = np.bincount(model)
+    drawn = np.random.default_rng(0).permutation(len(sizes))
+    chosen = drawn[np.cumsum(sizes[drawn]) <= limit]
+    if not len(chosen):
+        rows = order[model[order] == drawn[0]]
+        return rows[:: -(-len(rows) // limit)]
+    return order[np.isin(model[order], chosen)]
+
+
 def is_number(column: pa.ChunkedArray) -> bool:
     """Whether a column of metadata holds numbers."""
     return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
+
+
+def is_text(column: pa.ChunkedArray) -> bool:
+    """Whether a column of metadata holds labels: texts or truth values."""
+    kind = column.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
 
 
 def numbers(column: pa.ChunkedArray) -> Array:
@@ -139,5 +179,4 @@ def _varies(column: pa.ChunkedArray) -> bool:
         values = numbers(column)
         values = values[np.isfinite(values)]
         return bool(len(values) and values.min() < values.max())
-    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    return bool(text or pa.types.is_boolean(column.type)) and len(pc.unique(column)) > 1
+    return is_text(column) and len(pc.unique(column)) > 1

@@ -16,6 +16,9 @@ NUMBERS = "viridis"
 """The colour map of numbers."""
 MAX_LABEL = 24
 
+NAMES = {"W": "the weights W", "s(W)": "the weight statistics s(W)", "z": "the learned representation z"}
+"""What the representations are called in titles."""
+
 _TITLES = {
     "init": "initialisation",
     "lr": "learning rate",

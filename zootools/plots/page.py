@@ -1,0 +1,135 @@
+"""The interactive page of a zoo: one HTML file with everything in it, that needs neither a network nor another file.
+
+The zoo may come from a stranger. Its texts are in a block of JSON that is no script, and reach the page as text; a
+content security policy allows our scripts alone, by their hashes, and no connection anywhere.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from zootools.errors import SpecError
+from zootools.plots.portrait import Plane, Portrait, inliers, is_number, is_text, labels, numbers
+from zootools.plots.style import NAMES, PALETTE, looks, readable, title_of
+
+MAX_POINTS = 50_000
+"""Checkpoints in a page at most: WebGL draws them without stutter, and the file stays below 20 MB."""
+MAX_CHOICES = 12
+"""Different numbers up to which a filter offers them one by one."""
+MAX_LABELS = 50
+"""Labels up to which a property can be filtered and coloured by."""
+MAX_TEXT = 100
+
+_HERE = Path(__file__).parent
+_HIDDEN = ("model_id", "stack", "row")
+
+
+def page(portrait: Portrait) -> bytes:
+    """Return the page of a zoo; ``portrait`` should be a sample of whole models. The same one gives the same bytes.
+
+    Raises SpecError for a portrait without a plane.
+    """
+    from plotly.offline import get_plotlyjs
+
+    if not portrait.planes:
+        raise SpecError(f"{portrait.name}: has no checkpoint with finite weights to show")
+    scripts = [get_plotlyjs(), (_HERE / "page.js").read_text("utf-8")]
+    allowed = " ".join(f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'" for script in scripts)
+    # WebGL code is made by plotly while it runs, hence unsafe-eval; its styles are inline.
+    policy = (
+        f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    # In JSON a < can stand in texts only; written as an escape it cannot end the block.
+    data = json.dumps(_content(portrait), allow_nan=False).replace("<", "\\u003c")
+    parts = [
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width">',
+        f"<title>{html.escape(readable(portrait.name))}</title>",
+        f"<style>\n{(_HERE / 'page.css').read_text('utf-8')}</style>\n</head>\n<body>",
+        (_HERE / "page.html").read_text("utf-8"),
+        f'<script type="application/json" id="data">{data}</script>',
+        *(f"<script>{script}</script>" for script in scripts),
+        "</body>\n</html>\n",
+    ]
+    return "\n".join(parts).encode()
+
+
+def _content(portrait: Portrait) -> dict[str, Any]:
+    table = portrait.zoo.metadata
+    encoded = table["model_id"].combine_chunks().dictionary_encode()
+    names = labels(pa.chunked_array([encoded.dictionary]))
+    return {
+        "name": portrait.name[:MAX_TEXT],
+        "sampling": portrait.sampling,
+        "palette": PALETTE,
+        "models": [name[:MAX_TEXT] for name in names],
+        "model": _packed(encoded.indices.to_numpy(), "u4"),
+        "planes": [_plane(label, where) for label, where in portrait.planes.items()],
+        "columns": list(_columns(table)),
+        "colour": next(iter(reversed(portrait.properties)), None),
+    }
+
+
+def _plane(label: str, where: Plane) -> dict[str, Any]:
+    ranges = []
+    for values in where.points.T:
+        shown = values[inliers(values)]
+        margin = 0.05 * float(np.ptp(shown)) or 1.0
+        ranges.append([float(shown.min()) - margin, float(shown.max()) + margin])
+    x, y = (_packed(values, "f4") for values in where.points.T)
+    title = NAMES.get(label, label)
+    return {"label": label, "title": title, "method": where.method, "ranges": ranges, "x": x, "y": y}
+
+
+def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield every property: its values, and how it can be filtered and coloured by."""
+    for name in table.column_names:
+        if name in _HIDDEN:
+            continue
+        about = {"name": name, "title": title_of(name)}
+        if is_number(table[name]):
+            values = numbers(table[name])
+            known = np.unique(values[np.isfinite(values)])
+            few = len(known) <= MAX_CHOICES and name != "epoch"
+            yield about | {
+                "values": _packed(values, _kind(known)),
+                "choices": known.astype(_kind(known)).tolist() if few else None,
+                "range": [float(known[0]), float(known[-1])] if len(known) else None,
+                "filter": len(known) > 1,
+                "colour": len(known) > 1,
+            }
+        elif is_text(table[name]):
+            texts = labels(table[name])
+            order = list(looks(texts))
+            code = {text: number for number, text in enumerate(order)}
+            few = 1 < len(order) <= MAX_LABELS and name != "configuration_id"
+            yield about | {
+                "labels": [text[:MAX_TEXT] for text in order],
+                "values": _packed(np.array([code[text] for text in texts]), "u4"),
+                "filter": few,
+                "colour": few and name != "split",
+            }
+
+
+def _kind(values: npt.NDArray[np.float64]) -> str:
+    """32 bits for measurements; 64 for what these cannot hold, such as a large seed."""
+    large = len(values) > 0 and np.abs(values).max() > (1 << 24)
+    return "f8" if large else "f4"
+
+
+def _packed(values: npt.NDArray[Any], kind: str) -> dict[str, str]:
+    return {"type": kind, "data": _base64(values.astype(f"<{kind}").tobytes())}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
