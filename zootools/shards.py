@@ -121,7 +121,8 @@ def gather_weights(
 def _is_finite(values: npt.NDArray[np.float32]) -> bool:
     """Whether there is no infinity or NaN in a contiguous array; a finite sum of squares says so at once."""
     flat = values.reshape(-1)
-    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+    with np.errstate(over="ignore"):  # of large weights, which are looked at one by one then
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
 def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> Mapping[str, npt.NDArray[np.float32]]:

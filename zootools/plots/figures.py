@@ -1,6 +1,7 @@
 """The pictures: matplotlib Figures, made without pyplot and its global state."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,7 +17,7 @@ WIDTH, HEIGHT = 3.6, 2.9
 def accuracy(portrait: Portrait) -> Figure:
     """Draw box plots of the test accuracy over epochs."""
     with styled():
-        figure, grid = _figure(1, 1, 6.4, 3.4)
+        figure, grid = _figure([3.4], 1, 6.4)
         left_out = panels.boxes(grid[0][0], portrait.shown, "test_accuracy")
         return _titled(figure, portrait, "test accuracy over epochs", portrait.everything, left_out)
 
@@ -24,7 +25,7 @@ def accuracy(portrait: Portrait) -> Figure:
 def mean_weight(portrait: Portrait) -> Figure:
     """Draw the test accuracy over the mean weight."""
     with styled():
-        figure, grid = _figure(1, 1, 5.0, 3.6)
+        figure, grid = _figure([3.6], 1, 5.0)
         panels.mean_weights(grid[0][0], portrait.mean_weights, portrait.zoo.metadata)
         return _titled(figure, portrait, "test accuracy over mean weight", portrait.sampling)
 
@@ -32,7 +33,7 @@ def mean_weight(portrait: Portrait) -> Figure:
 def gap(portrait: Portrait) -> Figure:
     """Draw the generalisation gap over epochs, and over the test accuracy."""
     with styled():
-        figure, grid = _figure(1, 2, 4.0, 3.3)
+        figure, grid = _figure([3.3], 2, 4.0)
         left_out = panels.boxes(grid[0][0], portrait.shown, "generalization_gap")
         table = portrait.zoo.metadata
         x, y = numbers(table["test_accuracy"]), numbers(table["generalization_gap"])
@@ -49,7 +50,7 @@ def losses(portrait: Portrait) -> Figure:
     """Draw the losses of every model over its epochs, with those that diverged marked."""
     with styled():
         columns = [name for name in LOSSES if not portrait.lacks(name)]
-        figure, grid = _figure(1, len(columns), 4.0, 3.3)
+        figure, grid = _figure([3.3], len(columns), 4.0)
         said: dict[str, None] = {}
         for axes, column in zip(grid[0], columns, strict=True):
             said |= dict.fromkeys(panels.curves(axes, portrait.metadata, column).split("; "))
@@ -73,7 +74,8 @@ def embedding(portrait: Portrait, label: str) -> Figure:
     with styled():
         properties = portrait.properties
         columns = 2 if len(properties) > 1 else 1
-        figure, grid = _figure(-(-len(properties) // columns), columns)
+        rows = [properties[start : start + columns] for start in range(0, len(properties), columns)]
+        figure, grid = _figure([max(_height([portrait], colour) for colour in row) for row in rows], columns)
         for axes, colour in zip((axes for row in grid for axes in row), properties, strict=False):
             panels.plane(axes, portrait.planes[label], portrait.zoo.metadata, colour, label)
         for axes in [axes for row in grid for axes in row][len(properties) :]:
@@ -85,7 +87,7 @@ def embedding(portrait: Portrait, label: str) -> Figure:
 def figure_4(portraits: Sequence[Portrait], colour: str = "init") -> Figure:
     """Draw the weight space of some zoos side by side, coloured by initialisation, as the paper's Figure 4."""
     with styled():
-        figure, grid = _figure(1, len(portraits))
+        figure, grid = _figure([_height(portraits, colour)], len(portraits))
         for axes, portrait in zip(grid[0], portraits, strict=True):
             panels.plane(axes, portrait.planes["W"], portrait.zoo.metadata, colour, "W")
             axes.set_title(_heading(portrait))
@@ -98,7 +100,8 @@ def figure_7(portraits: Sequence[Portrait]) -> Figure:
     """
     with styled():
         colours = [name for name in ("activation", "init", "epoch") if any(name in p.properties for p in portraits)]
-        figure, grid = _figure(2 + len(colours), len(portraits))
+        heights = [HEIGHT, HEIGHT, *(_height(portraits, colour) for colour in colours)]
+        figure, grid = _figure(heights, len(portraits))
         for column, portrait in enumerate(portraits):
             table = portrait.zoo.metadata
             left_out = panels.boxes(grid[0][column], portrait.shown, "test_accuracy")
@@ -112,7 +115,8 @@ def figure_7(portraits: Sequence[Portrait]) -> Figure:
 def figure_8(portrait: Portrait) -> Figure:
     """Draw the paper's Figure 8: every representation (a column each) coloured by every property that varies."""
     with styled():
-        figure, grid = _figure(len(portrait.properties), len(portrait.planes))
+        heights = [_height([portrait], colour) for colour in portrait.properties]
+        figure, grid = _figure(heights, len(portrait.planes))
         for row, colour in enumerate(portrait.properties):
             for column, (label, where) in enumerate(portrait.planes.items()):
                 panels.plane(grid[row][column], where, portrait.zoo.metadata, colour, label)
@@ -120,9 +124,15 @@ def figure_8(portrait: Portrait) -> Figure:
         return _titled(figure, portrait, title, portrait.sampling)
 
 
-def _figure(rows: int, columns: int, width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, list[list]]:  # type: ignore[type-arg]
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False).tolist()
+def _figure(heights: Sequence[float], columns: int, width: float = WIDTH) -> tuple[Figure, list[list[Any]]]:
+    """Return a figure and its axes, row by row; ``heights`` and ``width`` are those of one pair of axes, in inches."""
+    figure = Figure(figsize=(width * columns, sum(heights)), layout="constrained")
+    return figure, figure.subplots(len(heights), columns, squeeze=False).tolist()
+
+
+def _height(portraits: Sequence[Portrait], colour: str) -> float:
+    """Return the height of a row of axes coloured by a property, with room for the largest legend."""
+    return HEIGHT + max(panels.legend_height(portrait.zoo.metadata, colour) for portrait in portraits)
 
 
 def _heading(portrait: Portrait, *notes: str) -> str:

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from matplotlib.transforms import ScaledTranslation
 
 from zootools.plots.portrait import Array, Plane, inliers, is_number, labels, numbers
-from zootools.plots.style import DIVERGED, GREY, NUMBERS, PALETTE, looks, readable, title_of
+from zootools.plots.style import DIVERGED, GREY, NUMBERS, OTHERS, PALETTE, looks, readable, title_of
 
 MAX_BOXES = 26
 """Epochs that are shown as boxes at most."""
@@ -49,8 +49,7 @@ def boxes(axes: Axes, table: pa.Table, column: str) -> str:
         capprops={"color": PALETTE[0], "linewidth": 0.8},
         flierprops={"marker": ".", "markersize": 2, "markeredgecolor": GREY, "rasterized": True},
     )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
+    _over_epochs(axes, shown)
     axes.set_ylabel(title_of(column))
     return f"{len(shown)} of {len(there)} epochs" if len(shown) < len(there) else ""
 
@@ -75,6 +74,8 @@ def scatter_numbers(axes: Axes, x: Array, y: Array, colours: Array, colour: str)
     bar.set_alpha(1)
     bar.outline.set_visible(False)
     bar.set_label(title_of(colour))
+    if np.equal(colours[known], colours[known].round()).all():
+        bar.locator = MaxNLocator(integer=True)
     if isinstance(drawn.norm, LogNorm):
         plain_ticks(bar.ax.yaxis, colours[known])
 
@@ -96,22 +97,17 @@ def _norm(values: Array) -> Normalize:
 def scatter_labels(axes: Axes, x: Array, y: Array, names: Sequence[str], title: str) -> None:
     """Draw points coloured by a label, in one random order so that none hides the others; the legend stands outside."""
     styles = looks(names)
-    texts = np.array(names)
     order = np.random.default_rng(0).permutation(len(x))
     for marker in dict.fromkeys(marker for _, marker in styles.values()):
-        drawn = order[[styles[texts[i]][1] == marker for i in order]]
-        colours = [styles[texts[i]][0] for i in drawn]
+        drawn = order[[styles[names[i]][1] == marker for i in order]]
+        colours = [styles[names[i]][0] for i in drawn]
         width = 0.8 if marker == "x" else 0
         axes.scatter(x[drawn], y[drawn], POINT, colours, marker=marker, linewidths=width, alpha=0.8, rasterized=True)
-    entries = {look: name for name, look in reversed(styles.items())}
-    rest = sum(look == (GREY, "x") for look in styles.values())
+    entries = legend_entries(names)
     handles = [
-        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=readable(name))
-        for (colour, marker), name in sorted(entries.items(), key=lambda item: (item[0][0] == GREY, item[1]))
+        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=label)
+        for label, (colour, marker) in entries
     ]
-    if rest:
-        handles[-1].set_label(f"{rest} others")
-    widest = max(len(str(handle.get_label())) for handle in handles)
     below = axes.transAxes + ScaledTranslation(0, -0.25, axes.figure.dpi_scale_trans)  # of the axis' name
     axes.legend(
         handles=handles,
@@ -119,13 +115,33 @@ def scatter_labels(axes: Axes, x: Array, y: Array, names: Sequence[str], title: 
         loc="upper left",
         bbox_to_anchor=(0, 0),
         bbox_transform=below,
-        ncols=max(1, CHARACTERS // (widest + 6)),
+        ncols=_legend_columns(entries),
         alignment="left",
         borderaxespad=0,
         borderpad=0,
         columnspacing=1,
         handletextpad=0.2,
     )
+
+
+def legend_entries(names: Sequence[str]) -> list[tuple[str, tuple[str, str]]]:
+    """Return the labels that a legend shows, and how each looks; those that look alike are one entry at the end."""
+    styles = looks(names)
+    rest = sum(look == OTHERS for look in styles.values())
+    entries = [(readable(name), look) for name, look in styles.items() if look != OTHERS]
+    return [*entries, (f"{rest} others", OTHERS)] if rest else entries
+
+
+def legend_height(table: pa.Table, colour: str) -> float:
+    """Return how much room the legend of a property needs below its axes, in inches."""
+    if is_number(table[colour]):
+        return 0.0
+    entries = legend_entries(labels(table[colour]))
+    return 0.3 + 0.17 * -(-len(entries) // _legend_columns(entries))
+
+
+def _legend_columns(entries: Sequence[tuple[str, tuple[str, str]]]) -> int:
+    return max(1, CHARACTERS // (max(len(label) for label, _ in entries) + 6))
 
 
 def plane(axes: Axes, where: Plane, table: pa.Table, colour: str, label: str) -> None:
@@ -200,11 +216,18 @@ def curves(axes: Axes, table: pa.Table, column: str) -> str:
     if (values[known] > 0).all():
         axes.set_yscale("log")
         plain_ticks(axes.yaxis, values[known])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch", ylabel=title_of(column))
+    _over_epochs(axes, epochs)
+    axes.set_ylabel(title_of(column))
     drawn, models = sum(map(len, chosen)), len(diverged)
     said = f"sample of {drawn:,} of {models:,} models" if drawn < models else f"all {models:,} models"
     return said + (f"; {title_of(column)} above {ceiling:.3g} drawn at that height" if clipped else "")
+
+
+def _over_epochs(axes: Axes, epochs: Array) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if epochs.min(initial=np.inf) == epochs.max(initial=-np.inf):
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 
 def _spread(items: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

@@ -12,6 +12,8 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 MARKERS = ("o", "^", "s")
 """Beyond seven labels the shape changes too."""
 GREY, DIVERGED = "#999999", "#D55E00"
+OTHERS = (GREY, "x")
+"""How labels look for which there is no colour left."""
 NUMBERS = "viridis"
 """The colour map of numbers."""
 MAX_LABEL = 24
@@ -61,6 +63,7 @@ def title_of(name: str) -> str:
 def readable(text: str) -> str:
     """Return a label that fits into a legend: short, and without what cannot be printed."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = text or "(empty)"
     return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
 
 
@@ -70,4 +73,4 @@ def looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     room = len(PALETTE) * len(MARKERS) - 1
     kept = sorted(name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:room])
     found = {name: (PALETTE[i % len(PALETTE)], MARKERS[i // len(PALETTE)]) for i, name in enumerate(kept)}
-    return found | {name: (GREY, "x") for name in counts if name not in found}
+    return found | {name: OTHERS for name in counts if name not in found}
