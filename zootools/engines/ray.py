@@ -62,6 +62,11 @@ class _Job:
     fingerprint: dict[str, Any]
 
 
+def task_needs(device: str) -> dict[str, float]:
+    """Return what one task takes of a machine, as options of `ray.remote`."""
+    return {"num_cpus": 1} | ({"num_gpus": GPU_SHARE} if device == "cuda" else {})
+
+
 def run_ray(
     folder: "ZooFolder",
     plan: "Plan",
@@ -93,10 +98,10 @@ def run_ray(
     if not stacks:
         return []
     ray = import_ray()
-    needs = {"num_cpus": 1} | ({"num_gpus": GPU_SHARE} if backend.device == "cuda" else {})
+    needs = task_needs(backend.device)
     options = {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": AHEAD, **needs}
     fingerprint, models = backend.fingerprint(), plan.models()
-    journal, machines = Journal(folder, fingerprint), _Machines(ray, needs)
+    journal, machines = Journal(folder, fingerprint), Machines(ray, needs)
     kernel = backend.kernel.read_bytes() if backend.kernel else None
     job = _Job(plan.schema, plan.spec.training, images.classes, backend, kernel, fingerprint)
     with connect(address, workers):
@@ -116,7 +121,7 @@ def _train(
     ray: Any,
     stacks: Sequence[int],
     submit: Callable[[int], Any],
-    machines: "_Machines",
+    machines: "Machines",
     journal: Journal,
     workers: int | None,
     report: Callable[[int, float], None],
@@ -173,7 +178,7 @@ def _train(
     return sorted(failed)
 
 
-class _Machines:
+class Machines:
     """The machines of the cluster, and which of them the build does not use.
 
     Args:
