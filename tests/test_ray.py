@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from zootools.engines.cluster import connect
 from zootools.engines.journal import Journal
 from zootools.engines.ray import Machines, task_needs
 from zootools.engines.worker import compute_epochs
-from zootools.errors import ClusterError, DamagedZooError
+from zootools.errors import ClusterError, DamagedZooError, WorkerError
 from zootools.images import load_images
 from zootools.population import expand
 from zootools.spec import load_spec
@@ -168,6 +169,16 @@ def wait_for_shards(out: Path, count: int, going_on: Callable[[], bool]) -> bool
     return False
 
 
+def running_stacks() -> list[psutil.Process]:
+    """Those of our nodes' processes that train a stack: Ray gives them the names of their tasks."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::stack-"):
+                found.append(process)
+    return found
+
+
 class Building:
     """A build in a thread; Ray's nodes, which it meets, are started and stopped by the main thread alone."""
 
@@ -221,23 +232,38 @@ def test_y1_killed_workers_lose_nothing(
 ) -> None:
     chance, out, wanted = fault_random("Y1"), tmp_path / "zoo", 20
     spec = load_spec(specs / "sixty.yaml")
-    killed: list[str] = []
+    killed = 0
     building = Building(spec, out)
     # One at a time, each while stacks are trained, and with epochs committed since the one before.
-    while len(killed) < wanted and wait_for_shards(out, 5 * len(killed) + 1, building.goes_on):
+    while killed < wanted and wait_for_shards(out, 5 * killed + 1, building.goes_on):
         time.sleep(chance.uniform(0, 0.2))
-        tasks = [task for task in psutil.process_iter(["name"]) if task.info["name"].startswith("ray::stack-")]
-        if tasks:
+        if tasks := running_stacks():
             task = chance.choice(tasks)
             task.kill()
-            killed.append(task.info["name"])
+            killed += 1
     building.wait()
-    assert len(killed) == wanted
+    assert killed == wanted
     # A task may have ended between our look and our kill; then nothing died that was at work.
     assert capsys.readouterr().err.count("The worker died unexpectedly") >= wanted // 2
     assert status(out)["expected"] == status(out)["ok"] == 510
     assert list(faults(out)) == []
     assert tree(out) == local("sixty")
+
+
+def test_a_stack_whose_worker_always_dies_is_given_up_and_the_next_build_tries_it_again(
+    nodes: Nodes, specs: Path, tmp_path: Path
+) -> None:
+    """Its epochs are so long that none is committed between two kills, but for the first one of all."""
+    out, slow = tmp_path / "zoo", ["grid.activation=[tanh]", "images.train=100000", "training.epochs=2"]
+    building = Building(load_spec(specs / "tiny.yaml", slow), out)
+    while building.goes_on():
+        for task in running_stacks():
+            task.kill()
+        time.sleep(0.02)
+    with pytest.raises(WorkerError, match=r"the worker of 1 of 1 stacks died 3 times"):
+        building.wait()
+    assert (status(out)["failed"], status(out)["missing"]) == (3, 0)
+    assert build(load_spec(specs / "tiny.yaml", slow), out, engine="ray", quiet=True)["counts"]["ok"] == 3
 
 
 def test_y2_a_node_is_lost_and_another_one_joins(
