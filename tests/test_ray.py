@@ -156,8 +156,8 @@ def is_alive(process: subprocess.Popen[str]) -> bool:
     return process.poll() is None
 
 
-def shards(out: Path) -> int:
-    return len(list(out.glob("checkpoints/*/epoch-*.safetensors")))
+def shards(out: Path, stack: str = "*") -> int:
+    return len(list(out.glob(f"checkpoints/{stack}/epoch-*.safetensors")))
 
 
 def wait_for_shards(out: Path, count: int, going_on: Callable[[], bool]) -> bool:
@@ -169,13 +169,13 @@ def wait_for_shards(out: Path, count: int, going_on: Callable[[], bool]) -> bool
     return False
 
 
-def running_stacks() -> list[psutil.Process]:
-    """Those of our nodes' processes that train a stack: Ray gives them the names of their tasks."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
+def running_stacks(parent: int | None = None) -> dict[str, psutil.Process]:
+    """The processes below ``parent``, or this process, that train a stack; Ray gives them the names of their tasks."""
+    found = {}
+    for process in psutil.Process(parent).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if process.name().startswith("ray::stack-"):
-                found.append(process)
+                found[process.name()[5:16]] = process
     return found
 
 
@@ -232,17 +232,21 @@ def test_y1_killed_workers_lose_nothing(
 ) -> None:
     chance, out, wanted = fault_random("Y1"), tmp_path / "zoo", 20
     spec = load_spec(specs / "sixty.yaml")
-    killed = 0
+    killed = list[str]()
     building = Building(spec, out)
-    # One at a time, each while stacks are trained, and with epochs committed since the one before.
-    while killed < wanted and wait_for_shards(out, 5 * killed + 1, building.goes_on):
+    # One at a time, and each stack again only after it has come further: else it would be given up, as it should.
+    left = dict[str, int]()
+    while len(killed) < wanted and wait_for_shards(out, 5 * len(killed) + 1, building.goes_on):
         time.sleep(chance.uniform(0, 0.2))
-        if tasks := running_stacks():
-            task = chance.choice(tasks)
-            task.kill()
-            killed += 1
+        for stack, task in running_stacks().items():
+            stored = shards(out, stack)
+            if stored > left.get(stack, -1):
+                task.kill()
+                left[stack] = stored
+                killed.append(stack)
+                break
     building.wait()
-    assert killed == wanted
+    assert len(killed) == wanted
     # A task may have ended between our look and our kill; then nothing died that was at work.
     assert capsys.readouterr().err.count("The worker died unexpectedly") >= wanted // 2
     assert status(out)["expected"] == status(out)["ok"] == 510
@@ -257,7 +261,7 @@ def test_a_stack_whose_worker_always_dies_is_given_up_and_the_next_build_tries_i
     out, slow = tmp_path / "zoo", ["grid.activation=[tanh]", "images.train=100000", "training.epochs=2"]
     building = Building(load_spec(specs / "tiny.yaml", slow), out)
     while building.goes_on():
-        for task in running_stacks():
+        for task in running_stacks().values():
             task.kill()
         time.sleep(0.02)
     with pytest.raises(WorkerError, match=r"the worker of 1 of 1 stacks died 3 times"):
@@ -273,7 +277,10 @@ def test_y2_a_node_is_lost_and_another_one_joins(
     building = Building(load_spec(specs / "long.yaml"), out)
     for number in range(lane(1, 5)):
         assert wait_for_shards(out, 20 * number + 10, building.goes_on)
-        nodes.remove(nodes.nodes[0])
+        busy = list[Any]()
+        while building.goes_on() and not busy:
+            busy = [node for node in nodes.nodes if running_stacks(node.all_processes["raylet"][0].process.pid)]
+        nodes.remove(busy[0])
         nodes.add()
     building.wait()
     assert "its machine is lost" in capsys.readouterr().err
