@@ -152,6 +152,9 @@ def test_a_page_shows_models_and_follows_its_filters(browser: Any, page_file: Pa
         page.select_option("#colour", label="initialisation")
         page.wait_for_function("document.getElementById('map').data.length === 3")
         assert page.locator("#legend > span").all_text_contents() == ["● normal", "● uniform"]
+        page.wait_for_function(
+            "document.getElementById('map')._fullLayout.height === document.getElementById('map').clientHeight"
+        )
 
 
 def test_the_texts_of_a_stranger_are_texts(browser: Any, tiny_zoo: Path, tmp_path: Path) -> None:

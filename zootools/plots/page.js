@@ -178,7 +178,10 @@ function draw() {
   // Named one by one: plotly has a button that sends the picture to a server.
   const modeBarButtons = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
   const settings = { displaylogo: false, responsive: true, scrollZoom: true, modeBarButtons };
-  return Plotly.react("map", traces, layout, settings).then(() => { document.body.dataset.drawn = performance.now() - begun; });
+  return Plotly.react("map", traces, layout, settings).then(async (map) => {
+    if (map.clientHeight !== map._fullLayout.height) await Plotly.Plots.resize(map); // the legend has taken its room
+    document.body.dataset.drawn = performance.now() - begun;
+  });
 }
 
 function trace(rows, more, marker) {
