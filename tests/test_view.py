@@ -153,7 +153,8 @@ def test_a_page_shows_models_and_follows_its_filters(browser: Any, page_file: Pa
         page.wait_for_function("document.getElementById('map').data.length === 3")
         assert page.locator("#legend > span").all_text_contents() == ["● normal", "● uniform"]
         page.wait_for_function(
-            "document.getElementById('map')._fullLayout.height === document.getElementById('map').clientHeight"
+            "(map => Math.abs(map._fullLayout.height - map.clientHeight) <= 1)(document.getElementById('map'))",
+            timeout=20_000,
         )
 
 

@@ -179,7 +179,7 @@ function draw() {
   const modeBarButtons = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
   const settings = { displaylogo: false, responsive: true, scrollZoom: true, modeBarButtons };
   return Plotly.react("map", traces, layout, settings).then(async (map) => {
-    if (map.clientHeight !== map._fullLayout.height) await Plotly.Plots.resize(map); // the legend has taken its room
+    if (Math.abs(map.clientHeight - map._fullLayout.height) > 1) await Plotly.Plots.resize(map); // the legend has taken its room
     document.body.dataset.drawn = performance.now() - begun;
   });
 }
