@@ -102,7 +102,7 @@ def represent(
         best, how = search_recipes(home, recipe, Path(search), out, overrides=overrides, address=address, quiet=quiet)
         settings, overrides, out = best.recipe, [*overrides, *best.changes], out / f"trial-{best.number:05d}"
         notes.append(how)
-    run = _Run(home, others, targets, excluded)
+    run = Scorer(home, others, targets, excluded)
 
     def say(text: str) -> None:
         if not quiet:
@@ -215,18 +215,19 @@ def validation_scores(home: Checkpoints, targets: list[str], encoder: Encoder, n
 
 
 @dataclass
-class _Run:
-    """The rows of the results, as they come."""
+class Scorer:
+    """Scores methods one after the other, and gathers the rows of the results."""
 
     home: Checkpoints
     others: list[Checkpoints]
     targets: list[str]
     excluded: dict[str, str]
+    """Targets and methods without scores, and why; methods are added."""
     probes: Sequence[str] = PROBES
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def score(self, method: Method) -> None:
-        """Fit both probes for every target on a method's features, and score them on every split and zoo."""
+        """Fit the probes for every target on a method's features, and score them on every split and zoo."""
         places = [
             (zoo.name, split, part)
             for zoo in (self.home, *self.others)

@@ -7,22 +7,55 @@ from typing import Any
 from zootools.yaml_reader import read_yaml
 
 
-def published(zoo: str, evaluated_on: str, method: str, target: str, metric: str) -> float | None:
+def published(
+    zoo: str, evaluated_on: str, method: str, target: str, metric: str, figure: str | None = None
+) -> float | None:
     """Return what the paper reports, R2 and accuracy as fractions; None where it reports nothing.
 
     ``zoo`` is what encoder and probes were fitted on; the zoos of the paper are known by their specification's name.
+    ``figure`` (``figure13``) asks for what is printed there, where that differs.
     """
-    section = _figures()["transfer" if evaluated_on != zoo else "zoos"].get(zoo, {})
-    if evaluated_on != zoo:
-        section = section.get(evaluated_on, {}).get(metric, {})
-    elif metric == "kendall_tau":
-        return None
-    values = section.get(target)
-    methods = section.get("methods", [])
-    if not values or method not in methods:
-        return None
-    value = values[methods.index(method)]
-    return None if value is None else value / (1 if metric == "kendall_tau" else 100)
+    kind = "zoos" if evaluated_on == zoo and metric != "kendall_tau" else "transfer"
+    places = [_inside("figures", figure, zoo, evaluated_on, metric)] if figure else []
+    places.append(_inside("zoos", zoo) if kind == "zoos" else _inside("transfer", zoo, evaluated_on, metric))
+    for place in places:
+        value = _value(place, "methods", method, target)
+        if value is not None:
+            return value / (1 if metric == "kendall_tau" else 100)
+    return None
+
+
+def published_ablation(kind: str, method: str, target: str) -> float | None:
+    """Return what the paper reports of a variation of TETRIS-SEED's encoder, as a fraction: Tables 2, 3 and 12.
+
+    ``kind`` is ``architecture``, ``augmentation`` (``target`` is then the loss), or ``compression_3`` and ``_5``.
+    """
+    value = _value(_inside("ablations", kind), "methods", method, target)
+    return None if value is None else value / 100
+
+
+def published_factor(zoo: str, name: str) -> float | None:
+    """Return an entry of the top of Table 4: ``variance``, ``variance_within``, or ``reconstruction_train``."""
+    value = _value(_inside("factors"), "zoos", zoo, name)
+    return value / 100 if value is not None and name == "reconstruction_train" else value
+
+
+def printed(section: str) -> Any:
+    """Return a table of words: ``zoos_as_described``, ``settings`` or ``layers`` (Tables 8 to 11)."""
+    return _figures()[section]
+
+
+def _inside(*keys: str | None) -> Any:
+    found = _figures()
+    for key in keys:
+        found = found.get(key, {})
+    return found
+
+
+def _value(place: Any, names: str, name: str, row: str) -> float | None:
+    """Return the value of a row under a name, where ``place[names]`` says which name each of its values has."""
+    columns = place.get(names, [])
+    return place[row][columns.index(name)] if name in columns and row in place else None
 
 
 @cache

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,6 @@ class Results:
         The interval is Student's, for the mean over seeds of one zoo and one split; None with a single seed. Beside
         it stands the paper's figure, in the same unit, where it has one.
         """
-        from scipy.stats import t
-
         groups: dict[tuple[Any, ...], list[float | None]] = {}
         keys = ("zoo", "evaluated_on", "method", "probe", "split", "target", "metric")
         for row in self.table.to_pylist():
@@ -92,15 +90,10 @@ class Results:
         for group, found in groups.items():
             entry = dict(zip(keys, group, strict=True))
             values = [value for value in found if value is not None]
-            count = len(values)
-            mean = sum(values) / count if count else None
-            interval = None
-            if mean is not None and count > 1:
-                deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-                interval = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+            mean, interval = mean_and_interval(values) if values else (None, None)
             paper = published(**{key: entry[key] for key in keys if key not in ("probe", "split")})
             paper = paper if entry["split"] == "test" and entry["probe"] != "standardised" else None
-            entries.append(entry | {"mean": mean, "interval": interval, "seeds": count, "paper": paper})
+            entries.append(entry | {"mean": mean, "interval": interval, "seeds": len(values), "paper": paper})
         return entries
 
     def render(self) -> str:
@@ -125,6 +118,18 @@ class Results:
         lines += ["", "fitted on: " + ", ".join(f"{name} {count:,} checkpoints" for name, count in fits.items())]
         lines += [f"not scored: {name}: {reason}" for name, reason in self.excluded.items()]
         return "\n".join([*lines, *self.notes])
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and half the width of its 95 % interval (Student's); None for a single value."""
+    from scipy.stats import t
+
+    count = len(values)
+    mean = sum(values) / count
+    if count == 1:
+        return mean, None
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    return mean, float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
 def _grid(entries: list[dict[str, Any]]) -> list[str]:

@@ -1,14 +1,9 @@
 """Tokens and augmentations: they lose nothing, and permuted networks are the same networks."""
 
 import itertools
-import json
 import math
-import runpy
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +15,7 @@ from torch import Tensor
 
 from representation.augment import Augmenter
 from representation.recipes import Augmentation
+from representation.reproduction.equivariance import trajectories
 from representation.tokens import Tokenizer
 from zootools.architectures import Schema, build_schema
 from zootools.images import ImageData, Subset
@@ -35,7 +31,6 @@ SCHEMAS: dict[str, Callable[[], Schema]] = {
     "cnn_unterthiner": lambda: build_schema(ARCHITECTURES["cnn_unterthiner"], (1, 28, 28), 10),
     "cnn_large": lambda: build_schema(ARCHITECTURES["cnn_large"], (3, 32, 32), 10),
 }
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PERMUTE = Augmentation(erase_probability=0.0)
 NOTHING = Augmentation(permute=False, erase_probability=0.0)
 
@@ -147,7 +142,6 @@ def test_training_a_permuted_network_is_permuting_a_trained_one(
     schema, images = problem
     # At this learning rate a first step of the wrong sign, where rounding decides it, is below the tolerance.
     model = make_model(1, optimizer=optimizer, init="kaiming_uniform", weight_decay=0.01, lr=1e-4)
-    trajectories = runpy.run_path(str(BENCHMARKS / "equivariance.py"))["trajectories"]
     for data, tolerance in ((images, 1e-4), (double(images), 1e-10)):
         result = trajectories(schema, model, data, batch_size=4, epochs=2)
         size = result.weights["A"].norm(dim=1)
@@ -155,15 +149,6 @@ def test_training_a_permuted_network_is_permuting_a_trained_one(
         assert (result.distance("A", "B") > 0.1 * size).all()
         assert (result.weights["A"][1:] != result.weights["A"][:-1]).any(dim=1).all()
         assert result.accuracies["A"] == result.accuracies["Ap"] == result.accuracies["B"]
-
-
-def test_the_command_draws_figure_5(tmp_path: Path) -> None:
-    command = [sys.executable, BENCHMARKS / "equivariance.py", "--network", "mlp", "--epochs", "2", "--train", "50"]
-    done = subprocess.run([*command, "--out", tmp_path / "figure.png", "--json"], capture_output=True, check=True)
-    rows = json.loads(done.stdout)
-    assert [row["epoch"] for row in rows] == [0, 1, 2]
-    assert all(row["distance_Ap_B"] < 1e-4 < row["distance_A_B"] for row in rows)
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 # --- views ----------------------------------------------------------------------------------------------------

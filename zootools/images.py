@@ -164,10 +164,28 @@ def _digits() -> tuple[Part, Part]:
     return (pixels[:1297], labels[:1297]), (pixels[1297:], labels[1297:])
 
 
-def _torchvision(images: DatasetImages, root: Path) -> tuple[Part, Part]:
+def has_images(images: Images, data: Path | None = None) -> bool:
+    """Return whether all images are at hand: whether `load_images` would download nothing."""
+    if not isinstance(images, DatasetImages) or images.name == "digits":
+        return True
+    read = _readers(data_folder(data))[images.name]
+    try:
+        for train in (True, False):
+            read(train, False)
+    except _NOT_WHOLE:
+        return False
+    return True
+
+
+_NOT_WHOLE = (RuntimeError, OSError, EOFError, ValueError, AssertionError)
+"""What torchvision raises where files are missing or damaged."""
+
+
+def _readers(root: Path) -> dict[str, Callable[[bool, bool], Any]]:
+    """Return for each data set of torchvision what reads its training (or test) part, and may download it."""
     from torchvision import datasets
 
-    readers: dict[str, Callable[[bool, bool], Any]] = {
+    return {
         "mnist": lambda train, download: datasets.MNIST(root, train, download=download),
         "fashion_mnist": lambda train, download: datasets.FashionMNIST(root, train, download=download),
         "kmnist": lambda train, download: datasets.KMNIST(root, train, download=download),
@@ -176,7 +194,10 @@ def _torchvision(images: DatasetImages, root: Path) -> tuple[Part, Part]:
         "svhn": lambda train, download: datasets.SVHN(root, "train" if train else "test", download=download),
         "stl10": lambda train, download: datasets.STL10(root, "train" if train else "test", download=download),
     }
-    read = readers[images.name]
+
+
+def _torchvision(images: DatasetImages, root: Path) -> tuple[Part, Part]:
+    read = _readers(root)[images.name]
     return _raw(images.name, read, True, root), _raw(images.name, read, False, root)
 
 
@@ -184,7 +205,7 @@ def _raw(name: str, read: Callable[[bool, bool], Any], train: bool, root: Path) 
     """Read one part of a torchvision data set as uint8 ``[n, channels, height, width]``."""
     try:
         dataset = read(train, False)
-    except (RuntimeError, OSError, EOFError, ValueError, AssertionError):  # not there, or not whole: fetch it
+    except _NOT_WHOLE:  # not there, or not whole: fetch it
         try:
             root.mkdir(parents=True, exist_ok=True)
             dataset = read(train, True)

@@ -78,15 +78,16 @@ class Progress:
         self._last = time.monotonic()
         elapsed, done = self._last - self._begun, self._count
         fresh = done - self._at_start
-        left = f", about {_duration((self._total - done) * elapsed / fresh)} left" if fresh > 0 else ""
+        left = f", about {duration((self._total - done) * elapsed / fresh)} left" if fresh > 0 else ""
         print(
-            f"training: {done:.0f} of {self._total} {self._unit} in {_duration(elapsed)}{left}",
+            f"training: {done:.0f} of {self._total} {self._unit} in {duration(elapsed)}{left}",
             file=self._file,
             flush=True,
         )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as people say it: ``2h05m``, ``3m20s``, ``14s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

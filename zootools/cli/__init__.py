@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from zootools import __version__
-from zootools.cli import build, hub, look, read, represent
+from zootools.cli import build, hub, look, read, represent, reproduce
 from zootools.errors import InterruptedBuildError, ZooError, redact
 
 
@@ -87,5 +87,6 @@ for command in (
     represent.represent,
     look.plot,
     look.view,
+    reproduce.reproduce,
 ):
     main.add_command(command)

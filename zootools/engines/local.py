@@ -160,7 +160,7 @@ def _main(
     """Train the stacks that come through the pipe, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_leave_with_parent, args=(watched,), daemon=True).start()
+    threading.Thread(target=leave_with_parent, args=(watched,), daemon=True).start()
 
     import torch
 
@@ -193,7 +193,7 @@ def _main(
             pipe.send(("failed", traceback.format_exc()))
 
 
-def _leave_with_parent(watched: connection.Connection) -> None:
+def leave_with_parent(watched: connection.Connection) -> None:
     """Wait for the parent's end of a pipe to close, which the system does however the parent dies."""
     try:
         watched.recv()

@@ -1,0 +1,123 @@
+"""What a reproduction will take, without training anything: arithmetic, and two seconds of this machine's trainers."""
+
+import os
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from representation.encoders import Encoder
+from representation.reproduction.items import ZOOS, Item, Job, all_jobs
+from representation.reproduction.scales import Scale
+from zootools.builder import estimate, zoo_schema
+from zootools.population import expand
+from zootools.probe import seconds_per_model_sample
+from zootools.progress import duration
+from zootools.spec import ZooSpec
+
+SHARE_OF_PEAK = 0.25
+"""Of the speed of a large product of matrices, what training an encoder reaches: a round figure, for estimates."""
+PROBING = 3e11
+"""Floating-point operations that jobs without an encoder are counted as: some seconds."""
+
+
+@cache
+def job_flops(scale: Scale, job: Job) -> float:
+    """Return the floating-point operations of a job: those of training, two views forward and backward, and probing."""
+    if not job.learns:
+        return PROBING
+    recipe, spec = scale.recipe_of(job), scale.spec(job.zoo)
+    schema = zoo_schema(spec)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoder = Encoder.build(schema, recipe.encoder)
+        encoder.decode(encoder(torch.empty(2, schema.size)))
+    return PROBING / 3 + 3 * counter.get_total_flops() * recipe.training.epochs * _training_checkpoints(
+        spec, scale, job
+    )
+
+
+def _training_checkpoints(spec: ZooSpec, scale: Scale, job: Job) -> int:
+    epochs = scale.recipe_of(job).epochs
+    last = epochs.last or spec.training.epochs
+    kept = [
+        e for e in spec.training.kept_epochs if epochs.first <= e <= last and (e - epochs.first) % epochs.every == 0
+    ]
+    return len(kept) * sum(model.split == "train" for model in expand(spec))
+
+
+def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, data: Path | None) -> dict[str, Any]:
+    """Return zoos and encoders that items need, each with an estimate of its seconds on this machine, and their sum."""
+    workers = workers or os.cpu_count() or 1
+    wanted = {zoo for item in items for zoo in item.needed_zoos}
+    zoos = [_zoo(scale, zoo, workers, data) for zoo in ZOOS if zoo in wanted]
+    rate = _flops_per_second() * SHARE_OF_PEAK * workers
+    encoders = []
+    for job in all_jobs(items):
+        if job.learns:
+            name, changes = scale.recipe_words(job)
+            spec, recipe = scale.spec(job.zoo), scale.recipe_of(job)
+            encoders.append(
+                {
+                    "encoder": job.name,
+                    "recipe": " ".join((name, *changes)),
+                    "checkpoints": _training_checkpoints(spec, scale, job),
+                    "epochs": recipe.training.epochs,
+                    "seconds": round(job_flops(scale, job) * seeds / rate, 1),
+                }
+            )
+    total = sum(entry["seconds"] for entry in (*zoos, *encoders))
+    return {"scale": scale.name, "seeds": seeds, "zoos": zoos, "encoders": encoders, "seconds": round(total, 1)}
+
+
+def _zoo(scale: Scale, zoo: str, workers: int, data: Path | None) -> dict[str, Any]:
+    spec = scale.spec(zoo)
+    asked = estimate(spec, data)
+    shown = {"zoo": zoo, "models": asked.models, "checkpoints": asked.checkpoints, "bytes": asked.bytes}
+    return shown | {"seconds": round(asked.model_samples * _rate(scale, zoo, workers), 1)}
+
+
+_RATES: dict[tuple[str, int], float] = {}
+
+
+def _rate(scale: Scale, zoo: str, workers: int) -> float:
+    """Return the seconds per model and training sample, measured once for each network and batch size."""
+    spec = scale.spec(zoo)
+    key = (f"{spec.architecture} {zoo_schema(spec).input_shape} {spec.training.batch_size}", workers)
+    if key not in _RATES:
+        _RATES[key] = seconds_per_model_sample(spec, workers=workers)
+    return _RATES[key]
+
+
+def _flops_per_second() -> float:
+    """Return the speed of one core at a product of float32 matrices."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        matrix = torch.randn(1024, 1024)
+        matrix @ matrix
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < 0.3:
+            matrix @ matrix
+            count += 1
+        return 2 * 1024**3 * count / (time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def show_plan(value: dict[str, Any]) -> str:
+    """Return a plan as text."""
+    lines = [
+        f"{zoo['zoo']:<18} {zoo['models']:>6} models {zoo['checkpoints']:>9,} checkpoints {zoo['bytes'] / 1e9:>6.1f} GB"
+        f" {duration(zoo['seconds']):>9}"
+        for zoo in value["zoos"]
+    ]
+    lines += [
+        f"{entry['encoder']:<28} {entry['checkpoints']:>10,} checkpoints x {entry['epochs']:>4} epochs "
+        f"{duration(entry['seconds']):>9}"
+        for entry in value["encoders"]
+    ]
+    return "\n".join([*lines, f"about {duration(value['seconds'])} on this machine, by arithmetic"])

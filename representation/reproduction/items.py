@@ -1,0 +1,365 @@
+"""The paper's tables and figures as data: which score of which job stands in which cell, beside what the paper prints.
+
+Nothing here computes; `representation.reproduction.work` does the jobs, `report` fills the cells.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from representation.paper import published, published_ablation, published_factor
+from zootools.errors import SpecError, did_you_mean
+
+BASELINES, VARIANCES = "baselines", "variances"
+LOSSES = ("Ec", "ED", "EcD", "Ec+D")
+LABELS = {
+    "reconstruction": "Rec",
+    "epoch": "Eph",
+    "test_accuracy": "Acc",
+    "generalization_gap": "GGap",
+    **{f"test_f1_{label}": f"F1 C{label}" for label in range(4)},
+    "lr": "LR",
+    "l2": "L2",
+    "dropout": "Drop",
+    "train_fraction": "TF",
+    "activation": "Act",
+    "init": "Init",
+    "optimizer": "Opt",
+}
+"""What the paper calls the properties."""
+CLASSES = ("activation", "init", "optimizer")
+"""Properties that are words: their score is the accuracy, not R2."""
+F1 = tuple(f"test_f1_{label}" for label in range(4))
+MNIST = ("mnist_seed", "mnist_hyp_1_fix", "mnist_hyp_1_rand", "mnist_hyp_5_fix", "mnist_hyp_5_rand")
+LARGE = ("mnist_hyp", "fashion_hyp", "cifar10_hyp", "svhn_hyp")
+SEEDS = ("mnist_seed", "fashion_seed", "svhn_seed")
+ZOOS = ("tetris_seed", "mnist_seed", "tetris_hyp", *MNIST[1:], *LARGE, *SEEDS[1:])
+"""Every zoo of the paper, in the order in which they are built: what says most for its time comes first."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing that is computed on a zoo: ``baselines``, ``variances``, or an encoder trained with a loss."""
+
+    zoo: str
+    method: str
+    variation: str = ""
+    """What is changed of the encoder: a name in `VARIATIONS`."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which is that of its files."""
+        return "-".join(part for part in (self.zoo, self.method, self.variation) if part)
+
+    @property
+    def learns(self) -> bool:
+        """Whether an encoder is trained."""
+        return self.method in LOSSES
+
+    @property
+    def transfers(self) -> tuple[str, ...]:
+        """The other zoos on which encoder and probes are scored (Table 7, Figures 11 to 14)."""
+        if self.variation or self.method not in (BASELINES, "Ec+D"):
+            return ()
+        family = LARGE if self.zoo in LARGE else SEEDS if self.zoo == SEEDS[0] else ()
+        return tuple(zoo for zoo in family if zoo != self.zoo)
+
+
+def augmented(letters: str) -> tuple[str, ...]:
+    """Return what Table 3 changes of a recipe: P permutation, E erasing, N noise of the paper's spread."""
+    on = "" if letters == "none" else letters
+    return (
+        f"augmentation.permute={'true' if 'P' in on else 'false'}",
+        f"augmentation.erase_probability={0.5 if 'E' in on else 0.0}",
+        f"augmentation.noise={0.05 if 'N' in on else 0.0}",
+    )
+
+
+AUGMENTATIONS = ("none", "P", "E", "N", "PE", "PN", "EN", "PEN")
+LATENTS = {2: 50, 3: 33, 5: 20}
+"""The length of z for each compression c = N / L of Table 12, the smallest being what all other tables have."""
+VARIATIONS: dict[str, tuple[str, ...]] = {
+    "": (),
+    "FF": (f"encoder={{kind: feed_forward, latent: {LATENTS[2]}}}",),
+    "AttW": ("encoder.tokens=weight", "encoder.compression_token=false"),
+    "AttW+t": ("encoder.tokens=weight",),
+    "AttN": ("encoder.compression_token=false",),
+    **{letters: augmented(letters) for letters in AUGMENTATIONS if letters != "PE"},
+    **{f"c{c}": (f"encoder.latent={LATENTS[c]}",) for c in (3, 5)},
+}
+"""What each variation of a job changes of the recipe."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score, where it stands, and what the paper prints there."""
+
+    row: str
+    column: str
+    job: Job
+    method: str
+    """As the results call it: the loss, or a baseline."""
+    target: str
+    paper: float | None
+    """R2 and accuracy as fractions; None where the paper prints nothing."""
+    metric: str = "r2"
+    evaluated_on: str = ""
+    """Another zoo than the job's; empty for the same."""
+    split: str = "test"
+
+    @property
+    def percent(self) -> bool:
+        """Whether it is shown in percent."""
+        return self.metric in ("r2", "accuracy")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or a figure."""
+
+    name: str
+    title: str
+    grids: tuple[tuple[Cell, ...], ...] = ()
+    """Its scores, one or more grids of rows and columns."""
+    note: str = ""
+    picture: bool = False
+    zoos: tuple[str, ...] = ()
+    """Zoos that the picture shows."""
+    encoders: tuple[Job, ...] = ()
+    """Encoders that the picture shows."""
+
+    @property
+    def cells(self) -> Iterator[Cell]:
+        """Its scores."""
+        return (cell for grid in self.grids for cell in grid)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What must be done for it."""
+        return list(dict.fromkeys([*(cell.job for cell in self.cells), *self.encoders]))
+
+    @property
+    def needed_zoos(self) -> set[str]:
+        """The zoos that must be built for it."""
+        evaluated = {cell.evaluated_on for cell in self.cells if cell.evaluated_on}
+        return evaluated | {job.zoo for job in self.jobs} | set(self.zoos)
+
+
+def zoo_label(zoo: str) -> str:
+    """Return what the paper calls a zoo: ``MNIST-HYP-1-FIX-SEED``."""
+    return zoo.upper().replace("_", "-") + ("-SEED" if zoo.endswith(("_fix", "_rand")) else "")
+
+
+def _score(row: str, column: str, zoo: str, method: str, target: str, variation: str = "") -> Cell:
+    """Return a cell for a property at home, on the test split."""
+    job = Job(zoo, method if method in LOSSES else BASELINES, variation)
+    metric = "accuracy" if target in CLASSES else "r2"
+    return Cell(row, column, job, method, target, published(zoo, zoo, method, target, metric), metric)
+
+
+def _varied(row: str, column: str, loss: str, target: str, variation: str, paper: float | None) -> Cell:
+    return Cell(row, column, Job("tetris_seed", loss, variation), loss, target, paper)
+
+
+def _table1() -> Iterator[Cell]:
+    for loss in LOSSES:
+        for target in ("reconstruction", "epoch", "test_accuracy", *F1):
+            if (loss, target) != ("Ec", "reconstruction"):
+                yield _score(loss, LABELS[target], "tetris_seed", loss, target)
+
+
+def _table2() -> Iterator[Cell]:
+    for name in ("FF", "AttW", "AttW+t", "AttN", "AttN+t"):
+        for target in ("reconstruction", "epoch", "test_accuracy", *F1):
+            if name == "AttN+t":
+                yield _score(name, LABELS[target], "tetris_seed", "EcD", target)
+            else:
+                paper = published_ablation("architecture", name, target)
+                yield _varied(name, LABELS[target], "EcD", target, name, paper)
+
+
+def _table3() -> Iterator[Cell]:
+    for loss in ("ED", "EcD", "Ec+D"):
+        for letters in AUGMENTATIONS:
+            if letters == "PE":
+                yield _score(loss, letters, "tetris_seed", loss, "reconstruction")
+            else:
+                paper = published_ablation("augmentation", letters, loss)
+                yield _varied(loss, letters, loss, "reconstruction", letters, paper)
+
+
+def _table4_factors() -> Iterator[Cell]:
+    for zoo in MNIST:
+        for row, target in (("VAR", "variance"), ("VARc", "variance_within")):
+            paper = published_factor(zoo, target)
+            yield Cell(row, zoo_label(zoo), Job(zoo, VARIANCES), VARIANCES, target, paper, "variance", split="all")
+    for zoo in MNIST:
+        paper = published_factor(zoo, "reconstruction_train")
+        job = Job(zoo, "Ec+D")
+        yield Cell("Rtr", zoo_label(zoo), job, "Ec+D", "reconstruction", paper, split="train")
+    for zoo in MNIST:
+        yield _score("Rtes", zoo_label(zoo), zoo, "Ec+D", "reconstruction")
+
+
+def _table4_tasks() -> Iterator[Cell]:
+    losses = dict(zip(MNIST, ("Ec+D", "EcD", "Ec+D", "EcD", "EcD"), strict=True))
+    for zoo, loss in losses.items():
+        for target in ("epoch", "test_accuracy", "generalization_gap", *(["init"] if zoo != "mnist_seed" else [])):
+            for column, method in (("W", "W"), ("s(W)", "s(W)"), ("learned", loss)):
+                yield _score(f"{zoo_label(zoo)} {LABELS[target]}", column, zoo, method, target)
+
+
+def _table5(zoo: str) -> Iterator[Cell]:
+    more = F1 if zoo == "tetris_seed" else ("lr", "activation", "init")
+    for target in ("epoch", "test_accuracy", "generalization_gap", *more):
+        for method in ("W", "PCA-linear", "PCA-cosine", "PCA-rbf", "UMAP", "s(W)", "EcD"):
+            yield _score(LABELS[target], method, zoo, method, target)
+
+
+def _by_zoo(zoos: Sequence[str], targets: Sequence[str], loss: str) -> Iterator[Cell]:
+    for zoo in zoos:
+        for target in targets:
+            for method in ("W", "s(W)", loss):
+                yield _score(f"{zoo_label(zoo)} {LABELS[target]}", method, zoo, method, target)
+
+
+def _table12() -> Iterator[Cell]:
+    for loss in ("Ec", "ED", "EcD"):
+        for c in LATENTS:
+            for target in ("reconstruction", "epoch", "test_accuracy", "generalization_gap", *F1):
+                if (loss, target) == ("Ec", "reconstruction"):
+                    continue
+                row = f"{loss}, c = {c}"
+                if c == 2:
+                    yield _score(row, LABELS[target], "tetris_seed", loss, target)
+                else:
+                    paper = published_ablation(f"compression_{c}", loss, target)
+                    yield _varied(row, LABELS[target], loss, target, f"c{c}", paper)
+
+
+def _transfer(homes: Sequence[str], zoos: Sequence[str], target: str, metric: str, item: str) -> Iterator[Cell]:
+    """Return cells for a property that is predicted on other zoos, and at home."""
+    for home in homes:
+        for zoo in zoos:
+            for method in ("W", "s(W)", "Ec+D"):
+                job = Job(home, method if method in LOSSES else BASELINES)
+                row = f"{zoo_label(home)} on {'itself' if zoo == home else zoo_label(zoo)}"
+                row += {"kendall_tau": ", tau", "r2": ", R2"}[metric]
+                paper = published(home, zoo, method, target, metric, item)
+                yield Cell(row, method, job, method, target, paper, metric, "" if zoo == home else zoo)
+
+
+def _transfer_figure(number: int, target: str, zoos: Sequence[str]) -> Item:
+    name = f"figure{number}"
+    grids = tuple(tuple(_transfer(zoos[:1], zoos, target, metric, name)) for metric in ("kendall_tau", "r2"))
+    title = f"{LABELS[target]} in and out of distribution, learned on {zoo_label(zoos[0])}"
+    swapped = "The paper's rows are swapped in print; its R2 off home are taken as fractions."
+    note = swapped if number == 14 else ""
+    return Item(name, title, grids, note, picture=True, zoos=tuple(zoos), encoders=(Job(zoos[0], "Ec+D"),))
+
+
+_DOUBT = "The paper's PCA and UMAP values below 1 are as printed; their unit is doubtful."
+_SCORES = "R2 on the test split in %"
+
+ITEMS: dict[str, Item] = {
+    item.name: item
+    for item in (
+        Item("table1", f"Losses on TETRIS-SEED. {_SCORES}", (tuple(_table1()),)),
+        Item("table2", f"Encoders on TETRIS-SEED, loss EcD. {_SCORES}", (tuple(_table2()),)),
+        Item(
+            "table3",
+            "Augmentations on TETRIS-SEED: permutation P, erasing E, noise N. R2 of the reconstruction in %",
+            (tuple(_table3()),),
+        ),
+        Item(
+            "table4",
+            "Generating factors of the MNIST zoos. R2, accuracy (Init) and reconstruction in %, variances as they are",
+            (tuple(_table4_factors()), tuple(_table4_tasks())),
+            "VAR is the variance of each weight over all checkpoints, averaged over weights; VARc its mean over the "
+            "groups of one initialisation and activation. Rtr and Rtes are of Ec+D on the train and the test split.",
+        ),
+        Item(
+            "table5",
+            f"TETRIS-SEED and TETRIS-HYP. {_SCORES}, accuracy for Act and Init",
+            (tuple(_table5("tetris_seed")), tuple(_table5("tetris_hyp"))),
+            _DOUBT,
+        ),
+        Item(
+            "table6",
+            f"The zoos of Unterthiner et al. {_SCORES}, accuracy for Act, Init and Opt",
+            (
+                tuple(
+                    _by_zoo(
+                        LARGE,
+                        (
+                            "epoch",
+                            "test_accuracy",
+                            "generalization_gap",
+                            "lr",
+                            "l2",
+                            "dropout",
+                            "train_fraction",
+                            *CLASSES,
+                        ),
+                        "EcD",
+                    )
+                ),
+            ),
+        ),
+        Item(
+            "table7",
+            "Generalisation gap out of distribution. Kendall's tau on the test split",
+            (tuple(_transfer(LARGE, LARGE, "generalization_gap", "kendall_tau", "table7")),),
+        ),
+        Item("table8", "The zoos", note="Ours are of the specifications as they are, whatever the scale."),
+        Item("table9", "Settings of the zoos", note="Ours are of the specifications as they are, whatever the scale."),
+        Item("table10", "The network of the TETRIS zoos"),
+        Item(
+            "table11",
+            "The network of the MNIST zoos",
+            note="The paper's third pooling and its 200 parameters of fc2 do not make its own 2464; its code has ours.",
+        ),
+        Item("table12", f"Compression on TETRIS-SEED, c = N / L. {_SCORES}", (tuple(_table12()),)),
+        Item(
+            "table13",
+            f"MNIST-SEED and FASHION-SEED. {_SCORES}",
+            (tuple(_by_zoo(SEEDS[:2], ("epoch", "test_accuracy", "generalization_gap"), "Ec+D")),),
+        ),
+        Item("figure4", "UMAP of the MNIST zoos' weights, by initialisation", picture=True, zoos=MNIST),
+        Item("figure5", "Training a permuted network is permuting a trained one", picture=True),
+        Item("figure6", "The four shapes of the tetris images", picture=True),
+        Item("figure7", "Properties of the MNIST zoos", picture=True, zoos=MNIST),
+        Item(
+            "figure8",
+            "UMAP of MNIST-HYP: weights, statistics, learned representation",
+            picture=True,
+            zoos=("mnist_hyp",),
+            encoders=(Job("mnist_hyp", "EcD"),),
+        ),
+        Item("figure9", "The network of the TETRIS zoos", picture=True),
+        Item("figure10", "The network of the MNIST zoos", picture=True),
+        _transfer_figure(11, "test_accuracy", LARGE),
+        _transfer_figure(12, "epoch", LARGE),
+        _transfer_figure(13, "generalization_gap", LARGE),
+        _transfer_figure(14, "test_accuracy", SEEDS),
+    )
+}
+"""Everything that can be reproduced, by name."""
+
+
+def find_items(names: Sequence[str]) -> list[Item]:
+    """Return the items of some names, in the paper's order; ``all`` names all. Raises SpecError for other names."""
+    for name in names:
+        if name != "all" and name not in ITEMS:
+            raise SpecError(f"{name}: no table or figure that can be reproduced{did_you_mean(name, [*ITEMS, 'all'])}")
+    return [item for name, item in ITEMS.items() if "all" in names or name in names]
+
+
+def all_jobs(items: Sequence[Item]) -> list[Job]:
+    """Return what must be done for some items, each job once, in the order of their zoos."""
+    jobs = dict.fromkeys(job for item in items for job in item.jobs)
+
+    def order(job: Job) -> tuple[int, int, bool]:
+        """Of a zoo what costs least comes first, and what fills most cells."""
+        return ZOOS.index(job.zoo), int(job.learns) + bool(job.variation), job.variation.startswith("AttW")
+
+    return sorted(jobs, key=order)

@@ -1,0 +1,200 @@
+"""The paper's figures, each as one PNG file, from zoos and encoders that are there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from representation.baselines import PaperStatistics, flatten
+from representation.checkpoints import Checkpoints
+from representation.encoders import Encoder
+from representation.probes import fit_ridge
+from representation.reproduction.equivariance import draw_figure5, figure5_trajectories
+from representation.reproduction.items import LABELS, Item, zoo_label
+from representation.reproduction.standing import Picture
+from representation.reproduction.work import Place
+from zootools.architectures import Schema
+from zootools.builder import zoo_schema
+from zootools.bundled import find_spec
+from zootools.errors import SpecError
+from zootools.files import write_durably
+from zootools.images import load_images
+from zootools.plots import Portrait, figure_4, figure_7, figure_8
+from zootools.plots.style import PALETTE, styled
+from zootools.plots.writing import image_bytes
+from zootools.spec import load_spec
+from zootools.zoo import open_zoo
+
+METHODS = ("W", "s(W)", "Ec+D")
+"""What Figures 11 to 14 compare."""
+TRANSFERS = {
+    "figure11": "test_accuracy",
+    "figure12": "epoch",
+    "figure13": "generalization_gap",
+    "figure14": "test_accuracy",
+}
+
+
+def draw(place: Place, item: Item, there: Sequence[str]) -> Picture:
+    """Draw a figure from the zoos that are there, if it is not drawn already; say what it lacks."""
+    shown = [zoo for zoo in item.zoos if zoo in there]
+    lacks = [zoo_label(zoo) for zoo in item.zoos if zoo not in there]
+    note = f"not in the picture, for want of a zoo: {', '.join(lacks)}" if lacks else ""
+    if item.zoos and item.zoos[0] not in there:
+        return Picture(reason=f"{zoo_label(item.zoos[0])} is not there")
+    for job in item.encoders:
+        if place.found(job, 0) is None:
+            return Picture(reason=f"the encoder {job.name} is not there")
+    try:
+        with styled():
+            figure, more = _figure(place, item, shown)
+    except SpecError as error:
+        return Picture(reason=str(error))
+    file = place.picture(item.name)
+    write_durably(file, image_bytes(figure, "png"))
+    return Picture(file, "; ".join(text for text in (more, note) if text))
+
+
+def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str]:
+    """Return the picture, and what must be said of it."""
+    match item.name:
+        case "figure4":
+            return figure_4([_portrait(place, zoo) for zoo in shown]), ""
+        case "figure5":
+            epochs, train = (10, 1000) if place.scale.name != "smoke" else (3, 100)
+            said = f"The CNN of the MNIST zoos, trained on {train:,} of scikit-learn's digits."
+            return draw_figure5(figure5_trajectories(epochs, train)), said
+        case "figure6":
+            return _tetris(), ""
+        case "figure7":
+            return figure_7([_portrait(place, zoo) for zoo in shown]), ""
+        case "figure8":
+            encoder = Encoder.from_pretrained(str(place.encoder(item.encoders[0], 0)))
+            return figure_8(_portrait(place, shown[0], encoder)), ""
+        case "figure9" | "figure10":
+            zoo = "tetris_seed" if item.name == "figure9" else "mnist_seed"
+            return _network(zoo_schema(load_spec(find_spec(zoo)))), ""
+    return _predictions(place, item, shown), "Predicted over true values, on the test split of each zoo."
+
+
+# --- weight space -----------------------------------------------------------------------------------------------
+
+
+def _portrait(place: Place, zoo: str, encoder: Encoder | None = None) -> Portrait:
+    """Return a zoo with its weights in the plane; with an encoder also statistics and z."""
+    portrait = Portrait.of(open_zoo(place.zoo(zoo), include_diverged=True), place.scale.points)
+    weights = portrait.zoo.weights()
+    features: dict[str, Tensor] = {"W": weights}
+    if encoder is not None:
+        statistics = PaperStatistics()
+        statistics.fit(weights, portrait.zoo.schema)
+        features |= {"s(W)": statistics.embed(weights), "z": encoder.embed(weights)}
+    for label, values in features.items():
+        points, method = flatten(values)
+        portrait = portrait.with_plane(label, points.numpy(), method)
+    return portrait
+
+
+# --- images and networks ------------------------------------------------------------------------------------------
+
+
+def _tetris() -> Figure:
+    """Draw each class of the tetris images: the shape, and one image each to train and to test with."""
+    images = load_spec(find_spec("tetris_seed")).images
+    clean = load_images(images.model_copy(update={"noise_train": 0.0}))
+    noisy = load_images(images)
+    rows = {"shape": clean.train, "for training": noisy.train, "for testing": noisy.test}
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    grid = figure.subplots(len(rows), 4)
+    for line, (name, subset) in zip(grid, rows.items(), strict=True):
+        for label, axes in enumerate(line):
+            first = int((subset.labels == label).nonzero()[0])
+            shown = axes.imshow(subset.images[first, 0], cmap="gray_r", vmin=-1, vmax=2)
+            axes.set(xticks=[], yticks=[])
+            if name == "shape":
+                axes.set_title("IOTL"[label], loc="center")
+        line[0].set_ylabel(name)
+    figure.colorbar(shown, ax=grid, label="grey value", shrink=0.6)
+    return figure
+
+
+def _network(schema: Schema) -> Figure:
+    """Draw a network: a column of units (or of planes) for each layer, and what leads to it."""
+    shapes = [schema.input_shape, *schema.output_shapes]
+    figure = Figure(figsize=(2.1 * len(shapes) + 0.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for place, (channels, height, width) in enumerate(shapes):
+        count = channels if height * width == 1 or place else channels * height * width
+        flat = height * width == 1 or (not place and schema.layers[0].kind == "linear")
+        units = min(count, 20)
+        for unit in range(units):
+            y = (unit - (units - 1) / 2) * min(0.11, 0.95 / units)
+            if flat:
+                axes.plot(place, y, "o", color=PALETTE[0], markersize=6)
+            else:
+                offset = (unit - (units - 1) / 2) * 0.03
+                axes.add_patch(_plane(place + offset, -offset * 2.5, 0.07 * height**0.5))
+        text = f"{count} units" if flat else f"{channels} x {height} x {width}"
+        axes.text(place, -0.62, ("input\n" if not place else "") + text, ha="center", va="top")
+    for place, layer in enumerate(schema.layers):
+        what = f"{layer.name}: linear" if layer.kind == "linear" else f"{layer.name}: {layer.kernel} x {layer.kernel}"
+        steps = [what, f"max pool {layer.max_pool}" * (layer.max_pool > 1), "activation" * layer.activation]
+        size = layer.outputs * (layer.fan_in + layer.bias)
+        text = "\n".join([*filter(None, steps), f"{size:,} parameters"])
+        axes.annotate("", (place + 0.72, 0), (place + 0.28, 0), arrowprops={"arrowstyle": "->", "color": "0.4"})
+        axes.text(place + 0.5, 0.62, text, ha="center", va="bottom", fontsize=8)
+    axes.set(xlim=(-0.5, len(shapes) - 0.5), ylim=(-0.85, 1.05))
+    axes.axis("off")
+    return figure
+
+
+def _plane(x: float, y: float, side: float) -> Any:
+    """Return a square that stands for one channel."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - side / 2, y - side), side, 2 * side, facecolor="#CFE3F0", edgecolor=PALETTE[0])
+
+
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+
+def _predictions(place: Place, item: Item, shown: Sequence[str]) -> Figure:
+    """Draw what a probe that was fitted on the first zoo predicts on each, by method."""
+    (job,), target = item.encoders, TRANSFERS[item.name]
+    recipe = place.scale.recipe_of(job)
+    zoos = [Checkpoints.of(open_zoo(place.zoo(name)), recipe) for name in shown]
+    home = zoos[0]
+    statistics, encoder = PaperStatistics(), Encoder.from_pretrained(str(place.encoder(job, 0)))
+    statistics.fit(home.parts["train"].weights, home.schema)
+    embeddings = {"W": lambda weights: weights, "s(W)": statistics.embed, job.method: encoder.embed}
+    figure = Figure(figsize=(2.7 * len(zoos), 2.5 * len(METHODS)), layout="constrained")
+    grid = figure.subplots(len(METHODS), len(zoos), squeeze=False)
+    for line, method in zip(grid, METHODS, strict=True):
+        embed = embeddings[method]
+        samples = [(embed(home.parts[s].weights), _truth(home, s, target)) for s in ("train", "validation")]
+        probe = fit_ridge(*samples)
+        for axes, zoo in zip(line, zoos, strict=True):
+            truth = _truth(zoo, "test", target)[:, 0]
+            _over_truth(axes, truth, probe(embed(zoo.parts["test"].weights))[:, 0])
+            if method == METHODS[0]:
+                axes.set_title(zoo_label(zoo.name), loc="center")
+            if method == METHODS[-1]:
+                axes.set_xlabel(f"true {LABELS[target]}")
+        line[0].set_ylabel(f"{LABELS[target]} predicted from {method}")
+    return figure
+
+
+def _truth(zoo: Checkpoints, split: str, target: str) -> Tensor:
+    """Return a property of a split, float64 ``[rows, 1]``."""
+    return zoo.parts[split].targets[target].values[:, None]
+
+
+def _over_truth(axes: Axes, truth: Tensor, predicted: Tensor) -> None:
+    known = torch.isfinite(truth)
+    truth, predicted = truth[known], predicted[known]
+    ends = [float(truth.min()), float(truth.max())]
+    axes.plot(ends, ends, color="0.6", linewidth=1)
+    axes.plot(truth, predicted, ".", color=PALETTE[0], markersize=3, alpha=0.5)

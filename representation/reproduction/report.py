@@ -1,0 +1,371 @@
+"""The report of a reproduction: ``reproduction.md``, ``reproduction.html`` (self-contained), ``reproduction.parquet``.
+
+Everything in it comes from result files, manifests and paper.yaml; nothing depends on the clock.
+"""
+
+import base64
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from representation.reproduction.items import ITEMS, Item, zoo_label
+from representation.reproduction.standing import Filled, Standing
+from zootools import __version__
+from zootools.files import durable_path, write_durably
+from zootools.progress import duration
+
+MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
+"""The first line of every report."""
+FULL_COLOUR = 0.3
+"""The difference, of R2, accuracy or tau, from which on a cell has its full colour."""
+SCHEMA = pa.schema(
+    [
+        ("item", pa.string()),
+        ("row", pa.string()),
+        ("column", pa.string()),
+        ("zoo", pa.string()),  # that encoder and probes were fitted on; null in a table of words, as are the next five
+        ("evaluated_on", pa.string()),
+        ("job", pa.string()),
+        ("method", pa.string()),
+        ("target", pa.string()),
+        ("metric", pa.string()),
+        ("recipe", pa.string()),
+        ("ours", pa.float64()),  # the mean over seeds; R2 and accuracy as fractions
+        ("interval", pa.float64()),  # half the width of its 95 % interval
+        ("seeds", pa.int64()),
+        ("paper", pa.float64()),
+        ("our_words", pa.string()),
+        ("paper_words", pa.string()),
+        ("reason", pa.string()),  # why there is no figure of ours
+        ("note", pa.string()),
+    ]
+)
+
+
+@dataclass
+class Marks:
+    """Letters for what is said under a table."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def of(self, text: str) -> str:
+        """Return the letter of a text; none for an empty one."""
+        if not text:
+            return ""
+        number = len(self.texts)
+        letter = chr(ord("a") + number % 26) * (1 + number // 26)
+        return f"[{self.texts.setdefault(text, letter)}]"
+
+
+def write_report(standing: Standing) -> None:
+    """Write the three files into the folder of the reproduction."""
+    out = standing.place.out
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [Section.of(standing, item) for item in standing.items]
+    write_durably(out / "reproduction.md", markdown(standing, sections).encode())
+    write_durably(out / "reproduction.html", _html(standing, sections).encode())
+    with durable_path(out / "reproduction.parquet") as temporary:
+        pq.write_table(_table(standing), temporary)
+
+
+def summary(standing: Standing) -> dict[str, Any]:
+    """Return how many cells have a figure of ours, why the others have none, and the files, as plain values."""
+    filled = [cell for item in standing.items for grid in standing.filled(item) for cell in grid]
+    reasons = Counter(cell.reason for cell in filled if cell.reason)
+    pictures = {name: picture.reason for name, picture in standing.pictures.items() if picture.reason}
+    return {
+        "scale": standing.place.scale.name,
+        "cells": len(filled),
+        "without": sum(reasons.values()),
+        "reasons": dict(reasons.most_common()),
+        "pictures_without": pictures,
+        "files": [str(standing.place.out / f"reproduction.{ending}") for ending in ("html", "md", "parquet")],
+    }
+
+
+@dataclass(frozen=True)
+class Section:
+    """An item, filled."""
+
+    item: Item
+    grids: list["Grid"]
+    marks: Marks
+    file: Path | None
+    remarks: list[str]
+
+    @classmethod
+    def of(cls, standing: Standing, item: Item) -> "Section":
+        """Fill an item."""
+        marks, picture = Marks(), standing.pictures.get(item.name)
+        grids = [Grid.of(cells, marks) for cells in standing.filled(item)]
+        remarks = [item.note] if item.note else []
+        if item.picture:
+            reason = picture.reason if picture else "not drawn before the reproduction was stopped"
+            remarks += [f"No picture: {reason}."] if reason else [picture.note] if picture and picture.note else []
+        return cls(item, grids, marks, picture.file if picture else None, remarks)
+
+    @property
+    def heading(self) -> str:
+        """``Table 1. What it is about``."""
+        kind = "Table" if self.item.name.startswith("table") else "Figure"
+        number = self.item.name.removeprefix(kind.lower())
+        return f"{kind} {number}. {self.item.title}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells by row and column."""
+
+    columns: list[str]
+    rows: list[tuple[str, list["Shown | None"]]]
+
+    @classmethod
+    def of(cls, cells: Sequence[Filled], marks: Marks) -> "Grid":
+        """Lay cells out, rows in the order in which they come."""
+        rows = Counter(cell.row for cell in cells)
+        (longest, _), *_ = rows.most_common()  # a row that has every column says in which order they stand
+        columns = [cell.column for cell in cells if cell.row == longest]
+        there = {(cell.row, cell.column): Shown.of(cell, marks) for cell in cells}
+        return cls(columns, [(row, [there.get((row, column)) for column in columns]) for row in rows])
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the paper, too, has no figure somewhere."""
+        return any(cell is None for _, cells in self.rows for cell in cells)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell as text."""
+
+    ours: str
+    """Empty where there is none."""
+    sign: str
+    """``<``, ``>``, ``=`` or ``≠`` between ours and the paper's."""
+    paper: str
+    mark: str
+    colour: str = ""
+    """Of its background, as CSS."""
+
+    @classmethod
+    def of(cls, filled: Filled, marks: Marks) -> "Shown":
+        """Write a cell."""
+        mark = marks.of(filled.reason or filled.note)
+        paper = _number(filled.paper, filled)
+        if filled.ours is None:
+            return cls("", "", paper, mark)
+        ours = _number(filled.ours, filled)
+        if not isinstance(filled.ours, float) or not isinstance(filled.paper, float):
+            return cls(ours, "=" if ours == paper else "≠", paper, mark, "" if ours == paper else _colour(-0.5))
+        sign = "=" if ours == paper else "<" if filled.ours < filled.paper else ">"
+        if filled.interval is not None:
+            ours += f"±{_number(filled.interval, filled)}"
+        scale = 1.0 if filled.cell is None or filled.cell.metric != "variance" else abs(filled.paper)
+        return cls(ours, sign, paper, mark, _colour((filled.ours - filled.paper) / scale / FULL_COLOUR))
+
+    @property
+    def markdown(self) -> str:
+        """``96.4 < 97.0``; ``[a] (97.0)`` where there is no figure of ours."""
+        if not self.ours:
+            return f"{self.mark} ({self.paper})"
+        text = self.ours if self.sign == "=" and not self.ours[0].isdigit() else f"{self.ours} {self.sign} {self.paper}"
+        return f"{text} {self.mark}".strip()
+
+
+def _number(value: float | str | None, filled: Filled) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if filled.percent:
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if filled.cell is not None and filled.cell.metric == "variance" else f"{value:.2f}"
+
+
+def _colour(difference: float) -> str:
+    """Return blue where ours is above the paper's, orange where it is below; both differ for the colour-blind too."""
+    strength = round(min(abs(difference), 1.0) * 0.55, 2)
+    return f"rgba({'0,114,178' if difference > 0 else '230,159,0'},{strength})" if strength else ""
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def markdown(standing: Standing, sections: Sequence[Section]) -> str:
+    """Return the report as Markdown."""
+    lines = [MARK, "", f"# {_title(standing)}", "", standing.place.scale.description, "", *_about(standing), ""]
+    lines += [f"    {_command(standing)}", "", LEGEND, ""]
+    for section in sections:
+        lines += [f"## {section.heading}", "", *section_lines(section)]
+    for title, rows in (("The zoos", _zoos(standing)), ("The encoders", _jobs(standing))):
+        if rows:
+            lines += [f"## {title}", "", *_rows(rows), ""]
+    return "\n".join(lines)
+
+
+LEGEND = (
+    "A cell reads *ours < the paper's*, or >; ± is half the 95 % interval of the mean over seeds, where there is more "
+    "than one. A letter in brackets stands for the remark below the table; beside it is the paper's figure alone where "
+    "there is none of ours."
+)
+
+
+def section_lines(section: Section) -> list[str]:
+    """Return what is below the heading of an item."""
+    lines: list[str] = []
+    for grid in section.grids:
+        head = ["", *grid.columns]
+        body = [[row, *(cell.markdown if cell else "-" for cell in cells)] for row, cells in grid.rows]
+        lines += [*_rows([dict(zip(head, line, strict=True)) for line in body]), ""]
+    if section.file is not None:
+        lines += [f"![{section.heading}](reproduction/{section.file.name})", ""]
+    remarks = [f"[{letter}] {text}" for text, letter in section.marks.texts.items()]
+    if any(grid.has_gaps for grid in section.grids):
+        remarks.append("- The paper has no figure there either.")
+    for remark in [*section.remarks, *remarks]:
+        lines += [remark, ""]
+    return lines
+
+
+def _rows(rows: Sequence[dict[str, Any]]) -> list[str]:
+    head = [str(name).replace("|", "\\|") for name in rows[0]]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    return lines + ["| " + " | ".join(str(value).replace("|", "\\|") for value in row.values()) + " |" for row in rows]
+
+
+# --- what both forms say --------------------------------------------------------------------------------------------
+
+
+def _title(standing: Standing) -> str:
+    return f"The paper's tables and figures again, at scale {standing.place.scale.name}"
+
+
+def _command(standing: Standing) -> str:
+    names = [item.name for item in standing.items]
+    words = ["zootools reproduce", *(["all"] if len(names) == len(ITEMS) else names)]
+    words += [f"--scale {standing.place.scale.name}"]
+    words += [f"--seeds {standing.seeds}"] * (standing.seeds > 1) + ["--data DIR"] * (standing.data is not None)
+    return " ".join(words)
+
+
+def _about(standing: Standing) -> list[str]:
+    """Say what it ran on, and how long it took."""
+    found = [result for _, result in standing.results()]
+    wall = sum(session["seconds"] for zoo in standing.zoos for session in _sessions(standing, zoo))
+    text = f"zootools {__version__} with torch {torch.__version__} on {_machine()}."
+    if found:
+        cpu = duration(sum(result["cpu_seconds"] for result in found))
+        text += f" {len(found)} jobs (training and probing, one thread each) took {cpu} of processor time"
+        text += f", the zoos {duration(wall)} on all cores." if wall else "."
+    return [text]
+
+
+def _machine() -> str:
+    """Return processor, cores and GPU."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {name}{gpu}"
+
+
+def _sessions(standing: Standing, zoo: str) -> list[dict[str, Any]]:
+    path = standing.place.zoo(zoo) / "build.json"
+    return json.loads(path.read_bytes())["sessions"] if path.exists() else []
+
+
+def _zoos(standing: Standing) -> list[dict[str, Any]]:
+    """Return a line for each zoo."""
+    scale, rows = standing.place.scale, []
+    for name, zoo in standing.zoos.items():
+        spec = scale.spec(name)
+        row = {
+            "zoo": zoo_label(name),
+            "models": "-",
+            "of": f"{spec.model_count:,}",
+            "diverged": "-",
+            "checkpoints": "-",
+        }
+        if zoo.manifest is not None:
+            counts = zoo.manifest["counts"]
+            row |= {key: f"{counts[key]:,}" for key in ("diverged", "checkpoints")} | {
+                "models": f"{counts['expected']:,}"
+            }
+        seconds = sum(session["seconds"] for session in _sessions(standing, name))
+        changes = " ".join(scale.zoo_changes(name, bool(zoo.instead))) or "as it is"
+        rows.append(
+            row | {"built in": duration(seconds) if zoo.manifest else "-", "specification": zoo.reason or changes}
+        )
+    return rows
+
+
+def _jobs(standing: Standing) -> list[dict[str, Any]]:
+    """Return a line for each encoder."""
+    rows = []
+    for job, found in standing.results():
+        if job.learns:
+            name, changes = standing.place.scale.recipe_words(job)
+            recipe = standing.place.scale.recipe_of(job)
+            rows.append(
+                {
+                    "encoder": job.name,
+                    "seed": found["identity"]["seed"],
+                    "checkpoints": f"{found['counts']['train_checkpoints']:,}",
+                    "epochs": recipe.training.epochs,
+                    "processor time": duration(found["cpu_seconds"]),
+                    "recipe": " ".join((name, *changes)),
+                }
+            )
+    return rows
+
+
+# --- HTML and Parquet -------------------------------------------------------------------------------------------------
+
+
+def _html(standing: Standing, sections: Sequence[Section]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    pictures = {
+        section.item.name: base64.b64encode(section.file.read_bytes()).decode() for section in sections if section.file
+    }
+    return environment.get_template("report.html.jinja").render(
+        mark=MARK,
+        title=_title(standing),
+        scale=standing.place.scale,
+        about=_about(standing),
+        command=_command(standing),
+        sections=sections,
+        pictures=pictures,
+        tables=[("The zoos", _zoos(standing)), ("The encoders", _jobs(standing))],
+        colours=[_colour(share) for share in (-1, -0.5, -0.1, 0.1, 0.5, 1)],
+    )
+
+
+def _table(standing: Standing) -> pa.Table:
+    rows = []
+    for item in standing.items:
+        for filled in (cell for grid in standing.filled(item) for cell in grid):
+            row = {"item": item.name, "row": filled.row, "column": filled.column, "interval": filled.interval}
+            row |= {"seeds": filled.seeds, "reason": filled.reason, "note": filled.note}
+            if (cell := filled.cell) is not None:
+                name, changes = standing.place.scale.recipe_words(cell.job)
+                row |= {"zoo": cell.job.zoo, "evaluated_on": cell.evaluated_on or cell.job.zoo, "job": cell.job.name}
+                row |= {"method": cell.method, "target": cell.target, "metric": cell.metric}
+                row |= {"recipe": " ".join((name, *changes)), "ours": filled.ours, "paper": filled.paper}
+            else:
+                row |= {"our_words": filled.ours, "paper_words": filled.paper}
+            rows.append(row)
+    return pa.Table.from_pylist(rows, SCHEMA)

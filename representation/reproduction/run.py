@@ -1,0 +1,190 @@
+"""The whole of a reproduction: build the zoos, do the jobs in worker processes, draw, report. The same call resumes.
+
+>>> from representation.reproduction import reproduce
+>>> standing = reproduce(["table1", "figure5"], "smoke")
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from importlib.util import find_spec
+from multiprocessing import connection
+from pathlib import Path
+
+from representation.reproduction.estimate import job_flops
+from representation.reproduction.items import ZOOS, Item, Job, all_jobs, find_items
+from representation.reproduction.report import write_report
+from representation.reproduction.scales import find_scale
+from representation.reproduction.standing import Picture, Standing, ZooStanding
+from representation.reproduction.work import Place, do
+from zootools.builder import build
+from zootools.engines.local import leave_with_parent
+from zootools.errors import StorageError, WorkerError
+from zootools.image_files import data_folder
+from zootools.images import has_images, load_images
+from zootools.progress import duration
+
+
+def reproduce(
+    what: Sequence[str] = ("all",),
+    scale: str = "smoke",
+    out: Path | None = None,
+    *,
+    data: Path | None = None,
+    seeds: int = 1,
+    workers: int | None = None,
+    quiet: bool = False,
+) -> Standing:
+    """Make tables and figures of the paper again, and write the report beside what they are made of.
+
+    Args:
+        what: names such as ``table1`` and ``figure8``, or ``all``.
+        scale: ``smoke``, ``cpu`` or ``full`` (`representation.reproduction.scales`).
+        out: the folder for zoos, encoders, results and the report; ``reproduction/<scale>`` by default. What is there
+            already is used.
+        data: where image files lie and are downloaded to (see `zootools.images.data_folder`).
+        seeds: encoders to train for each cell, with the seeds 0, 1, ...
+        workers: processes; one per core by default, and a single one with CUDA.
+        quiet: say nothing on stderr.
+
+    Returns what came of it: `Standing.filled` has the cells of each item.
+
+    A job that finds nothing to learn from leaves its reason in the cells. When the process is interrupted the report
+    is written with what there is.
+
+    Raises SpecError for unknown names, or a folder that holds something else; StorageError when the disk refuses;
+    WorkerError when a worker process died.
+    """
+    items, settings = find_items(what), find_scale(scale)
+    run = _Run(Place(out or Path("reproduction") / scale, settings), items, data, seeds, workers or _cores(), quiet)
+    try:
+        run.everything()
+    finally:
+        write_report(run.standing)
+    return run.standing
+
+
+def _cores() -> int:
+    import torch
+
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
+class _Run:
+    """The state of one call."""
+
+    def __init__(
+        self, place: Place, items: list[Item], data: Path | None, seeds: int, workers: int, quiet: bool
+    ) -> None:
+        self.place, self.items, self.data, self.seeds = place, items, data, seeds
+        self.workers, self.quiet, self.begun = workers, quiet, time.monotonic()
+        wanted = {zoo for item in items for zoo in item.needed_zoos}
+        self.zoos = [zoo for zoo in ZOOS if zoo in wanted]
+        self.standing = Standing(place, items, seeds, data)
+        self.waiting = all_jobs(items)
+        self.worked, self.done = 0.0, 0.0  # seconds, and floating-point operations, of the jobs of this call
+
+    def everything(self) -> None:
+        """Build, do, draw."""
+        with _workers(self.workers) as pool:
+            for zoo in self.zoos:
+                self.standing.zoos[zoo] = self._build(zoo)
+                self._do(pool)
+            self._draw(pool)
+
+    def _build(self, zoo: str) -> ZooStanding:
+        """Build a zoo, or say why it cannot be."""
+        scale, folder = self.place.scale, self.place.zoo(zoo)
+        spec, instead = scale.spec(zoo), ""
+        if not has_images(spec.images, self.data):
+            if scale.stands_in:
+                instead = spec.images.name
+            elif not (folder / "zoo.json").exists():
+                try:
+                    load_images(spec.images, self.data)
+                except StorageError:
+                    reason = f"no zoo: the image files of {spec.images.name} are not here, nor could they be fetched"
+                    self._say(f"{zoo}: {reason}; they were looked for in {data_folder(self.data)}")
+                    return ZooStanding(reason=reason)
+        spec = scale.spec(zoo, stand_in=bool(instead))
+        self._say(f"{zoo}: {spec.models or spec.model_count} models, {spec.training.epochs} epochs")
+        manifest = build(spec, folder, workers=self.workers, data=self.data, quiet=self.quiet)
+        return ZooStanding(manifest, instead)
+
+    def _do(self, pool: ProcessPoolExecutor) -> None:
+        """Do what is not done yet of the jobs whose zoos are there."""
+        there, ready = self.standing.zoos, dict[Future[str], tuple[Job, int]]()
+        for job in list(self.waiting):
+            others = [zoo for zoo in job.transfers if zoo in self.zoos]
+            if not {job.zoo, *others} <= there.keys():
+                continue
+            self.waiting.remove(job)
+            for seed in range(self.seeds if not there[job.zoo].reason else 0):
+                built = [zoo for zoo in others if not there[zoo].reason]
+                if self.place.found(job, seed, built) is None:
+                    ready[pool.submit(do, self.place, job, seed, built)] = (job, seed)
+        begun, before = time.monotonic(), self.worked
+        for future in as_completed(ready):
+            (job, seed), reason = ready[future], future.result()
+            if reason:
+                self.standing.failures[job, seed] = reason
+            self.worked = before + time.monotonic() - begun
+            self.done += job_flops(self.place.scale, job)
+            left = sum(job_flops(self.place.scale, later) * self.seeds for later in self.waiting)
+            left += sum(job_flops(self.place.scale, ready[other][0]) for other in ready if not other.done())
+            self._say(
+                f"{job.name}, seed {seed}: {reason or 'done'}; jobs take about "
+                f"{duration(left * self.worked / self.done)} more"
+            )
+
+    def _draw(self, pool: ProcessPoolExecutor) -> None:
+        """Draw what is not drawn yet."""
+        if find_spec("matplotlib") is None:
+            missing = Picture(reason="matplotlib is not installed (pip install 'zootools[plots]')")
+            self.standing.pictures = {item.name: missing for item in self.items if item.picture}
+            return
+        from representation.reproduction.pictures import draw
+
+        there = [name for name, zoo in self.standing.zoos.items() if not zoo.reason]
+        drawn = {pool.submit(draw, self.place, item, there): item for item in self.items if item.picture}
+        for future in as_completed(drawn):
+            self.standing.pictures[drawn[future].name] = future.result()
+            self._say(f"{drawn[future].name}: {future.result().reason or 'drawn'}")
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            print(f"[{duration(time.monotonic() - self.begun)}] {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield worker processes that leave with this one, and at once when the block is left by an exception."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["representation.reproduction.work"])
+    watched, lifeline = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(count, context, _begin, (watched,))
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise WorkerError("a worker process died; what was finished is kept, and the same command goes on") from error
+    finally:
+        lifeline.close()
+        pool.shutdown(cancel_futures=True)
+        watched.close()
+
+
+def _begin(watched: connection.Connection) -> None:
+    """Set up a worker process."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=leave_with_parent, args=(watched,), daemon=True).start()
+    torch.set_num_threads(1)  # networks of this size are slower on two, and there is a worker per core

@@ -1,0 +1,135 @@
+"""How much is built and trained: `smoke` in a test, `cpu` in an hour, `full` as the paper has it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from representation.recipes import Recipe, load_recipe
+from representation.reproduction.items import LARGE, MNIST, SEEDS, VARIATIONS, Job
+from zootools.bundled import find_spec
+from zootools.errors import SpecError, did_you_mean
+from zootools.spec import DatasetImages, ZooSpec, load_spec
+
+Changes = tuple[str, ...]
+"""``"key=value"`` each, as ``--set`` takes them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """What is changed of specifications and recipes."""
+
+    name: str
+    description: str
+    recipe: str
+    """The recipe of every encoder; ``{zoo}`` stands for the zoo's name."""
+    zoos: Mapping[str, Changes] = field(default_factory=dict)
+    """Changes of a zoo's specification."""
+    recipes: Mapping[str, Changes] = field(default_factory=dict)
+    """Changes of the recipe, by zoo."""
+    variations: Mapping[str, Changes] = field(default_factory=dict)
+    """Further changes of the recipe, by variation."""
+    points: int = 5_000
+    """Checkpoints that a picture shows as points at most."""
+    stands_in: bool = False
+    """Whether bundled images take the place of those whose files are missing, instead of a download."""
+
+    def spec(self, zoo: str, stand_in: bool = False) -> ZooSpec:
+        """Return the specification of a zoo, with scikit-learn's digits for its images if told so."""
+        return load_spec(find_spec(zoo), self.zoo_changes(zoo, stand_in))
+
+    def zoo_changes(self, zoo: str, stand_in: bool = False) -> Changes:
+        """Return what is changed of a zoo's specification."""
+        changes = self.zoos.get(zoo, ())
+        if not stand_in:
+            return changes
+        images = load_spec(find_spec(zoo), changes).images
+        assert isinstance(images, DatasetImages)
+        side = 28 if images.crop or images.name in ("mnist", "fashion_mnist") else 32
+        kept = f"train: {min(images.train, 1297)}, test: {min(images.test or 500, 500)}"
+        return (*changes, f"images={{name: digits, {kept}, size: {side}, mean: 0.305, std: 0.325}}")
+
+    def recipe_of(self, job: Job) -> Recipe:
+        """Return the recipe of an encoder, or of the encoder that baselines are held against."""
+        name, changes = self.recipe_words(job)
+        return load_recipe(name, changes)
+
+    def recipe_words(self, job: Job) -> tuple[str, Changes]:
+        """Return the name of a job's recipe, and what is changed of it."""
+        loss = (f"loss.kind={job.method}",) if job.learns else ()
+        own = (*VARIATIONS[job.variation], *self.variations.get(job.variation, ()))
+        return self.recipe.format(zoo=job.zoo), (*self.recipes.get(job.zoo, ()), *loss, *own)
+
+
+_SPLIT = "split={train: 0.6, validation: 0.2, test: 0.2}"
+_SMOKE_TETRIS = ("models=36", "training.epochs=3", "images.train=60", "images.test=100", _SPLIT)
+_SMOKE_CNN = (
+    "models=32",
+    "training.epochs=2",
+    "training.train_metrics_images=100",
+    "images.train=100",
+    "images.test=100",
+    _SPLIT,
+)
+_SMOKE_LARGE = (
+    "models=32",
+    "training={epochs: 3, batch_size: 50}",
+    "images.train=200",
+    "images.test=100",
+    _SPLIT,
+)
+_CPU_CNN = ("images.train=5000", "images.test=2000", "training.train_metrics_images=2000")
+_CPU_LARGE = (
+    "models=240",
+    "images.train=5000",
+    "images.test=2000",
+    "training={epochs: 20, batch_size: 64, train_metrics_images: 2000, checkpoint_epochs: [0, 1, 2, 3, 5, 10, 15, 20]}",
+)
+_SMALL = ("encoder.width=64", "encoder.hidden=128")
+_CPU_TETRIS_RECIPE = (*_SMALL, "encoder.latent=50", "epochs.every=5", "training.batch_size=250", "training.epochs=8")
+_CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=40")
+
+SCALES = {
+    scale.name: scale
+    for scale in (
+        Scale(
+            "smoke",
+            "Tiny zoos and encoders, to see that everything runs; the figures mean nothing.",
+            "smoke",
+            {
+                "tetris_seed": _SMOKE_TETRIS,
+                "tetris_hyp": (*_SMOKE_TETRIS, "models=60"),
+                **dict.fromkeys((*MNIST, *SEEDS), _SMOKE_CNN),
+                **dict.fromkeys(LARGE, _SMOKE_LARGE),
+            },
+            {"tetris_seed": ("encoder.latent=50",)},
+            stands_in=True,
+        ),
+        Scale(
+            "cpu",
+            "Parts of the zoos and small, short trained encoders: an hour of two cores. TETRIS-SEED is whole.",
+            "default",
+            {
+                "tetris_hyp": ("models=720",),
+                **dict.fromkeys(SEEDS, ("models=96", *_CPU_CNN)),
+                **dict.fromkeys(MNIST[1:], ("models=160", "training.epochs=10", *_CPU_CNN)),
+                **dict.fromkeys(LARGE, _CPU_LARGE),
+            },
+            {
+                **dict.fromkeys(("tetris_seed", "tetris_hyp"), _CPU_TETRIS_RECIPE),
+                **dict.fromkeys((*MNIST, *SEEDS, *LARGE), _CPU_CNN_RECIPE),
+            },
+        ),
+        Scale(
+            "full",
+            "The zoos as the paper has them, and the encoders as its released code has them.",
+            "{zoo}_paper_code",
+            variations={"FF": ("training.lr=3.0e-4",)},
+        ),
+    )
+}
+
+
+def find_scale(name: str) -> Scale:
+    """Return a scale by its name. Raises SpecError naming the nearest."""
+    if name not in SCALES:
+        raise SpecError(f"--scale: found {name!r}{did_you_mean(name, SCALES)}")
+    return SCALES[name]

@@ -1,0 +1,137 @@
+"""What came of a reproduction: every cell with our figure, the paper's, and the reason where there is none of ours."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from representation.reproduction.described import SECTIONS, described
+from representation.reproduction.items import Cell, Item, Job
+from representation.reproduction.work import Place
+from representation.results import mean_and_interval
+
+NOT_RUN = "not run before the reproduction was stopped"
+
+
+@dataclass(frozen=True)
+class ZooStanding:
+    """What became of a zoo."""
+
+    manifest: dict[str, Any] | None = None
+    """As in its zoo.json; None if it was not built."""
+    instead: str = ""
+    """The images for which scikit-learn's digits stand in."""
+    reason: str = ""
+    """Why it was not built."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What became of a picture."""
+
+    file: Path | None = None
+    note: str = ""
+    """What it shows, and what is missing in it."""
+    reason: str = ""
+    """Why it was not drawn."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A cell of the report."""
+
+    row: str
+    column: str
+    ours: float | str | None
+    """The mean over seeds, R2 and accuracy as fractions; None where there is none."""
+    paper: float | str | None
+    percent: bool = False
+    interval: float | None = None
+    """Half the width of the 95 % interval of the mean over seeds; None with a single seed."""
+    seeds: int = 0
+    reason: str = ""
+    """Why there is no figure of ours."""
+    note: str = ""
+    """What must be known of ours: images that stand in for others."""
+    cell: Cell | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's, in the unit of both."""
+        if isinstance(self.ours, float) and isinstance(self.paper, float):
+            return self.ours - self.paper
+        return None
+
+
+@dataclass
+class Standing:
+    """What came of a reproduction so far."""
+
+    place: Place
+    items: list[Item]
+    seeds: int
+    data: Path | None
+    zoos: dict[str, ZooStanding] = field(default_factory=dict)
+    failures: dict[tuple[Job, int], str] = field(default_factory=dict)
+    """Jobs that found nothing, and why."""
+    pictures: dict[str, Picture] = field(default_factory=dict)
+
+    def filled(self, item: Item) -> list[list[Filled]]:
+        """Return the cells of an item, grid by grid."""
+        if item.name in SECTIONS:
+            return [[Filled(*cell) for cell in described(item.name)]]
+        return [[self._fill(cell) for cell in grid] for grid in item.grids]
+
+    def results(self) -> Iterator[tuple[Job, dict[str, Any]]]:
+        """Yield every job that was done, with what it found, seed by seed."""
+        for job in dict.fromkeys(job for item in self.items for job in item.jobs):
+            for seed in range(self.seeds):
+                if (found := self._found(job, seed)) is not None:
+                    yield job, found
+
+    def _found(self, job: Job, seed: int) -> dict[str, Any] | None:
+        if self.zoos.get(job.zoo, ZooStanding(reason=NOT_RUN)).reason:
+            return None
+        others = [zoo for zoo in job.transfers if not self.zoos.get(zoo, ZooStanding(reason=NOT_RUN)).reason]
+        return self.place.found(job, seed, others) or self.place.found(job, seed)
+
+    def _fill(self, cell: Cell) -> Filled:
+        common: dict[str, Any] = {
+            "row": cell.row,
+            "column": cell.column,
+            "paper": cell.paper,
+            "percent": cell.percent,
+            "cell": cell,
+        }
+        zoos = [self.zoos.get(zoo, ZooStanding(reason=NOT_RUN)) for zoo in (cell.job.zoo, cell.evaluated_on) if zoo]
+        if reason := next((zoo.reason for zoo in zoos if zoo.reason), ""):
+            return Filled(ours=None, reason=reason, **common)
+        values, reason = [], ""
+        for seed in range(self.seeds):
+            value = self._value(cell, seed)
+            if isinstance(value, float):
+                values.append(value)
+            else:
+                reason = value
+        instead = sorted({zoo.instead for zoo in zoos if zoo.instead})
+        note = f"scikit-learn's digits in place of {' and '.join(instead)}, whose files are not here" if instead else ""
+        if not values:
+            return Filled(ours=None, reason=reason, **common)
+        mean, interval = mean_and_interval(values)
+        return Filled(ours=mean, interval=interval, seeds=len(values), note=note, **common)
+
+    def _value(self, cell: Cell, seed: int) -> float | str:
+        """Return a score, or why there is none."""
+        found = self._found(cell.job, seed)
+        if found is None:
+            return self.failures.get((cell.job, seed), NOT_RUN)
+        zoo = cell.evaluated_on or cell.job.zoo
+        key = (cell.method, cell.target, cell.metric, cell.split, zoo)
+        for row in found["rows"]:
+            if (row["method"], row["target"], row["metric"], row["split"], row["evaluated_on"]) == key:
+                return "undefined: nothing varies there" if row["value"] is None else float(row["value"])
+        for name in (cell.target, cell.method):
+            if name in found["excluded"]:
+                return f"{name}: {found['excluded'][name]}"
+        notes = [note for note in found["notes"] if note.startswith(f"{zoo}: {cell.target} is not scored")]
+        return notes[0] if notes else f"{zoo}: not scored"

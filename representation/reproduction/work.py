@@ -1,0 +1,155 @@
+"""One job with one seed: baselines, variances, or an encoder, scored and written down; done once, never twice.
+
+What a job finds is a JSON file below ``results/``. It holds what decides it (the zoos' manifests, the recipe), so a
+changed zoo or recipe is done again, and nothing else is.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from representation.baselines import Umap, baselines
+from representation.checkpoints import Checkpoints
+from representation.evaluate import Method, Scorer, reconstruction_r2
+from representation.recipes import Recipe
+from representation.reproduction.items import BASELINES, VARIANCES, Job
+from representation.reproduction.scales import Scale
+from representation.train import train_encoder
+from zootools.errors import DamagedZooError, SpecError
+from zootools.files import pretty_json, write_durably
+from zootools.zoo import Zoo, open_zoo
+
+WEIGHTS_AND_STATISTICS = ("W", "s(W)")
+"""The baselines of all tables but Table 5, which is about the TETRIS zoos."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of a reproduction, and its scale."""
+
+    out: Path
+    scale: Scale
+
+    def zoo(self, name: str) -> Path:
+        """Return the folder of a zoo."""
+        return self.out / "zoos" / name
+
+    def encoder(self, job: Job, seed: int) -> Path:
+        """Return the folder of an encoder."""
+        return self.out / "encoders" / job.name / f"seed-{seed}"
+
+    def result(self, job: Job, seed: int) -> Path:
+        """Return the file that says what a job found."""
+        return self.out / "results" / f"{job.name}-seed-{seed}.json"
+
+    def picture(self, item: str) -> Path:
+        """Return the file of a picture."""
+        return self.out / "reproduction" / f"{item}.png"
+
+    def identity(self, job: Job, seed: int, others: Sequence[str]) -> dict[str, Any]:
+        """Return what decides a result."""
+        manifests = {
+            name: hashlib.sha256((self.zoo(name) / "zoo.json").read_bytes()).hexdigest() for name in (job.zoo, *others)
+        }
+        return {"zoos": manifests, "recipe": self.scale.recipe_of(job).dump(), "seed": seed}
+
+    def found(self, job: Job, seed: int, others: Sequence[str] = ()) -> dict[str, Any] | None:
+        """Return a stored result if it is of these very zoos (or of more) and this recipe, else None."""
+        path = self.result(job, seed)
+        if not path.exists():
+            return None
+        wanted = self.identity(job, seed, others)
+        try:
+            result: dict[str, Any] = json.loads(path.read_bytes())
+            stored = dict(result["identity"])
+            same = wanted.pop("zoos").items() <= stored.pop("zoos").items() and stored == wanted
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedZooError(f"{path}: is no result of a job ({error}); remove it") from error
+        return result if same else None
+
+
+def do(place: Place, job: Job, seed: int, others: Sequence[str]) -> str:
+    """Do a job and write down what it finds; return why it found nothing, or an empty string.
+
+    ``others`` are the zoos, of those that a job's scores are transferred to, that are there and wanted.
+    """
+    begun, cpu = time.perf_counter(), time.process_time()
+    identity = place.identity(job, seed, others)
+    recipe = place.scale.recipe_of(job)
+    try:
+        found = _variances(place, job, recipe) if job.method == VARIANCES else _scores(place, job, seed, others, recipe)
+    except SpecError as error:
+        return str(error)
+    seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
+    write_durably(place.result(job, seed), pretty_json({"job": job.name, "identity": identity, **seconds, **found}))
+    return ""
+
+
+def _scores(place: Place, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> dict[str, Any]:
+    home_zoo, *other_zoos = [open_zoo(place.zoo(name)) for name in (job.zoo, *others)]
+    home = Checkpoints.of(home_zoo, recipe)
+    targets, excluded = home.choose()
+    away = [Checkpoints.of(zoo, recipe).as_transfer(home, targets) for zoo in other_zoos]
+    scorer = Scorer(home, away, targets, excluded, probes=("paper",))
+    for method in methods(place, job, seed, recipe, home_zoo, home):
+        scorer.score(method)
+    if job.method == BASELINES and (missing := Umap.missing(len(home.parts["train"]))):
+        excluded[Umap.name] = missing
+    rows = [
+        row | {"value": row["value"] if math.isfinite(row["value"]) else None}
+        for row in scorer.rows
+        if row["split"] == "test" or row["target"] == "reconstruction"
+    ]
+    notes = [note for checkpoints in (home, *away) for note in checkpoints.notes]
+    return {"rows": rows, "excluded": excluded, "notes": notes, "counts": home.counts}
+
+
+def methods(place: Place, job: Job, seed: int, recipe: Recipe, zoo: Zoo, home: Checkpoints) -> "list[Method]":
+    """Return what a job scores, fitted: the baselines that the paper has for this zoo, or the trained encoder."""
+    weights = home.parts["train"].weights
+    if not job.learns:
+        latent = recipe.encoder.latent
+        every = [
+            b for b in baselines(latent, len(weights), seed) if "tetris" in job.zoo or b.name in WEIGHTS_AND_STATISTICS
+        ]
+        return [_fitted(baseline, weights, home, seed) for baseline in every]
+    encoder = train_encoder(zoo, recipe, place.encoder(job, seed), seed, quiet=True)
+    rec = None if job.method == "Ec" else partial(reconstruction_r2, encoder, recipe=recipe)
+    return [Method(job.method, encoder.embed, seed, len(weights), rec)]
+
+
+def _fitted(baseline: Any, weights: Tensor, home: Checkpoints, seed: int) -> Method:
+    baseline.fit(weights, home.schema)
+    return Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
+
+
+def _variances(place: Place, job: Job, recipe: Recipe) -> dict[str, Any]:
+    """Return VAR and VARc of Table 4.
+
+    VAR is the variance of each weight over all checkpoints, averaged over the weights: in the paper it falls within
+    groups where the seed is fixed, which a variance over a model's own weights could not. VARc is its plain mean over
+    the groups of one initialisation and activation.
+    """
+    zoo = recipe.epochs.select(open_zoo(place.zoo(job.zoo)))
+    weights = zoo.weights()
+    groups: dict[tuple[str, str], list[int]] = {}
+    names = zip(zoo.metadata["init"].to_pylist(), zoo.metadata["activation"].to_pylist(), strict=True)
+    for row, group in enumerate(names):
+        groups.setdefault(group, []).append(row)
+    within = sum(_variance(weights[rows]) for rows in groups.values()) / len(groups)
+    values = {"variance": _variance(weights), "variance_within": within}
+    common = {"method": VARIANCES, "split": "all", "evaluated_on": zoo.name, "probe": None, "rows": len(weights)}
+    rows = [common | {"target": name, "metric": "variance", "value": value} for name, value in values.items()]
+    return {"rows": rows, "excluded": {}, "notes": [], "counts": {"groups": len(groups)}}
+
+
+def _variance(weights: Tensor) -> float:
+    return float(weights.double().var(dim=0, correction=0).mean())

@@ -1,0 +1,67 @@
+"""The command that makes the paper's tables and figures again; all of it lies in the sister package."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zootools.cli.shared import DATA, JSON, interruptible, print_value
+
+
+@click.command()
+@click.argument("what", nargs=-1, required=True, metavar="WHAT...")
+@click.option(
+    "--scale", default="smoke", show_default=True, help="smoke: minutes; cpu: an hour of two cores; full: as the paper."
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder; default reproduction/SCALE.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders for each cell.")
+@click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes; default one per core.")
+@DATA
+@click.option("--dry-run", is_flag=True, help="Print zoos, encoders and an estimate of the time; do nothing.")
+@JSON
+def reproduce(
+    what: tuple[str, ...],
+    scale: str,
+    out: Path | None,
+    seeds: int,
+    workers: int | None,
+    data: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make tables and figures of the paper again: build the zoos, train the encoders, write a report.
+
+    WHAT is all, or names such as table1, table12 and figure8. In the folder stand reproduction.html, .md and .parquet,
+    with our figure beside the paper's in each cell, or the reason why there is none. The same command again uses
+    what is there.
+
+    \b
+    Example:
+      zootools reproduce table1 table3
+      zootools reproduce all --scale cpu --data images
+      zootools reproduce all --scale full --dry-run
+    """
+    from representation.reproduction.items import find_items
+    from representation.reproduction.scales import find_scale
+
+    items, settings = find_items(what), find_scale(scale)
+    if dry_run:
+        from representation.reproduction.estimate import plan, show_plan
+
+        value = plan(items, settings, seeds, workers, data)
+        print_value(value, as_json, lambda value: click.echo(show_plan(value)))
+        return
+    from representation.reproduction.report import summary
+    from representation.reproduction.run import reproduce as reproduce_items
+
+    interruptible()
+    standing = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=as_json)
+
+    def show(value: dict[str, Any]) -> None:
+        click.echo(f"{value['cells']} cells, {value['cells'] - value['without']} with a figure of ours")
+        for reason, count in value["reasons"].items():
+            click.echo(f"{count:>5} without: {reason}")
+        for file in value["files"]:
+            click.echo(file)
+
+    print_value(summary(standing), as_json, show)
