@@ -105,7 +105,8 @@ SCALES = {
         ),
         Scale(
             "cpu",
-            "Parts of the zoos and small, short trained encoders: an hour of two cores. TETRIS-SEED is whole.",
+            "Parts of the zoos, and small encoders with a short training, those with a token for each weight with half of "
+            "it: an hour of two cores. TETRIS-SEED is whole.",
             "default",
             {
                 "tetris_hyp": ("models=720",),
@@ -117,6 +118,8 @@ SCALES = {
                 **dict.fromkeys(("tetris_seed", "tetris_hyp"), _CPU_TETRIS_RECIPE),
                 **dict.fromkeys((*MNIST, *SEEDS, *LARGE), _CPU_CNN_RECIPE),
             },
+            dict.fromkeys(("AttW", "AttW+t"), ("training.epochs=4",)),
+            points=2_000,
         ),
         Scale(
             "full",
