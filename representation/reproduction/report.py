@@ -22,6 +22,7 @@ from representation.reproduction.items import ITEMS, Item, zoo_label
 from representation.reproduction.standing import Filled, Standing
 from zootools import __version__
 from zootools.files import durable_path, write_durably
+from zootools.manifest import read_manifest
 from zootools.progress import duration
 
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
@@ -291,23 +292,15 @@ def _zoos(standing: Standing) -> list[dict[str, Any]]:
     scale, rows = standing.place.scale, []
     for name, zoo in standing.zoos.items():
         spec = scale.spec(name)
-        row = {
-            "zoo": zoo_label(name),
-            "models": "-",
-            "of": f"{spec.model_count:,}",
-            "diverged": "-",
-            "checkpoints": "-",
-        }
-        if zoo.manifest is not None:
-            counts = zoo.manifest["counts"]
-            row |= {key: f"{counts[key]:,}" for key in ("diverged", "checkpoints")} | {
-                "models": f"{counts['expected']:,}"
-            }
-        seconds = sum(session["seconds"] for session in _sessions(standing, name))
         changes = " ".join(scale.zoo_changes(name, bool(zoo.instead))) or "as it is"
-        rows.append(
-            row | {"built in": duration(seconds) if zoo.manifest else "-", "specification": zoo.reason or changes}
-        )
+        row = {"zoo": zoo_label(name), "models": "-", "of": f"{spec.model_count:,}", "diverged": "-"}
+        row |= {"checkpoints": "-", "built in": "-", "specification": zoo.reason or changes}
+        if (standing.place.zoo(name) / "zoo.json").exists():
+            counts = read_manifest(standing.place.zoo(name))["counts"]
+            row |= {key: f"{counts[key]:,}" for key in ("diverged", "checkpoints")}
+            row |= {"models": f"{counts['expected']:,}"}
+            row["built in"] = duration(sum(session["seconds"] for session in _sessions(standing, name)))
+        rows.append(row)
     return rows
 
 

@@ -88,48 +88,61 @@ class _Run:
         wanted = {zoo for item in items for zoo in item.needed_zoos}
         self.zoos = [zoo for zoo in ZOOS if zoo in wanted]
         self.standing = Standing(place, items, seeds, data)
+        self.built = set[str]()
         self.waiting = all_jobs(items)
         self.worked, self.done = 0.0, 0.0  # seconds, and floating-point operations, of the jobs of this call
 
     def everything(self) -> None:
         """Build, do, draw."""
+        self._look_for_images()
         with _workers(self.workers) as pool:
             for zoo in self.zoos:
-                self.standing.zoos[zoo] = self._build(zoo)
-                self._do(pool)
+                if not self.standing.zoos[zoo].reason:
+                    self._build(zoo)
+                    self.built.add(zoo)
+                    self._do(pool)
             self._draw(pool)
 
-    def _build(self, zoo: str) -> ZooStanding:
-        """Build a zoo, or say why it cannot be."""
-        scale, folder = self.place.scale, self.place.zoo(zoo)
-        spec, instead = scale.spec(zoo), ""
-        if not has_images(spec.images, self.data):
-            if scale.stands_in:
-                instead = spec.images.name
-            elif not (folder / "zoo.json").exists():
-                try:
-                    load_images(spec.images, self.data)
-                except StorageError:
-                    reason = f"no zoo: the image files of {spec.images.name} are not here, nor could they be fetched"
-                    self._say(f"{zoo}: {reason}; they were looked for in {data_folder(self.data)}")
-                    return ZooStanding(reason=reason)
-        spec = scale.spec(zoo, stand_in=bool(instead))
+    def _look_for_images(self) -> None:
+        """Note which zoos cannot be built, and for which other images stand in."""
+        for zoo in self.zoos:
+            images, finished = self.place.scale.spec(zoo).images, (self.place.zoo(zoo) / "zoo.json").exists()
+            instead = reason = ""
+            if not has_images(images, self.data):
+                if self.place.scale.stands_in:
+                    instead = images.name
+                elif not finished:
+                    try:
+                        load_images(images, self.data)
+                    except StorageError:
+                        reason = f"no zoo: the image files of {images.name} are not here, nor could they be fetched"
+                        self._say(f"{zoo}: {reason}; they were looked for in {data_folder(self.data)}")
+            self.standing.zoos[zoo] = ZooStanding(instead, reason)
+
+    def _build(self, zoo: str) -> None:
+        """Build a zoo, if it is not there."""
+        spec = self.place.scale.spec(zoo, stand_in=bool(self.standing.zoos[zoo].instead))
         self._say(f"{zoo}: {spec.models or spec.model_count} models, {spec.training.epochs} epochs")
-        manifest = build(spec, folder, workers=self.workers, data=self.data, quiet=self.quiet)
-        return ZooStanding(manifest, instead)
+        build(
+            spec,
+            self.place.zoo(zoo),
+            backend=self.place.scale.backend,
+            workers=self.workers,
+            data=self.data,
+            quiet=self.quiet,
+        )
 
     def _do(self, pool: ProcessPoolExecutor) -> None:
         """Do what is not done yet of the jobs whose zoos are there."""
-        there, ready = self.standing.zoos, dict[Future[str], tuple[Job, int]]()
+        ready = dict[Future[str], tuple[Job, int]]()
         for job in list(self.waiting):
-            others = [zoo for zoo in job.transfers if zoo in self.zoos]
-            if not {job.zoo, *others} <= there.keys():
+            others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.standing.zoos[zoo].reason]
+            if not {job.zoo, *others} <= self.built:
                 continue
             self.waiting.remove(job)
-            for seed in range(self.seeds if not there[job.zoo].reason else 0):
-                built = [zoo for zoo in others if not there[zoo].reason]
-                if self.place.found(job, seed, built) is None:
-                    ready[pool.submit(do, self.place, job, seed, built)] = (job, seed)
+            for seed in range(self.seeds):
+                if self.place.found(job, seed, others) is None:
+                    ready[pool.submit(do, self.place, job, seed, others)] = (job, seed)
         begun, before = time.monotonic(), self.worked
         for future in as_completed(ready):
             (job, seed), reason = ready[future], future.result()
@@ -152,7 +165,7 @@ class _Run:
             return
         from representation.reproduction.pictures import draw
 
-        there = [name for name, zoo in self.standing.zoos.items() if not zoo.reason]
+        there = [zoo for zoo in self.zoos if zoo in self.built]
         drawn = {pool.submit(draw, self.place, item, there): item for item in self.items if item.picture}
         for future in as_completed(drawn):
             self.standing.pictures[drawn[future].name] = future.result()

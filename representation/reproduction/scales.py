@@ -27,6 +27,8 @@ class Scale:
     """Changes of the recipe, by zoo."""
     variations: Mapping[str, Changes] = field(default_factory=dict)
     """Further changes of the recipe, by variation."""
+    backend: str = "auto"
+    """What trains zoos."""
     points: int = 5_000
     """Checkpoints that a picture shows as points at most."""
     stands_in: bool = False
@@ -43,9 +45,8 @@ class Scale:
             return changes
         images = load_spec(find_spec(zoo), changes).images
         assert isinstance(images, DatasetImages)
-        side = 28 if images.crop or images.name in ("mnist", "fashion_mnist") else 32
         kept = f"train: {min(images.train, 1297)}, test: {min(images.test or 500, 500)}"
-        return (*changes, f"images={{name: digits, {kept}, size: {side}, mean: 0.305, std: 0.325}}")
+        return (*changes, f"images={{name: digits, {kept}, size: 28, mean: 0.305, std: 0.325}}")
 
     def recipe_of(self, job: Job) -> Recipe:
         """Return the recipe of an encoder, or of the encoder that baselines are held against."""
@@ -102,11 +103,12 @@ SCALES = {
             },
             {"tetris_seed": ("encoder.latent=50",)},
             stands_in=True,
+            backend="torch",  # no kernel is compiled for so little
         ),
         Scale(
             "cpu",
-            "Parts of the zoos, and small encoders with a short training, those with a token for each weight with half of "
-            "it: an hour of two cores. TETRIS-SEED is whole.",
+            "Parts of the zoos, and small encoders with a short training, half of it with weight tokens: an "
+            "hour of two cores. TETRIS-SEED is whole.",
             "default",
             {
                 "tetris_hyp": ("models=720",),

@@ -15,14 +15,12 @@ NOT_RUN = "not run before the reproduction was stopped"
 
 @dataclass(frozen=True)
 class ZooStanding:
-    """What became of a zoo."""
+    """What there is for a zoo."""
 
-    manifest: dict[str, Any] | None = None
-    """As in its zoo.json; None if it was not built."""
     instead: str = ""
     """The images for which scikit-learn's digits stand in."""
     reason: str = ""
-    """Why it was not built."""
+    """Why it cannot be built."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,9 @@ class Standing:
                     yield job, found
 
     def _found(self, job: Job, seed: int) -> dict[str, Any] | None:
-        if self.zoos.get(job.zoo, ZooStanding(reason=NOT_RUN)).reason:
+        if not (self.place.zoo(job.zoo) / "zoo.json").exists():
             return None
-        others = [zoo for zoo in job.transfers if not self.zoos.get(zoo, ZooStanding(reason=NOT_RUN)).reason]
-        return self.place.found(job, seed, others) or self.place.found(job, seed)
+        return self.place.found(job, seed)
 
     def _fill(self, cell: Cell) -> Filled:
         common: dict[str, Any] = {
@@ -103,7 +100,7 @@ class Standing:
             "percent": cell.percent,
             "cell": cell,
         }
-        zoos = [self.zoos.get(zoo, ZooStanding(reason=NOT_RUN)) for zoo in (cell.job.zoo, cell.evaluated_on) if zoo]
+        zoos = [self.zoos.get(zoo, ZooStanding()) for zoo in (cell.job.zoo, cell.evaluated_on) if zoo]
         if reason := next((zoo.reason for zoo in zoos if zoo.reason), ""):
             return Filled(ours=None, reason=reason, **common)
         values, reason = [], ""
@@ -126,6 +123,8 @@ class Standing:
         if found is None:
             return self.failures.get((cell.job, seed), NOT_RUN)
         zoo = cell.evaluated_on or cell.job.zoo
+        if zoo not in found["identity"]["zoos"]:
+            return NOT_RUN
         key = (cell.method, cell.target, cell.metric, cell.split, zoo)
         for row in found["rows"]:
             if (row["method"], row["target"], row["metric"], row["split"], row["evaluated_on"]) == key:
