@@ -74,7 +74,7 @@ def figure5_trajectories(epochs: int, train: int) -> Trajectories:
 
 def draw_figure5(result: Trajectories) -> Figure:
     """Draw accuracies on the left, distances on the right."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     styles = list(zip(PALETTE, ("-", "--", ":"), strict=False))
     for (name, values), (colour, style) in zip(result.accuracies.items(), styles, strict=True):
@@ -83,6 +83,7 @@ def draw_figure5(result: Trajectories) -> Figure:
         right.plot(result.distance(first, second), style, color=colour, label=f"{first} to {second}", linewidth=2)
     left.set(xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
     right.set(xlabel="epoch", ylabel="L2 distance of the weights")
-    left.legend(title="model")
-    right.legend(title="models")
+    for axes, title in ((left, "model"), (right, "models")):
+        axes.legend(title=title, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
     return figure

@@ -1,11 +1,11 @@
 """The paper's figures, each as one PNG file, from zoos and encoders that are there."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from representation.baselines import PaperStatistics, flatten
@@ -114,6 +114,7 @@ def _tetris() -> Figure:
             first = int((subset.labels == label).nonzero()[0])
             shown = axes.imshow(subset.images[first, 0], cmap="gray_r", vmin=-1, vmax=2)
             axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             if name == "shape":
                 axes.set_title("IOTL"[label], loc="center")
         line[0].set_ylabel(name)
@@ -122,40 +123,46 @@ def _tetris() -> Figure:
 
 
 def _network(schema: Schema) -> Figure:
-    """Draw a network: a column of units (or of planes) for each layer, and what leads to it."""
-    shapes = [schema.input_shape, *schema.output_shapes]
-    figure = Figure(figsize=(2.1 * len(shapes) + 0.6, 3.6), layout="constrained")
+    """Draw a network from left to right: units as dots, channels as squares, and what leads from one to the next."""
+    flat_input = schema.layers[0].kind == "linear"
+    shapes = [(schema.layers[0].inputs, 1, 1) if flat_input else schema.input_shape, *schema.output_shapes]
+    figure = Figure(figsize=(1.9 * len(shapes), 3.8), layout="constrained")
     axes = figure.subplots()
-    for place, (channels, height, width) in enumerate(shapes):
-        count = channels if height * width == 1 or place else channels * height * width
-        flat = height * width == 1 or (not place and schema.layers[0].kind == "linear")
-        units = min(count, 20)
-        for unit in range(units):
-            y = (unit - (units - 1) / 2) * min(0.11, 0.95 / units)
-            if flat:
-                axes.plot(place, y, "o", color=PALETTE[0], markersize=6)
-            else:
-                offset = (unit - (units - 1) / 2) * 0.03
-                axes.add_patch(_plane(place + offset, -offset * 2.5, 0.07 * height**0.5))
-        text = f"{count} units" if flat else f"{channels} x {height} x {width}"
-        axes.text(place, -0.62, ("input\n" if not place else "") + text, ha="center", va="top")
+    for place, (channels, height, _) in enumerate(shapes):
+        x, text = 4.0 * place, ("input\n" if not place else "")
+        if height == 1:
+            text += f"{channels} units"
+            ys = [_height(unit, channels) for unit in range(channels)]
+            axes.plot([x] * channels, ys, "o", color=PALETTE[0], markersize=5, zorder=3)
+            before = shapes[place - 1][0] if place and shapes[place - 1][1] == 1 else 0
+            for unit in range(before):
+                axes.plot(
+                    [[x - 4.0] * channels, [x] * channels], [[_height(unit, before)] * channels, ys], "0.8", lw=0.5
+                )
+        else:
+            text += f"{channels} x {height} x {height}"
+            side = 0.5 + 1.5 * height / schema.input_shape[1]
+            for channel in range(channels):
+                shift = 0.13 * (channel - (channels - 1) / 2)
+                corner = (x + shift - side / 2, -shift - side / 2)
+                axes.add_patch(Rectangle(corner, side, side, facecolor="#CFE3F0", edgecolor=PALETTE[0]))
+        axes.text(x, -2.7, text, ha="center", va="top")
     for place, layer in enumerate(schema.layers):
         what = f"{layer.name}: linear" if layer.kind == "linear" else f"{layer.name}: {layer.kernel} x {layer.kernel}"
         steps = [what, f"max pool {layer.max_pool}" * (layer.max_pool > 1), "activation" * layer.activation]
         size = layer.outputs * (layer.fan_in + layer.bias)
         text = "\n".join([*filter(None, steps), f"{size:,} parameters"])
-        axes.annotate("", (place + 0.72, 0), (place + 0.28, 0), arrowprops={"arrowstyle": "->", "color": "0.4"})
-        axes.text(place + 0.5, 0.62, text, ha="center", va="bottom", fontsize=8)
-    axes.set(xlim=(-0.5, len(shapes) - 0.5), ylim=(-0.85, 1.05))
+        axes.text(4.0 * place + 2.0, 2.7, text, ha="center", va="bottom", fontsize=8)
+        arrow = {"arrowstyle": "->", "color": "0.4"}
+        axes.annotate("", (4.0 * place + 2.8, 2.5), (4.0 * place + 1.2, 2.5), arrowprops=arrow)
+    axes.set(xlim=(-1.8, 4.0 * len(shapes) - 2.2), ylim=(-3.9, 4.6), aspect="equal")
     axes.axis("off")
     return figure
 
 
-def _plane(x: float, y: float, side: float) -> Any:
-    """Return a square that stands for one channel."""
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - side / 2, y - side), side, 2 * side, facecolor="#CFE3F0", edgecolor=PALETTE[0])
+def _height(unit: int, units: int) -> float:
+    """Return where one of so many units of a column is drawn."""
+    return (unit - (units - 1) / 2) * min(0.45, 4.6 / units)
 
 
 # --- predictions ----------------------------------------------------------------------------------------------------
