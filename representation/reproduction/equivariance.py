@@ -85,5 +85,5 @@ def draw_figure5(result: Trajectories) -> Figure:
     right.set(xlabel="epoch", ylabel="L2 distance of the weights")
     for axes, title in ((left, "model"), (right, "models")):
         axes.legend(title=title, loc="upper left", bbox_to_anchor=(1, 1))
-        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[attr-defined]
+        axes.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -1,6 +1,8 @@
 """The paper's figures, each as one PNG file, from zoos and encoders that are there."""
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
@@ -38,8 +40,12 @@ TRANSFERS = {
 }
 
 
-def draw(place: Place, item: Item, there: Sequence[str]) -> Picture:
-    """Draw a figure from the zoos that are there, if it is not drawn already; say what it lacks."""
+def draw(place: Place, items: Sequence[Item], there: Sequence[str]) -> dict[str, Picture]:
+    """Draw figures from the zoos that are there; say what each lacks."""
+    return {item.name: _draw(place, item, there) for item in items}
+
+
+def _draw(place: Place, item: Item, there: Sequence[str]) -> Picture:
     shown = [zoo for zoo in item.zoos if zoo in there]
     lacks = [zoo_label(zoo) for zoo in item.zoos if zoo not in there]
     note = f"not in the picture, for want of a zoo: {', '.join(lacks)}" if lacks else ""
@@ -62,7 +68,7 @@ def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str
     """Return the picture, and what must be said of it."""
     match item.name:
         case "figure4":
-            return figure_4([_portrait(place, zoo) for zoo in shown]), ""
+            return figure_4([_portrait(place.zoo(zoo), place.scale.points) for zoo in shown]), ""
         case "figure5":
             epochs, train = (10, 1000) if place.scale.name != "smoke" else (3, 100)
             said = f"The CNN of the MNIST zoos, trained on {train:,} of scikit-learn's digits."
@@ -70,10 +76,10 @@ def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str
         case "figure6":
             return _tetris(), ""
         case "figure7":
-            return figure_7([_portrait(place, zoo) for zoo in shown]), ""
+            return figure_7([_portrait(place.zoo(zoo), place.scale.points) for zoo in shown]), ""
         case "figure8":
-            encoder = Encoder.from_pretrained(str(place.encoder(item.encoders[0], 0)))
-            return figure_8(_portrait(place, shown[0], encoder)), ""
+            encoder = place.encoder(item.encoders[0], 0)
+            return figure_8(_portrait(place.zoo(shown[0]), place.scale.points, encoder)), ""
         case "figure9" | "figure10":
             zoo = "tetris_seed" if item.name == "figure9" else "mnist_seed"
             return _network(zoo_schema(load_spec(find_spec(zoo)))), ""
@@ -83,18 +89,19 @@ def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str
 # --- weight space -----------------------------------------------------------------------------------------------
 
 
-def _portrait(place: Place, zoo: str, encoder: Encoder | None = None) -> Portrait:
-    """Return a zoo with its weights in the plane; with an encoder also statistics and z."""
-    portrait = Portrait.of(open_zoo(place.zoo(zoo), include_diverged=True), place.scale.points)
+@cache
+def _portrait(folder: Path, points: int, encoder: Path | None = None) -> Portrait:
+    """Return a zoo with its weights in the plane; with an encoder also statistics and z. Figures 4 and 7 share it."""
+    portrait = Portrait.of(open_zoo(folder, include_diverged=True), points)
     weights = portrait.zoo.weights()
     features: dict[str, Tensor] = {"W": weights}
     if encoder is not None:
         statistics = PaperStatistics()
         statistics.fit(weights, portrait.zoo.schema)
-        features |= {"s(W)": statistics.embed(weights), "z": encoder.embed(weights)}
+        features |= {"s(W)": statistics.embed(weights), "z": Encoder.from_pretrained(str(encoder)).embed(weights)}
     for label, values in features.items():
-        points, method = flatten(values)
-        portrait = portrait.with_plane(label, points.numpy(), method)
+        flat, method = flatten(values)
+        portrait = portrait.with_plane(label, flat.numpy(), method)
     return portrait
 
 

@@ -162,7 +162,7 @@ class Shown:
     def of(cls, filled: Filled, marks: Marks) -> "Shown":
         """Write a cell."""
         mark = marks.of(filled.reason or filled.note)
-        paper = _number(filled.paper, filled)
+        paper = _printed(filled.paper, filled)
         if filled.ours is None:
             return cls("", "", paper, mark)
         ours = _number(filled.ours, filled)
@@ -187,8 +187,15 @@ def _number(value: float | str | None, filled: Filled) -> str:
     if not isinstance(value, float):
         return str(value)
     if filled.percent:
-        return f"{100 * value:.1f}"
+        return f"{100 * value:.1f}" if abs(value) < 1000 else f"{100 * value:.0e}"
     return f"{value:.3f}" if filled.cell is not None and filled.cell.metric == "variance" else f"{value:.2f}"
+
+
+def _printed(value: float | str | None, filled: Filled) -> str:
+    """Return the paper's figure with as many digits as it is printed with."""
+    if not isinstance(value, float) or not filled.percent:
+        return _number(value, filled)
+    return f"{100 * value:.2f}".removesuffix("0")
 
 
 def _colour(difference: float) -> str:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 from representation.reproduction.estimate import job_flops
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs, find_items
@@ -158,7 +159,7 @@ class _Run:
             )
 
     def _draw(self, pool: ProcessPoolExecutor) -> None:
-        """Draw what is not drawn yet."""
+        """Draw the pictures, those of the same zoos in one worker, which reduces them to the plane once."""
         if find_spec("matplotlib") is None:
             missing = Picture(reason="matplotlib is not installed (pip install 'zootools[plots]')")
             self.standing.pictures = {item.name: missing for item in self.items if item.picture}
@@ -166,10 +167,14 @@ class _Run:
         from representation.reproduction.pictures import draw
 
         there = [zoo for zoo in self.zoos if zoo in self.built]
-        drawn = {pool.submit(draw, self.place, item, there): item for item in self.items if item.picture}
-        for future in as_completed(drawn):
-            self.standing.pictures[drawn[future].name] = future.result()
-            self._say(f"{drawn[future].name}: {future.result().reason or 'drawn'}")
+        groups: dict[Any, list[Item]] = {}
+        for item in self.items:
+            if item.picture:
+                groups.setdefault((item.zoos, item.encoders) if item.zoos else item.name, []).append(item)
+        for future in as_completed([pool.submit(draw, self.place, group, there) for group in groups.values()]):
+            self.standing.pictures |= future.result()
+            for name, picture in future.result().items():
+                self._say(f"{name}: {picture.reason or 'drawn'}")
 
     def _say(self, text: str) -> None:
         if not self.quiet:

@@ -77,16 +77,16 @@ _SMOKE_LARGE = (
     "images.test=100",
     _SPLIT,
 )
-_CPU_CNN = ("images.train=5000", "images.test=2000", "training.train_metrics_images=2000")
+_CPU_CNN = ("images.train=2000", "images.test=1000", "training.train_metrics_images=1000")
 _CPU_LARGE = (
-    "models=240",
-    "images.train=5000",
-    "images.test=2000",
-    "training={epochs: 20, batch_size: 64, train_metrics_images: 2000, checkpoint_epochs: [0, 1, 2, 3, 5, 10, 15, 20]}",
+    "models=200",
+    "images.train=2000",
+    "images.test=1000",
+    "training={epochs: 20, batch_size: 64, train_metrics_images: 1000, checkpoint_epochs: [0, 1, 2, 3, 5, 10, 15, 20]}",
 )
 _SMALL = ("encoder.width=64", "encoder.hidden=128")
-_CPU_TETRIS_RECIPE = (*_SMALL, "encoder.latent=50", "epochs.every=5", "training.batch_size=250", "training.epochs=8")
-_CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=40")
+_CPU_TETRIS_RECIPE = (*_SMALL, "encoder.latent=50", "epochs.every=5", "training.batch_size=250", "training.epochs=4")
+_CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=15")
 
 SCALES = {
     scale.name: scale
@@ -107,20 +107,20 @@ SCALES = {
         ),
         Scale(
             "cpu",
-            "Parts of the zoos, and small encoders with a short training, half of it with weight tokens: an "
-            "hour of two cores. TETRIS-SEED is whole.",
+            "Parts of the zoos, and small encoders with a short training, half of it with weight tokens: half "
+            "an hour of two cores. TETRIS-SEED is whole.",
             "default",
             {
-                "tetris_hyp": ("models=720",),
-                **dict.fromkeys(SEEDS, ("models=96", *_CPU_CNN)),
-                **dict.fromkeys(MNIST[1:], ("models=160", "training.epochs=10", *_CPU_CNN)),
+                "tetris_hyp": ("models=360",),
+                **dict.fromkeys(SEEDS, ("models=64", *_CPU_CNN, "images.train=5000")),
+                **dict.fromkeys(MNIST[1:], ("models=128", "training.epochs=10", *_CPU_CNN)),
                 **dict.fromkeys(LARGE, _CPU_LARGE),
             },
             {
                 **dict.fromkeys(("tetris_seed", "tetris_hyp"), _CPU_TETRIS_RECIPE),
                 **dict.fromkeys((*MNIST, *SEEDS, *LARGE), _CPU_CNN_RECIPE),
             },
-            dict.fromkeys(("AttW", "AttW+t"), ("training.epochs=4",)),
+            dict.fromkeys(("AttW", "AttW+t"), ("training.epochs=2",)),
             points=2_000,
         ),
         Scale(
