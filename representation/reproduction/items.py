@@ -56,6 +56,11 @@ class Job:
         return self.method in LOSSES
 
     @property
+    def last(self) -> bool:
+        """Whether it is done when everything else is: it fills one cell (Table 3), or takes very long (Table 2)."""
+        return self.variation in AUGMENTATIONS or self.variation.startswith("AttW")
+
+    @property
     def transfers(self) -> tuple[str, ...]:
         """The other zoos on which encoder and probes are scored (Table 7, Figures 11 to 14)."""
         if self.variation or self.method not in (BASELINES, "Ec+D"):
@@ -355,11 +360,7 @@ def find_items(names: Sequence[str]) -> list[Item]:
 
 
 def all_jobs(items: Sequence[Item]) -> list[Job]:
-    """Return what must be done for some items, each job once, in the order of their zoos."""
+    """Return what must be done for some items, each job once, in the order of their zoos but for the last ones."""
     jobs = dict.fromkeys(job for item in items for job in item.jobs)
 
-    def order(job: Job) -> tuple[int, int, bool]:
-        """Of a zoo what costs least comes first, and what fills most cells."""
-        return ZOOS.index(job.zoo), int(job.learns) + bool(job.variation), job.variation.startswith("AttW")
-
-    return sorted(jobs, key=order)
+    return sorted(jobs, key=lambda job: (job.last, ZOOS.index(job.zoo), job.learns, job.variation.startswith("AttW")))

@@ -138,7 +138,8 @@ class _Run:
         ready = dict[Future[str], tuple[Job, int]]()
         for job in list(self.waiting):
             others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.standing.zoos[zoo].reason]
-            if not {job.zoo, *others} <= self.built:
+            wanted = {job.zoo, *others} if not job.last else {z for z in self.zoos if not self.standing.zoos[z].reason}
+            if not wanted <= self.built:
                 continue
             self.waiting.remove(job)
             for seed in range(self.seeds):

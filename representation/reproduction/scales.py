@@ -64,8 +64,7 @@ _SPLIT = "split={train: 0.6, validation: 0.2, test: 0.2}"
 _SMOKE_TETRIS = ("models=36", "training.epochs=3", "images.train=60", "images.test=100", _SPLIT)
 _SMOKE_CNN = (
     "models=32",
-    "training.epochs=2",
-    "training.train_metrics_images=100",
+    "training={epochs: 2, batch_size: 20, train_metrics_images: 100}",
     "images.train=100",
     "images.test=100",
     _SPLIT,
@@ -112,7 +111,7 @@ SCALES = {
             "default",
             {
                 "tetris_hyp": ("models=360",),
-                **dict.fromkeys(SEEDS, ("models=64", *_CPU_CNN, "images.train=5000")),
+                **dict.fromkeys(SEEDS, ("models=64", *_CPU_CNN, "images.train=3000")),
                 **dict.fromkeys(MNIST[1:], ("models=128", "training.epochs=10", *_CPU_CNN)),
                 **dict.fromkeys(LARGE, _CPU_LARGE),
             },
