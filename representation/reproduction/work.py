@@ -25,6 +25,7 @@ from representation.reproduction.scales import Scale
 from representation.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import pretty_json, write_durably
+from zootools.population import canonical_json
 from zootools.zoo import Zoo, open_zoo
 
 WEIGHTS_AND_STATISTICS = ("W", "s(W)")
@@ -43,8 +44,10 @@ class Place:
         return self.out / "zoos" / name
 
     def encoder(self, job: Job, seed: int) -> Path:
-        """Return the folder of an encoder."""
-        return self.out / "encoders" / job.name / f"seed-{seed}"
+        """Return the folder of an encoder; another recipe, or another zoo, has another."""
+        decisive = {**self.identity(job, seed, ()), "seed": None}
+        digest = hashlib.sha256(canonical_json(decisive).encode()).hexdigest()
+        return self.out / "encoders" / f"{job.name}-{digest[:8]}" / f"seed-{seed}"
 
     def result(self, job: Job, seed: int) -> Path:
         """Return the file that says what a job found."""
