@@ -17,7 +17,6 @@ from zootools.builder import estimate, zoo_schema
 from zootools.population import expand
 from zootools.probe import seconds_per_model_sample
 from zootools.progress import duration
-from zootools.spec import ZooSpec
 
 SHARE_OF_PEAK = 0.25
 """Of the speed of a large product of matrices, what training an encoder reaches: a round figure, for estimates."""
@@ -35,18 +34,22 @@ def job_flops(scale: Scale, job: Job) -> float:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         encoder = Encoder.build(schema, recipe.encoder)
         encoder.decode(encoder(torch.empty(2, schema.size)))
-    return PROBING / 3 + 3 * counter.get_total_flops() * recipe.training.epochs * _training_checkpoints(
-        spec, scale, job
-    )
+    views = 2 * recipe.training.epochs * _training_checkpoints(scale, job)
+    return PROBING / 3 + 3 * counter.get_total_flops() / 2 * views
 
 
-def _training_checkpoints(spec: ZooSpec, scale: Scale, job: Job) -> int:
-    epochs = scale.recipe_of(job).epochs
+def _training_checkpoints(scale: Scale, job: Job) -> int:
+    spec, epochs = scale.spec(job.zoo), scale.recipe_of(job).epochs
     last = epochs.last or spec.training.epochs
     kept = [
         e for e in spec.training.kept_epochs if epochs.first <= e <= last and (e - epochs.first) % epochs.every == 0
     ]
-    return len(kept) * sum(model.split == "train" for model in expand(spec))
+    return len(kept) * _training_models(scale, job.zoo)
+
+
+@cache
+def _training_models(scale: Scale, zoo: str) -> int:
+    return sum(model.split == "train" for model in expand(scale.spec(zoo)))
 
 
 def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, data: Path | None) -> dict[str, Any]:
@@ -59,12 +62,12 @@ def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, d
     for job in all_jobs(items):
         if job.learns:
             name, changes = scale.recipe_words(job)
-            spec, recipe = scale.spec(job.zoo), scale.recipe_of(job)
+            recipe = scale.recipe_of(job)
             encoders.append(
                 {
                     "encoder": job.name,
                     "recipe": " ".join((name, *changes)),
-                    "checkpoints": _training_checkpoints(spec, scale, job),
+                    "checkpoints": _training_checkpoints(scale, job),
                     "epochs": recipe.training.epochs,
                     "seconds": round(job_flops(scale, job) * seeds / rate, 1),
                 }

@@ -96,6 +96,7 @@ class _Run:
     def everything(self) -> None:
         """Build, do, draw."""
         self._look_for_images()
+        self.waiting = [job for job in self.waiting if not self.standing.zoos[job.zoo].reason]
         with _workers(self.workers) as pool:
             for zoo in self.zoos:
                 if not self.standing.zoos[zoo].reason:

@@ -70,7 +70,7 @@ _SMOKE_CNN = (
     _SPLIT,
 )
 _SMOKE_LARGE = (
-    "models=32",
+    "sample.count=32",
     "training={epochs: 3, batch_size: 50}",
     "images.train=200",
     "images.test=100",
@@ -78,7 +78,7 @@ _SMOKE_LARGE = (
 )
 _CPU_CNN = ("images.train=2000", "images.test=1000", "training.train_metrics_images=1000")
 _CPU_LARGE = (
-    "models=200",
+    "sample.count=200",
     "images.train=2000",
     "images.test=1000",
     "training={epochs: 20, batch_size: 64, train_metrics_images: 1000, checkpoint_epochs: [0, 1, 2, 3, 5, 10, 15, 20]}",

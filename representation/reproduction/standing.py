@@ -63,7 +63,7 @@ class Filled:
 
 @dataclass
 class Standing:
-    """What came of a reproduction so far."""
+    """What came of a reproduction."""
 
     place: Place
     items: list[Item]
@@ -73,6 +73,8 @@ class Standing:
     failures: dict[tuple[Job, int], str] = field(default_factory=dict)
     """Jobs that found nothing, and why."""
     pictures: dict[str, Picture] = field(default_factory=dict)
+    _read: dict[tuple[Job, int], dict[str, Any] | None] = field(default_factory=dict, repr=False)
+    """Results that a report has read: hundreds of cells share some dozens of them."""
 
     def filled(self, item: Item) -> list[list[Filled]]:
         """Return the cells of an item, grid by grid."""
@@ -88,9 +90,10 @@ class Standing:
                     yield job, found
 
     def _found(self, job: Job, seed: int) -> dict[str, Any] | None:
-        if not (self.place.zoo(job.zoo) / "zoo.json").exists():
-            return None
-        return self.place.found(job, seed)
+        if (job, seed) not in self._read:
+            there = (self.place.zoo(job.zoo) / "zoo.json").exists()
+            self._read[job, seed] = self.place.found(job, seed) if there else None
+        return self._read[job, seed]
 
     def _fill(self, cell: Cell) -> Filled:
         common: dict[str, Any] = {
@@ -110,12 +113,13 @@ class Standing:
                 values.append(value)
             else:
                 reason = value
-        instead = sorted({zoo.instead for zoo in zoos if zoo.instead})
-        note = f"scikit-learn's digits in place of {' and '.join(instead)}, whose files are not here" if instead else ""
         if not values:
             return Filled(ours=None, reason=reason, **common)
+        instead = sorted({zoo.instead for zoo in zoos if zoo.instead})
+        notes = [f"scikit-learn's digits in place of {' and '.join(instead)}, whose files are not here"] * bool(instead)
+        notes += [f"{len(values)} of {self.seeds} seeds: {reason}"] * (len(values) < self.seeds)
         mean, interval = mean_and_interval(values)
-        return Filled(ours=mean, interval=interval, seeds=len(values), note=note, **common)
+        return Filled(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes), **common)
 
     def _value(self, cell: Cell, seed: int) -> float | str:
         """Return a score, or why there is none."""

@@ -90,7 +90,7 @@ def do(place: Place, job: Job, seed: int, others: Sequence[str]) -> str:
     try:
         found = _variances(place, job, recipe) if job.method == VARIANCES else _scores(place, job, seed, others, recipe)
     except SpecError as error:
-        return str(error)
+        return str(error).replace(f"{place.out}/", "")
     seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
     write_durably(place.result(job, seed), pretty_json({"job": job.name, "identity": identity, **seconds, **found}))
     return ""
