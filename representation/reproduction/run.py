@@ -107,10 +107,13 @@ class _Run:
 
     def _look_for_images(self) -> None:
         """Note which zoos cannot be built, and for which other images stand in."""
+        at_hand: dict[str, bool] = {}  # by data set: reading one takes a second
         for zoo in self.zoos:
             images, finished = self.place.scale.spec(zoo).images, (self.place.zoo(zoo) / "zoo.json").exists()
             instead = reason = ""
-            if not has_images(images, self.data):
+            if images.name not in at_hand:
+                at_hand[images.name] = has_images(images, self.data)
+            if not at_hand[images.name]:
                 if self.place.scale.stands_in:
                     instead = images.name
                 elif not finished:
