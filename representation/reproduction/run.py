@@ -98,12 +98,13 @@ class _Run:
         self._look_for_images()
         self.waiting = [job for job in self.waiting if not self.standing.zoos[job.zoo].reason]
         with _workers(self.workers) as pool:
+            self._draw(pool)
             for zoo in self.zoos:
                 if not self.standing.zoos[zoo].reason:
                     self._build(zoo)
                     self.built.add(zoo)
                     self._do(pool)
-            self._draw(pool)
+                    self._draw(pool)
 
     def _look_for_images(self) -> None:
         """Note which zoos cannot be built, and for which other images stand in."""
@@ -164,18 +165,23 @@ class _Run:
             )
 
     def _draw(self, pool: ProcessPoolExecutor) -> None:
-        """Draw the pictures, those of the same zoos in one worker, which reduces them to the plane once."""
-        if find_spec("matplotlib") is None:
-            missing = Picture(reason="matplotlib is not installed (pip install 'zootools[plots]')")
-            self.standing.pictures = {item.name: missing for item in self.items if item.picture}
+        """Draw the pictures of which all zoos and encoders are there, those of the same zoos in one worker.
+
+        Such pictures share how their zoos are reduced to the plane, which takes most of the time.
+        """
+        groups: dict[Any, list[Item]] = {}
+        for item in [item for item in self.items if item.picture and item.name not in self.standing.pictures]:
+            missing = {zoo for zoo in item.zoos if not self.standing.zoos[zoo].reason} - self.built
+            if find_spec("matplotlib") is None:
+                reason = "matplotlib is not installed (pip install 'zootools[plots]')"
+                self.standing.pictures[item.name] = Picture(reason=reason)
+            elif not missing and not set(item.encoders) & set(self.waiting):
+                groups.setdefault((item.zoos, item.encoders) if item.zoos else item.name, []).append(item)
+        if not groups:
             return
         from representation.reproduction.pictures import draw
 
         there = [zoo for zoo in self.zoos if zoo in self.built]
-        groups: dict[Any, list[Item]] = {}
-        for item in self.items:
-            if item.picture:
-                groups.setdefault((item.zoos, item.encoders) if item.zoos else item.name, []).append(item)
         for future in as_completed([pool.submit(draw, self.place, group, there) for group in groups.values()]):
             self.standing.pictures |= future.result()
             for name, picture in future.result().items():
@@ -195,6 +201,7 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(count, context, _begin, (watched,))
     try:
         yield pool
+        pool.shutdown()
     except BrokenProcessPool as error:
         raise WorkerError("a worker process died; what was finished is kept, and the same command goes on") from error
     finally:
