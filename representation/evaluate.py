@@ -206,7 +206,7 @@ def validation_scores(home: Checkpoints, targets: list[str], encoder: Encoder, n
 
     Only the splits of ``home`` are looked at; there are no rows when the features are not finite.
     """
-    run = _Run(home, [], targets, {}, probes=("paper",))
+    run = Scorer(home, [], targets, {}, probes=("paper",))
     run.score(Method(name, encoder.embed, fitted_on=len(home.parts["train"])))
     return [row for row in run.rows if row["split"] == "validation"]
 
