@@ -102,9 +102,7 @@ def test_the_files_of_the_report_agree(everything: Standing) -> None:
         filled = [cell for grid in everything.filled(item) for cell in grid]
         assert [(row["row"], row["column"]) for row in rows] == [(cell.row, cell.column) for cell in filled]
         assert [row["ours"] for row in rows] == [c.ours if c.cell else None for c in filled]
-        number = re.sub("[a-z]", "", item.name)
-        (heading,) = [h for h in tables if h.startswith(f"{'Table' if 'table' in item.name else 'Figure'} {number}.")]
-        for block in tables[heading]:
+        for block in tables[item.heading]:
             assert all(all(line) for line in block[2:])  # no cell is empty
         assert f'id="{item.name}"' in page
     for picture in everything.pictures.values():
@@ -228,7 +226,7 @@ def test_an_interrupted_run_reports_what_there_is(tmp_path: Path, data: Path) ->
     assert "the same command goes on" in said
     text = (out / "reproduction.md").read_text()
     assert NOT_RUN in text
-    assert all(all(line) for line in cells(text)["Table 3. " + ITEMS["table3"].title][0][2:])
+    assert all(all(line) for line in cells(text)[ITEMS["table3"].heading][0][2:])
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -294,16 +292,15 @@ def test_the_documented_report_was_generated_and_has_the_papers_figures() -> Non
     assert text.startswith(MARK)
     tables, marks = cells(text), Marks()
     for item in ITEMS.values():
-        (heading,) = [heading for heading in tables if heading.endswith(f". {item.title}")]
         grids = [[Filled(c.row, c.column, None, c.paper, c.percent, reason="x", cell=c) for c in g] for g in item.grids]
         if item.name in SECTIONS:
             grids = [[Filled(row, column, None, paper, reason="x") for row, column, _, paper in described(item.name)]]
-        for grid, block in zip(grids, tables[heading], strict=True):
+        for grid, block in zip(grids, tables[item.heading], strict=True):
             columns = block[0][1:]
             found = {(line[0], c): cell for line in block[2:] for c, cell in zip(columns, line[1:], strict=True)}
             for cell in grid:
                 published = Shown.of(cell, marks).paper
                 written = re.sub(r" ?\[[a-z]+\] ?", "", found[cell.row, cell.column])
-                assert re.search(rf"(^|^\(|[<>=≠] ){re.escape(published)}\)?$", written), (heading, cell.row, written)
+                assert re.search(rf"(^|^\(|[<>=≠] ){re.escape(published)}\)?$", written), (item.name, cell.row, written)
     for picture in re.findall(r"\]\((reproduction/.*?)\)", text):
         assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")

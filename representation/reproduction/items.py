@@ -133,6 +133,12 @@ class Item:
     """Encoders that the picture shows."""
 
     @property
+    def heading(self) -> str:
+        """``Table 1. What it is about``."""
+        kind = "table" if self.name.startswith("table") else "figure"
+        return f"{kind.title()} {self.name.removeprefix(kind)}. {self.title}"
+
+    @property
     def cells(self) -> Iterator[Cell]:
         """Its scores."""
         return (cell for grid in self.grids for cell in grid)

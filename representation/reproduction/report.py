@@ -115,13 +115,6 @@ class Section:
             remarks += [f"No picture: {reason}."] if reason else [picture.note] if picture and picture.note else []
         return cls(item, grids, marks, picture.file if picture else None, remarks)
 
-    @property
-    def heading(self) -> str:
-        """``Table 1. What it is about``."""
-        kind = "Table" if self.item.name.startswith("table") else "Figure"
-        number = self.item.name.removeprefix(kind.lower())
-        return f"{kind} {number}. {self.item.title}"
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -212,7 +205,7 @@ def markdown(standing: Standing, sections: Sequence[Section]) -> str:
     lines = [MARK, "", f"# {_title(standing)}", "", standing.place.scale.description, "", *_about(standing), ""]
     lines += [f"    {_command(standing)}", "", LEGEND, ""]
     for section in sections:
-        lines += [f"## {section.heading}", "", *section_lines(section)]
+        lines += [f"## {section.item.heading}", "", *section_lines(section)]
     for title, rows in (("The zoos", _zoos(standing)), ("The encoders", _jobs(standing))):
         if rows:
             lines += [f"## {title}", "", *_rows(rows), ""]
@@ -234,7 +227,7 @@ def section_lines(section: Section) -> list[str]:
         body = [[row, *(cell.markdown if cell else "-" for cell in cells)] for row, cells in grid.rows]
         lines += [*_rows([dict(zip(head, line, strict=True)) for line in body]), ""]
     if section.file is not None:
-        lines += [f"![{section.heading}](reproduction/{section.file.name})", ""]
+        lines += [f"![{section.item.heading}](reproduction/{section.file.name})", ""]
     remarks = [f"[{letter}] {text}" for text, letter in section.marks.texts.items()]
     if any(grid.has_gaps for grid in section.grids):
         remarks.append("- The paper has no figure there either.")
