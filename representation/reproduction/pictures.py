@@ -48,7 +48,7 @@ def draw(place: Place, items: Sequence[Item], there: Sequence[str]) -> dict[str,
 def _draw(place: Place, item: Item, there: Sequence[str]) -> Picture:
     shown = [zoo for zoo in item.zoos if zoo in there]
     lacks = [zoo_label(zoo) for zoo in item.zoos if zoo not in there]
-    note = f"not in the picture, for want of a zoo: {', '.join(lacks)}" if lacks else ""
+    note = f"Not in the picture, for want of a zoo: {', '.join(lacks)}." if lacks else ""
     if item.zoos and item.zoos[0] not in there:
         return Picture(reason=f"{zoo_label(item.zoos[0])} is not there")
     for job in item.encoders:
@@ -61,7 +61,7 @@ def _draw(place: Place, item: Item, there: Sequence[str]) -> Picture:
         return Picture(reason=str(error))
     file = place.picture(item.name)
     write_durably(file, image_bytes(figure, "png"))
-    return Picture(file, "; ".join(text for text in (more, note) if text))
+    return Picture(file, " ".join(text for text in (more, note) if text))
 
 
 def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str]:

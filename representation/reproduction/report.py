@@ -21,9 +21,11 @@ import torch
 from representation.reproduction.items import ITEMS, Item, zoo_label
 from representation.reproduction.standing import Filled, Standing
 from zootools import __version__
+from zootools.bundled import find_spec
 from zootools.files import durable_path, write_durably
 from zootools.manifest import read_manifest
 from zootools.progress import duration
+from zootools.spec import load_spec
 
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
 """The first line of every report."""
@@ -181,7 +183,9 @@ def _number(value: float | str | None, filled: Filled) -> str:
         return str(value)
     if filled.percent:
         return f"{100 * value:.1f}" if abs(value) < 1000 else f"{100 * value:.0e}"
-    return f"{value:.3f}" if filled.cell is not None and filled.cell.metric == "variance" else f"{value:.2f}"
+    if filled.cell is None or filled.cell.metric != "variance":
+        return f"{value:.2f}"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.0e}"
 
 
 def _printed(value: float | str | None, filled: Filled) -> str:
@@ -291,9 +295,9 @@ def _zoos(standing: Standing) -> list[dict[str, Any]]:
     """Return a line for each zoo."""
     scale, rows = standing.place.scale, []
     for name, zoo in standing.zoos.items():
-        spec = scale.spec(name)
+        whole = load_spec(find_spec(name)).model_count
         changes = " ".join(scale.zoo_changes(name, bool(zoo.instead))) or "as it is"
-        row = {"zoo": zoo_label(name), "models": "-", "of": f"{spec.model_count:,}", "diverged": "-"}
+        row = {"zoo": zoo_label(name), "models": "-", "of": f"{whole:,}", "diverged": "-"}
         row |= {"checkpoints": "-", "built in": "-", "specification": zoo.reason or changes}
         if (standing.place.zoo(name) / "zoo.json").exists():
             counts = read_manifest(standing.place.zoo(name))["counts"]
