@@ -104,7 +104,7 @@ def test_l1_thousands_of_models_take_bounded_memory_and_few_files(tmp_path: Path
     assert found["rows"] == found["counts"]["checkpoints"] == checkpoints
     assert found["counts"]["missing"] == 0
     assert found["peak"] < 1.5e9
-    # The smaller zoo is so small that a library which is first imported for the tables shows.
+    # Of the smaller zoo most of this is imported libraries, and how much of them is resident varies from run to run.
     assert found["late"] < (1.3 if models == 2000 else 1.1) * found["early"]
     assert found["descriptors"] <= 100
     assert found["files"] <= (400 if models == 2000 else 4000)
