@@ -78,6 +78,15 @@ grid: {activation: [tanh, relu], init: [uniform], optimizer: [adam], lr: [1.0e-2
 seeds: {range: [1, 3]}
 training: {epochs: 3, batch_size: 4}
 """
+
+CNN = """
+name: digits
+images: {name: digits, train: 48, validation: 30, test: 60, size: 28}
+architecture: {name: cnn_small}
+grid: {activation: [tanh], init: [kaiming_uniform], optimizer: [adam, sgd], lr: [1.0e-2], dropout: [0.0, 0.3]}
+seeds: {range: [1, 5]}
+training: {epochs: 2, batch_size: 8, train_metrics_images: 32}
+"""
 """Six models in two stacks."""
 
 

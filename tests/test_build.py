@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from click.testing import CliRunner
-from crash import TINY, Builders
+from crash import CNN, TINY, Builders
 
 from zootools import ZooSpec, build, open_zoo
 from zootools.builder import plan_stacks, status, zoo_schema
@@ -32,15 +32,6 @@ from zootools.training.reference import train_reference
 from zootools.verify import faults, repair
 
 LONG = TINY.replace("train: 40", "train: 400").replace("epochs: 3", "epochs: 30")
-
-CNN = """
-name: digits
-images: {name: digits, train: 48, validation: 30, test: 60, size: 28}
-architecture: {name: cnn_small}
-grid: {activation: [tanh], init: [kaiming_uniform], optimizer: [adam, sgd], lr: [1.0e-2], dropout: [0.0, 0.3]}
-seeds: {range: [1, 5]}
-training: {epochs: 2, batch_size: 8, train_metrics_images: 32}
-"""
 
 
 def spec_of(text: str, *overrides: str, folder: Path) -> ZooSpec:

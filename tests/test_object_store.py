@@ -426,11 +426,9 @@ def test_a_zoo_in_a_store_is_read_by_its_url(
     assert json.loads(command("status", URL, "--json").output)["ok"] == 6
 
 
-def test_a_zoo_that_is_being_built_tells_how_far_it_is(
-    s3: S3Server, specs: dict[str, Path], machine: Callable[[str], Machine]
-) -> None:
-    here = machine("here")
-    building = here.start(specs["tiny"], wait=True)
+def kill_after_one_stack(s3: S3Server, here: Machine, spec: Path) -> None:
+    """Begin a build and kill it when the store has the record of its second stack."""
+    building = here.start(spec, wait=True)
 
     def kill(method: str, name: str) -> None:
         if name.endswith("stack-00001.record"):
@@ -438,6 +436,14 @@ def test_a_zoo_that_is_being_built_tells_how_far_it_is(
 
     s3.after = kill
     building.go().wait()
+    s3.after = lambda method, name: None
+
+
+def test_a_zoo_that_is_being_built_tells_how_far_it_is(
+    s3: S3Server, specs: dict[str, Path], machine: Callable[[str], Machine]
+) -> None:
+    here = machine("here")
+    kill_after_one_stack(s3, here, specs["tiny"])
     standing = json.loads(command("status", URL, "--json").output)
     assert standing["state"] == "unfinished"
     assert (standing["ok"], standing["missing"], standing["stacks_done"]) == (3, 3, 1)
@@ -450,15 +456,7 @@ def test_a_damaged_object_is_refused(
     tmp_path: Path, s3: S3Server, specs: dict[str, Path], machine: Callable[[str], Machine]
 ) -> None:
     here = machine("here")
-    building = here.start(specs["tiny"], wait=True)
-
-    def kill(method: str, name: str) -> None:
-        if name.endswith("stack-00001.record"):
-            os.killpg(building.pid, signal.SIGKILL)
-
-    s3.after = kill
-    building.go().wait()
-    s3.after = lambda method, name: None
+    kill_after_one_stack(s3, here, specs["tiny"])
     shard = "zoo/checkpoints/stack-00000/epoch-0002.safetensors"
     record = "zoo/.work/stack-00000.record"
     for name in (shard, record):

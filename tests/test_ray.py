@@ -18,7 +18,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from conftest import mnist_folder
-from crash import TINY, fault_random, lane, tree
+from crash import CNN, TINY, fault_random, lane, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,14 +38,6 @@ from zootools.store import Epoch, Plan, ZooFolder
 from zootools.training.backend import choose_backend
 from zootools.verify import faults
 
-CNN = """
-name: digits
-images: {name: digits, train: 48, validation: 30, test: 60, size: 28}
-architecture: {name: cnn_small}
-grid: {activation: [tanh], init: [kaiming_uniform], optimizer: [adam, sgd], lr: [1.0e-2], dropout: [0.0, 0.3]}
-seeds: {range: [1, 5]}
-training: {epochs: 2, batch_size: 8, train_metrics_images: 32}
-"""
 LONG = TINY.replace("train: 40", "train: 400").replace("epochs: 3", "epochs: 60")
 SIXTY = """
 name: sixty
