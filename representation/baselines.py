@@ -5,7 +5,8 @@ nothing but the flat weights and the schema, so it fits every zoo.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -196,8 +197,13 @@ class Umap(_Sampled):
             n_jobs=1,
         )
 
+    def fit_rows(self, weights: Tensor) -> None:
+        with _threads_kept():
+            super().fit_rows(weights)
+
     def embed(self, weights: Tensor) -> Tensor:
-        return self._transform(weights)  # at once: new rows are placed together
+        with _threads_kept():
+            return self._transform(weights)  # at once: new rows are placed together
 
     @classmethod
     def missing(cls, rows: int) -> str:
@@ -205,6 +211,16 @@ class Umap(_Sampled):
         if find_spec("umap") is None:
             return "umap-learn is not installed (pip install 'zootools[plots]')"
         return "" if rows > cls.neighbours else f"its {cls.neighbours} neighbours need more than {rows} checkpoints"
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Keep the number of threads of torch, which UMAP's compiler sets to that of all cores: it decides last bits."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:

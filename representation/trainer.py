@@ -14,6 +14,9 @@ from representation.losses import Objective, Terms
 from representation.recipes import Recipe
 from zootools.architectures import Schema
 from zootools.streams import stream
+from zootools.training.repeatable import make_products_repeatable
+
+make_products_repeatable()
 
 WARM_UP = 0.05
 """Share of a one-cycle training over which the learning rate rises."""

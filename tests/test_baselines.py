@@ -117,5 +117,7 @@ def test_umap_maps_unseen_weights_and_says_when_it_cannot(schema: Schema) -> Non
     assert Umap.missing(26) == ""
     assert "25 neighbours" in Umap.missing(25)
     method = Umap(50)
+    threads = torch.get_num_threads()
     method.fit(random_weights(40, 100), schema)
     assert method.embed(random_weights(7, 100, seed=1)).shape == (7, 38)
+    assert torch.get_num_threads() == threads

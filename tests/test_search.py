@@ -97,7 +97,7 @@ def local(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_process(statement: str) -> None:
-    """Run a statement in a fresh process: what other tests loaded may change the last bits of a product here."""
+    """Run a statement in a fresh process, with nothing set that zootools itself does not set."""
     lines = [
         "import sys",
         "sys.modules['umap'] = None",  # as here, see `cluster`
@@ -109,7 +109,8 @@ def in_process(statement: str) -> None:
         "torch.set_num_threads(1)",
         f"settings = {{'overrides': {SMALL!r}}}",
     ]
-    subprocess.run([sys.executable, "-c", "\n".join([*lines, statement])], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    subprocess.run([sys.executable, "-c", "\n".join([*lines, statement])], env=environment, check=True)
 
 
 def on_ray(zoo: Path, out: Path, **changes: Any) -> Results:

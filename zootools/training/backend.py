@@ -13,11 +13,10 @@ from zootools.native.kernel import Kernel
 from zootools.population import ModelConfig
 from zootools.spec import Training
 from zootools.training.native import NativeTrainer
+from zootools.training.repeatable import make_products_repeatable
 from zootools.training.stacked import StackedTrainer, stack_width
 
-# Without this the last bits of MKL's matrix products depend on where in memory the factors begin, and so a model's
-# bits on its place in a stack. MKL reads it when it is first used, in this process and in the workers.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+make_products_repeatable()
 
 Trainer = NativeTrainer | StackedTrainer
 
