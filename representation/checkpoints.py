@@ -15,6 +15,9 @@ from zootools.errors import SpecError
 from zootools.tables import SPLITS
 from zootools.zoo import Zoo
 
+WILD = 100
+"""Weights beyond it are rare in networks that learn; much of the field's code leaves such networks out."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -29,7 +32,7 @@ class Part:
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of a zoo that are evaluated: those of the recipe's epochs, with finite weights."""
+    """The checkpoints of a zoo that are evaluated: those of the recipe's epochs, with weights that it takes."""
 
     name: str
     schema: Schema
@@ -56,16 +59,28 @@ class Checkpoints:
             rows = torch.tensor(pc.equal(chosen.metadata["split"], split).to_pylist())
             part = chosen.split(split)
             weights = part.weights()
-            finite = weights.isfinite().all(dim=1)
-            if not finite.all():
-                bad = int((~finite).sum())
-                found.notes.append(f"{name}: {bad} {split} checkpoints are left out: their weights are not finite")
-                weights = weights[finite]
-            models = part.metadata["model_id"].filter(pa.array(finite.numpy())).unique()
+            taken, reason = takes(recipe, weights)
+            if not taken.all():
+                bad = int((~taken).sum())
+                found.notes.append(f"{name}: {bad} {split} checkpoints are left out: {reason}")
+                weights = weights[taken]
+            models = part.metadata["model_id"].filter(pa.array(taken.numpy())).unique()
             found.counts |= {f"{split}_models": len(models), f"{split}_checkpoints": len(weights)}
-            kept = {key: replace(target, values=target.values[rows][finite]) for key, target in targets.items()}
+            kept = {key: replace(target, values=target.values[rows][taken]) for key, target in targets.items()}
             found.parts[split] = Part(weights, kept)
+        if recipe.largest_weight is None:
+            found._note_wild_weights()
         return found
+
+    def _note_wild_weights(self) -> None:
+        """Say it when few checkpoints decide what is linear in the weights."""
+        wild = [part.weights[part.weights.abs().amax(dim=1) > WILD] for part in self.parts.values() if len(part)]
+        if count := sum(map(len, wild)):
+            largest = max(float(weights.abs().max()) for weights in wild if len(weights))
+            self.notes.append(
+                f"{self.name}: {count} checkpoints have weights beyond {WILD} (up to {largest:.2g}), which decide what "
+                f"is linear in the weights; --set largest_weight={WILD} leaves them out"
+            )
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
         """Return the names of the properties that can be probed, and for each of the others why it cannot.
@@ -114,6 +129,16 @@ class Checkpoints:
             else:
                 kept[name] = target.numbered_as(home.parts["train"].targets[name].classes)
         return replace(self, parts={"test": Part(part.weights, kept)})
+
+
+def takes(recipe: Recipe, weights: Tensor) -> tuple[Tensor, str]:
+    """Return which of some networks ``[rows, parameters]`` a recipe takes, bool ``[rows]``, and why not the others."""
+    limit, reason = recipe.largest_weight, "their weights are not finite"
+    if limit is None:
+        limit = torch.finfo(weights.dtype).max
+    else:
+        reason = f"a weight is not finite, or beyond {limit:g}"
+    return (weights.amax(dim=1) <= limit) & (weights.amin(dim=1) >= -limit), reason
 
 
 def check_same_layers(home: Zoo, other: Zoo) -> None:

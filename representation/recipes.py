@@ -170,6 +170,9 @@ class Recipe(Section):
     """A sentence for readers."""
     epochs: Epochs = Epochs()
     """Which checkpoints are learned from."""
+    largest_weight: Annotated[float, Field(gt=0, le=1e38)] | None = None
+    """Checkpoints with a weight beyond it, or below its negative, are left out: models that explode and stay finite
+    decide variances and linear probes otherwise. By default only those are left out that are not finite."""
     encoder: Annotated[Attention | FeedForward, Discriminator("kind")]
     """The network that is trained."""
     head: Head = Head()

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from representation.checkpoints import takes
 from representation.encoders import Encoder
 from representation.recipes import Recipe
 from representation.trainer import Trainer, choose_precision
@@ -70,7 +71,7 @@ def train_encoder(
 
 
 class Weights(NamedTuple):
-    """What an encoder learns from: the finite weights of a zoo's train and validation split."""
+    """What an encoder learns from: the weights of a zoo's train and validation split that its recipe takes."""
 
     zoo: str
     schema: Schema
@@ -85,7 +86,7 @@ class Weights(NamedTuple):
         Raises SpecError when there is nothing to learn from.
         """
         parts = training_data(zoo, recipe).items()
-        return cls(zoo.name, zoo.schema, *(_finite_weights(part, name, quiet) for name, part in parts))
+        return cls(zoo.name, zoo.schema, *(_taken_weights(part, recipe, name, quiet) for name, part in parts))
 
     def identity(self, recipe: Recipe, seed: int) -> dict[str, Any]:
         """Return what decides an encoder, but for the device that it is trained on."""
@@ -297,18 +298,15 @@ def _matmul_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _finite_weights(zoo: Zoo, split: str, quiet: bool) -> Tensor:
-    """Return the weights of all checkpoints that are finite throughout; say how many are not."""
+def _taken_weights(zoo: Zoo, recipe: Recipe, split: str, quiet: bool) -> Tensor:
+    """Return the weights of all checkpoints that the recipe takes; say how many it does not, and why."""
     weights = zoo.weights()
-    finite = torch.isfinite(weights).all(dim=1)
-    if not finite.any():
-        raise SpecError(
-            f"{zoo.folder}: all {len(weights)} checkpoints of the {split} split have NaN or infinite weights"
-        )
-    if not finite.all() and not quiet:
-        left_out = int((~finite).sum())
-        print(f"{left_out} of {len(weights)} {split} checkpoints are left out: not finite", file=sys.stderr)
-    return weights if finite.all() else weights[finite]
+    taken, reason = takes(recipe, weights)
+    if not taken.any():
+        raise SpecError(f"{zoo.folder}: all {len(weights)} checkpoints of the {split} split are left out: {reason}")
+    if not taken.all() and not quiet:
+        print(f"{int((~taken).sum())} of {len(weights)} {split} checkpoints are left out: {reason}", file=sys.stderr)
+    return weights if taken.all() else weights[taken]
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

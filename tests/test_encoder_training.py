@@ -296,7 +296,7 @@ def test_checkpoints_that_are_not_finite_are_left_out_and_counted(
     tensors["fc1.weight"][row, 0, 0] = float("nan")
     save_file(tensors, shard, metadata)
     encoder = train_encoder(open_zoo(folder, verify=False), recipe(), tmp_path / "out")
-    assert re.search(r"1 of \d+ train checkpoints are left out: not finite", capsys.readouterr().err)
+    assert re.search(r"1 of \d+ train checkpoints are left out: their weights are not finite", capsys.readouterr().err)
     assert torch.isfinite(encoder.embed(zoo.weights())).all()
 
 

@@ -28,6 +28,7 @@ from representation.probes import ALPHAS
 from representation.recipes import load_recipe
 from representation.results import SCHEMA, Results
 from representation.targets import IDENTITY, read_targets
+from representation.train import Weights
 from zootools import Zoo, build, open_zoo
 from zootools.architectures import build_schema
 from zootools.cli import main
@@ -365,7 +366,18 @@ def test_a_zoo_whose_models_all_diverged_is_refused(folder: Path) -> None:
         represent(wild, "smoke", folder / "w", baselines_only=True, quiet=True)
 
 
-def test_weights_that_are_not_finite_are_left_out_and_counted(varied: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "changes", "note"),
+    [
+        (torch.nan, [], "1 train checkpoints are left out: their weights are not finite"),
+        (-torch.inf, ["largest_weight=100"], "1 train checkpoints are left out: a weight is not finite, or beyond 100"),
+        (-1e25, ["largest_weight=100"], "1 train checkpoints are left out: a weight is not finite, or beyond 100"),
+        (-1e25, [], "1 checkpoints have weights beyond 100 (up to 1e+25), which decide what is linear in the weights"),
+    ],
+)
+def test_weights_that_are_not_finite_or_too_large_are_left_out_and_counted(
+    varied: Path, tmp_path: Path, value: float, changes: list[str], note: str
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(varied, copy)
     zoo = open_zoo(copy)
@@ -374,11 +386,13 @@ def test_weights_that_are_not_finite_are_left_out_and_counted(varied: Path, tmp_
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    next(iter(tensors.values()))[row["row"]] = torch.nan
+    next(iter(tensors.values()))[row["row"]] = value
     save_file(tensors, path, metadata)
-    found = Checkpoints.of(open_zoo(copy, verify=False), load_recipe("smoke"))
-    assert found.notes == ["varied: 1 train checkpoints are left out: their weights are not finite"]
-    assert len(found.parts["train"]) == len(zoo.split("train").where(pc.field("epoch") > 0)) - 1
+    recipe = load_recipe("smoke", changes)
+    found = Checkpoints.of(open_zoo(copy, verify=False), recipe)
+    assert [text.split("; ")[0] for text in found.notes] == [f"varied: {note}"]
+    whole, left_out = len(zoo.split("train").where(pc.field("epoch") > 0)), note.count("left out")
+    assert len(found.parts["train"]) == len(Weights.of(open_zoo(copy, verify=False), recipe).train) == whole - left_out
 
 
 # --- the command ----------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ def markdown(standing: Standing, sections: Sequence[Section]) -> str:
     lines += [f"    {_command(standing)}", "", LEGEND, ""]
     for section in sections:
         lines += [f"## {section.item.heading}", "", *section_lines(section)]
-    for title, rows in (("The zoos", _zoos(standing)), ("The encoders", _jobs(standing))):
+    for title, rows in _tables(standing):
         if rows:
             lines += [f"## {title}", "", *_rows(rows), ""]
     return "\n".join(lines)
@@ -234,7 +234,7 @@ def section_lines(section: Section) -> list[str]:
         lines += [f"![{section.item.heading}](reproduction/{section.file.name})", ""]
     remarks = [f"[{letter}] {text}" for text, letter in section.marks.texts.items()]
     if any(grid.has_gaps for grid in section.grids):
-        remarks.append("- The paper has no figure there either.")
+        remarks.append("-: there is no such figure, neither here nor in the paper.")
     for remark in [*section.remarks, *remarks]:
         lines += [remark, ""]
     return lines
@@ -289,6 +289,21 @@ def _machine() -> str:
 def _sessions(standing: Standing, zoo: str) -> list[dict[str, Any]]:
     path = standing.place.zoo(zoo) / "build.json"
     return json.loads(path.read_bytes())["sessions"] if path.exists() else []
+
+
+def _tables(standing: Standing) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return title and lines of the tables at the end."""
+    return [
+        ("The zoos", _zoos(standing)),
+        ("Checkpoints that are left out", _left_out(standing)),
+        ("The encoders", _jobs(standing)),
+    ]
+
+
+def _left_out(standing: Standing) -> list[dict[str, Any]]:
+    """Return a line for each zoo and reason."""
+    notes = dict.fromkeys(note for _, found in standing.results() for note in found["notes"] if "are left out" in note)
+    return [dict(zip(("zoo", "what"), note.split(": ", 1), strict=True)) for note in notes]
 
 
 def _zoos(standing: Standing) -> list[dict[str, Any]]:
@@ -346,7 +361,7 @@ def _html(standing: Standing, sections: Sequence[Section]) -> str:
         command=_command(standing),
         sections=sections,
         pictures=pictures,
-        tables=[("The zoos", _zoos(standing)), ("The encoders", _jobs(standing))],
+        tables=_tables(standing),
         colours=[_colour(share) for share in (-1, -0.5, -0.1, 0.1, 0.5, 1)],
     )
 
