@@ -1,4 +1,4 @@
-"""How much is built and trained: `smoke` in a test, `cpu` in an hour, `full` as the paper has it."""
+"""How much is built and trained: `smoke` in a test, `cpu` in an hour or two, `full` as the paper has it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

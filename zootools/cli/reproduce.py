@@ -11,7 +11,10 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="WHAT...")
 @click.option(
-    "--scale", default="smoke", show_default=True, help="smoke: minutes; cpu: an hour of two cores; full: as the paper."
+    "--scale",
+    default="smoke",
+    show_default=True,
+    help="smoke: minutes; cpu: an hour or two of two cores; full: as the paper.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder; default reproduction/SCALE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders for each cell.")
