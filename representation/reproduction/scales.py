@@ -90,8 +90,10 @@ _CPU_LARGE = (
 )
 _SMALL = ("encoder.width=64", "encoder.hidden=128")
 _CPU_TETRIS_RECIPE = (*_SMALL, "encoder.latent=50", "epochs.every=5", "training.batch_size=250", "training.epochs=16")
-# Few models that explode and stay finite would decide what linear probes and variances say of all the others.
-_CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=40", "largest_weight=100")
+# A twentieth of these checkpoints explodes and stays finite, and would decide what linear probes and variances say of
+# all the others. The limit is that of the notebook to the authors' later data set; healthy weights end just below it.
+_DEAD = "largest_weight=5"
+_CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=40", _DEAD)
 
 SCALES = {
     scale.name: scale
@@ -133,6 +135,7 @@ SCALES = {
             "full",
             "The zoos as the paper has them, and the encoders as its released code has them.",
             "{zoo}_paper_code",
+            recipes=dict.fromkeys(MNIST[1:], (_DEAD,)),
             variations={"FF": ("training.lr=3.0e-4",)},
         ),
     )
