@@ -226,17 +226,28 @@ def _threads_kept() -> Iterator[None]:
 def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:
     """Return features ``[rows, anything]`` as points in the plane, float64 ``[rows, 2]``, and what made them.
 
-    ``UMAP`` with the paper's settings where it is wanted and can be fitted, else ``PCA``. The directions of PCA are
-    those of ordinary rows: a few networks with weights of a million would be all that they show.
+    ``UMAP`` with the paper's settings where it is wanted and can be fitted, else ``PCA``. Some networks explode and
+    stay finite: rows more than ten times as long as the median would be all that either shows. UMAP sees them in
+    their direction, ten times as long as the median; PCA takes its directions from the others. Rows that are not
+    finite, as what an encoder may make of such a network, get NaN.
     """
-    if umap and not Umap.missing(len(features)):
-        method: _Fitted = Umap(2)
-        method.fit_rows(features)
-    else:
-        method, size = LinearPca(2), features.double().norm(dim=1)
-        method.fit_rows(features[size <= 10 * size.median()])
-    points = method.embed(features)
-    return torch.nn.functional.pad(points, (0, 2 - points.shape[1])), method.name.removesuffix("-linear")
+    finite = features.isfinite().all(dim=1)
+    rows = features[finite].double()
+    points, name = torch.full((len(features), 2), torch.nan, dtype=torch.float64), LinearPca.name
+    if len(rows):
+        length = rows.norm(dim=1, keepdim=True)
+        longest = 10 * length.median()
+        ordinary = length <= longest
+        if umap and not Umap.missing(len(rows)):
+            method: _Fitted = Umap(2)
+            rows = torch.where(ordinary, rows, rows * (longest / length))
+            method.fit_rows(rows)
+        else:
+            method = LinearPca(2)
+            method.fit_rows(rows[ordinary[:, 0]])
+        placed, name = method.embed(rows).double(), method.name
+        points[finite] = torch.nn.functional.pad(placed, (0, 2 - placed.shape[1]))
+    return points, name.removesuffix("-linear")
 
 
 def baselines(components: int, rows: int, seed: int = 0) -> list[Baseline]:

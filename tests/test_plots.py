@@ -38,8 +38,9 @@ from zootools.plots import (
     pictures,
     write_pictures,
 )
+from zootools.plots.limits import beyond, frame, limits
 from zootools.plots.panels import MAX_BOXES
-from zootools.plots.portrait import MAX_POINTS, inliers
+from zootools.plots.portrait import MAX_POINTS
 from zootools.plots.style import looks, styled
 from zootools.plots.writing import image_bytes
 from zootools.spec import parse_spec
@@ -135,10 +136,13 @@ def test_boxes_show_the_accuracies_of_the_models_that_did_not_diverge(portrait: 
 def test_points_are_the_mean_weight_and_the_accuracy_of_the_same_checkpoint(portrait: Portrait) -> None:
     axes = mean_weight(portrait).axes[0]
     zoo = open_zoo(portrait.zoo.folder)
-    expected = np.stack([zoo.weights().double().mean(1).numpy(), zoo.metadata["test_accuracy"].to_numpy()], axis=1)
-    points = [c for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
-    np.testing.assert_allclose(points[0].get_offsets(), expected)
-    np.testing.assert_array_equal(points[0].get_array(), zoo.metadata["epoch"].to_numpy())
+    columns = [
+        zoo.weights().double().mean(1).numpy(),
+        *(zoo.metadata[n].to_numpy() for n in ("test_accuracy", "epoch")),
+    ]
+    (points,) = [c for c in axes.collections if isinstance(c, PathCollection) and len(c.get_offsets())]
+    shown = np.column_stack([points.get_offsets(), points.get_array()])
+    np.testing.assert_allclose(sorted(shown.tolist()), sorted(np.column_stack(columns).tolist()))
 
 
 def test_loss_curves_mark_the_models_that_diverged(portrait: Portrait) -> None:
@@ -174,6 +178,10 @@ def extents(figure: Figure) -> Iterator[tuple[str, Bbox]]:
     """Where the texts of a picture stand, and its axes: names and boxes."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     for number, axes in enumerate(figure.axes):
+        if axes.get_legend():
+            yield f"legend of axes {number}", axes.get_legend().get_window_extent(renderer)
+        if not axes.axison:  # which holds nothing but a legend
+            continue
         yield f"axes {number}", axes.get_window_extent(renderer)
         labels = [axes.xaxis.label, axes.yaxis.label, axes._left_title, axes._right_title]  # type: ignore[attr-defined]
         for tick in (*axes.xaxis.get_ticklabels(), *axes.yaxis.get_ticklabels()):
@@ -183,8 +191,6 @@ def extents(figure: Figure) -> Iterator[tuple[str, Bbox]]:
         for text in labels:
             if text.get_visible() and text.get_text():
                 yield f"{text.get_text()!r} of axes {number}", text.get_window_extent(renderer)
-        if axes.get_legend():
-            yield f"legend of axes {number}", axes.get_legend().get_window_extent(renderer)
     for legend in figure.legends:
         yield "legend", legend.get_window_extent(renderer)
     if isinstance(figure._suptitle, Text):  # type: ignore[attr-defined]
@@ -192,14 +198,16 @@ def extents(figure: Figure) -> Iterator[tuple[str, Bbox]]:
 
 
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")  # of the label that the font cannot show
-@pytest.mark.parametrize("which", ["portrait", "many_labels"])
-def test_nothing_overlaps_and_nothing_is_cut_off(which: str, request: pytest.FixtureRequest) -> None:
-    portrait = request.getfixturevalue(which)
-    names = []
-    for name, draw, reason in pictures(portrait):
-        assert not reason
-        names.append(name)
-        figure = draw()
+@pytest.mark.parametrize("which", ["portrait", "many_labels", "exploded", "side by side"])
+def test_nothing_overlaps_and_nothing_is_cut_off(which: str, portrait: Portrait, many_labels: Portrait) -> None:
+    if which == "side by side":
+        zoos = [portrait, many_labels, exploded(portrait), portrait, portrait]
+        drawn = {"figure-4": figure_4(zoos), "figure-7": figure_7(zoos)}
+    else:
+        chosen = {"portrait": portrait, "many_labels": many_labels, "exploded": exploded(portrait)}[which]
+        drawn = {name: draw() for name, draw, reason in pictures(chosen) if not reason}
+        assert set(drawn) == ALL - {"statistics"} | {"representation"}
+    for name, figure in drawn.items():
         with styled():
             FigureCanvasAgg(figure)
             figure.draw_without_rendering()
@@ -212,7 +220,6 @@ def test_nothing_overlaps_and_nothing_is_cut_off(which: str, request: pytest.Fix
             across = min(first.x1, second.x1) - max(first.x0, second.x0)
             along = min(first.y1, second.y1) - max(first.y0, second.y0)
             assert across < 2 or along < 2, f"{name}: {one} overlaps {other} by {across:.1f} x {along:.1f}"
-    assert set(names) == ALL - {"statistics"} | {"representation"}
 
 
 # --- zoos of every kind ----------------------------------------------------------------------------------------
@@ -291,14 +298,115 @@ def test_many_epochs_are_thinned_and_the_picture_says_so(portrait: Portrait) -> 
     assert any(f"{MAX_BOXES} of 100 epochs" in word for word in said)
 
 
-def test_what_lies_far_outside_does_not_squeeze_the_rest() -> None:
-    values = np.concatenate([np.linspace(0, 1, 99), [1e9]])
-    assert inliers(values).tolist() == [True] * 99 + [False]
-    assert inliers(np.array([1.0] * 19 + [5.0])).all()
+# --- what lies far beyond the rest -----------------------------------------------------------------------------
+
+
+def exploded(portrait: Portrait, count: int = 7) -> Portrait:
+    """The same portrait, of which some networks have grown to weights of 1e25."""
+    size = np.ones(len(portrait.zoo))
+    size[:count] = 1e25
+    planes = {label: replace(where, points=where.points * size[:, None]) for label, where in portrait.planes.items()}
+    return replace(portrait, mean_weights=portrait.mean_weights * size, planes=planes)
+
+
+def test_what_lies_far_beyond_does_not_squeeze_the_rest() -> None:
+    values = np.concatenate([np.linspace(0, 1, 99), [1e25, np.nan]])
+    assert limits(values) == (0, 1)
+    assert beyond(values, frame(values)).tolist() == [False] * 99 + [True, False]
+    assert limits(np.array([1.0] * 19 + [5.0])) == (1, 5)
+    assert limits(np.array([0.3, 0.4, 1e9]), np.linspace(0, 1, 11)) == (0.3, 0.4)
+    low, high = frame(np.array([2.0]))
+    assert low < 2 < high
+
+
+def test_what_lies_far_beyond_is_drawn_at_the_border_and_counted(portrait: Portrait) -> None:
+    for figure, plain in (
+        (figure_4([exploded(portrait)]), figure_4([portrait])),
+        (mean_weight(exploded(portrait)), mean_weight(portrait)),
+    ):
+        axes = figure.axes[0]
+        points = np.concatenate([c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)])
+        assert len(points) == len(portrait.zoo)
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        at_border = np.isin(points[:, 0], (left, right)) | np.isin(points[:, 1], (bottom, top))
+        assert at_border.sum() == 7
+        assert right - left <= 2 * np.ptp(plain.axes[0].get_xlim())
+        assert "7 beyond, at the border" in axes.get_title("left")
+
+
+def test_losses_far_beyond_are_counted(portrait: Portrait) -> None:
+    table = portrait.metadata
+    good = pc.equal(table["status"], "ok").to_numpy()
+    huge = table["train_loss"].to_numpy().copy()
+    huge[np.flatnonzero(good)[:3]] = 1e25
+    table = table.set_column(table.column_names.index("train_loss"), "train_loss", pa.array(huge))
+    axes = losses(replace(portrait, metadata=table)).axes[0]
+    assert "beyond, at the border" in axes.get_title("left")
+    assert axes.get_ylim()[1] < 1e12
+
+
+def test_checkpoints_without_a_place_are_counted(portrait: Portrait) -> None:
+    points = portrait.planes["W"].points.copy()
+    points[:2] = np.nan
+    (heading,) = {axes.get_title("left") for axes in figure_4([portrait.with_plane("W", points, "PCA")]).axes[:1]}
+    assert "2 not shown: W is not finite" in heading
+
+
+def test_networks_that_exploded_have_a_place_in_the_plane() -> None:
     rows = torch.randn(100, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     plain, _ = flatten(rows, umap=False)
     spoilt, _ = flatten(torch.cat([rows, torch.full((1, 3), 1e9, dtype=torch.float64)]), umap=False)
     torch.testing.assert_close(plain, spoilt[:100])
+    rows[:2] *= 1e30
+    rows[2] = torch.nan
+    for umap in (False, True):
+        points, method = flatten(rows, umap)
+        assert method == ("UMAP" if umap else "PCA")
+        assert points.isfinite().all(dim=1).tolist() == [True] * 2 + [False] + [True] * 97
+    assert flatten(torch.full((3, 5), torch.nan))[0].isnan().all()
+
+
+# --- zoos with few epochs, and several zoos side by side --------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [[3], [0, 1]])
+def test_epochs_are_whole_numbers_everywhere(portrait: Portrait, epochs: list[int]) -> None:
+    def kept(table: pa.Table) -> pa.Table:
+        column = table["epoch"]
+        return table.set_column(
+            table.column_names.index("epoch"), "epoch", pa.array(np.resize(epochs, len(column)), column.type)
+        )
+
+    few = replace(
+        portrait,
+        metadata=kept(portrait.metadata),
+        shown=kept(portrait.shown),
+        zoo=replace(portrait.zoo, metadata=kept(portrait.zoo.metadata)),
+    )
+    for draw in (accuracy, gap, losses, mean_weight, lambda p: figure_7([p]), lambda p: embedding(p, "W")):
+        figure = draw(few)
+        with styled():
+            FigureCanvasAgg(figure)
+            figure.draw_without_rendering()
+        for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+            if axis.label.get_text() == "epoch" and axis.get_visible():
+                low, high = sorted(axis.get_view_interval())
+                said = [
+                    t.get_text()
+                    for t in axis.get_ticklabels()
+                    if low <= t.get_position()[axis.axis_name == "y"] <= high
+                ]
+                assert said == [str(epoch) for epoch in epochs]
+    assert ("epoch 3 only" in mean_weight(few).axes[0].get_title("left")) == (epochs == [3])
+
+
+def test_a_label_has_one_colour_in_all_zoos_of_a_picture(portrait: Portrait) -> None:
+    table = portrait.zoo.metadata
+    one = table.set_column(table.column_names.index("init"), "init", pa.array(["uniform"] * len(table)))
+    first, second, key = figure_4([replace(portrait, zoo=replace(portrait.zoo, metadata=one)), portrait]).axes
+    (only,) = {tuple(colour) for c in first.collections for colour in c.get_facecolors()}
+    assert only in {tuple(colour) for c in second.collections for colour in c.get_facecolors()}
+    assert [text.get_text() for text in key.get_legend().get_texts()] == ["normal", "uniform"]
 
 
 def test_what_is_missing_is_named(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from representation.checkpoints import Checkpoints
 from representation.encoders import Encoder
 from representation.probes import fit_ridge
 from representation.reproduction.equivariance import draw_figure5, figure5_trajectories
-from representation.reproduction.items import LABELS, Item, zoo_label
+from representation.reproduction.items import Item, zoo_label
 from representation.reproduction.standing import Picture
 from representation.reproduction.work import Place
 from zootools.architectures import Schema
@@ -25,7 +26,9 @@ from zootools.errors import SpecError
 from zootools.files import write_durably
 from zootools.images import load_images
 from zootools.plots import Portrait, figure_4, figure_7, figure_8
-from zootools.plots.style import PALETTE, styled
+from zootools.plots.limits import beyond, frame
+from zootools.plots.panels import at_border, ticks
+from zootools.plots.style import PALETTE, styled, title_of
 from zootools.plots.writing import image_bytes
 from zootools.spec import load_spec
 from zootools.zoo import open_zoo
@@ -83,7 +86,9 @@ def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str
         case "figure9" | "figure10":
             zoo = "tetris_seed" if item.name == "figure9" else "mnist_seed"
             return _network(zoo_schema(load_spec(find_spec(zoo)))), ""
-    return _predictions(place, item, shown), "Predicted over true values, on the test split of each zoo."
+    return _predictions(
+        place, item, shown
+    ), "Predicted over true values, on the test split of each zoo; on the grey line both are equal."
 
 
 # --- weight space -----------------------------------------------------------------------------------------------
@@ -176,7 +181,7 @@ def _height(unit: int, units: int) -> float:
 
 
 def _predictions(place: Place, item: Item, shown: Sequence[str]) -> Figure:
-    """Draw what a probe that was fitted on the first zoo predicts on each, by method."""
+    """Draw what a probe that was fitted on the first zoo predicts on each: methods by zoos, or side by side for one."""
     (job,), target = item.encoders, TRANSFERS[item.name]
     recipe = place.scale.recipe_of(job)
     zoos = [Checkpoints.of(open_zoo(place.zoo(name)), recipe) for name in shown]
@@ -184,20 +189,19 @@ def _predictions(place: Place, item: Item, shown: Sequence[str]) -> Figure:
     statistics, encoder = PaperStatistics(), Encoder.from_pretrained(str(place.encoder(job, 0)))
     statistics.fit(home.parts["train"].weights, home.schema)
     embeddings = {"W": lambda weights: weights, "s(W)": statistics.embed, job.method: encoder.embed}
-    figure = Figure(figsize=(2.7 * len(zoos), 2.5 * len(METHODS)), layout="constrained")
-    grid = figure.subplots(len(METHODS), len(zoos), squeeze=False)
-    for line, method in zip(grid, METHODS, strict=True):
+    rows, columns = (len(METHODS), len(zoos)) if len(zoos) > 1 else (1, len(METHODS))
+    figure = Figure(figsize=(3.0 * columns, 2.8 * rows), layout="constrained")
+    grid = iter(figure.subplots(rows, columns, squeeze=False).flat)
+    for method in METHODS:
         embed = embeddings[method]
         samples = [(embed(home.parts[s].weights), _truth(home, s, target)) for s in ("train", "validation")]
         probe = fit_ridge(*samples)
-        for axes, zoo in zip(line, zoos, strict=True):
-            truth = _truth(zoo, "test", target)[:, 0]
-            _over_truth(axes, truth, probe(embed(zoo.parts["test"].weights))[:, 0])
-            if method == METHODS[0]:
-                axes.set_title(zoo_label(zoo.name), loc="center")
-            if method == METHODS[-1]:
-                axes.set_xlabel(f"true {LABELS[target]}")
-        line[0].set_ylabel(f"{LABELS[target]} predicted from {method}")
+        for zoo in zoos:
+            axes = next(grid)
+            predicted = probe(embed(zoo.parts["test"].weights))[:, 0]
+            note = _over_truth(axes, _truth(zoo, "test", target)[:, 0], predicted)
+            axes.set_title("\n".join(filter(None, [f"{zoo_label(zoo.name)}, from {method}", note])))
+            axes.set(xlabel=f"true {title_of(target)}", ylabel=f"predicted {title_of(target)}")
     return figure
 
 
@@ -206,9 +210,14 @@ def _truth(zoo: Checkpoints, split: str, target: str) -> Tensor:
     return zoo.parts[split].targets[target].values[:, None]
 
 
-def _over_truth(axes: Axes, truth: Tensor, predicted: Tensor) -> None:
-    known = torch.isfinite(truth)
-    truth, predicted = truth[known], predicted[known]
-    ends = [float(truth.min()), float(truth.max())]
-    axes.plot(ends, ends, color="0.6", linewidth=1)
-    axes.plot(truth, predicted, ".", color=PALETTE[0], markersize=3, alpha=0.5)
+def _over_truth(axes: Axes, truth: Tensor, predicted: Tensor) -> str:
+    """Draw predictions over true values ``[rows]``; return what must be said of those far beyond the true ones."""
+    known = torch.isfinite(truth) & torch.isfinite(predicted)
+    x, y = truth[known].double().numpy(), predicted[known].double().numpy()
+    low, high = frame(np.concatenate([x, y]), x)
+    axes.plot([low, high], [low, high], color="0.6", linewidth=1)
+    axes.plot(x, y.clip(low, high), ".", color=PALETTE[0], markersize=3, alpha=0.5, clip_on=False)
+    axes.set(xlim=(low, high), ylim=(low, high))
+    for axis in (axes.xaxis, axes.yaxis):
+        ticks(axis, x)
+    return at_border(beyond(y, (low, high)))

@@ -1,45 +1,56 @@
 """The pictures: matplotlib Figures, made without pyplot and its global state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from zootools.plots import panels
+from zootools.plots.panels import Colours
 from zootools.plots.portrait import Portrait, numbers
 from zootools.plots.style import DIVERGED, NAMES, PALETTE, readable, styled, title_of
 
-WIDTH, HEIGHT = 3.6, 2.9
-"""Inches of one pair of axes with its legend."""
+WIDTH, HEIGHT = 3.4, 2.9
+"""Inches of one pair of axes."""
+TITLE = 0.4
+"""Inches of the two lines above all."""
+WIDEST = 12.0
+"""Inches of a picture at most: where pages are 900 pixels wide, letters of 9 points are then 9 pixels high."""
 
 
 def accuracy(portrait: Portrait) -> Figure:
     """Draw box plots of the test accuracy over epochs."""
     with styled():
-        figure, grid = _figure([3.4], 1, 6.4)
-        left_out = panels.boxes(grid[0][0], portrait.shown, "test_accuracy")
+        figure, ((axes,),) = _figure([3.4], 1, 6.4)
+        left_out = panels.boxes(axes, portrait.shown, "test_accuracy")
         return _titled(figure, portrait, "test accuracy over epochs", portrait.everything, left_out)
 
 
 def mean_weight(portrait: Portrait) -> Figure:
     """Draw the test accuracy over the mean weight."""
     with styled():
-        figure, grid = _figure([3.6], 1, 5.0)
-        panels.mean_weights(grid[0][0], portrait.mean_weights, portrait.zoo.metadata)
+        figure, ((axes,),) = _figure([3.6], 1, 5.0)
+        colours = Colours.of([portrait.zoo.metadata], "epoch")
+        axes.set_title(panels.mean_weights(axes, portrait.mean_weights, portrait.zoo.metadata, colours))
+        colours.bar([axes])
         return _titled(figure, portrait, "test accuracy over mean weight", portrait.sampling)
 
 
 def gap(portrait: Portrait) -> Figure:
     """Draw the generalisation gap over epochs, and over the test accuracy."""
     with styled():
-        figure, grid = _figure([3.3], 2, 4.0)
-        left_out = panels.boxes(grid[0][0], portrait.shown, "generalization_gap")
-        table = portrait.zoo.metadata
+        figure, ((left, right),) = _figure([3.3], 2, 4.0)
+        left_out = panels.boxes(left, portrait.shown, "generalization_gap")
+        table, colours = portrait.zoo.metadata, Colours.of([portrait.zoo.metadata], "epoch")
         x, y = numbers(table["test_accuracy"]), numbers(table["generalization_gap"])
-        panels.scatter_numbers(grid[0][1], x, y, numbers(table["epoch"]), "epoch")
-        grid[0][1].set_xlabel(title_of("test_accuracy"))
-        for axes in grid[0]:
+        right.set_title(panels.at_border(colours.scatter(right, x, y, table)))
+        right.set_xlabel(title_of("test_accuracy"))
+        colours.bar([right])
+        for axes in (left, right):
             axes.set_ylabel("generalisation gap\n(training minus test accuracy)")
         return _titled(
             figure, portrait, "generalisation gap", left_out and f"left: {left_out}", f"right: {portrait.sampling}"
@@ -51,9 +62,8 @@ def losses(portrait: Portrait) -> Figure:
     with styled():
         columns = [name for name in LOSSES if not portrait.lacks(name)]
         figure, grid = _figure([3.3], len(columns), 4.0)
-        said: dict[str, None] = {}
         for axes, column in zip(grid[0], columns, strict=True):
-            said |= dict.fromkeys(panels.curves(axes, portrait.metadata, column).split("; "))
+            said = panels.curves(axes, portrait.metadata, column)
             axes.set_ylabel(f"{title_of(column)}\n(mean cross-entropy, nats)")
         handles = []
         if not portrait.all_diverged:
@@ -63,7 +73,7 @@ def losses(portrait: Portrait) -> Figure:
             label = "a model that diverged, x its last checkpoint"
             handles.append(Line2D([], [], color=DIVERGED, linewidth=1, marker="x", label=label))
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        return _titled(figure, portrait, "losses over epochs", *said)
+        return _titled(figure, portrait, "losses over epochs", said)
 
 
 LOSSES = ("train_loss", "validation_loss", "test_loss")
@@ -72,14 +82,8 @@ LOSSES = ("train_loss", "validation_loss", "test_loss")
 def embedding(portrait: Portrait, label: str) -> Figure:
     """Draw one representation (a label of `Portrait.planes`) in the plane, once for every property that varies."""
     with styled():
-        properties = portrait.properties
-        columns = 2 if len(properties) > 1 else 1
-        rows = [properties[start : start + columns] for start in range(0, len(properties), columns)]
-        figure, grid = _figure([max(_height([portrait], colour) for colour in row) for row in rows], columns)
-        for axes, colour in zip((axes for row in grid for axes in row), properties, strict=False):
-            panels.plane(axes, portrait.planes[label], portrait.zoo.metadata, colour, label)
-        for axes in [axes for row in grid for axes in row][len(properties) :]:
-            axes.remove()
+        parts = [_planes([portrait], [label], colour) for colour in portrait.properties]
+        figure = _drawn(_rows(parts, 2))
         method = portrait.planes[label].method
         return _titled(figure, portrait, f"{method} of {NAMES.get(label, label)}", portrait.sampling)
 
@@ -87,52 +91,110 @@ def embedding(portrait: Portrait, label: str) -> Figure:
 def figure_4(portraits: Sequence[Portrait], colour: str = "init") -> Figure:
     """Draw the weight space of some zoos side by side, coloured by initialisation, as the paper's Figure 4."""
     with styled():
-        figure, grid = _figure([_height(portraits, colour)], len(portraits))
-        for axes, portrait in zip(grid[0], portraits, strict=True):
-            panels.plane(axes, portrait.planes["W"], portrait.zoo.metadata, colour, "W")
-            axes.set_title(_heading(portrait))
-        return figure
+        return _drawn([[_planes(portraits, ["W"], colour, [_heading(portrait) for portrait in portraits])]])
 
 
 def figure_7(portraits: Sequence[Portrait]) -> Figure:
     """Draw the paper's Figure 7, a column for each zoo: accuracy over epochs and over mean weight, and the weight space
-    coloured by activation, initialisation and epoch, where they vary.
+    coloured by activation, initialisation and epoch, where they vary. Those of a single zoo stand side by side.
     """
     with styled():
-        colours = [name for name in ("activation", "init", "epoch") if any(name in p.properties for p in portraits)]
-        heights = [HEIGHT, HEIGHT, *(_height(portraits, colour) for colour in colours)]
-        figure, grid = _figure(heights, len(portraits))
-        for column, portrait in enumerate(portraits):
-            table = portrait.zoo.metadata
-            left_out = panels.boxes(grid[0][column], portrait.shown, "test_accuracy")
-            grid[0][column].set_title(_heading(portrait, left_out and f"boxes: {left_out}"))
-            panels.mean_weights(grid[1][column], portrait.mean_weights, table)
-            for row, colour in enumerate(colours, 2):
-                panels.plane(grid[row][column], portrait.planes["W"], table, colour, "W")
-        return figure
+        names = [name for name in ("activation", "init", "epoch") if any(name in p.properties for p in portraits)]
+        epochs = Colours.of([portrait.zoo.metadata for portrait in portraits], "epoch")
+        parts = [
+            Part([partial(_accuracies, portrait, len(portraits) > 1) for portrait in portraits]),
+            Part([partial(_mean_weights, portrait, epochs) for portrait in portraits], epochs),
+            *(_planes(portraits, ["W"], name) for name in names),
+        ]
+        if len(portraits) > 1:
+            return _drawn([[part] for part in parts])
+        figure = _drawn(_rows(parts, 2 if len(parts) == 4 else 3))
+        return _titled(figure, portraits[0], "accuracy, and the weights W in the plane", portraits[0].sampling)
 
 
 def figure_8(portrait: Portrait) -> Figure:
     """Draw the paper's Figure 8: every representation (a column each) coloured by every property that varies."""
     with styled():
-        heights = [_height([portrait], colour) for colour in portrait.properties]
-        figure, grid = _figure(heights, len(portrait.planes))
-        for row, colour in enumerate(portrait.properties):
-            for column, (label, where) in enumerate(portrait.planes.items()):
-                panels.plane(grid[row][column], where, portrait.zoo.metadata, colour, label)
+        figure = _drawn([[_planes([portrait], list(portrait.planes), colour)] for colour in portrait.properties])
         title = " | ".join(NAMES.get(label, label) for label in portrait.planes)
         return _titled(figure, portrait, title, portrait.sampling)
 
 
-def _figure(heights: Sequence[float], columns: int, width: float = WIDTH) -> tuple[Figure, list[list[Any]]]:
+# --- how they are put together -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """Axes side by side that share their colours."""
+
+    cells: Sequence[Callable[[Axes], str]]
+    """Each draws into its axes, and returns what stands above them."""
+    colours: Colours | None = None
+    """What the legend below them, or the scale beside them, explains."""
+
+
+def _planes(portraits: Sequence[Portrait], labels: Sequence[str], colour: str, headings: Sequence[str] = ()) -> Part:
+    """Return representations of zoos in the plane, coloured by the same property."""
+    colours = Colours.of([portrait.zoo.metadata for portrait in portraits], colour)
+    cells = [
+        partial(_plane, portrait, label, colours, heading)
+        for portrait, heading in zip(portraits, headings or [""] * len(portraits), strict=True)
+        for label in labels
+    ]
+    return Part(cells, colours)
+
+
+def _plane(portrait: Portrait, label: str, colours: Colours, heading: str, axes: Axes) -> str:
+    note = panels.plane(axes, portrait.planes[label], portrait.zoo.metadata, colours, label)
+    return "\n".join(filter(None, [heading, note]))
+
+
+def _mean_weights(portrait: Portrait, colours: Colours, axes: Axes) -> str:
+    return panels.mean_weights(axes, portrait.mean_weights, portrait.zoo.metadata, colours)
+
+
+def _accuracies(portrait: Portrait, headed: bool, axes: Axes) -> str:
+    left_out = panels.boxes(axes, portrait.shown, "test_accuracy")
+    note = left_out and f"boxes: {left_out}"
+    return _heading(portrait, note) if headed else note
+
+
+def _rows(parts: Sequence[Part], columns: int) -> list[list[Part]]:
+    return [list(parts[start : start + columns]) for start in range(0, len(parts), columns)]
+
+
+def _drawn(rows: Sequence[Sequence[Part]]) -> Figure:
+    """Draw rows of parts, each with its legend below it."""
+    columns = max(sum(len(part.cells) for part in row) for row in rows)
+    width = min(WIDTH, WIDEST / columns)
+    heights: list[float] = []
+    starts = []
+    for row in rows:
+        starts.append(len(heights))
+        heights.append(max(2.3, min(HEIGHT, 0.85 * width)))
+        legends = [part.colours.height(width * len(part.cells)) for part in row if part.colours]
+        heights += [max(legends)] if any(legends) else []
+    figure = Figure(figsize=(width * columns, sum(heights) + TITLE), layout="constrained")
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    for start, row in zip(starts, rows, strict=True):
+        column = 0
+        for part in row:
+            end = column + len(part.cells)
+            axes = [figure.add_subplot(grid[start, place]) for place in range(column, end)]
+            for cell, where in zip(part.cells, axes, strict=True):
+                where.set_title(cell(where))
+            if part.colours and part.colours.looks:
+                part.colours.legend(figure.add_subplot(grid[start + 1, column:end]), width * len(part.cells))
+            elif part.colours:
+                part.colours.bar(axes)
+            column = end
+    return figure
+
+
+def _figure(heights: Sequence[float], columns: int, width: float) -> tuple[Figure, list[list[Any]]]:
     """Return a figure and its axes, row by row; ``heights`` and ``width`` are those of one pair of axes, in inches."""
     figure = Figure(figsize=(width * columns, sum(heights)), layout="constrained")
     return figure, figure.subplots(len(heights), columns, squeeze=False).tolist()
-
-
-def _height(portraits: Sequence[Portrait], colour: str) -> float:
-    """Return the height of a row of axes coloured by a property, with room for the largest legend."""
-    return HEIGHT + max(panels.legend_height(portrait.zoo.metadata, colour) for portrait in portraits)
 
 
 def _heading(portrait: Portrait, *notes: str) -> str:

@@ -41,6 +41,7 @@ function node(tag, text = "", kind = "") {
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const grouped = (count) => count.toLocaleString("en");
 const rounded = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(5))) : "unknown");
+const brief = (value) => String(Number(value.toPrecision(3)));
 const shown = (column, row) => (column.labels ? column.labels[column.values[row]] : rounded(column.values[row]));
 const style = (code) =>
   code < KINDS
@@ -125,6 +126,23 @@ function updateCounts(rows) {
   }
 }
 
+// --- ticks -------------------------------------------------------------------------------------------------------
+
+/** Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis; at powers of ten alone where it spans more than three. */
+function logTicks(low, high) {
+  const tickvals = [], steps = high > 1000 * low ? [1] : [1, 2, 5], every = Math.ceil(Math.log10(high / low) / 8);
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+    if (power % every === 0) tickvals.push(...steps.map((step) => step * 10 ** power).filter((v) => v >= low && v <= high));
+  if (tickvals.length < 2) tickvals.splice(0, 1, low, high);
+  return { tickvals, ticktext: tickvals.map(brief) };
+}
+
+/** Whole numbers alone for epochs and the like, of which plotly would draw halves; nothing where it need not be told. */
+function wholeTicks(low, high, values) {
+  if (high - low > 8 || !values.every((value) => Number.isInteger(value) || Number.isNaN(value))) return {};
+  return { tickvals: Array.from({ length: high - low + 1 }, (_, step) => low + step) };
+}
+
 // --- the map -----------------------------------------------------------------------------------------------------
 
 let drawn = []; // the rows of every trace
@@ -142,13 +160,17 @@ function pointTraces(rows) {
     return [...parts.keys()].sort((a, b) => b - a).map((kind) => [parts.get(kind), style(kind)]);
   }
   // The scale stays what it is while filters change. Learning rates and the like span powers of ten.
-  const [low, high] = column.range, log = low > 0 && high > 100 * low, scale = (v) => (log ? Math.log10(v) : v);
-  const bar = { title: { text: escaped(column.title), side: "right" }, thickness: 12, outlinewidth: 0 };
-  if (log) {
-    bar.tickvals = [];
-    for (let power = Math.ceil(scale(low)); power <= scale(high); power++) bar.tickvals.push(power);
-    bar.ticktext = bar.tickvals.map((power) => rounded(10 ** power));
-  }
+  const [low, high] = column.scale, log = low > 0 && high > 100 * low, scale = (v) => (log ? Math.log10(v) : v);
+  const ends = [];
+  if (low > column.range[0]) ends.push(`${brief(low)} and less`);
+  if (high < column.range[1]) ends.push(`${brief(high)} and more`);
+  const held = ends.length ? ` (at the end${ends[1] ? "s" : ""}: ${ends.join(", ")})` : "";
+  const bar = {
+    title: { text: escaped(column.title + held), side: "top" }, orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0,
+    yanchor: "bottom", thickness: 10, outlinewidth: 0,
+  };
+  const { tickvals, ticktext } = log ? logTicks(low, high) : wholeTicks(low, high, column.values);
+  Object.assign(bar, { tickvals: tickvals?.map(scale), ticktext });
   const color = rows.map((row) => scale(column.values[row]));
   const marker = { color, colorscale: "Viridis", cmin: scale(low), cmax: scale(high), showscale: true, colorbar: bar };
   return [[rows, marker]];
@@ -166,15 +188,17 @@ function draw() {
     drawn.push(way);
   }
   const axis = (number, range) => ({
-    title: { text: `${plane.method} ${number} of ${plane.label}` }, range, showticklabels: false, zeroline: false, linecolor: "#999",
-    gridcolor: "#eee",
+    title: { text: `${plane.method} ${number} of ${plane.label}`, standoff: 6 }, range, showticklabels: false, zeroline: false,
+    linecolor: "#999", gridcolor: "#eee",
   });
   const layout = {
-    xaxis: axis(1, plane.ranges[0]), yaxis: axis(2, plane.ranges[1]), margin: { l: 30, r: 10, t: 36, b: 30 },
+    xaxis: axis(1, plane.ranges[0]), yaxis: axis(2, plane.ranges[1]), margin: { l: 30, r: 10, t: 30, b: parts.some(([, marker]) => marker.showscale) ? 86 : 30 },
     showlegend: false, hovermode: "closest", uirevision: plane.label + plane.method,
   };
   updateCounts(rows);
   updateLegend();
+  const said = [[plane.beyond, "far beyond, drawn at the border"], [plane.missing, `not drawn: ${plane.label} is not finite`]];
+  element("beyond").textContent = said.filter(([count]) => count).map(([count, what]) => `${grouped(count)} checkpoints ${what}`).join("; ");
   // Named one by one: plotly has a button that sends the picture to a server.
   const modeBarButtons = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
   const settings = { displaylogo: false, responsive: true, scrollZoom: true, modeBarButtons };
@@ -219,7 +243,7 @@ function choose(row) {
   element("model-name").textContent = `model ${zoo.models[model[row]]}, epoch ${epochs[row]}`;
   fill(element("configuration"), "the model", constant, row);
   fill(element("checkpoint"), "this checkpoint", changing, row);
-  curves("accuracy", way, row, [0, 1]);
+  curves("accuracy", way, row, [-0.02, 1.02]);
   curves("loss", way, row);
   return draw();
 }
@@ -240,12 +264,20 @@ function curves(kind, way, row, range) {
     x: way.map((other) => epochs[other]), y: way.map((other) => column.values[other]), name: escaped(column.title),
     mode: way.length > 1 ? "lines" : "markers", line: { color: CURVES[index % CURVES.length], width: 2 },
   }));
-  const positive = chosen.every((column) => way.every((other) => column.values[other] > 0));
+  const values = chosen.flatMap((column) => way.map((other) => column.values[other])).filter(Number.isFinite);
+  const low = Math.min(...values), high = Math.max(...values), log = kind === "loss" && low > 0 && high > 10 * low;
   const unit = kind === "loss" ? "loss (cross-entropy, nats)" : "accuracy";
+  const first = epochs[way[0]], last = epochs[way[way.length - 1]];
   const layout = {
     margin: { l: 50, r: 10, t: 30, b: 34 }, legend: { orientation: "h", y: 1.18 }, font: { size: 11 },
-    xaxis: { title: { text: "epoch" }, zeroline: false },
-    yaxis: { title: { text: unit }, zeroline: false, type: kind === "loss" && positive ? "log" : "linear", range },
+    xaxis: {
+      title: { text: "epoch", standoff: 6 }, zeroline: false, ticks: "outside", ...wholeTicks(first, last, epochs),
+      range: first === last ? [first - 1, last + 1] : [first, last],
+    },
+    yaxis: {
+      title: { text: unit, standoff: 6 }, zeroline: false, ticks: "outside", type: log ? "log" : "linear", range,
+      ...(log ? logTicks(low, high) : {}),
+    },
     shapes: [{ type: "line", x0: epochs[row], x1: epochs[row], yref: "paper", y0: 0, y1: 1, line: { color: "#999", dash: "dot" } }],
   };
   Plotly.react(kind, traces, layout, { displayModeBar: false, responsive: true });
@@ -270,6 +302,7 @@ for (const column of filters) {
   group.append(node("legend", column.title), column.choices || column.labels ? choiceFilter(column) : rangeFilter(column));
   element("filters").append(group);
 }
+element("more").open = !matchMedia("(max-width: 1000px)").matches; // on a telephone the picture comes before them
 draw().then(() => {
   const map = element("map"), rowOf = ({ points: [point] }) => drawn[point.curveNumber][point.pointIndex];
   map.on("plotly_click", (event) => choose(rowOf(event)));

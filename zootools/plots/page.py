@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from zootools.errors import SpecError
-from zootools.plots.portrait import Plane, Portrait, inliers, is_number, is_text, labels, numbers
+from zootools.plots.limits import beyond, frame, limits
+from zootools.plots.portrait import Plane, Portrait, is_number, is_text, labels, numbers
 from zootools.plots.style import NAMES, PALETTE, looks, readable, title_of
 
 MAX_POINTS = 50_000
@@ -81,14 +82,25 @@ def _content(portrait: Portrait) -> dict[str, Any]:
 
 
 def _plane(label: str, where: Plane) -> dict[str, Any]:
-    ranges = []
-    for values in where.points.T:
-        shown = values[inliers(values)]
-        margin = 0.05 * float(np.ptp(shown)) or 1.0
-        ranges.append([float(shown.min()) - margin, float(shown.max()) + margin])
-    x, y = (_packed(values, "f4") for values in where.points.T)
-    title = NAMES.get(label, label)
-    return {"label": label, "title": title, "method": where.method, "ranges": ranges, "x": x, "y": y}
+    borders = [frame(values) for values in where.points.T]
+    outside = np.any([beyond(*of) for of in zip(where.points.T, borders, strict=True)], axis=0)
+    x, y = (_packed(np.clip(of[0], *of[1]), "f4") for of in zip(where.points.T, borders, strict=True))
+    return {
+        "label": label,
+        "title": NAMES.get(label, label),
+        "method": where.method,
+        "ranges": [_widened(*border) for border in borders],
+        "beyond": int(outside.sum()),
+        "missing": int(np.isnan(where.points).any(axis=1).sum()),
+        "x": x,
+        "y": y,
+    }
+
+
+def _widened(low: float, high: float) -> list[float]:
+    """Return where an axis ends, so that points at its border are not cut in half."""
+    margin = 0.02 * (high - low)
+    return [low - margin, high + margin]
 
 
 def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -105,6 +117,7 @@ def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
                 "values": _packed(values, _kind(known)),
                 "choices": known.astype(_kind(known)).tolist() if few else None,
                 "range": [float(known[0]), float(known[-1])] if len(known) else None,
+                "scale": limits(values),
                 "filter": len(known) > 1,
                 "colour": len(known) > 1,
             }

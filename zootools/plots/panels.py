@@ -1,6 +1,8 @@
-"""One pair of axes each: the parts that pictures are put together from."""
+"""One pair of axes each, and the colours that some of them share: the parts that pictures are put together from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,23 +10,171 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from zootools.plots.portrait import Array, Plane, inliers, is_number, labels, numbers
+from zootools.plots.limits import Array, beyond, frame, limits
+from zootools.plots.portrait import Plane, is_number, labels, numbers
 from zootools.plots.style import DIVERGED, GREY, NUMBERS, OTHERS, PALETTE, looks, readable, title_of
 
 MAX_BOXES = 26
 """Epochs that are shown as boxes at most."""
 MAX_LINES = 200
 """Models that are shown as lines at most."""
-CHARACTERS = 48
-"""Letters that fit below a pair of axes, side by side."""
+CHARACTERS = 14
+"""Letters of a legend that fit into an inch."""
 POINT = 5.0
 """Area of a point, in square points of 1/72 inch."""
+
+
+# --- axes and their ticks ----------------------------------------------------------------------------------------
+
+
+def ticks(axis: Axis, values: Array) -> None:
+    """Label an axis at few round numbers in plain digits; at whole ones where all the values are whole, as epochs."""
+    values = values[np.isfinite(values)]
+    whole = bool(len(values)) and bool(np.equal(values, values.round()).all())
+    if whole and values.min() == values.max():
+        axis.set_major_locator(FixedLocator([float(values[0])]))
+    else:
+        count = 6 if whole or axis.axis_name == "y" else 4  # numbers like 0.495 are wide
+        axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=whole))
+    axis.set_major_formatter(StrMethodFormatter("{x:.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(axis: Axis, values: Array) -> None:
+    """Label a logarithmic axis in plain digits, at 1, 2, 5, 10, ... where it does not span too many powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 1000 * values.min() else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def held(axes: Axes, x: Array, y: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Limit the axes to what is not far beyond the rest; return the points, those beyond at the border, and which."""
+    inside: list[Array] = []
+    out = np.zeros(len(x), bool)
+    for values, set_limits, axis in ((x, axes.set_xlim, axes.xaxis), (y, axes.set_ylim, axes.yaxis)):
+        low, high = frame(values)
+        set_limits(low, high)
+        ticks(axis, values)
+        inside.append(np.clip(values, low, high))
+        out |= beyond(values, (low, high))
+    return inside[0], inside[1], out
+
+
+def at_border(out: npt.NDArray[np.bool_]) -> str:
+    """Return what a picture says of points that are drawn at its border; an empty string where there are none."""
+    return f"{out.sum():,} beyond, at the border" if out.any() else ""
+
+
+# --- colours -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How a property is shown, the same in all axes of a row: by a scale if it is a number, by label if it is not."""
+
+    name: str
+    values: Array
+    """Of numbers: all that are finite."""
+    looks: dict[str, tuple[str, str]]
+    """Of labels: colour and marker."""
+
+    @classmethod
+    def of(cls, tables: Sequence[pa.Table], name: str) -> "Colours":
+        if all(is_number(table[name]) for table in tables):
+            values = np.concatenate([numbers(table[name]) for table in tables])
+            return cls(name, values[np.isfinite(values)], {})
+        return cls(name, np.empty(0), looks([label for table in tables for label in labels(table[name])]))
+
+    @property
+    def norm(self) -> Normalize:
+        """The scale of numbers: powers of ten where positive values span more than two of them."""
+        low, high = limits(self.values)
+        if low > 0 and high > 100 * low:
+            return LogNorm(low, high)
+        return Normalize(low, high) if low < high else Normalize(low - 0.5, high + 0.5)
+
+    @property
+    def entries(self) -> list[tuple[str, tuple[str, str]]]:
+        """The labels that a legend shows, and how each looks; those that look alike are one entry at the end."""
+        rest = sum(look == OTHERS for look in self.looks.values())
+        entries = [(readable(name), look) for name, look in self.looks.items() if look != OTHERS]
+        return [*entries, (f"{rest} others", OTHERS)] if rest else entries
+
+    def columns(self, width: float) -> int:
+        """How many labels stand side by side in a legend of so many inches."""
+        return max(1, int(CHARACTERS * width) // (max(len(label) for label, _ in self.entries) + 4))
+
+    def height(self, width: float) -> float:
+        """How much room the legend needs below its axes, in inches; none for numbers, which have a bar beside them."""
+        return 0.4 + 0.2 * -(-len(self.entries) // self.columns(width)) if self.looks else 0.0
+
+    def scatter(self, axes: Axes, x: Array, y: Array, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """Draw points; return which lie beyond the border, where they are drawn."""
+        x, y, out = held(axes, x, y)
+        # One random order, so that no label hides the others.
+        order = np.random.default_rng(0).permutation(len(x))
+        style: dict[str, Any] = {"rasterized": True, "clip_on": not out.any(), "in_layout": False, "zorder": 3}
+        if self.looks:
+            names = labels(table[self.name])
+            for marker in dict.fromkeys(marker for _, marker in self.looks.values()):
+                drawn = order[[self.looks[names[i]][1] == marker for i in order]]
+                colours = [self.looks[names[i]][0] for i in drawn]
+                width = 0.8 if marker == "x" else 0
+                axes.scatter(x[drawn], y[drawn], POINT, colours, marker=marker, linewidths=width, alpha=0.8, **style)
+        else:
+            values = numbers(table[self.name])
+            known, unknown = order[np.isfinite(values[order])], order[~np.isfinite(values[order])]
+            style |= {"linewidths": 0}
+            axes.scatter(x[unknown], y[unknown], POINT, GREY, **style)
+            axes.scatter(x[known], y[known], POINT, values[known], cmap=NUMBERS, norm=self.norm, alpha=0.8, **style)
+        return out
+
+    def bar(self, row: Sequence[Axes]) -> None:
+        """Draw the scale of numbers beside a row of axes, pointed where values lie beyond it; one value has none."""
+        low, high = limits(self.values)
+        if low == high:
+            said = f"{title_of(self.name)} {low:.6g} only"
+            row[0].set_title("\n".join(filter(None, [row[0].get_title("left"), said])))
+            return
+        norm = self.norm
+        below, above = (self.values < low).any(), (self.values > high).any()
+        extend = (("neither", "max"), ("min", "both"))[int(below)][int(above)]
+        bar = row[0].figure.colorbar(
+            ScalarMappable(norm, NUMBERS), ax=list(row), pad=0.02, aspect=30, extend=extend, label=title_of(self.name)
+        )
+        bar.outline.set_visible(False)
+        if isinstance(norm, LogNorm):
+            log_ticks(bar.ax.yaxis, np.array([low, high]))
+        else:
+            ticks(bar.ax.yaxis, self.values)
+
+    def legend(self, axes: Axes, width: float) -> None:
+        """Draw the legend of labels into axes that have nothing else, so many inches wide."""
+        axes.axis("off")
+        handles = [
+            Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=label)
+            for label, (colour, marker) in self.entries
+        ]
+        axes.legend(
+            handles=handles,
+            title=title_of(self.name),
+            loc="upper left",
+            ncols=self.columns(width),
+            alignment="left",
+            borderaxespad=0,
+            borderpad=0,
+            columnspacing=1,
+            handletextpad=0.2,
+        ).set_in_layout(False)
+
+
+# --- one pair of axes each ---------------------------------------------------------------------------------------
 
 
 def boxes(axes: Axes, table: pa.Table, column: str) -> str:
@@ -49,184 +199,88 @@ def boxes(axes: Axes, table: pa.Table, column: str) -> str:
         capprops={"color": PALETTE[0], "linewidth": 0.8},
         flierprops={"marker": ".", "markersize": 2, "markeredgecolor": GREY, "rasterized": True},
     )
+    ticks(axes.yaxis, values)
     _over_epochs(axes, shown)
     axes.set_ylabel(title_of(column))
     return f"{len(shown)} of {len(there)} epochs" if len(shown) < len(there) else ""
 
 
-def scatter_numbers(axes: Axes, x: Array, y: Array, colours: Array, colour: str) -> None:
-    """Draw points coloured by a number, with a colour bar that names it; grey where it is unknown."""
-    known = np.isfinite(colours)
-    axes.scatter(x[~known], y[~known], POINT, GREY, linewidths=0, rasterized=True)
-    drawn = axes.scatter(
-        x[known],
-        y[known],
-        POINT,
-        colours[known],
-        cmap=NUMBERS,
-        norm=_norm(colours[known]),
-        linewidths=0,
-        alpha=0.8,
-        rasterized=True,
-    )
-    figure = axes.figure
-    bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=30)
-    bar.set_alpha(1)
-    bar.outline.set_visible(False)
-    bar.set_label(title_of(colour))
-    if np.equal(colours[known], colours[known].round()).all():
-        bar.locator = MaxNLocator(integer=True)
-    if isinstance(drawn.norm, LogNorm):
-        plain_ticks(bar.ax.yaxis, colours[known])
-
-
-def plain_ticks(axis: Axis, values: Array) -> None:
-    """Label a logarithmic axis in plain digits, at 1, 2, 5, 10, ... where it does not span too many powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 1000 * values.min() else (1,)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _norm(values: Array) -> Normalize:
-    """Powers of ten where positive values span more than two of them."""
-    if len(values) and values.min() > 0 and values.max() > 100 * values.min():
-        return LogNorm(values.min(), values.max())
-    return Normalize(values.min(), values.max()) if len(values) else Normalize(0, 1)
-
-
-def scatter_labels(axes: Axes, x: Array, y: Array, names: Sequence[str], title: str) -> None:
-    """Draw points coloured by a label, in one random order so that none hides the others; the legend stands outside."""
-    styles = looks(names)
-    order = np.random.default_rng(0).permutation(len(x))
-    for marker in dict.fromkeys(marker for _, marker in styles.values()):
-        drawn = order[[styles[names[i]][1] == marker for i in order]]
-        colours = [styles[names[i]][0] for i in drawn]
-        width = 0.8 if marker == "x" else 0
-        axes.scatter(x[drawn], y[drawn], POINT, colours, marker=marker, linewidths=width, alpha=0.8, rasterized=True)
-    entries = legend_entries(names)
-    handles = [
-        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=label)
-        for label, (colour, marker) in entries
-    ]
-    below = axes.transAxes + ScaledTranslation(0, -0.25, axes.figure.dpi_scale_trans)  # of the axis' name
-    axes.legend(
-        handles=handles,
-        title=title_of(title),
-        loc="upper left",
-        bbox_to_anchor=(0, 0),
-        bbox_transform=below,
-        ncols=_legend_columns(entries),
-        alignment="left",
-        borderaxespad=0,
-        borderpad=0,
-        columnspacing=1,
-        handletextpad=0.2,
-    )
-
-
-def legend_entries(names: Sequence[str]) -> list[tuple[str, tuple[str, str]]]:
-    """Return the labels that a legend shows, and how each looks; those that look alike are one entry at the end."""
-    styles = looks(names)
-    rest = sum(look == OTHERS for look in styles.values())
-    entries = [(readable(name), look) for name, look in styles.items() if look != OTHERS]
-    return [*entries, (f"{rest} others", OTHERS)] if rest else entries
-
-
-def legend_height(table: pa.Table, colour: str) -> float:
-    """Return how much room the legend of a property needs below its axes, in inches."""
-    if is_number(table[colour]):
-        return 0.0
-    entries = legend_entries(labels(table[colour]))
-    return 0.3 + 0.17 * -(-len(entries) // _legend_columns(entries))
-
-
-def _legend_columns(entries: Sequence[tuple[str, tuple[str, str]]]) -> int:
-    return max(1, CHARACTERS // (max(len(label) for label, _ in entries) + 6))
-
-
-def plane(axes: Axes, where: Plane, table: pa.Table, colour: str, label: str) -> None:
-    """Draw checkpoints where they lie in a plane, coloured by a property."""
+def plane(axes: Axes, where: Plane, table: pa.Table, colours: Colours, label: str) -> str:
+    """Draw checkpoints where they lie in a plane; return what must be said of those beyond its border."""
     x, y = where.points.T
-    if is_number(table[colour]):
-        scatter_numbers(axes, x, y, numbers(table[colour]), colour)
-    else:
-        scatter_labels(axes, x, y, labels(table[colour]), colour)
+    out = colours.scatter(axes, x, y, table)
     axes.set(xlabel=f"{where.method} 1 of {label}", ylabel=f"{where.method} 2 of {label}", xticks=[], yticks=[])
-    outside = ~(_within(x, axes.set_xlim) & _within(y, axes.set_ylim))
-    if outside.any():
-        axes.set_title(f"{outside.sum():,} points lie far outside", fontsize=8, color="#555555", loc="right")
+    nowhere = np.isnan(where.points).any(axis=1).sum()
+    return "\n".join(filter(None, [at_border(out), nowhere and f"{nowhere:,} not shown: {label} is not finite"]))
 
 
-def _within(values: Array, set_limits: Callable[[float, float], object]) -> npt.NDArray[np.bool_]:
-    """Return which values are no outliers, by far; where some are, limit the axis to the others."""
-    inside = inliers(values)
-    if not inside.all():
-        low, high = values[inside].min(), values[inside].max()
-        set_limits(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    return inside
-
-
-def mean_weights(axes: Axes, means: Array, table: pa.Table) -> None:
-    """Draw test accuracy over the mean of all weights, coloured by epoch, with the correlation in the corner."""
+def mean_weights(axes: Axes, means: Array, table: pa.Table, colours: Colours) -> str:
+    """Draw test accuracy over the mean of all weights; return their correlation, and of which points."""
     accuracy = numbers(table["test_accuracy"])
-    scatter_numbers(axes, means, accuracy, numbers(table["epoch"]), "epoch")
-    inside = _within(means, axes.set_xlim)
-    known = np.isfinite(accuracy) & inside
-    said = []
-    if known.sum() > 2 and means[known].std() > 0 and accuracy[known].std() > 0:
-        said.append(f"correlation {np.corrcoef(means[known], accuracy[known])[0, 1]:.2f}")
-    if not inside.all():
-        said.append(f"without {(~inside).sum():,} points far outside")
-    axes.set_title(" ".join(said))
+    known = np.isfinite(accuracy)
+    means, accuracy = means[known], accuracy[known]
+    out = colours.scatter(axes, means, accuracy, table.filter(pa.array(known)))
     axes.set(xlabel="mean of the weights", ylabel=title_of("test_accuracy"))
+    said = at_border(out)
+    means, accuracy = means[~out], accuracy[~out]
+    if len(means) > 2 and means.std() > 0 and accuracy.std() > 0:
+        correlation = f"correlation {np.corrcoef(means, accuracy)[0, 1]:.2f}"
+        return f"{correlation} within\n{said}" if said else correlation
+    return said
 
 
 def curves(axes: Axes, table: pa.Table, column: str) -> str:
     """Draw a line per model over its epochs, the median over models, and in another colour those that diverged.
 
-    Returns what must be said of models and of losses that are not shown as they are.
+    Returns of how many models there are lines.
     """
     epochs, values = numbers(table["epoch"]), numbers(table[column])
-    good = np.isfinite(values) & pc.equal(table["status"], "ok").to_numpy()
-    ceiling = 10 * np.quantile(values[good], 0.995) if good.any() else np.inf
-    clipped = bool((values > ceiling).any())
-    values = np.minimum(values, ceiling)
+    known = np.isfinite(values)
+    good = known & pc.equal(table["status"], "ok").to_numpy()
+    typical = values[good] if good.any() else values[known]
+    log = bool((values[known] > 0).all()) and typical.max() > 10 * typical.min()
+    if log:
+        low, high = (10**end for end in frame(np.log10(values[known]), np.log10(typical)))
+    else:
+        low, high = frame(values[known], typical)
+    outside = beyond(values, (low, high))
+    values = np.clip(values, low, high)
     index = table["model_id"].combine_chunks().dictionary_encode()
     model = index.indices.to_numpy()
     diverged = np.zeros(len(index.dictionary), bool)
     diverged[model] = pc.not_equal(table["status"], "ok").to_numpy()
     chosen = [_spread(np.flatnonzero(diverged == kind), MAX_LINES) for kind in (False, True)]
-    known = np.isfinite(values)
     for numbers_of, colour, width in zip(chosen, (PALETTE[0], DIVERGED), (0.5, 0.9), strict=True):
         lines = []
         for number in numbers_of:
             rows = np.flatnonzero(known & (model == number))
             rows = rows[np.argsort(epochs[rows])]
             lines.append(np.stack([epochs[rows], values[rows]], axis=1))
-        axes.add_collection(
-            LineCollection(lines, colors=colour, linewidths=width, alpha=0.35, rasterized=True), autolim=True
-        )
+        longer = [line for line in lines if len(line) > 1]
+        axes.add_collection(LineCollection(longer, colors=colour, linewidths=width, alpha=0.35, rasterized=True))
+        alone = np.array([line[0] for line in lines if len(line) == 1]).reshape(-1, 2)
+        axes.plot(*alone.T, linestyle="", marker=".", color=colour, markersize=4, alpha=0.35)
         if colour == DIVERGED:
             ends = np.array([line[-1] for line in lines if len(line)]).reshape(-1, 2)
-            axes.plot(*ends.T, linestyle="", marker="x", color=colour, markersize=5)
+            axes.plot(*ends.T, linestyle="", marker="x", color=colour, markersize=5, clip_on=False, in_layout=False)
     if good.any():
         there = np.unique(epochs[good])
-        axes.plot(there, [np.median(values[good & (epochs == e)]) for e in there], color="black", linewidth=1.5)
-    axes.autoscale_view()
-    if (values[known] > 0).all():
-        axes.set_yscale("log")
-        plain_ticks(axes.yaxis, values[known])
+        medians = [np.median(values[good & (epochs == epoch)]) for epoch in there]
+        axes.plot(there, medians, color="black", linewidth=1.5, marker="_" if len(there) == 1 else "")
+    axes.set_yscale("log" if log else "linear")
+    axes.set_ylim(low, high)
+    (log_ticks if log else ticks)(axes.yaxis, np.array([low, high]))
     _over_epochs(axes, epochs)
     axes.set_ylabel(title_of(column))
+    axes.set_title(at_border(outside))
     drawn, models = sum(map(len, chosen)), len(diverged)
-    said = f"sample of {drawn:,} of {models:,} models" if drawn < models else f"all {models:,} models"
-    return said + (f"; {title_of(column)} above {ceiling:.3g} drawn at that height" if clipped else "")
+    return f"sample of {drawn:,} of {models:,} models" if drawn < models else f"all {models:,} models"
 
 
 def _over_epochs(axes: Axes, epochs: Array) -> None:
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if epochs.min(initial=np.inf) == epochs.max(initial=-np.inf):
+    ticks(axes.xaxis, epochs)
+    if len(epochs) and epochs.min() == epochs.max():
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 
 

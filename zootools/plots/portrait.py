@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.errors import DamagedZooError, SpecError
+from zootools.plots.limits import Array
 from zootools.zoo import Zoo
-
-Array = npt.NDArray[np.float64]
 
 MAX_POINTS = 5_000
 """Checkpoints that a picture shows as points at most: more hide each other, and UMAP takes minutes for them."""
@@ -117,18 +116,6 @@ class Portrait:
         """The properties to colour points by: the paper's where they vary, else the first four that do."""
         varying = [name for name in self.zoo.metadata.column_names if _varies(self.zoo.metadata[name])]
         return [name for name in COLOURED_BY if name in varying] or [n for n in varying if n not in _NO_PROPERTY][:4]
-
-
-def inliers(values: Array) -> npt.NDArray[np.bool_]:
-    """Return which values do not lie far outside of where the middle 80 % are: what an axis should show.
-
-    Weights may grow to a million without being infinite, and one such model would squeeze all others into a point.
-    """
-    low, high = np.quantile(values, [0.1, 0.9]) if len(values) else (0, 0)
-    if low == high:
-        return np.ones(len(values), bool)
-    margin = 3 * (high - low)
-    return (values >= low - margin) & (values <= high + margin)
 
 
 def _rows(there: int, limit: int) -> npt.NDArray[np.int64]:
