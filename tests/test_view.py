@@ -187,6 +187,53 @@ def test_the_texts_of_a_stranger_are_texts(browser: Any, tiny_zoo: Path, tmp_pat
         assert page.locator("img").count() == 0
 
 
+def test_networks_that_exploded_are_at_the_border_and_axes_have_plain_numbers(
+    browser: Any, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(json.loads((tiny_zoo / "zoo.json").read_text())["schema"]))
+    weights = torch.randn(80, 100, generator=torch.Generator().manual_seed(0)).numpy()
+    weights[:4] *= 1e25
+    columns = {
+        "model_id": [f"{row // 4:016x}" for row in range(80)],
+        "epoch": [row % 4 for row in range(80)],
+        "train_loss": [10.0 ** (3 - 2 * (row % 4)) if row > 3 else 1e25 for row in range(80)],
+        "test_loss": [0.1 + row / 100 for row in range(80)],
+        "weights": pa.FixedSizeListArray.from_arrays(pa.array(weights.reshape(-1)), 100),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "population.parquet")
+    out = tmp_path / "page.html"
+    view(tmp_path / "population.parquet", "--schema", schema, "-o", out)
+    with opened(browser, out) as page:
+        page.select_option("#plane", label="PCA of the weights W")
+        page.wait_for_function("document.getElementById('beyond').textContent")
+        assert page.text_content("#beyond") == "4 checkpoints far beyond, drawn at the border"
+        for axis in ("xaxis", "yaxis"):
+            low, high = page.evaluate("(axis) => document.getElementById('map')._fullLayout[axis].range", axis)
+            assert -100 < low < high < 100
+        page.select_option("#colour", label="training loss")
+        page.wait_for_selector("text=training loss (at the end: 1000 and more)")
+        click_on(page, 0, 7)
+        page.wait_for_selector("#model:not([hidden])")
+        page.wait_for_selector("#loss .ytick text")
+        assert page.locator("#loss .xtick text").all_text_contents() == ["0", "1", "2", "3"]
+        assert page.locator("#loss .ytick text").all_text_contents() == ["0.001", "0.01", "0.1", "1", "10", "100", "1000"]
+
+        # Nothing is wider than the window, and on a telephone the picture comes before the filters.
+        for width, height in ((390, 844), (1366, 768), (2560, 1300)):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+    telephone = browser.new_page(viewport={"width": 390, "height": 844})
+    telephone.goto(out.as_uri())
+    telephone.wait_for_selector("body[data-ready]", timeout=PATIENCE)
+    box = telephone.locator("#map").bounding_box()
+    assert box["y"] + box["height"] < 844
+    assert not telephone.locator("#filters").is_visible()
+    telephone.locator("summary").click()
+    assert telephone.locator("#filters").is_visible()
+    telephone.close()
+
+
 def test_even_a_script_that_got_into_the_page_would_not_run(browser: Any, page_file: Path) -> None:
     page = browser.new_page()
     page.goto(page_file.as_uri(), timeout=PATIENCE)

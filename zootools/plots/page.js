@@ -275,7 +275,7 @@ function curves(kind, way, row, range) {
       range: first === last ? [first - 1, last + 1] : [first, last],
     },
     yaxis: {
-      title: { text: unit, standoff: 6 }, zeroline: false, ticks: "outside", type: log ? "log" : "linear", range,
+      title: { text: unit, standoff: 6 }, zeroline: false, ticks: "outside", type: log ? "log" : "linear", range, automargin: true,
       ...(log ? logTicks(low, high) : {}),
     },
     shapes: [{ type: "line", x0: epochs[row], x1: epochs[row], yref: "paper", y0: 0, y1: 1, line: { color: "#999", dash: "dot" } }],
