@@ -345,6 +345,16 @@ def test_losses_far_beyond_are_counted(portrait: Portrait) -> None:
     assert axes.get_ylim()[1] < 1e12
 
 
+def test_a_scale_of_colours_ends_before_what_lies_far_beyond(portrait: Portrait) -> None:
+    table = portrait.zoo.metadata
+    accuracies = table["test_accuracy"].to_numpy().copy()
+    accuracies[0] = 1e25
+    table = table.set_column(table.column_names.index("test_accuracy"), "test_accuracy", pa.array(accuracies))
+    figure = embedding(replace(portrait, zoo=replace(portrait.zoo, metadata=table)), "W")
+    (bar,) = [axes for axes in figure.axes if axes.get_ylabel() == "test accuracy"]
+    assert bar.get_ylim()[1] == accuracies[1:].max()
+
+
 def test_checkpoints_without_a_place_are_counted(portrait: Portrait) -> None:
     points = portrait.planes["W"].points.copy()
     points[:2] = np.nan

@@ -217,7 +217,15 @@ def test_networks_that_exploded_are_at_the_border_and_axes_have_plain_numbers(
         page.wait_for_selector("#model:not([hidden])")
         page.wait_for_selector("#loss .ytick text")
         assert page.locator("#loss .xtick text").all_text_contents() == ["0", "1", "2", "3"]
-        assert page.locator("#loss .ytick text").all_text_contents() == ["0.001", "0.01", "0.1", "1", "10", "100", "1000"]
+        assert page.locator("#loss .ytick text").all_text_contents() == [
+            "0.001",
+            "0.01",
+            "0.1",
+            "1",
+            "10",
+            "100",
+            "1000",
+        ]
 
         # Nothing is wider than the window, and on a telephone the picture comes before the filters.
         for width, height in ((390, 844), (1366, 768), (2560, 1300)):
