@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, YAxis
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
@@ -40,7 +40,7 @@ def ticks(axis: Axis, values: Array) -> None:
     if whole and values.min() == values.max():
         axis.set_major_locator(FixedLocator([float(values[0])]))
     else:
-        count = 6 if whole or axis.axis_name == "y" else 4  # numbers like 0.495 are wide
+        count = 6 if whole or isinstance(axis, YAxis) else 4  # numbers like 0.495 are wide
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=whole))
     axis.set_major_formatter(StrMethodFormatter("{x:.6g}"))
     axis.set_minor_formatter(NullFormatter())
