@@ -201,7 +201,9 @@ def extents(figure: Figure) -> Iterator[tuple[str, Bbox]]:
 @pytest.mark.parametrize("which", ["portrait", "many_labels", "exploded", "side by side"])
 def test_nothing_overlaps_and_nothing_is_cut_off(which: str, portrait: Portrait, many_labels: Portrait) -> None:
     if which == "side by side":
-        zoos = [portrait, many_labels, exploded(portrait), portrait, portrait]
+        large = replace(portrait, shown=pa.concat_tables([portrait.shown] * 700))
+        assert large.sampling.startswith("sample of 120 of 84,000 checkpoints")
+        zoos = [large, large, many_labels, exploded(large), portrait]
         drawn = {"figure-4": figure_4(zoos), "figure-7": figure_7(zoos)}
     else:
         chosen = {"portrait": portrait, "many_labels": many_labels, "exploded": exploded(portrait)}[which]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -198,8 +199,9 @@ def _figure(heights: Sequence[float], columns: int, width: float) -> tuple[Figur
 
 
 def _heading(portrait: Portrait, *notes: str) -> str:
-    """What stands above the column of a zoo, in lines that are not wider than it."""
-    return "\n".join([readable(portrait.name), *portrait.sampling.split("; "), *filter(None, notes)])
+    """What stands above the column of a zoo, in lines that are not wider than the narrowest."""
+    lines = [readable(portrait.name), *portrait.sampling.split("; "), *filter(None, notes)]
+    return "\n".join(fill(line, 32) for line in lines)
 
 
 def _titled(figure: Figure, portrait: Portrait, title: str, *notes: str) -> Figure:
