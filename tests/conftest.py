@@ -1,6 +1,7 @@
 """What the tests share: small specifications, images and models. Nothing here stands in for the package's code."""
 
 import os
+import platform
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from hub_server import TOKEN, HubServer, serve
 
 from zootools.architectures import Schema, build_schema
 from zootools.images import ImageData, load_images
+from zootools.native.compiler import find_compiler
 from zootools.population import ModelConfig
 from zootools.spec import (
     Architecture,
@@ -240,3 +242,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     with serve() as running:
         yield running
+
+
+def other_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let kernels be compiled for a processor with instructions that none of today's has."""
+    if platform.machine() != "x86_64":
+        pytest.skip("lacks an x86-64 processor, whose instruction sets this test knows")
+    monkeypatch.setenv("CXX", " ".join([*find_compiler(), "-mxop"]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_model, make_trainer
+from conftest import ARCHITECTURES, make_model, make_trainer, other_processor
 from torch.nn import functional as F
 
 from zootools.architectures import Layer, Schema, build_schema
@@ -227,6 +227,22 @@ def test_processes_that_compile_at_once_all_get_the_kernel(empty_cache: Path) ->
     assert [process.returncode for process in crew] == [0, 0, 0]
     assert len(paths) == 1
     assert [path.name for path in empty_cache.iterdir()] == [Path(paths.pop().strip()).name]
+
+
+def test_a_kernel_for_another_processor_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
+    """Its instructions would end the process. Here they come from the compiler's own flags."""
+    mine = compile_kernel(SMALL)
+    other_processor(monkeypatch)
+    with pytest.raises(ZooError, match=r"this processor lacks instructions that it was compiled for: fma4, xop"):
+        choose_backend("native", "cpu", SMALL)
+    chosen = choose_backend("auto", "cpu", SMALL)
+    assert chosen.name == "torch"
+    assert "lacks instructions" in chosen.reason
+    (theirs,) = set(empty_cache.iterdir()) - {mine}
+    monkeypatch.delenv("CXX")
+    theirs.rename(mine)  # as a cache on a shared home might hold it
+    with pytest.raises(ZooError, match=rf"{mine.name}: this processor lacks .* fma4, xop"):
+        choose_backend("native", "cpu", SMALL)
 
 
 def test_a_damaged_kernel_is_refused_by_name(empty_cache: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner
-from conftest import mnist_folder
+from conftest import mnist_folder, other_processor
 from crash import CNN, TINY, fault_random, lane, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ from zootools.bundled import find_spec
 from zootools.cli import main
 from zootools.engines.cluster import connect
 from zootools.engines.journal import Journal
-from zootools.engines.ray import Machines, task_needs
+from zootools.engines.ray import QUEUED, Machines, task_needs
 from zootools.engines.worker import compute_epochs
 from zootools.errors import ClusterError, DamagedZooError, WorkerError
 from zootools.images import load_images
@@ -187,6 +187,15 @@ class Building:
             return self._result.result()
 
 
+def busy_node(nodes: Nodes, building: Building) -> Any:
+    """Wait for a node that trains a stack."""
+    while building.goes_on():
+        for node in nodes.nodes:
+            if running_stacks(node.all_processes["raylet"][0].process.pid):
+                return node
+    raise AssertionError("the build has ended before")
+
+
 # --- equal bytes ---------------------------------------------------------------------------------------
 
 
@@ -214,6 +223,76 @@ def test_a_slice_of_mnist_from_several_nodes(nodes: Nodes, tmp_path: Path) -> No
     for engine in ("local", "ray"):
         build(spec, tmp_path / engine, engine=engine, data=data, quiet=True)
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+def test_a_zoo_from_a_cluster_into_an_object_store(
+    nodes: Nodes, specs: Path, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the driver has the store's credentials; the nodes were started before there was a store."""
+    pytest.importorskip("s3fs", reason="lacks s3fs (pip install 'zootools[s3]')")
+    from s3_server import BUCKET, serve_s3
+
+    with serve_s3() as server:
+        for name, value in {**server.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        url = f"s3://{BUCKET}/zoo"
+        words = ["build", str(specs / "tiny.yaml"), "--out", url, "--engine", "ray", "--backend", "torch"]
+        for command in (words, ["pull", url, str(tmp_path / "pulled")]):
+            done = CliRunner().invoke(main, command)
+            assert done.exit_code == 0, done.output
+        assert server.broken == []
+    assert tree(tmp_path / "pulled") == local("tiny", "torch")
+    assert (tmp_path / "pulled" / "build.json").exists()
+
+
+# --- how much is under way -----------------------------------------------------------------------------
+
+
+def test_of_many_stacks_only_those_with_a_machine_and_two_more_are_sent(
+    nodes: Nodes, specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a task is sent, it is sent when the journal is asked where its stack starts."""
+    sent, most = set[int](), 0
+
+    class Watched(Journal):
+        def start(self, stack: int) -> Epoch | None:
+            nonlocal most
+            sent.add(stack)
+            most = max(most, len(sent))
+            return super().start(stack)
+
+        def take(self, stack: int, epoch: Epoch) -> bool:
+            if epoch.done:
+                sent.remove(stack)
+            return super().take(stack, epoch)
+
+    monkeypatch.setattr("zootools.engines.ray.Journal", Watched)
+    spec = load_spec(specs / "sixty.yaml", ["seeds.range=[1, 1]", "training.epochs=1"])
+    assert build(spec, tmp_path / "zoo", engine="ray", quiet=True)["counts"]["ok"] == 30
+    assert most == len(nodes.nodes) + QUEUED
+    assert not sent
+
+
+def test_a_task_waits_for_a_driver_that_lags(nodes: Nodes, specs: Path, local: Any, tmp_path: Path) -> None:
+    """With the driver stopped, tasks come to rest in the middle of their stacks; those that ran on would end."""
+    out = tmp_path / "zoo"
+    driver = start(specs / "long.yaml", out, "--address", nodes.address)
+    try:
+        assert wait_for_shards(out, 10, partial(is_alive, driver)), driver.communicate()[1]
+        driver.send_signal(signal.SIGSTOP)
+        stored, tasks = shards(out), running_stacks()
+        used = None
+        while used != (used := {stack: sum(task.cpu_times()[:2]) for stack, task in tasks.items()}):
+            time.sleep(1)
+        assert tasks
+        assert running_stacks() == tasks
+        assert shards(out) == stored < 2 * 61
+        driver.send_signal(signal.SIGCONT)
+        assert driver.wait() == 0, driver.communicate()[1]
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert tree(out) == local("long")
 
 
 # --- Y1, Y2: deaths ------------------------------------------------------------------------------------
@@ -269,13 +348,26 @@ def test_y2_a_node_is_lost_and_another_one_joins(
     building = Building(load_spec(specs / "long.yaml"), out)
     for number in range(lane(1, 5)):
         assert wait_for_shards(out, 20 * number + 10, building.goes_on)
-        busy = list[Any]()
-        while building.goes_on() and not busy:
-            busy = [node for node in nodes.nodes if running_stacks(node.all_processes["raylet"][0].process.pid)]
-        nodes.remove(busy[0])
+        nodes.remove(busy_node(nodes, building))
         nodes.add()
     building.wait()
     assert "its machine is lost" in capsys.readouterr().err
+    assert tree(out) == local("long")
+
+
+def test_a_stack_that_loses_machine_after_machine_stops_the_build(
+    nodes: Nodes, specs: Path, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here after the first one: each takes seconds to start."""
+    monkeypatch.setattr("zootools.engines.ray.LOSSES", 0)
+    out = tmp_path / "zoo"
+    building = Building(load_spec(specs / "long.yaml"), out)
+    assert wait_for_shards(out, 10, building.goes_on)
+    nodes.remove(busy_node(nodes, building))
+    nodes.add()
+    with pytest.raises(ClusterError, match=r"stack \d has lost 1 machines .* the same command goes on"):
+        building.wait()
+    build(load_spec(specs / "long.yaml"), out, engine="ray", quiet=True)
     assert tree(out) == local("long")
 
 
@@ -320,26 +412,42 @@ def test_ctrl_c_and_sigterm_stop_a_build_and_its_ray_and_the_local_engine_goes_o
 # --- machines that are not fit ---------------------------------------------------------------------------
 
 
-def test_a_machine_that_computes_in_another_way_is_left_out_by_name(
+OTHERS = {
+    "": "has another numeric fingerprint (mkl 'COMPATIBLE' there, 'AUTO,STRICT' here)",
+    "sys.modules['zootools'] = None": f"has no zootools, expected {__version__} as here",
+    "sys.modules['zootools'] = types.SimpleNamespace(__version__='0.0.1')": (
+        f"has zootools 0.0.1, expected {__version__} as here"
+    ),
+}
+"""What Python does first on an odd machine, and why that machine is left out."""
+
+
+def test_odd_machines_are_left_out_by_name(
     nodes: Nodes, specs: Path, local: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import ray
 
-    fit = [node.node_id for node in nodes.nodes]
-    odd = nodes.add(MKL_CBWR="COMPATIBLE")
-    # The others are kept busy until this one has been asked.
+    fit, odd = [node.node_id for node in nodes.nodes], list[Any]()
+    for number, customized in enumerate(OTHERS):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "sitecustomize.py").write_text(f"import sys, types\n{customized}\n")
+        odd.append(nodes.add(MKL_CBWR="COMPATIBLE", PYTHONPATH=str(tmp_path / str(number))))
+    # The others are kept busy until these have been asked.
     others = [_wait_for_ever(ray).options(label_selector={"ray.io/node-id": node}).remote() for node in fit]
     building = Building(load_spec(specs / "cnn.yaml"), tmp_path / "zoo", "torch")
-    while building.goes_on() and not caplog.records:
+    while building.goes_on() and len(caplog.records) < len(odd):
         time.sleep(0.01)
     for task in others:
         ray.cancel(task, force=True)
     building.wait()
-    nodes.remove(odd)
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert f"(Ray node {odd.node_id}) has another numeric fingerprint" in message
-    assert "mkl 'COMPATIBLE' there, 'AUTO,STRICT' here" in message
-    assert "goes on without it" in message
+    for node in odd:
+        nodes.remove(node)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(odd)
+    for node, reason in zip(odd, OTHERS.values(), strict=True):
+        (message,) = [message for message in messages if node.node_id in message]
+        assert f"(Ray node {node.node_id}) {reason}" in message
+        assert "goes on without it" in message
     assert tree(tmp_path / "zoo") == local("cnn", "torch")
 
 
@@ -352,21 +460,28 @@ def _wait_for_ever(ray: Any) -> Any:
     return ray.remote(wait)
 
 
-@pytest.mark.parametrize("other", ["fingerprint", "version"])
+@pytest.mark.parametrize("other", ["fingerprint", "version", "processor"])
 def test_without_a_fit_machine_the_build_stops_and_names_them_all(
     nodes: Nodes, specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     """The driver is another one, so none of the machines is as it is."""
-    if other == "fingerprint":
+    if other == "processor":
+        other_processor(monkeypatch)
+        monkeypatch.setattr("zootools.native.kernel.processor_features", frozenset)  # of the driver, which never trains
+        reason = "cannot run the kernel ("
+    elif other == "fingerprint":
         monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
         reason = "has another numeric fingerprint (mkl 'AUTO,STRICT' there, 'COMPATIBLE' here)"
     else:
         monkeypatch.setattr("zootools.engines.ray.__version__", "9.9.9")
         reason = f"has zootools {__version__}, expected 9.9.9 as here"
+    backend = "native" if other == "processor" else "torch"
     with pytest.raises(ClusterError, match="no machine of the cluster is fit") as refusal:
-        build(load_spec(specs / "cnn.yaml"), tmp_path / "zoo", backend="torch", engine="ray", quiet=True)
+        build(load_spec(specs / "cnn.yaml"), tmp_path / "zoo", backend=backend, engine="ray", quiet=True)
     for node in nodes.nodes:
         assert f"(Ray node {node.node_id}) {reason}" in str(refusal.value)
+    lacking = str(refusal.value).count("this processor lacks instructions that it was compiled for: fma4, xop")
+    assert lacking == (len(nodes.nodes) if other == "processor" else 0)
 
 
 def test_an_address_without_a_cluster_is_refused() -> None:

@@ -241,6 +241,35 @@ def test_a_search_finds_the_better_recipe_goes_on_after_an_interruption_and_is_r
         represent(tiny_zoo, "smoke", second, overrides=SMALL, epochs=8, search=space(("seed: 1", "seed: 2")))
 
 
+def test_a_trial_whose_worker_dies_begins_anew_and_the_search_ends_as_if_nothing_had_happened(
+    tiny_zoo: Path, space: Callable[..., Path], tmp_path: Path
+) -> None:
+    """None is stopped early: that depends on who comes first."""
+    path = space(("1.0e-9", "1.0e-3"), ("trials: 6", "trials: 3"), ("factor: 2", "after: 9"))
+    killed = list[str]()
+
+    def kill() -> None:
+        while not (tmp_path / "killed/search.json").exists():
+            time.sleep(0.01)
+        while not killed:
+            for process in psutil.Process().children(recursive=True):
+                if re.search(r"ray::.*train", process.name() + " ".join(process.cmdline())):
+                    killed.append(process.name())
+                    process.kill()
+                    break
+
+    for name in ("whole", "killed"):
+        thread = threading.Thread(target=kill, daemon=True)
+        if name == "killed":
+            thread.start()
+        represent(tiny_zoo, "smoke", tmp_path / name, overrides=SMALL, epochs=4, search=path, quiet=True)
+    thread.join()
+    assert len(killed) == 1
+    assert searched(tmp_path / "killed") == searched(tmp_path / "whole")
+    for file in ("search.parquet", "best.yaml"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
 def test_trials_are_scored_as_results_are_and_one_that_diverges_is_never_chosen(
     tiny_zoo: Path, space: Callable[..., Path], tmp_path: Path
 ) -> None:

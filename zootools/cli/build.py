@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import ADDRESS, DATA, ENGINE, JSON, interruptible, print_value, show_accuracy, show_pairs
 
 
 @click.command()
@@ -20,7 +20,7 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_acc
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to train; auto is CUDA where there is one.",
+    help="What to train on; auto is CUDA where there is one.",
 )
 @click.option(
     "--backend",
@@ -29,14 +29,8 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value, show_acc
     show_default=True,
     help="What computes: compiled SIMD lanes, or PyTorch.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where: processes on this machine, or a Ray cluster.",
-)
-@click.option("--address", metavar="HOST:PORT|auto", help="The Ray cluster to join; else $RAY_ADDRESS, else one here.")
+@ENGINE
+@ADDRESS
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes on the CPU; default one per core.")
 @DATA
 @click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, interruptible, print_value
+from zootools.cli.shared import ADDRESS, ENGINE, JSON, SCHEMA, interruptible, print_value
 
 
 @click.command()
@@ -18,14 +18,8 @@ from zootools.cli.shared import JSON, SCHEMA, interruptible, print_value
 @click.option("--epochs", type=click.IntRange(min=1), help="Train each for so many epochs.")
 @click.option("--transfer-to", multiple=True, metavar="ZOO", help="Score on another zoo of the same layers too.")
 @click.option("--baselines-only", is_flag=True, help="Train nothing: weights, statistics, PCA, UMAP.")
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where encoders are trained: here one after the other, or at once on a Ray cluster.",
-)
-@click.option("--address", metavar="HOST:PORT", help="Of the Ray cluster, or auto; default: one on this machine.")
+@ENGINE
+@ADDRESS
 @click.option(
     "--search",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -27,6 +27,16 @@ SCHEMA = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="A layer schema or index (JSON), to read Parquet files with a weights column that are no zoo.",
 )
+ENGINE = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to train: on this machine, or on a Ray cluster.",
+)
+ADDRESS = click.option(
+    "--address", metavar="HOST:PORT|auto", help="The Ray cluster to join; else $RAY_ADDRESS, else one on this machine."
+)
 REVISION = click.option("--revision", help="A branch, tag or commit.")
 
 

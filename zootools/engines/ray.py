@@ -6,14 +6,14 @@ with the code that the workers of the local engine use. A task writes nothing, s
 twice or outlives its driver can leave anything behind.
 
 Images and the compiled kernel are put into Ray's object store once. A machine is used if it has the driver's version of
-zootools and its numeric fingerprint, else it is left out, by name.
+zootools, its numeric fingerprint and a processor for the kernel, else it is left out, by name.
 """
 
 import logging
 import time
 import traceback
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -45,6 +45,9 @@ AHEAD = 2
 """Epochs that a task may have computed and the driver not yet taken."""
 QUEUED = 2
 """Tasks beyond those that find a processor: who ends one finds the next. Each holds its stack's state in memory."""
+LOSSES = 10
+"""How many machines a stack may lose between two of its epochs. Machines come and go; but a stack that takes down every
+one must not go on for ever with those that an autoscaler or a batch system brings anew."""
 LOOK_EVERY = 5.0
 """Seconds between two looks at which machines there are."""
 
@@ -92,8 +95,9 @@ def run_ray(
         report: called with a stack and its epochs done.
         retried: called with a stack whose worker died, and how.
 
-    Raises ClusterError when there is no cluster, or no machine of it is fit, DamagedZooError when an epoch came twice
-    with different bytes, and the ZooError that a task met; what was committed stays.
+    Raises ClusterError when there is no cluster, no machine of it is fit, or a stack loses one machine after the other;
+    DamagedZooError when an epoch came twice with different bytes; and the ZooError that a task met. What was committed
+    stays.
     """
     if not stacks:
         return []
@@ -128,7 +132,8 @@ def _train(
     retried: Callable[[int, str], None],
 ) -> list[int]:
     """Submit stacks as there is room for them, and commit what comes; return those that failed."""
-    waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), list[int]()
+    waiting, failed = deque(stacks), list[int]()
+    deaths, losses = Counter[int](), Counter[int]()  # of workers and of machines, since a stack's last committed epoch
     running: dict[Any, int] = {}
     errors = ray.exceptions
     try:
@@ -142,13 +147,19 @@ def _train(
                 stack = running.pop(results)
                 try:
                     message, value = ray.get(next(results))
-                except (errors.NodeDiedError, errors.ObjectLostError) as error:  # no fault of the stack
+                except (errors.NodeDiedError, errors.ObjectLostError) as error:
                     retried(stack, f"its machine is lost: {_first_sentence(error)}")
+                    losses[stack] += 1
+                    if losses[stack] > LOSSES:
+                        raise ClusterError(
+                            f"stack {stack} has lost {losses[stack]} machines one after the other and got no epoch "
+                            "further; find out why they are lost, the same command goes on"
+                        ) from error
                     waiting.appendleft(stack)
                     continue
                 except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
                     retried(stack, _first_sentence(error))
-                    deaths[stack] += 1  # since its last epoch was committed
+                    deaths[stack] += 1
                     if deaths[stack] <= RETRIES:
                         waiting.appendleft(stack)
                     else:
@@ -160,7 +171,7 @@ def _train(
                     ) from error
                 if message == "epoch":
                     if journal.take(stack, value):
-                        deaths[stack] = 0
+                        deaths[stack] = losses[stack] = 0
                     if not value.done:
                         running[results] = stack  # at the end of the row, so that every task has its turn
                     report(stack, value.number)

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +31,15 @@ _FLAGS = (
 )
 SECONDS = 300
 """A compilation that takes longer has hung."""
+_INSTRUCTIONS = (
+    "SSE3=pni SSSE3 SSE4_1 SSE4_2 POPCNT LZCNT=abm MOVBE BMI=bmi1 BMI2 F16C FMA FMA4 XOP AVX AVX2 GFNI AVX512F "
+    "AVX512CD AVX512BW AVX512DQ AVX512VL AVX512IFMA AVX512VBMI AVX512VBMI2=avx512_vbmi2 AVX512VNNI=avx512_vnni "
+    "AVX512BITALG=avx512_bitalg AVX512VPOPCNTDQ=avx512_vpopcntdq AVX512FP16=avx512_fp16 "
+    "ARM_FEATURE_SVE=sve ARM_FEATURE_SVE2=sve2"
+)
+"""The instruction sets that a compiler uses unasked: as it predefines them, and as Linux names them if that differs."""
+_FEATURES = ("flags", "Features")
+"""What /proc/cpuinfo calls a processor's instruction sets, on x86 and on ARM."""
 
 
 class NoKernelError(ZooError):
@@ -56,8 +66,11 @@ def find_compiler() -> list[str]:
     raise NoKernelError("no C++ compiler is found; install g++ or clang, or pip install 'zootools[native]'")
 
 
-def kernel_source(schema: Schema) -> str:
-    """Return the C++ that specialises the kernel for a schema: its sizes as compile-time constants."""
+def kernel_source(schema: Schema, instructions: Sequence[str] = ()) -> str:
+    """Return the C++ that specialises the kernel for a schema: its sizes as compile-time constants.
+
+    The kernel keeps the names of the ``instructions`` that it is compiled for, so that whoever loads it can compare.
+    """
     shape, stages = schema.input_shape, []
     for layer, output in zip(schema.layers, schema.output_shapes, strict=True):
         stages.append(f"    Stage<{_core(layer, shape)}, {_flags(layer)}>")
@@ -67,6 +80,7 @@ def kernel_source(schema: Schema) -> str:
         '#include "network.h"\n\nusing Net = Network<\n'
         + ",\n".join(stages)
         + f">;\n\nEXPORT_NETWORK(Net, {channels * height * width}, {schema.classes})\n"
+        f'EXPORT const char lanes_instructions[] = "{" ".join(instructions)}";\n'
     )
 
 
@@ -79,8 +93,10 @@ def compile_kernel(schema: Schema, flags: tuple[str, ...] = ()) -> Path:
 
     Raises NoKernelError when there is no compiler or it fails, StorageError when the cache cannot be written.
     """
-    command, source, flags = find_compiler(), kernel_source(schema), (*_FLAGS, *flags)
-    key = _digest(target(tuple(command), flags), *flags, source, _sources())
+    command, flags = find_compiler(), (*_FLAGS, *flags)
+    compiled_for = target(tuple(command), flags)
+    source = kernel_source(schema, _instructions(compiled_for))
+    key = _digest(compiled_for, *flags, source, _sources())
     path = cache_folder() / f"{key}.so"
     if path.is_file():
         return path
@@ -108,6 +124,24 @@ def keep_kernel(kernel: bytes) -> Path:
 def target(command: tuple[str, ...], flags: tuple[str, ...]) -> str:
     """Return all that a compiler predefines: its version and the instruction set that it compiles for."""
     return _run([*command, *(flag for flag in flags if flag != "-shared"), "-dM", "-E", "-x", "c++", "-"], "")
+
+
+def _instructions(target: str) -> list[str]:
+    """Return the instruction sets that a compiler may use, by their names in Linux."""
+    found = {line.split()[1].strip("_") for line in target.splitlines()}
+    names = (entry.partition("=") for entry in _INSTRUCTIONS.split())
+    return [linux or name.lower() for name, _, linux in names if name in found]
+
+
+@functools.cache
+def processor_features() -> frozenset[str]:
+    """Return the instruction sets of this machine's processor, by their names in Linux; elsewhere none are known."""
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            lines = (line.partition(":") for line in file)
+            return next((frozenset(names.split()) for key, _, names in lines if key.strip() in _FEATURES), frozenset())
+    except OSError:
+        return frozenset()
 
 
 def describe_compiler() -> dict[str, str]:

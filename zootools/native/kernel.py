@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zootools.architectures import Schema
-from zootools.native.compiler import NoKernelError
+from zootools.native.compiler import NoKernelError, processor_features
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu")
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
@@ -65,12 +65,13 @@ class Kernel:
     def __init__(self, path: Path, schema: Schema) -> None:
         try:
             self._library = ctypes.CDLL(str(path))
+            _check_processor(path, self._library)
             self._train, self._evaluate = self._library.lanes_train, self._library.lanes_evaluate
             self.width: int = self._library.lanes_width()
             parameters: int = self._library.lanes_parameters()
             self._library.lanes_workspace.restype = ctypes.c_int64
             workspace: int = self._library.lanes_workspace()
-        except (OSError, AttributeError) as error:
+        except (OSError, AttributeError, ValueError) as error:
             raise NoKernelError(f"{path}: is no kernel that can be loaded ({error}); delete it") from error
         if parameters != schema.size:
             raise NoKernelError(f"{path}: was compiled for {parameters} parameters, not for {schema.size}; delete it")
@@ -99,6 +100,17 @@ class Kernel:
                 value = value.ctypes.data
             setattr(structure, name, value)
         return ctypes.byref(structure)
+
+
+def _check_processor(path: Path, library: ctypes.CDLL) -> None:
+    """Refuse a kernel of another machine whose instructions would end this process; nothing of it has run yet.
+
+    Raises NoKernelError, and ValueError when the library does not say what it needs.
+    """
+    needed = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, "lanes_instructions"))).decode().split()
+    present = processor_features()
+    if present and (missing := sorted({*needed} - present)):
+        raise NoKernelError(f"{path}: this processor lacks instructions that it was compiled for: {', '.join(missing)}")
 
 
 def lane_array(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
