@@ -117,6 +117,14 @@ def test_the_zoo_in_a_store_is_the_one_in_a_folder(
     here = machine("here")
     assert here.build(specs["tiny"]) == 0
     assert stored(s3) == built(TINY)
+    # Three requests for each stack and epoch that the store is told of: the lease, the shard, the record.
+    puts = [name for method, name in s3.requests if method == "PUT"]
+    shards = [name for name in puts if name.startswith("zoo/checkpoints/")]
+    records = [name for name in puts if name.endswith(".record")]
+    assert len(shards) == len(set(shards)) == 8
+    assert len(records) <= len(shards)
+    # Besides, the lease is read before the tables, before zoo.json, and when it is given back.
+    assert s3.requests.count(("GET", "zoo/.work/lease.json")) <= len(records) + 3
     assert list((here.cache / "zootools" / "builds").iterdir()) == []
     # The same command again has nothing to do: it takes the lease and gives it back.
     s3.requests.clear()

@@ -175,11 +175,16 @@ class Building:
     """A build in a thread; Ray's nodes, which it meets, are started and stopped by the main thread alone."""
 
     def __init__(self, spec: ZooSpec, out: Path, backend: str = "native") -> None:
-        self._pool = ThreadPoolExecutor(1)
+        self._pool, self._out = ThreadPoolExecutor(1), out
         self._result = self._pool.submit(build, spec, out, engine="ray", backend=backend)
 
     def goes_on(self) -> bool:
         return not self._result.done()
+
+    def reach(self, count: int) -> None:
+        """Wait until so many shards are stored; raise what the build raised if it ends before."""
+        if not wait_for_shards(self._out, count, self.goes_on):
+            raise AssertionError(f"the build has ended before, with {self.wait()['counts']}")
 
     def wait(self) -> dict[str, Any]:
         """Return the manifest, or raise what the build raised."""
@@ -344,15 +349,16 @@ def test_a_stack_whose_worker_always_dies_is_given_up_and_the_next_build_tries_i
 def test_y2_a_node_is_lost_and_another_one_joins(
     nodes: Nodes, specs: Path, local: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "zoo"
-    building = Building(load_spec(specs / "long.yaml"), out)
+    """In the long lane five times: while a node is started, another one may train all the rest of such a zoo."""
     for number in range(lane(1, 5)):
-        assert wait_for_shards(out, 20 * number + 10, building.goes_on)
+        out = tmp_path / f"zoo-{number}"
+        building = Building(load_spec(specs / "long.yaml"), out)
+        building.reach(10)
         nodes.remove(busy_node(nodes, building))
         nodes.add()
-    building.wait()
-    assert "its machine is lost" in capsys.readouterr().err
-    assert tree(out) == local("long")
+        building.wait()
+        assert "its machine is lost" in capsys.readouterr().err
+        assert tree(out) == local("long")
 
 
 def test_a_stack_that_loses_machine_after_machine_stops_the_build(
@@ -362,7 +368,7 @@ def test_a_stack_that_loses_machine_after_machine_stops_the_build(
     monkeypatch.setattr("zootools.engines.ray.LOSSES", 0)
     out = tmp_path / "zoo"
     building = Building(load_spec(specs / "long.yaml"), out)
-    assert wait_for_shards(out, 10, building.goes_on)
+    building.reach(10)
     nodes.remove(busy_node(nodes, building))
     nodes.add()
     with pytest.raises(ClusterError, match=r"stack \d has lost 1 machines .* the same command goes on"):
