@@ -278,26 +278,23 @@ def test_of_many_stacks_only_those_with_a_machine_and_two_more_are_sent(
     assert not sent
 
 
-def test_a_task_waits_for_a_driver_that_lags(nodes: Nodes, specs: Path, local: Any, tmp_path: Path) -> None:
-    """With the driver stopped, tasks come to rest in the middle of their stacks; those that ran on would end."""
+def test_tasks_wait_for_a_driver_that_lags(nodes: Nodes, specs: Path, tmp_path: Path) -> None:
+    """With the driver stopped, tasks come to rest, although minutes of epochs are left to train."""
     out = tmp_path / "zoo"
-    driver = start(specs / "long.yaml", out, "--address", nodes.address)
+    driver = start(specs / "long.yaml", out, "--epochs", "100000", "--address", nodes.address)
     try:
         assert wait_for_shards(out, 10, partial(is_alive, driver)), driver.communicate()[1]
         driver.send_signal(signal.SIGSTOP)
-        stored, tasks = shards(out), running_stacks()
-        used = None
-        while used != (used := {stack: sum(task.cpu_times()[:2]) for stack, task in tasks.items()}):
-            time.sleep(1)
+        tasks, used = running_stacks(), list[float]()
         assert tasks
+        while len(used) < 2 or used[-1] > used[-2]:
+            assert len(used) < 30, "the tasks train on"
+            time.sleep(1)
+            used.append(sum(sum(task.cpu_times()[:2]) for task in tasks.values()))
         assert running_stacks() == tasks
-        assert shards(out) == stored < 2 * 61
-        driver.send_signal(signal.SIGCONT)
-        assert driver.wait() == 0, driver.communicate()[1]
     finally:
         driver.kill()
         driver.communicate()
-    assert tree(out) == local("long")
 
 
 # --- Y1, Y2: deaths ------------------------------------------------------------------------------------
