@@ -90,7 +90,7 @@ _CPU_LARGE = (
 )
 _SMALL = ("encoder.width=64", "encoder.hidden=128")
 _CPU_TETRIS_RECIPE = (*_SMALL, "encoder.latent=50", "epochs.every=5", "training.batch_size=250", "training.epochs=16")
-# A twentieth of these checkpoints explodes and stays finite, and would decide what linear probes and variances say of
+# Up to a tenth of these checkpoints explodes and stays finite, and would decide what linear probes and variances say of
 # all the others. The limit is that of the notebook to the authors' later data set; healthy weights end just below it.
 _DEAD = "largest_weight=5"
 _CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=40", _DEAD)
