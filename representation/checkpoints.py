@@ -74,12 +74,11 @@ class Checkpoints:
 
     def _note_wild_weights(self) -> None:
         """Say it when few checkpoints decide what is linear in the weights."""
-        wild = [part.weights[part.weights.abs().amax(dim=1) > WILD] for part in self.parts.values() if len(part)]
-        if count := sum(map(len, wild)):
-            largest = max(float(weights.abs().max()) for weights in wild if len(weights))
+        size = torch.cat([_largest(part.weights) for part in self.parts.values()])
+        if count := int((size > WILD).sum()):
             self.notes.append(
-                f"{self.name}: {count} checkpoints have weights beyond {WILD} (up to {largest:.2g}), which decide what "
-                f"is linear in the weights; --set largest_weight={WILD} leaves them out"
+                f"{self.name}: {count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which "
+                f"decide what is linear in the weights; --set largest_weight={WILD} leaves them out"
             )
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
@@ -138,7 +137,12 @@ def takes(recipe: Recipe, weights: Tensor) -> tuple[Tensor, str]:
         limit = torch.finfo(weights.dtype).max
     else:
         reason = f"a weight is not finite, or beyond {limit:g}"
-    return (weights.amax(dim=1) <= limit) & (weights.amin(dim=1) >= -limit), reason
+    return _largest(weights) <= limit, reason
+
+
+def _largest(weights: Tensor) -> Tensor:
+    """Return the largest size of a weight of each network, ``[rows]``; NaN where one is NaN. Nothing is copied."""
+    return torch.maximum(weights.amax(dim=1), -weights.amin(dim=1))
 
 
 def check_same_layers(home: Zoo, other: Zoo) -> None:

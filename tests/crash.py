@@ -78,6 +78,7 @@ grid: {activation: [tanh, relu], init: [uniform], optimizer: [adam], lr: [1.0e-2
 seeds: {range: [1, 3]}
 training: {epochs: 3, batch_size: 4}
 """
+"""Six models in two stacks."""
 
 CNN = """
 name: digits
@@ -87,7 +88,7 @@ grid: {activation: [tanh], init: [kaiming_uniform], optimizer: [adam, sgd], lr: 
 seeds: {range: [1, 5]}
 training: {epochs: 2, batch_size: 8, train_metrics_images: 32}
 """
-"""Six models in two stacks."""
+"""Twenty CNNs of every optimizer and dropout rate that it names."""
 
 
 SMALL = TINY.replace("tanh, relu", "tanh").replace("epochs: 3", "epochs: 2")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ import pytest
 from representation import represent
 from representation.reproduction import reproduce
 from representation.reproduction.described import SECTIONS, described
-from representation.reproduction.items import ITEMS, ZOOS, all_jobs, find_items
+from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items
 from representation.reproduction.report import MARK, Marks, Shown
 from representation.reproduction.scales import SCALES
 from representation.reproduction.standing import NOT_RUN, Filled, Standing
-from representation.reproduction.work import Place
+from representation.reproduction.work import Place, do
 from zootools import open_zoo
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reproduction.md"
@@ -139,6 +140,22 @@ def test_variances_are_over_checkpoints_and_within_groups(everything: Standing) 
     assert grid["VAR", "MNIST-HYP-5-RAND-SEED"] == pytest.approx(weights.var(axis=0).mean())
     assert grid["VARc", "MNIST-HYP-5-RAND-SEED"] == pytest.approx(within)
     assert {row for row, _ in grid} == {"VAR", "VARc", "Rtr", "Rtes"}
+
+
+def test_checkpoints_that_are_left_out_decide_no_variance(everything: Standing, tmp_path: Path) -> None:
+    scale, zoo = everything.place.scale, "mnist_hyp_1_fix"
+    (tmp_path / "zoos").symlink_to(everything.place.zoo(zoo).parent)
+    weights = open_zoo(tmp_path / "zoos" / zoo, where=pc.field("epoch") > 0).weights().double()
+    size = weights.abs().amax(dim=1)
+    half = float(size.median())
+    nothing = f"{zoo}: all {len(size)} checkpoints are left out: a weight is not finite, or beyond 1e-09"
+    for limit, outcome in (half, ""), (1e-9, nothing):
+        place = Place(tmp_path, replace(scale, recipes={zoo: (f"largest_weight={limit}",)}))
+        assert do(place, Job(zoo, VARIANCES), 0, ()) == outcome
+    (row, _) = json.loads((tmp_path / "results" / f"{zoo}-variances-seed-0.json").read_bytes())["rows"]
+    kept = weights[size <= half]
+    assert row["rows"] == len(kept) < len(weights)
+    assert row["value"] == pytest.approx(kept.var(dim=0, correction=0).mean().item())
 
 
 def test_words_of_specifications_and_schemas_stand_beside_the_papers(everything: Standing) -> None:

@@ -86,9 +86,8 @@ def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str
         case "figure9" | "figure10":
             zoo = "tetris_seed" if item.name == "figure9" else "mnist_seed"
             return _network(zoo_schema(load_spec(find_spec(zoo)))), ""
-    return _predictions(
-        place, item, shown
-    ), "Predicted over true values, on the test split of each zoo; on the grey line both are equal."
+    said = "Predicted over true values, on the test split of each zoo; on the grey line both are equal."
+    return _predictions(place, item, shown), said
 
 
 # --- weight space -----------------------------------------------------------------------------------------------

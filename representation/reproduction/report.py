@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from representation.reproduction.items import ITEMS, VARIANCES, Item, zoo_label
+from representation.reproduction.items import ITEMS, Item, zoo_label
 from representation.reproduction.standing import Filled, Standing
 from zootools import __version__
 from zootools.bundled import find_spec
@@ -301,9 +301,8 @@ def _tables(standing: Standing) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def _left_out(standing: Standing) -> list[dict[str, Any]]:
-    """Return a line for each zoo and reason; by split, so without the variances, which are of all splits at once."""
-    probed = (found for job, found in standing.results() if job.method != VARIANCES)
-    notes = dict.fromkeys(note for found in probed for note in found["notes"] if "are left out" in note)
+    """Return a line for each zoo, split and reason."""
+    notes = dict.fromkeys(note for _, found in standing.results() for note in found["notes"] if "are left out" in note)
     return [dict(zip(("zoo", "what"), note.split(": ", 1), strict=True)) for note in notes]
 
 

@@ -144,17 +144,18 @@ def _variances(place: Place, job: Job, recipe: Recipe) -> dict[str, Any]:
     zoo = recipe.epochs.select(open_zoo(place.zoo(job.zoo)))
     weights = zoo.weights()
     taken, reason = takes(recipe, weights)
+    if not taken.any():
+        raise SpecError(f"{zoo.name}: all {len(weights)} checkpoints are left out: {reason}")
     groups: dict[tuple[str, str], list[int]] = {}
     names = zip(zoo.metadata["init"].to_pylist(), zoo.metadata["activation"].to_pylist(), strict=True)
     for row, group in enumerate(names):
         if taken[row]:
             groups.setdefault(group, []).append(row)
-    notes = [] if taken.all() else [f"{zoo.name}: {int((~taken).sum())} checkpoints are left out: {reason}"]
     within = sum(_variance(weights[rows]) for rows in groups.values()) / len(groups)
     values = {"variance": _variance(weights[taken]), "variance_within": within}
     common = {"method": VARIANCES, "split": "all", "evaluated_on": zoo.name, "probe": None, "rows": int(taken.sum())}
     rows = [common | {"target": name, "metric": "variance", "value": value} for name, value in values.items()]
-    return {"rows": rows, "excluded": {}, "notes": notes, "counts": {"groups": len(groups)}}
+    return {"rows": rows, "excluded": {}, "notes": [], "counts": {"groups": len(groups)}}
 
 
 def _variance(weights: Tensor) -> float:

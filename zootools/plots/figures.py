@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +25,7 @@ WIDEST = 12.0
 def accuracy(portrait: Portrait) -> Figure:
     """Draw box plots of the test accuracy over epochs."""
     with styled():
-        figure, ((axes,),) = _figure([3.4], 1, 6.4)
+        figure, (axes,) = _figure(1, 6.4, 3.4)
         left_out = panels.boxes(axes, portrait.shown, "test_accuracy")
         return _titled(figure, portrait, "test accuracy over epochs", portrait.everything, left_out)
 
@@ -34,7 +33,7 @@ def accuracy(portrait: Portrait) -> Figure:
 def mean_weight(portrait: Portrait) -> Figure:
     """Draw the test accuracy over the mean weight."""
     with styled():
-        figure, ((axes,),) = _figure([3.6], 1, 5.0)
+        figure, (axes,) = _figure(1, 5.0, 3.6)
         colours = Colours.of([portrait.zoo.metadata], "epoch")
         axes.set_title(panels.mean_weights(axes, portrait.mean_weights, portrait.zoo.metadata, colours))
         colours.bar([axes])
@@ -44,7 +43,7 @@ def mean_weight(portrait: Portrait) -> Figure:
 def gap(portrait: Portrait) -> Figure:
     """Draw the generalisation gap over epochs, and over the test accuracy."""
     with styled():
-        figure, ((left, right),) = _figure([3.3], 2, 4.0)
+        figure, (left, right) = _figure(2, 4.0, 3.3)
         left_out = panels.boxes(left, portrait.shown, "generalization_gap")
         table, colours = portrait.zoo.metadata, Colours.of([portrait.zoo.metadata], "epoch")
         x, y = numbers(table["test_accuracy"]), numbers(table["generalization_gap"])
@@ -62,8 +61,8 @@ def losses(portrait: Portrait) -> Figure:
     """Draw the losses of every model over its epochs, with those that diverged marked."""
     with styled():
         columns = [name for name in LOSSES if not portrait.lacks(name)]
-        figure, grid = _figure([3.3], len(columns), 4.0)
-        for axes, column in zip(grid[0], columns, strict=True):
+        figure, row = _figure(len(columns), 4.0, 3.3)
+        for axes, column in zip(row, columns, strict=True):
             said = panels.curves(axes, portrait.metadata, column)
             axes.set_ylabel(f"{title_of(column)}\n(mean cross-entropy, nats)")
         handles = []
@@ -192,10 +191,10 @@ def _drawn(rows: Sequence[Sequence[Part]]) -> Figure:
     return figure
 
 
-def _figure(heights: Sequence[float], columns: int, width: float) -> tuple[Figure, list[list[Any]]]:
-    """Return a figure and its axes, row by row; ``heights`` and ``width`` are those of one pair of axes, in inches."""
-    figure = Figure(figsize=(width * columns, sum(heights)), layout="constrained")
-    return figure, figure.subplots(len(heights), columns, squeeze=False).tolist()
+def _figure(columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its axes, side by side; ``width`` and ``height`` are those of one pair, in inches."""
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _heading(portrait: Portrait, *notes: str) -> str:
