@@ -15,13 +15,15 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from zootools.errors import BusyError, StorageError
+from zootools.inside import open_folder
+from zootools.inside import open_inside as open_inside  # for those who look for it here
 
 TEMPORARY = ".tmp-"
 
@@ -66,22 +68,6 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links, or another one
         with durable_path(target) as temporary:
             shutil.copyfile(source, temporary)
-
-
-def open_inside(root: Path, name: str) -> BufferedReader:
-    """Open ``root/name`` for reading; a link at any step below ``root`` is an OSError, and so is no plain file."""
-    *parts, last = name.split("/")
-    folder = _open_folder(root, parts)
-    try:
-        # Without O_NONBLOCK a named pipe would wait for its writer.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(last, flags, dir_fd=folder)
-    finally:
-        os.close(folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no plain file", name)
-    return open(descriptor, "rb")  # noqa: PTH123
 
 
 def remove_durably(path: Path) -> None:
@@ -140,7 +126,7 @@ class FolderLock:
     def __enter__(self) -> Self:
         while True:
             try:
-                os.close(_open_folder(self.path.parent, (), create=True))
+                os.close(open_folder(self.path.parent, (), create=True))
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
                 continue  # a builder that has just finished removed the folder in between
@@ -187,7 +173,7 @@ def _replacing(path: Path, root: Path, fence: Callable[[], None] | None) -> Iter
     """Yield folder (a descriptor) and name of an empty temporary file, which then takes the place of ``path``."""
     folder, name, made = -1, f".{path.name}{TEMPORARY}{secrets.token_hex(4)}", False
     try:
-        folder = _open_folder(root, path.parent.relative_to(root).parts, create=True)
+        folder = open_folder(root, path.parent.relative_to(root).parts, create=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor, made = os.open(name, flags, 0o666, dir_fd=folder), True
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -212,31 +198,3 @@ def _replacing(path: Path, root: Path, fence: Callable[[], None] | None) -> Iter
                 os.unlink(name, dir_fd=folder)
         if folder >= 0:
             os.close(folder)
-
-
-def _open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
-    """Return a descriptor of a folder below ``root``, reached without following a link; made if told so."""
-    if create and not root.is_dir():
-        # Each new folder's name is synced too: a file must not outlive the folder it is in.
-        os.close(_open_folder(root.parent, (root.name,), create=True))
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in parts:
-        try:
-            inner = _open_or_make(folder, part, create)
-        finally:
-            os.close(folder)
-        folder = inner
-    return folder
-
-
-def _open_or_make(folder: int, name: str, create: bool) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(name, flags, dir_fd=folder)
-    except FileNotFoundError:
-        if not create:
-            raise
-    with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=folder)
-    os.fsync(folder)
-    return os.open(name, flags, dir_fd=folder)

@@ -1,0 +1,232 @@
+"""Files below a folder, reached without following a link: a zoo may come from a stranger, or lie in a shared place.
+
+The folder itself (``root``) is named by the user and may be a link. Below it every step is opened relative to the
+descriptor of the step before, so a link, planted at whatever moment, never leads out. Names are relative to ``root``,
+with ``/`` between their parts. Only plain files are read: a pipe would wait for ever, and a device is not data.
+
+Every function raises OSError where a link, or something that is not a folder, lies in the way (`LINK_ERRORS`), and
+FileNotFoundError where there is nothing, unless it says otherwise.
+"""
+
+import errno
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path
+
+LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
+"""What the system answers where a link, or no folder, was met on the way."""
+
+MAX_DEPTH = 32
+"""Folders within folders that are listed; a zoo has two."""
+
+_KINDS = {
+    stat.S_IFDIR: "is a folder",
+    stat.S_IFIFO: "is a named pipe",
+    stat.S_IFSOCK: "is a socket",
+    stat.S_IFCHR: "is a device",
+    stat.S_IFBLK: "is a device",
+    stat.S_IFLNK: "is a link",
+}
+
+
+def open_inside(root: Path, name: str) -> BufferedReader:
+    """Open a plain file for reading.
+
+    In a snapshot of the Hub's cache (`is_snapshot`) a file may be a link to a blob of the same repository.
+    """
+    with _folder_of(root, name) as (folder, last):
+        state = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(state.st_mode) and (blob := _blob_name(root, name, os.readlink(last, dir_fd=folder))):
+            descriptor = _open_blob(root, blob)
+        else:
+            _require_plain(state, name)  # opening a device can have effects of its own
+            descriptor = _open_plain(last, folder)
+    try:
+        _require_plain(os.fstat(descriptor), name)  # it may have been exchanged since
+    except OSError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")  # noqa: PTH123 (a descriptor, not a path)
+
+
+def read_inside(root: Path, name: str, limit: int) -> bytes:
+    """Return the bytes of a plain file; OSError (EFBIG), before memory is taken, where it has more than ``limit``."""
+    with open_inside(root, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(limit + 1) if size <= limit else b""
+    if max(size, len(data)) > limit:
+        raise OSError(errno.EFBIG, f"has {max(size, len(data))} bytes, more than the {limit} that it may have", name)
+    return data
+
+
+def stat_inside(root: Path, name: str) -> os.stat_result:
+    """Return what the system says of what is there; of a link, of the link itself."""
+    with _folder_of(root, name) as (folder, last):
+        return os.stat(last, dir_fd=folder, follow_symlinks=False)
+
+
+def exists_inside(root: Path, name: str) -> bool:
+    """Whether there is anything of that name: a file, a folder, a pipe, a link (wherever it leads)."""
+    try:
+        stat_inside(root, name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_file_inside(root: Path, name: str) -> bool:
+    """Whether `open_inside` would open it; False also where a link lies in the way. Nothing is raised."""
+    try:
+        open_inside(root, name).close()
+    except OSError:
+        return False
+    return True
+
+
+def entries_inside(root: Path, folder: str = "") -> list[str]:
+    """Return the names of what lies directly in a folder, sorted."""
+    descriptor = open_folder(root, _parts(folder) if folder else ())
+    try:
+        return sorted(os.listdir(descriptor))  # noqa: PTH208 (a descriptor, not a path)
+    finally:
+        os.close(descriptor)
+
+
+def names_inside(root: Path, folder: str = "") -> list[str]:
+    """Return the names (relative to ``root``) of all that is not a folder, in a folder and those within it, sorted.
+
+    A link is a name like any other, also one to a folder: nothing behind it is listed. Raises OSError for folders
+    within folders beyond `MAX_DEPTH`.
+    """
+    top = _parts(folder) if folder else ()
+    found, left = list[str](), [top]
+    while left:
+        parts = left.pop()
+        if len(parts) > MAX_DEPTH:
+            raise OSError(errno.ENAMETOOLONG, f"has folders more than {MAX_DEPTH} deep", "/".join(parts))
+        try:
+            descriptor = open_folder(root, parts)
+        except FileNotFoundError:
+            if parts == top:
+                raise
+            continue  # removed since it was listed
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    inner = (*parts, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(inner)
+                    else:
+                        found.append("/".join(inner))
+        finally:
+            os.close(descriptor)
+    return sorted(found)
+
+
+def remove_inside(root: Path, name: str) -> None:
+    """Remove a file, a pipe or a link (not what it leads to) durably; nothing to remove is fine, a folder is not."""
+    with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
+        os.unlink(last, dir_fd=folder)
+        os.fsync(folder)
+
+
+def remove_tree_inside(root: Path, name: str) -> None:
+    """Remove whatever is there, a folder with everything in it; of a link the link only. Nothing to remove is fine."""
+    with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
+        if stat.S_ISDIR(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
+            shutil.rmtree(last, dir_fd=folder)
+        else:
+            os.unlink(last, dir_fd=folder)
+        os.fsync(folder)
+
+
+def open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
+    """Return a descriptor of a folder below ``root``; made if told so, and then its name is on the disk."""
+    if create and not root.is_dir():
+        # Each new folder's name is synced too: a file must not outlive the folder it is in.
+        os.close(open_folder(root.parent, (root.name,), create=True))
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts:
+        try:
+            inner = _open_or_make(folder, part, create)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+def is_snapshot(root: Path) -> bool:
+    """Whether a folder is one that `huggingface_hub.snapshot_download` makes: links into ``blobs`` of its repository.
+
+    It belongs to the Hub's cache: zootools reads it, and writes nothing there.
+    """
+    path = Path(os.path.realpath(root))
+    return path.parent.name == "snapshots" and re.fullmatch(r"datasets--.+", path.parents[1].name) is not None
+
+
+# --- within ------------------------------------------------------------------------------------------------
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    parts = tuple(name.split("/"))
+    if {"", ".", ".."} & set(parts) or "\0" in name:
+        raise OSError(errno.EINVAL, "is not a name inside a folder", name)
+    return parts
+
+
+@contextmanager
+def _folder_of(root: Path, name: str) -> Iterator[tuple[int, str]]:
+    """Yield a descriptor of the folder that something is in, and its name there."""
+    *parts, last = _parts(name)
+    folder = open_folder(root, parts)
+    try:
+        yield folder, last
+    finally:
+        os.close(folder)
+
+
+def _open_plain(name: str, folder: int) -> int:
+    # Without O_NONBLOCK a named pipe would wait for its writer.
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder)
+
+
+def _require_plain(state: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        code = errno.ELOOP if stat.S_ISLNK(state.st_mode) else errno.EINVAL
+        raise OSError(code, f"{_KINDS.get(stat.S_IFMT(state.st_mode), 'is special')}, not a plain file", name)
+
+
+def _blob_name(root: Path, name: str, target: str) -> str | None:
+    """Return which blob a link in a snapshot stands for; None for every other link."""
+    if not is_snapshot(root):
+        return None
+    # Neither the resolved root nor the folders that have been opened contain a link, so names can be computed with.
+    snapshot = os.path.realpath(root)
+    path = Path(os.path.normpath(Path(snapshot, name).parent / target))
+    return path.name if path.parent == Path(snapshot).parents[1] / "blobs" else None
+
+
+def _open_blob(root: Path, blob: str) -> int:
+    folder = open_folder(Path(os.path.realpath(root)).parents[1], ("blobs",))
+    try:
+        return _open_plain(blob, folder)
+    finally:
+        os.close(folder)
+
+
+def _open_or_make(folder: int, name: str, create: bool) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=folder)
+    os.fsync(folder)
+    return os.open(name, flags, dir_fd=folder)
