@@ -4,7 +4,6 @@ None of the formats in a zoo notices a flipped bit by itself, so this is where d
 in what it reads, by `verify` in everything.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from zootools.errors import DamagedZooError
-from zootools.files import open_inside, sha256_of
+from zootools.files import sha256_of
+from zootools.inside import NotPlainError, open_inside
 
 _POINTER = b"version https://git-lfs"
 _THREADS = min(8, os.cpu_count() or 1)
@@ -145,6 +145,6 @@ def unreadable(error: OSError) -> str:
     """Say why a file could not be opened."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return "is a link, or lies behind one"
+    if isinstance(error, NotPlainError):
+        return error.what
     return f"cannot be read ({error.strerror})"

@@ -4,8 +4,8 @@ The folder itself (``root``) is named by the user and may be a link. Below it ev
 descriptor of the step before, so a link, planted at whatever moment, never leads out. Names are relative to ``root``,
 with ``/`` between their parts. Only plain files are read: a pipe would wait for ever, and a device is not data.
 
-Every function raises OSError where a link, or something that is not a folder, lies in the way (`LINK_ERRORS`), and
-FileNotFoundError where there is nothing, unless it says otherwise.
+Where a link, or something that is not a folder, lies in the way, every function raises `NotPlainError`, and where there
+is nothing FileNotFoundError, unless it says otherwise.
 """
 
 import errno
@@ -18,20 +18,29 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
-"""What the system answers where a link, or no folder, was met on the way."""
-
 MAX_DEPTH = 32
 """Folders within folders that are listed; a zoo has two."""
 
 _KINDS = {
     stat.S_IFDIR: "is a folder",
+    stat.S_IFREG: "is a file",
     stat.S_IFIFO: "is a named pipe",
     stat.S_IFSOCK: "is a socket",
     stat.S_IFCHR: "is a device",
     stat.S_IFBLK: "is a device",
     stat.S_IFLNK: "is a link",
 }
+
+
+class NotPlainError(OSError):
+    """There is a link, a pipe, a device or the like where a plain file or a folder is expected.
+
+    ``what`` says so in words that follow a name.
+    """
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(errno.EINVAL, what, name)
+        self.what = what
 
 
 def open_inside(root: Path, name: str) -> BufferedReader:
@@ -54,13 +63,20 @@ def open_inside(root: Path, name: str) -> BufferedReader:
     return open(descriptor, "rb")  # noqa: PTH123 (a descriptor, not a path)
 
 
+@contextmanager
+def path_inside(root: Path, name: str) -> Iterator[Path]:
+    """Yield, for as long as the block lasts, a path to the plain file that is there now, for what takes paths only."""
+    with open_inside(root, name) as file:
+        yield Path(f"/dev/fd/{file.fileno()}")
+
+
 def read_inside(root: Path, name: str, limit: int) -> bytes:
-    """Return the bytes of a plain file; OSError (EFBIG), before memory is taken, where it has more than ``limit``."""
+    """Return the bytes of a plain file. Raises NotPlainError, before memory is taken, for more than ``limit`` bytes."""
     with open_inside(root, name) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(limit + 1) if size <= limit else b""
     if max(size, len(data)) > limit:
-        raise OSError(errno.EFBIG, f"has {max(size, len(data))} bytes, more than the {limit} that it may have", name)
+        raise NotPlainError(f"has {max(size, len(data))} bytes, more than the {limit} that it may have", name)
     return data
 
 
@@ -100,8 +116,8 @@ def entries_inside(root: Path, folder: str = "") -> list[str]:
 def names_inside(root: Path, folder: str = "") -> list[str]:
     """Return the names (relative to ``root``) of all that is not a folder, in a folder and those within it, sorted.
 
-    A link is a name like any other, also one to a folder: nothing behind it is listed. Raises OSError for folders
-    within folders beyond `MAX_DEPTH`.
+    A link is a name like any other, also one to a folder: nothing behind it is listed; and so is a folder that may not
+    be read. Raises OSError for folders within folders beyond `MAX_DEPTH`.
     """
     top = _parts(folder) if folder else ()
     found, left = list[str](), [top]
@@ -111,10 +127,12 @@ def names_inside(root: Path, folder: str = "") -> list[str]:
             raise OSError(errno.ENAMETOOLONG, f"has folders more than {MAX_DEPTH} deep", "/".join(parts))
         try:
             descriptor = open_folder(root, parts)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError) as error:
             if parts == top:
                 raise
-            continue  # removed since it was listed
+            if isinstance(error, PermissionError):
+                found.append("/".join(parts))
+            continue  # else it has been removed since it was listed
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
@@ -136,7 +154,7 @@ def remove_inside(root: Path, name: str) -> None:
 
 
 def remove_tree_inside(root: Path, name: str) -> None:
-    """Remove whatever is there, a folder with everything in it; of a link the link only. Nothing to remove is fine."""
+    """Remove whatever is there, a folder with all that is in it; of a link the link only. Nothing to remove is fine."""
     with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
         if stat.S_ISDIR(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
             shutil.rmtree(last, dir_fd=folder)
@@ -175,7 +193,7 @@ def is_snapshot(root: Path) -> bool:
 def _parts(name: str) -> tuple[str, ...]:
     parts = tuple(name.split("/"))
     if {"", ".", ".."} & set(parts) or "\0" in name:
-        raise OSError(errno.EINVAL, "is not a name inside a folder", name)
+        raise NotPlainError("is not a name inside a folder", name)
     return parts
 
 
@@ -197,8 +215,11 @@ def _open_plain(name: str, folder: int) -> int:
 
 def _require_plain(state: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(state.st_mode):
-        code = errno.ELOOP if stat.S_ISLNK(state.st_mode) else errno.EINVAL
-        raise OSError(code, f"{_KINDS.get(stat.S_IFMT(state.st_mode), 'is special')}, not a plain file", name)
+        raise NotPlainError(f"{_kind(state)}, not a plain file", name)
+
+
+def _kind(state: os.stat_result) -> str:
+    return _KINDS.get(stat.S_IFMT(state.st_mode), "is not a file")
 
 
 def _blob_name(root: Path, name: str, target: str) -> str | None:
@@ -226,6 +247,13 @@ def _open_or_make(folder: int, name: str, create: bool) -> int:
     except FileNotFoundError:
         if not create:
             raise
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        with suppress(FileNotFoundError):  # gone since
+            kind = _kind(os.stat(name, dir_fd=folder, follow_symlinks=False))
+            raise NotPlainError(f"lies behind {name!r}, which {kind}, not a folder", name) from None
+        raise
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=folder)
     os.fsync(folder)
