@@ -11,6 +11,7 @@ is nothing FileNotFoundError, unless it says otherwise.
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -163,6 +164,67 @@ def remove_tree_inside(root: Path, name: str) -> None:
         os.fsync(folder)
 
 
+def remove_folder_inside(root: Path, name: str) -> None:
+    """Remove an empty folder; OSError where it is not empty."""
+    with _folder_of(root, name) as (folder, last):
+        os.rmdir(last, dir_fd=folder)
+
+
+def make_folder_inside(root: Path, name: str) -> None:
+    """Make a folder, and those that it is in; one that is there already is fine."""
+    os.close(open_folder(root, _parts(name), create=True))
+
+
+def rename_inside(root: Path, old: str, new: str) -> None:
+    """Give a file or a folder another name, durably; the folder that the new name is in is made if need be."""
+    with _folder_of(root, old) as (source, last), _folder_of(root, new, create=True) as (target, name):
+        os.rename(last, name, src_dir_fd=source, dst_dir_fd=target)
+        os.fsync(target)
+
+
+def link_inside(root: Path, name: str) -> str:
+    """Return what a link says, which is not followed."""
+    with _folder_of(root, name) as (folder, last):
+        return os.readlink(last, dir_fd=folder)
+
+
+def point_inside(root: Path, name: str, target: str) -> None:
+    """Make a link, over what is there unless that is a folder; its folder is made if need be.
+
+    Who follows it meanwhile sees what it was or what it is.
+    """
+    with _folder_of(root, name, create=True) as (folder, last):
+        temporary = f".{last}.{secrets.token_hex(4)}"
+        os.symlink(target, temporary, dir_fd=folder)
+        try:
+            os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+        os.fsync(folder)
+
+
+def open_sole(root: Path, name: str) -> int:
+    """Return a descriptor, for reading and writing, of a plain file that has this one name; made if there is none.
+
+    Raises NotPlainError for one with other names (hard links), which would change with it.
+    """
+    with _folder_of(root, name, create=True) as (folder, last):
+        with suppress(FileNotFoundError):
+            _require_plain(os.stat(last, dir_fd=folder, follow_symlinks=False), name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(last, flags, 0o666, dir_fd=folder)
+    try:
+        state = os.fstat(descriptor)
+        _require_plain(state, name)
+        if state.st_nlink > 1:
+            raise NotPlainError(f"is a hard link: the same file has {state.st_nlink - 1} other names", name)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
     """Return a descriptor of a folder below ``root``; made if told so, and then its name is on the disk."""
     if create and not root.is_dir():
@@ -198,10 +260,10 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _folder_of(root: Path, name: str) -> Iterator[tuple[int, str]]:
+def _folder_of(root: Path, name: str, create: bool = False) -> Iterator[tuple[int, str]]:
     """Yield a descriptor of the folder that something is in, and its name there."""
     *parts, last = _parts(name)
-    folder = open_folder(root, parts)
+    folder = open_folder(root, parts, create)
     try:
         yield folder, last
     finally:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, unreadable
 from zootools.errors import DamagedZooError
-from zootools.files import open_inside
+from zootools.inside import open_inside, path_inside
 from zootools.population import canonical_json
 
 MAX_HEADER = 10 << 20
@@ -134,7 +134,7 @@ def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> Mapping[str, n
     path = files.folder / name
     _read_header(files.folder, name, whole=False)  # the library itself would take a header of 100 MB
     try:
-        with safe_open(path, framework="pt") as file:
+        with path_inside(files.folder, name) as opened, safe_open(opened, framework="pt") as file:
             names = {parameter.name for parameter in schema.parameters}
             if set(file.keys()) != names:
                 raise DamagedZooError(f"{path}: expected the tensors {sorted(names)}, found {sorted(file.keys())}")

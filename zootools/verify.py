@@ -7,6 +7,7 @@ is noted in the user's cache, never in the zoo, and forgotten when the verificat
 import hashlib
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +19,20 @@ from typing import Any
 
 from zootools.checked import FileInfo, content_fault, identity, unreadable
 from zootools.errors import DamagedZooError, StorageError, ZooNotFoundError
-from zootools.files import FolderLock, open_inside, remove_durably, write_durably
+from zootools.files import FolderLock, write_durably
 from zootools.image_files import cache_folder
+from zootools.inside import (
+    NotPlainError,
+    entries_inside,
+    names_inside,
+    open_inside,
+    path_inside,
+    read_inside,
+    stat_inside,
+)
 from zootools.manifest import UNHASHED, read_manifest, reopen, stored_spec
 from zootools.shards import read_info
-from zootools.store import Plan, ZooFolder
+from zootools.store import IMAGES, MANIFEST, PLAN, Plan, ZooFolder
 
 UNLISTED = "is not in the manifest"
 
@@ -49,7 +59,7 @@ def faults(folder: Path, tick: Callable[[int], None] = lambda count: None) -> It
     ``tick`` is told the bytes of every file that has been read. Raises ZooNotFoundError where there is no zoo.
     """
     zoo = ZooFolder(folder)
-    if zoo.plan.exists():
+    if zoo.has(PLAN):
         yield from _unfinished_faults(zoo, tick)
     else:
         yield from _finished_faults(folder, tick)
@@ -69,9 +79,8 @@ def _finished_faults(folder: Path, tick: Callable[[int], None]) -> Iterator[Faul
         if not any(name.startswith(("checkpoints/", "metadata/")) for name in damaged):
             yield from _content_faults(folder, manifest)
     known = {*manifest["files"], *UNHASHED}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not name.startswith(".") and name not in known and (path.is_symlink() or not path.is_dir()):
+    for name in names_inside(folder):
+        if not name.startswith(".") and name not in known:
             yield Fault(name, UNLISTED)
 
 
@@ -79,8 +88,7 @@ def _card_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[Fault]:
     from zootools.card import card_location, render_card
 
     try:
-        with open_inside(folder, "README.md") as file:
-            card = file.read(1 << 20)
+        card = read_inside(folder, "README.md", 1 << 20)
     except OSError as error:
         yield Fault("README.md", unreadable(error))
         return
@@ -135,8 +143,8 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
         except DamagedZooError as error:
             yield Fault(name, _without(zoo.path / name, error))
     yield from file_faults(zoo.path, files, tick)
-    if zoo.images.exists() and not _images_intact(zoo, plan):
-        yield Fault(zoo.images.relative_to(zoo.path).as_posix(), "does not hold the images of this zoo")
+    if zoo.has(IMAGES) and not _images_intact(zoo, plan):
+        yield Fault(IMAGES, "does not hold the images of this zoo")
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
@@ -145,7 +153,8 @@ def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
     from zootools.engines.worker import map_images
 
     try:
-        return map_images(zoo.images, plan.schema.classes, "cpu").digest == plan.images_sha256
+        with path_inside(zoo.path, IMAGES) as path:
+            return map_images(path, plan.schema.classes, "cpu").digest == plan.images_sha256
     except (SafetensorError, OSError, RuntimeError, KeyError):
         return False
 
@@ -243,13 +252,15 @@ def repair(folder: Path) -> list[Fault]:
     left where they are. Raises BusyError while a builder is at work, ZooNotFoundError where there is no zoo.
     """
     zoo = ZooFolder(folder)
-    if not zoo.plan.exists() and not zoo.manifest.exists():
+    if not zoo.has(PLAN) and not zoo.has(MANIFEST):
         raise ZooNotFoundError(f"{folder}: holds no zoo")
     with FolderLock(zoo.lock) as lock:
         zoo = ZooFolder(folder, lock.descriptor)
         found = list(faults(folder))
         damaged = {fault.name for fault in found if fault.what != UNLISTED}
-        if zoo.plan.exists():
+        for name in sorted(damaged):
+            _check_no_folder(folder, name)
+        if zoo.has(PLAN):
             _repair_unfinished(zoo, damaged)
         elif damaged:
             _repair_finished(zoo, damaged)
@@ -261,46 +272,57 @@ def repair(folder: Path) -> list[Fault]:
 def _repair_finished(zoo: ZooFolder, damaged: set[str]) -> None:
     """Leave a folder that a build completes: with a plan, or (without a specification to make one of) a manifest."""
     if "zoo.json" in damaged:
-        remove_durably(zoo.manifest)
+        zoo.remove(MANIFEST)
         return
     for name in damaged:
-        _drop(zoo.path, name)
+        _drop(zoo, name)
     if "spec.yaml" in damaged:
-        _drop(zoo.path, "README.md")  # which could not be held against it
+        _drop(zoo, "README.md")  # which could not be held against it
     else:
         manifest = read_manifest(zoo.path)
         zoo.write_plan(reopen(zoo, manifest, stored_spec(zoo.path, manifest)))
-        remove_durably(zoo.manifest)
+        zoo.remove(MANIFEST)
 
 
 def _repair_unfinished(zoo: ZooFolder, damaged: set[str]) -> None:
     if ".work/plan.json" in damaged:
-        for path in zoo.work.glob("stack-*"):
-            path.unlink()
-        remove_durably(zoo.plan)
+        for entry in entries_inside(zoo.path, ".work"):
+            if entry.startswith("stack-"):
+                zoo.remove(f".work/{entry}")
+        zoo.remove(PLAN)
         return
     for name in damaged:
         if name.startswith("checkpoints/"):
-            _drop(zoo.path, name)
-    zoo.images.unlink(missing_ok=True)  # every build writes it anew
+            _drop(zoo, name)
+    zoo.remove(IMAGES)  # every build writes it anew
     plan = zoo.read_plan()
     for stack in range(len(plan.stacks) if plan else 0):
         name = zoo.record_name(stack)
         try:
             record = zoo.read_record(stack)
         except DamagedZooError:
-            _drop(zoo.path, name)
+            _drop(zoo, name)
             continue
         if record is not None and damaged & {name, *record.shards}:
             record.shards = {shard: info for shard, info in record.shards.items() if shard not in damaged}
             zoo.restart_stack(stack, record)
 
 
-def _drop(folder: Path, name: str) -> None:
-    """Remove a file of a zoo, or the link that stands for it or for one of its folders."""
-    path = folder
-    for part in Path(name).parts:
-        path /= part
-        if path.is_symlink() or path.is_file():
-            remove_durably(path)
+def _drop(zoo: ZooFolder, name: str) -> None:
+    """Remove a file of a zoo, or a link, a pipe or the like in its place or in that of one of its folders."""
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        part = "/".join(parts[:end])
+        try:
+            is_folder = stat.S_ISDIR(stat_inside(zoo.path, part).st_mode)
+        except FileNotFoundError:
             return
+        if not is_folder:
+            return zoo.remove(part)
+
+
+def _check_no_folder(folder: Path, name: str) -> None:
+    """Raise DamagedZooError for a folder in the place of a file: what is in it is not ours to remove."""
+    with suppress(FileNotFoundError, NotPlainError):
+        if stat.S_ISDIR(stat_inside(folder, name).st_mode):
+            raise DamagedZooError(f"{folder}: {name}: is a folder, expected a file; move it away, then repair again")

@@ -20,7 +20,7 @@ from zootools.hub.locate import Place, locate
 from zootools.manifest import check_file_set, checkpoint_keys, is_partial, read_manifest, stored_spec
 from zootools.shards import gather_weights, read_info, shard_name
 from zootools.spec import ZooSpec
-from zootools.store import Plan, ZooFolder
+from zootools.store import PLAN, Plan, ZooFolder
 from zootools.tables import SPLITS, metadata_table, read_metadata
 
 if TYPE_CHECKING:
@@ -177,10 +177,10 @@ def _open(store: ZooFolder, verify: bool) -> Zoo:
         try:
             zoo = _open_finished(store.path, verify) if plan is None else _open_unfinished(store, plan, verify)
         except (DamagedZooError, ZooNotFoundError):
-            if store.plan.exists() == (plan is not None):
+            if store.has(PLAN) == (plan is not None):
                 raise
         else:
-            if store.plan.exists() == (plan is not None):
+            if store.has(PLAN) == (plan is not None):
                 return zoo
 
 
