@@ -124,13 +124,21 @@ def make_model(seed: int, **changes: Any) -> ModelConfig:
     return ModelConfig(f"{seed:016x}", "configuration", seed, "train", Hyperparameters(**values))
 
 
+def make_trainers(
+    backend: str, schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int
+) -> list[Trainer]:
+    """Return the trainers that a backend needs for some models: how many depends on the processor's vectors."""
+    training = Training(epochs=1, batch_size=batch_size)
+    device = images.train.images.device.type
+    return choose_backend(backend, device, schema).trainers(schema, models, images, training)
+
+
 def make_trainer(
     backend: str, schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int
 ) -> Trainer:
-    """Return the one trainer that a backend needs for a few models."""
-    training = Training(epochs=1, batch_size=batch_size)
-    device = images.train.images.device.type
-    (trainer,) = choose_backend(backend, device, schema).trainers(schema, models, images, training)
+    """Return the one trainer that a backend needs for at most four models, as many as the narrowest vectors have."""
+    assert len(models) <= 4, "on some processors these are several trainers; use make_trainers"
+    (trainer,) = make_trainers(backend, schema, models, images, batch_size)
     return trainer
 
 

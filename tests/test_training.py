@@ -1,15 +1,18 @@
 """The trainers of both backends against the reference, and the independence of a model from everything around it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_model, make_trainer
+from conftest import ARCHITECTURES, make_model, make_trainer, make_trainers
 from sklearn.metrics import f1_score
 
 from zootools.architectures import Schema, build_schema
-from zootools.images import ImageData
+from zootools.errors import SpecError
+from zootools.images import ImageData, Subset
 from zootools.population import ModelConfig
 from zootools.spec import Mlp
 from zootools.training.backend import Trainer
@@ -46,9 +49,18 @@ def trained(
     return trainer
 
 
+def trained_weights(backend: str, schema: Schema, images: ImageData, models: list[ModelConfig]) -> torch.Tensor:
+    """The weights of any number of models after training, by as many trainers as they take on this processor."""
+    trainers = make_trainers(backend, schema, models, images, BATCH)
+    for trainer in trainers:
+        for epoch in range(1, EPOCHS + 1):
+            trainer.train_epoch(epoch)
+    return torch.cat([trainer.weights for trainer in trainers])
+
+
 def distance_from_reference(backend: str, schema: Schema, images: ImageData, models: list[ModelConfig]) -> float:
     """Median over the models of the relative L2 difference of the flat weights after training."""
-    weights, errors = trained(backend, schema, images, models).weights.cpu(), []
+    weights, errors = trained_weights(backend, schema, images, models).cpu(), []
     for row, model in enumerate(models):
         *_, network = train_reference(schema, model, images, BATCH, EPOCHS)
         reference = torch.nn.utils.parameters_to_vector(network.parameters()).detach().cpu()
@@ -82,11 +94,10 @@ def test_every_init_equals_the_reference(backend: str, digits: ImageData, init: 
 def test_bits_do_not_depend_on_neighbours_place_or_number(backend: str, problem: tuple[Schema, ImageData]) -> None:
     schema, images = problem
     models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 17)]
-    together = trained(backend, schema, images, models).weights
-    backwards = trained(backend, schema, images, models[::-1]).weights.flip(0)
-    assert torch.equal(together, backwards)
-    assert torch.equal(trained(backend, schema, images, models[3:4]).weights[0], together[3])
-    assert torch.equal(trained(backend, schema, images, models[5:9]).weights, together[5:9])
+    together = trained_weights(backend, schema, images, models)
+    assert torch.equal(trained_weights(backend, schema, images, models[::-1]).flip(0), together)
+    assert torch.equal(trained_weights(backend, schema, images, models[3:4])[0], together[3])
+    assert torch.equal(trained_weights(backend, schema, images, models[5:9]), together[5:9])
 
 
 def test_scores_equal_those_of_plain_pytorch(backend: str, problem: tuple[Schema, ImageData]) -> None:
@@ -167,11 +178,55 @@ def test_a_stack_of_two_structures_is_refused(backend: str, tetris: ImageData) -
         make_trainer(backend, schema, [make_model(1), make_model(2, activation="relu")], tetris, BATCH)
 
 
+WRONG_IMAGES: dict[str, tuple[Callable[[Subset], Subset], str]] = {
+    "a label of as many as there are classes": (
+        lambda subset: replace(subset, labels=subset.labels + 1),
+        "labels are 1 to 4, expected 0 to 3",
+    ),
+    "a negative label": (lambda subset: replace(subset, labels=subset.labels - 1), "labels are -1 to 2, expected 0"),
+    "a label far away": (
+        lambda subset: replace(subset, labels=subset.labels.index_fill(0, torch.tensor([5]), 2**62)),
+        f"labels are 0 to {2**62}, expected 0 to 3",
+    ),
+    "fewer labels": (lambda subset: replace(subset, labels=subset.labels[:-1]), "labels are int64"),
+    "more labels": (lambda subset: replace(subset, labels=subset.labels.repeat(2)), "one for every image"),
+    "labels in columns": (lambda subset: replace(subset, labels=subset.labels[:, None]), "labels are int64"),
+    "labels of 32 bits": (lambda subset: replace(subset, labels=subset.labels.int()), "labels are int32"),
+    "smaller images": (lambda subset: replace(subset, images=subset.images[..., :-1]), r"float32 \[\d+, 1, 4, 3\]"),
+    "images without channels": (lambda subset: replace(subset, images=subset.images[:, 0]), r"expected float32 \["),
+    "images of bytes": (lambda subset: replace(subset, images=subset.images.byte()), "images are uint8"),
+    "images of 64 bits": (lambda subset: replace(subset, images=subset.images.double()), "images are float64"),
+}
+"""What may be wrong with a set of images, of four classes and 1 x 4 x 4 pixels, and what is said of it."""
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+@pytest.mark.parametrize("wrong", WRONG_IMAGES)
+def test_images_that_cannot_be_trained_with_are_refused_by_name(
+    backend: str, tetris: ImageData, wrong: str, name: str
+) -> None:
+    change, message = WRONG_IMAGES[wrong]
+    schema = build_schema(ARCHITECTURES["mlp"], tetris.input_shape, tetris.classes)
+    images = replace(tetris, **{name: change(getattr(tetris, name))})
+    with pytest.raises(SpecError, match=rf"the {name} .*{message}"):
+        make_trainer(backend, schema, [make_model(1)], images, BATCH)
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_training_without_images_is_refused(backend: str, tetris: ImageData, name: str) -> None:
+    schema = build_schema(ARCHITECTURES["mlp"], tetris.input_shape, tetris.classes)
+    subset: Subset = getattr(tetris, name)
+    images = replace(tetris, **{name: Subset(subset.images[:0], subset.labels[:0])})
+    with pytest.raises(SpecError, match=f"there are no {name} images"):
+        make_trainer(backend, schema, [make_model(1)], images, BATCH)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="lacks a CUDA device")
 def test_cuda_agrees_with_the_reference_and_starts_with_the_same_bits(problem: tuple[Schema, ImageData]) -> None:
     schema, images = problem
     models = [mixed(seed, init="kaiming_uniform", dropout=0.0) for seed in range(1, 6)]
-    trainer = make_trainer("torch", schema, models, images.to("cuda"), BATCH)
-    assert torch.equal(trainer.weights.cpu(), make_trainer("torch", schema, models, images, BATCH).weights)
+    (on_cuda,) = make_trainers("torch", schema, models, images.to("cuda"), BATCH)
+    (on_cpu,) = make_trainers("torch", schema, models, images, BATCH)
+    assert torch.equal(on_cuda.weights.cpu(), on_cpu.weights)
     assert distance_from_reference("torch", schema, images.to("cuda"), models) <= 1e-5

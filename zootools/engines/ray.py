@@ -16,7 +16,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from zootools.engines.cluster import connect, import_ray
 from zootools.engines.journal import Journal
 from zootools.engines.worker import RETRIES, compute_epochs, image_tensors, images_of_tensors
 from zootools.errors import ClusterError, StorageError, ZooError
-from zootools.native.compiler import NoKernelError, keep_kernel
+from zootools.native.compiler import NoKernelError
 
 if TYPE_CHECKING:
     from zootools.architectures import Schema
@@ -60,8 +60,6 @@ class _Job:
     training: "Training"
     classes: int
     backend: "Backend"
-    kernel: bytes | None
-    """The compiled kernel that the backend names a file of."""
     fingerprint: dict[str, Any]
 
 
@@ -106,8 +104,7 @@ def run_ray(
     options = {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": AHEAD, **needs}
     fingerprint, models = backend.fingerprint(), plan.models()
     journal, machines = Journal(folder, fingerprint), Machines(ray, needs)
-    kernel = backend.kernel.read_bytes() if backend.kernel else None
-    job = _Job(plan.schema, plan.spec.training, images.classes, backend, kernel, fingerprint)
+    job = _Job(plan.schema, plan.spec.training, images.classes, backend, fingerprint)
     with connect(address, workers):
         task = ray.remote(**options)(_make_task())
         arrays = {name: tensor.cpu().numpy() for name, tensor in image_tensors(images).items()}
@@ -277,7 +274,7 @@ def train_task(
 
     torch.set_num_threads(1)
     try:
-        backend = replace(job.backend, kernel=None if job.kernel is None else keep_kernel(job.kernel))
+        backend = job.backend
         present = backend.fingerprint()
         differences = [
             f"{key} {present.get(key)!r} there, {job.fingerprint.get(key)!r} here"

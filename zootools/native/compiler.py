@@ -5,23 +5,26 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from zootools.architectures import Layer, Schema
-from zootools.errors import StorageError, ZooError
-from zootools.files import durable_path, write_durably
+from zootools.errors import SpecError, StorageError, ZooError, did_you_mean
+from zootools.files import write_durably
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("vec.h", "layers.h", "network.h")
+_X86 = platform.machine() in ("x86_64", "AMD64")
 _FLAGS = (
     "-std=c++20",
     "-O3",
     "-march=native",
-    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
+    *(("-mprefer-vector-width=512",) if _X86 else ()),
     "-ffp-contract=fast",  # products and sums fuse; which ones do is part of the numeric fingerprint
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -29,6 +32,9 @@ _FLAGS = (
     "-fPIC",
     "-shared",
 )
+_SEAL = hashlib.sha256().digest_size
+_LARGEST = 1 << 28
+"""Bytes of a file in the cache beyond which it is not a kernel."""
 SECONDS = 300
 """A compilation that takes longer has hung."""
 _INSTRUCTIONS = (
@@ -38,6 +44,15 @@ _INSTRUCTIONS = (
     "ARM_FEATURE_SVE=sve ARM_FEATURE_SVE2=sve2"
 )
 """The instruction sets that a compiler uses unasked: as it predefines them, and as Linux names them if that differs."""
+ISA = "ZOOTOOLS_ISA"
+"""The environment variable that names the instruction set to compile for; by default all that the processor has."""
+if _X86:
+    INSTRUCTION_SETS = {"avx512": "-march=skylake-avx512", "avx2": "-march=haswell", "sse": "-march=x86-64"}
+elif platform.machine() in ("aarch64", "arm64"):
+    INSTRUCTION_SETS = {"neon": "-mcpu=generic"}
+else:
+    INSTRUCTION_SETS = {}
+"""What `ISA` may name on this architecture, widest first, and how compilers call it."""
 _FEATURES = ("flags", "Features")
 """What /proc/cpuinfo calls a processor's instruction sets, on x86 and on ARM."""
 
@@ -84,40 +99,100 @@ def kernel_source(schema: Schema, instructions: Sequence[str] = ()) -> str:
     )
 
 
-def compile_kernel(schema: Schema, flags: tuple[str, ...] = ()) -> Path:
-    """Return the compiled kernel of a schema, from the user's cache if it was compiled before.
+def compiler_flags() -> tuple[str, ...]:
+    """Return the flags of the compiler, for the instruction set that ``$ZOOTOOLS_ISA`` names.
 
-    Args:
-        schema: the layers.
-        flags: further flags for the compiler, such as another ``-march``.
-
-    Raises NoKernelError when there is no compiler or it fails, StorageError when the cache cannot be written.
+    Raises SpecError for an unknown instruction set, and for one that this processor lacks.
     """
-    command, flags = find_compiler(), (*_FLAGS, *flags)
+    name = os.environ.get(ISA, "").lower()
+    if name and name not in INSTRUCTION_SETS:
+        known = did_you_mean(name, INSTRUCTION_SETS) if INSTRUCTION_SETS else "; unset it, there is only one"
+        raise SpecError(f"${ISA}: {name!r} is not an instruction set of the architecture {platform.machine()}{known}")
+    if name and (missing := missing_instructions(name)):
+        offered = ", ".join(other for other in INSTRUCTION_SETS if not missing_instructions(other))
+        raise SpecError(
+            f"${ISA}: this processor lacks instructions of {name}: {', '.join(missing)}; expected one of: {offered}"
+        )
+    return _flags_for(name)
+
+
+def missing_instructions(instruction_set: str) -> list[str]:
+    """Return the instructions of an instruction set, by their names in Linux, that this processor lacks."""
+    command = tuple(find_compiler())
+    needed = _instructions(target(command, _flags_for(instruction_set)))
+    # Where the system does not say what the processor has, the compiler does.
+    return lacking(needed, processor_features() or _instructions(target(command, _flags_for(""))))
+
+
+def lacking(needed: Iterable[str], present: Iterable[str]) -> list[str]:
+    """Return the instructions that are needed and not present."""
+    return sorted({*needed} - {*present})
+
+
+def compile_kernel(schema: Schema) -> bytes:
+    """Return the compiled kernel of a schema, a shared library, from the user's cache if it was compiled before.
+
+    The cache keeps each kernel with its sha256; a file that is not whole, or not as it was written, is compiled again.
+    Processes that compile the same kernel at once each write all of it.
+
+    Raises NoKernelError when there is no compiler or it fails, SpecError when ``$ZOOTOOLS_ISA`` is wrong, StorageError
+    when the cache cannot be read or written, or belongs to another user.
+    """
+    command, flags = find_compiler(), compiler_flags()
     compiled_for = target(tuple(command), flags)
     source = kernel_source(schema, _instructions(compiled_for))
     key = _digest(compiled_for, *flags, source, _sources())
     path = cache_folder() / f"{key}.so"
-    if path.is_file():
-        return path
     try:
+        if (kernel := _cached(path)) is not None:
+            return kernel
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / path.name
+            _run([*command, *flags, f"-I{_FOLDER}", "-x", "c++", "-", "-o", str(output)], source)
+            kernel = output.read_bytes()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with durable_path(path) as temporary:
-            _run([*command, *flags, f"-I{_FOLDER}", "-x", "c++", "-", "-o", str(temporary)], source)
+        _keep_others_out(path.parent)
+        write_durably(path, kernel + _seal(path, kernel))
     except (StorageError, OSError) as error:
         raise StorageError(f"the cache of compiled kernels: {error}; name another one with $XDG_CACHE_HOME") from error
-    return path
+    return kernel
 
 
-def keep_kernel(kernel: bytes) -> Path:
-    """Return a file in the user's cache that holds a kernel which another machine has compiled.
+def _cached(path: Path) -> bytes | None:
+    """Return a kernel that this user, or root, has put into the cache; None unless it is there and as it was written.
 
-    Raises StorageError when the cache cannot be written.
+    Never follows a link, and never waits for what is not a plain file.
     """
-    path = cache_folder() / f"{hashlib.sha256(kernel).hexdigest()[:32]}.so"
-    if not path.is_file() or path.read_bytes() != kernel:
-        write_durably(path, kernel)
-    return path
+    if path.parent.exists():
+        _keep_others_out(path.parent)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), 0) or found.st_size > _LARGEST:
+            return None
+        data = file.read()
+    kernel, seal = data[:-_SEAL], data[-_SEAL:]
+    return kernel if seal == _seal(path, kernel) else None
+
+
+def _seal(path: Path, kernel: bytes) -> bytes:
+    """Return the sha256 that is kept behind a kernel, where loaders do not look; it is of its name, too."""
+    return hashlib.sha256(path.stem.encode() + kernel).digest()
+
+
+def _keep_others_out(folder: Path) -> None:
+    """Let nobody but its owner write into the folder of the cache: what is there is run.
+
+    Raises StorageError when the owner is neither this user nor root.
+    """
+    found = folder.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        raise StorageError(f"{folder} belongs to the user with number {found.st_uid}, whose programs are not run")
+    if found.st_mode & 0o022 and found.st_uid == os.geteuid():
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
 
 
 @functools.cache
@@ -146,13 +221,25 @@ def processor_features() -> frozenset[str]:
 
 def describe_compiler() -> dict[str, str]:
     """Return what decides the bits of a kernel: its C++, the compiler, its flags, and what it compiles for."""
-    command = tuple(find_compiler())
+    command, flags = tuple(find_compiler()), compiler_flags()
+    # Also what the processor has beyond a smaller instruction set: libraries that train beside the kernel use it.
+    targets = [target(command, which) for which in dict.fromkeys((flags, _FLAGS))]
     return {
         "compiler": _run([*command, "--version"], "").splitlines()[0],
-        "flags": " ".join(_FLAGS),
-        "target": _digest(target(command, _FLAGS)),
+        "flags": " ".join(flags),
+        "target": _digest(*targets),
         "kernel": _digest(_sources()),
     }
+
+
+def _flags_for(instruction_set: str) -> tuple[str, ...]:
+    """Return the flags for an instruction set, or for all that the processor has."""
+    if not instruction_set:
+        return _FLAGS
+    option, _, processor = INSTRUCTION_SETS[instruction_set].partition("=")
+    if any("zig" in Path(word).name for word in find_compiler()):
+        processor = processor.replace("-", "_")
+    return tuple(f"{option}={processor}" if flag == "-march=native" else flag for flag in _FLAGS)
 
 
 def _sources() -> str:

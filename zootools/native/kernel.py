@@ -1,15 +1,17 @@
 """A compiled kernel: its C interface as Python calls. The structures are those of ``network.h``."""
 
 import ctypes
-from collections.abc import Mapping
-from pathlib import Path
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zootools.architectures import Schema
-from zootools.native.compiler import NoKernelError, processor_features
+from zootools.native.compiler import ISA, NoKernelError, lacking, processor_features
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu")
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
@@ -59,58 +61,166 @@ class _Evaluation(ctypes.Structure):
 class Kernel:
     """The compiled kernel of one schema.
 
-    ``width`` is how many models it trains side by side.
+    ``width`` is how many models it trains side by side. The compiled code reads and writes wherever its arguments say;
+    so all of them are compared with the schema before.
+
+    Args:
+        code: the shared library (`compile_kernel`).
+        schema: what it was compiled for.
+
+    Raises NoKernelError when the library cannot be loaded, or needs instructions that this processor lacks.
     """
 
-    def __init__(self, path: Path, schema: Schema) -> None:
+    def __init__(self, code: bytes, schema: Schema) -> None:
         try:
-            self._library = ctypes.CDLL(str(path))
-            _check_processor(path, self._library)
+            self._library = _load(code)
+            _check_processor(self._library)
             self._train, self._evaluate = self._library.lanes_train, self._library.lanes_evaluate
             self.width: int = self._library.lanes_width()
             parameters: int = self._library.lanes_parameters()
             self._library.lanes_workspace.restype = ctypes.c_int64
             workspace: int = self._library.lanes_workspace()
         except (OSError, AttributeError, ValueError) as error:
-            raise NoKernelError(f"{path}: is no kernel that can be loaded ({error}); delete it") from error
+            raise NoKernelError(f"the compiled kernel cannot be loaded ({error})") from error
         if parameters != schema.size:
-            raise NoKernelError(f"{path}: was compiled for {parameters} parameters, not for {schema.size}; delete it")
+            raise NoKernelError(f"the kernel was compiled for {parameters} parameters, not for {schema.size}")
         self.schema = schema
         self._train.argtypes = [ctypes.POINTER(_Training), ctypes.c_int64, ctypes.c_int64]
         self._evaluate.argtypes = [ctypes.POINTER(_Evaluation), ctypes.c_int64, ctypes.c_int64]
         self._train.restype = self._evaluate.restype = None
         self._workspace = lane_array((workspace // 4,))
 
-    def train(self, arguments: Mapping[str, Any], first_step: int, last_step: int) -> None:
-        """Train the models for some steps of an epoch; ``arguments`` are the fields of ``Training`` in network.h."""
-        self._train(self._structure(_Training, arguments), first_step, last_step)
+    def train(self, arguments: Mapping[str, Any]) -> Callable[[int, int], None]:
+        """Return the function that trains the models from a first to before a last step of an epoch.
+
+        ``arguments`` are the fields of ``Training`` in network.h. Raises ValueError, here and not later, for those that
+        the kernel cannot index.
+        """
+        structure = self._structure(_Training, arguments)
+        steps, images = len(arguments["rates"]), len(arguments["images"])
+        order, counts, batch = arguments["order"], arguments["counts"], arguments["batch"]
+        _check(batch >= 1, f"batch is {batch}, expected at least 1")
+        _check_range("order", order, 0, images - 1)
+        _check_range("counts", counts, 0, min(len(order), steps * batch))
+        _check(len(order) >= steps * batch, f"order has {len(order)} rows, expected {steps * batch}")
+        _check_range("optimizer", np.asarray(arguments["optimizer"]), 0, len(OPTIMIZERS) - 1)
+        _check((arguments["bias_decay"] is None) == (arguments["kernel_decay"] is None), "only one decay is given")
+
+        def run(first_step: int, last_step: int) -> None:
+            _check(0 <= first_step <= last_step <= steps, f"steps {first_step} to {last_step} are not in 0 to {steps}")
+            self._train(ctypes.byref(structure), first_step, last_step)
+
+        return run
 
     def evaluate(self, arguments: Mapping[str, Any], first: int, last: int) -> None:
-        """Score the models on some images; ``arguments`` are the fields of ``Evaluation`` in network.h."""
-        self._evaluate(self._structure(_Evaluation, arguments), first, last)
+        """Score the models on some images; ``arguments`` are the fields of ``Evaluation`` in network.h.
+
+        Raises ValueError for arguments that the kernel cannot index.
+        """
+        images = len(arguments["images"])
+        _check(0 <= first <= last <= images, f"images {first} to {last} are not in 0 to {images}")
+        self._evaluate(ctypes.byref(self._structure(_Evaluation, arguments)), first, last)
 
     def _structure(self, kind: Any, arguments: Mapping[str, Any]) -> Any:
-        """Fill a C structure; the arrays stay alive through ``arguments`` while the call runs."""
+        """Fill a C structure with what the kernel can index; the arrays live as long as it."""
         values = {"workspace": self._workspace, **arguments}
+        _check_range("activation", np.asarray(values["activation"]), 0, len(ACTIVATIONS) - 1)
+        for name, (dtype, shape) in self._arrays(values).items():
+            if values[name] is not None or name not in _OPTIONAL:
+                _check_array(name, values[name], dtype, shape)
+        _check_range("labels", values["labels"], 0, self.schema.classes - 1)
         structure = kind()
+        structure.arrays = values
         for name, _ in kind._fields_:
             value = values[name]
-            if isinstance(value, np.ndarray):
-                assert value.flags.c_contiguous, name
-                value = value.ctypes.data
-            setattr(structure, name, value)
-        return ctypes.byref(structure)
+            setattr(structure, name, value.ctypes.data if isinstance(value, np.ndarray) else value)
+        return structure
+
+    def _arrays(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, tuple[int | None, ...]]]:
+        """Return the dtype and shape of each array among the fields of a structure; None for any length."""
+        width, classes = self.width, self.schema.classes
+        lanes, count = (self.schema.size, width), len(values["images"])
+        steps = len(values["rates"]) if "rates" in values else 0
+        known: dict[str, tuple[Any, tuple[int | None, ...]]] = {
+            "images": (np.float32, (count, *self.schema.input_shape)),
+            "labels": (np.int64, (count,)),
+            "order": (np.int32, (None, width)),
+            "counts": (np.int64, (width,)),
+            **dict.fromkeys(("weights", "first", "second", "gradients"), (np.float32, lanes)),
+            **dict.fromkeys(("rates", "corrections"), (np.float32, (steps, width))),
+            **dict.fromkeys(("bias_decay", "kernel_decay", "momentum", "scale"), (np.float32, (width,))),
+            "is_kernel": (np.bool_, (self.schema.size,)),
+            "keys": (np.uint32, (len(self.schema.layers), width)),
+            "thresholds": (np.uint32, (width,)),
+            "limits": (np.int64, (width,)),
+            "loss": (np.float64, (width,)),
+            "confusion": (np.int64, (width, classes, classes)),
+        }
+        return {name: expected for name, expected in known.items() if name in values}
 
 
-def _check_processor(path: Path, library: ctypes.CDLL) -> None:
+_OPTIONAL = ("bias_decay", "kernel_decay", "keys")
+_ALIGNED = ("weights", "first", "second", "gradients")
+"""What the kernel reads as whole vectors (`lane_array`)."""
+
+
+def _check(good: bool, found: str) -> None:
+    if not good:
+        raise ValueError(f"the kernel cannot index its arguments: {found}")
+
+
+def _check_array(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]) -> None:
+    _check(isinstance(array, np.ndarray), f"{name} is not an array")
+    fits = len(array.shape) == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
+    )
+    wanted = f"{np.dtype(dtype).name} [{', '.join('any' if size is None else str(size) for size in shape)}]"
+    _check(array.dtype == dtype and fits, f"{name} is {array.dtype} {list(array.shape)}, expected {wanted}")
+    _check(array.flags.c_contiguous and array.flags.aligned, f"{name} is not contiguous")
+    _check(name not in _ALIGNED or array.ctypes.data % 64 == 0, f"{name} does not begin at a multiple of 64 bytes")
+
+
+def _check_range(name: str, array: npt.NDArray[np.integer], least: int, most: int) -> None:
+    if array.size:
+        found = int(array.min()), int(array.max())
+        _check(
+            least <= found[0] and found[1] <= most, f"{name} is {found[0]} to {found[1]}, expected {least} to {most}"
+        )
+
+
+_loaded: dict[str, ctypes.CDLL] = {}
+
+
+def _load(code: bytes) -> ctypes.CDLL:
+    """Load a shared library from memory, so that what is run are these bytes, whatever becomes of any file."""
+    key = hashlib.sha256(code).hexdigest()
+    if key not in _loaded:
+        try:
+            # The descriptor stays open: the loader knows a library by its path, which must never name another one.
+            descriptor = os.memfd_create("zootools-kernel", os.MFD_CLOEXEC)
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(code)
+            _loaded[key] = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+        except (AttributeError, OSError):  # not Linux, or one that runs nothing from memory
+            with tempfile.NamedTemporaryFile(suffix=".so") as file:
+                file.write(code)
+                file.flush()
+                _loaded[key] = ctypes.CDLL(file.name)
+    return _loaded[key]
+
+
+def _check_processor(library: ctypes.CDLL) -> None:
     """Refuse a kernel of another machine whose instructions would end this process; nothing of it has run yet.
 
     Raises NoKernelError, and ValueError when the library does not say what it needs.
     """
     needed = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, "lanes_instructions"))).decode().split()
     present = processor_features()
-    if present and (missing := sorted({*needed} - present)):
-        raise NoKernelError(f"{path}: this processor lacks instructions that it was compiled for: {', '.join(missing)}")
+    if present and (missing := lacking(needed, present)):
+        raise NoKernelError(
+            f"this processor lacks instructions that the kernel was compiled for: {', '.join(missing)}; "
+            f"${ISA} names others to compile for"
+        )
 
 
 def lane_array(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

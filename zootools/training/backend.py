@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from zootools.architectures import Schema
 from zootools.errors import StorageError
@@ -27,11 +26,11 @@ then no longer fit the cache; a batched product reads them once per batch (bench
 
 @dataclass(frozen=True)
 class Backend:
-    """What trains a zoo's models on one device; small enough to be sent to workers."""
+    """What trains a zoo's models on one device; less than a megabyte, which is sent to workers."""
 
     device: str
-    kernel: Path | None
-    """The compiled kernel of the zoo's schema; None for PyTorch."""
+    kernel: bytes | None = field(repr=False)
+    """The compiled kernel of the zoo's schema; None for PyTorch. Workers get its bytes, not a file."""
     reason: str
     """Why it is this one, in half a sentence."""
     compiler: Mapping[str, str] = field(default_factory=dict)
@@ -79,7 +78,8 @@ def choose_backend(wanted: str, device: str, schema: Schema, batch_size: int = 1
         schema: the layers of the models.
         batch_size: samples of one step.
 
-    Raises NoKernelError or StorageError when ``native`` is wanted and the kernel cannot be compiled.
+    Raises NoKernelError or StorageError when ``native`` is wanted and the kernel cannot be compiled, and SpecError when
+    ``$ZOOTOOLS_ISA`` names an instruction set that is unknown or that the processor lacks.
     """
     if wanted == "torch":
         return Backend(device, None, "as asked for")

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from zootools.architectures import Schema
-from zootools.images import ImageData
+from zootools.errors import SpecError
+from zootools.images import ImageData, Subset
 from zootools.population import ModelConfig
 from zootools.streams import data_order, dropout_key
 from zootools.training.initialise import initial_weights
@@ -24,8 +27,41 @@ OPTIMIZER_STATE = {
 }
 """What each optimizer remembers, beside the weights."""
 
+SUBSETS = ("train", "validation", "test")
+
 Tick = Callable[[float], None]
 """Told now and then how much of the epoch is done, as a share between 0 and 1."""
+
+
+def check_images(schema: Schema, images: ImageData) -> None:
+    """Refuse images that a network of this schema cannot be trained with; what trains would index memory by them.
+
+    `zootools.images` compares files with what is expected, and names them. This is asked of images from anywhere.
+
+    Raises SpecError for images that are not float32 ``[count, *schema.input_shape]``, for labels that are not int64
+    ``[count]`` in 0 to ``schema.classes`` - 1, and where there are no training or no test images.
+    """
+    for name in SUBSETS:
+        subset: Subset = getattr(images, name)
+        pictures, labels = subset.images, subset.labels
+        shape, count = tuple(pictures.shape[1:]), pictures.shape[0] if pictures.dim() else 0
+        if pictures.dtype != torch.float32 or shape != schema.input_shape:
+            raise SpecError(
+                f"the {name} images are {_kind(pictures)}, expected float32 [{count}, "
+                f"{', '.join(map(str, schema.input_shape))}] for the architecture {schema.name}"
+            )
+        if labels.dtype != torch.int64 or labels.shape != (count,):
+            raise SpecError(f"the {name} labels are {_kind(labels)}, expected int64 [{count}], one for every image")
+        least, most = (int(labels.min()), int(labels.max())) if count else (0, 0)
+        if least < 0 or most >= schema.classes:
+            raise SpecError(f"the {name} labels are {least} to {most}, expected 0 to {schema.classes - 1}")
+    for name in ("train", "test"):
+        if not len(getattr(images, name)):
+            raise SpecError(f"there are no {name} images, expected at least 1")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 class Group:
@@ -38,6 +74,8 @@ class Group:
         batch_size: samples of one step.
         width: how many the trainer trains side by side.
         train_metrics_images: train scores are taken on the first so many images of each model's share.
+
+    Raises SpecError when the images do not fit the schema (`check_images`).
     """
 
     def __init__(
@@ -49,6 +87,7 @@ class Group:
         width: int,
         train_metrics_images: int | None = None,
     ) -> None:
+        check_images(schema, images)
         if not 0 < len(models) <= width:
             raise ValueError(f"expected 1 to {width} models, found {len(models)}")
         structures = {(m.hyperparameters.activation, m.hyperparameters.optimizer) for m in models}

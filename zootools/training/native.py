@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,16 +71,25 @@ class NativeTrainer:
 
     def train_epoch(self, epoch: int, tick: Tick = lambda share: None) -> None:
         """Train every model over its share of the images once; epochs count from 1."""
-        group, train = self.group, self.group.images.train
+        arguments = self.arguments(epoch)
+        train_steps, steps = self.kernel.train(arguments), len(arguments["rates"])
+        stops = np.unique(np.linspace(0, steps, _TICKS + 1).round().astype(int)).tolist()
+        for first, last in itertools.pairwise(stops):
+            train_steps(first, last)
+            tick(last / steps)
+
+    def arguments(self, epoch: int) -> dict[str, Any]:
+        """Return what the kernel is called with in an epoch, by the names of ``Training`` in network.h."""
+        group, subset = self.group, self.group.images.train
         rates, corrections = group.step_sizes(epoch)
         keys = group.dropout_keys(epoch)
         decay = group.decay if group.decay.any() else (None, None)
         no_key = np.zeros(self.kernel.width, np.uint32)
-        arguments = {
+        return {
             **self._arrays,
             **self._numbers,
-            "images": train.images.numpy(),
-            "labels": train.labels.numpy(),
+            "images": subset.images.numpy(),
+            "labels": subset.labels.numpy(),
             "order": group.order(epoch),
             "counts": group.train_counts,
             "batch": group.batch_size,
@@ -93,11 +103,6 @@ class NativeTrainer:
             "thresholds": group.dropout_thresholds(),
             "scale": (1 / (1 - group.dropout)).astype(np.float32),
         }
-        steps = len(rates)
-        stops = np.unique(np.linspace(0, steps, _TICKS + 1).round().astype(int)).tolist()
-        for first, last in itertools.pairwise(stops):
-            self.kernel.train(arguments, first, last)
-            tick(last / steps)
 
     def evaluate(self) -> dict[str, Scores]:
         """Score the models as they are on the ``train``, ``validation`` (if any) and ``test`` images."""
