@@ -9,7 +9,9 @@ This reader and pyarrow must not see two things in the same bytes. So a field th
 not the one of the format, is refused: Thrift would take the last, or skip it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Any
 
 _MAGIC = b"PAR1"
@@ -17,10 +19,18 @@ _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DETAILS = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
 """Types of pages, and the field of a page header that holds the details of each."""
 
-_ENCODINGS = {0, 2, 3, 8}
-"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY; others can make much out of little."""
+OWN_ENCODINGS = frozenset({0, 2, 3, 8})
+"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY: all that the metadata of a zoo has."""
+DELTA_LENGTHS, PREFIXES = 6, 7
+"""DELTA_LENGTH_BYTE_ARRAY; DELTA_BYTE_ARRAY, whose texts share the beginnings of those before them."""
+ENCODINGS = OWN_ENCODINGS | {5, DELTA_LENGTHS, PREFIXES, 9}
+"""All that Parquet has: also DELTA_BINARY_PACKED and BYTE_STREAM_SPLIT."""
 
-_BYTES_PER_VALUE = 64
+BYTES_PER_VALUE = 64
+SPARE_BYTES = 1 << 20
+"""What a column may take besides its values."""
+MAX_PAGES = 1_000_000
+MAX_FOOTER = 32 << 20
 
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 12
 """Thrift's compact types."""
@@ -30,6 +40,22 @@ _Fields = dict[int, tuple[int, Any]]
 """Type and value of a struct's fields by their number."""
 
 
+@dataclass
+class ColumnPages:
+    """What the headers of a column's pages say, all row groups together."""
+
+    values: int = 0
+    unpacked: int = 0
+    """Bytes of all pages once they are decompressed."""
+    longest: int = 0
+    """No value takes more bytes than this where few bytes can stand for many: in a dictionary, or as prefixes."""
+    encodings: set[int] = field(default_factory=set)
+
+    def exceeds(self, values: int) -> bool:
+        """Whether the pages hold more than so many values, or more bytes than these can need."""
+        return self.values > values or self.unpacked > BYTES_PER_VALUE * values + SPARE_BYTES
+
+
 def check_pages(data: bytes, values: int) -> None:
     """Raise ValueError unless a file's pages stay within what a table of so many values per column needs.
 
@@ -37,24 +63,51 @@ def check_pages(data: bytes, values: int) -> None:
         data: the whole file.
         values: how many values a column may have, all row groups together.
     """
-    found: dict[int, int] = {}
-    unpacked: dict[int, int] = {}
-    for column, position, end in _chunks(data):
-        while position < end:
-            count, size, position = _page(data, position)
-            found[column] = found.get(column, 0) + count
-            unpacked[column] = unpacked.get(column, 0) + size
-        if found.get(column, 0) > values or unpacked.get(column, 0) > _BYTES_PER_VALUE * values + (1 << 20):
+    for column, pages in enumerate(column_pages(data, OWN_ENCODINGS)):
+        if pages.exceeds(values):
             raise ValueError(
-                f"column {column} holds {found[column]} values in {unpacked[column]} bytes, but can have {values}"
+                f"column {column} holds {pages.values} values in {pages.unpacked} bytes, but can have {values}"
             )
 
 
-def _chunks(data: bytes) -> Iterator[tuple[int, int, int]]:
+def column_pages(data: bytes | mmap, encodings: Set[int] = ENCODINGS) -> list[ColumnPages]:
+    """Return what the pages of each column (leaf of the schema) hold, without unpacking any.
+
+    Args:
+        data: the whole file.
+        encodings: those that a page may have.
+
+    Raises ValueError for a file that is not as Parquet describes it.
+    """
+    found: list[ColumnPages] = []
+    count = 0
+    for column, position, end in _chunks(data):
+        if column == len(found):
+            found.append(ColumnPages())
+        pages = found[column]
+        while position < end:
+            is_dictionary, values, unpacked, encoding, position = _page(data, position)
+            if encoding not in encodings:
+                raise ValueError(f"the page before byte {position} has the encoding {encoding}, which is not expected")
+            count += 1
+            if count > MAX_PAGES:
+                raise ValueError(f"there are more than {MAX_PAGES} pages")
+            pages.values += 0 if is_dictionary else values
+            pages.unpacked += unpacked
+            pages.encodings.add(encoding)
+            if is_dictionary or encoding == PREFIXES:
+                pages.longest = max(pages.longest, unpacked)
+    return found
+
+
+def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int]]:
     """Yield each column's number, and where its pages begin and end, for every row group of a file."""
-    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    length = int.from_bytes(data[-8:-4], "little")
+    start = len(data) - 8 - length
     if data[-4:] != _MAGIC or start < len(_MAGIC):
         raise ValueError("there is no footer of a Parquet file at its end")
+    if length > MAX_FOOTER:
+        raise ValueError(f"the footer has {length} bytes, more than the {MAX_FOOTER} that are read")
     try:
         footer, end = _struct(data, start)
         if end != len(data) - 8:
@@ -66,7 +119,7 @@ def _chunks(data: bytes) -> Iterator[tuple[int, int, int]]:
                     raise ValueError(f"column {column} is encrypted, or lies in another file")
                 metadata = _value(chunk, 3, _STRUCT)
                 first, size = _value(metadata, 9, _I64), _value(metadata, 7, _I64)
-                if 11 in metadata:
+                if 11 in metadata and _value(metadata, 11, _I64) > 0:
                     first = min(first, _value(metadata, 11, _I64))
                 total += size
                 if first < len(_MAGIC) or size < 0 or first + size > start or total > start:
@@ -76,8 +129,9 @@ def _chunks(data: bytes) -> Iterator[tuple[int, int, int]]:
         raise ValueError("the footer is not what Parquet says it is") from error
 
 
-def _page(data: bytes, position: int) -> tuple[int, int, int]:
-    """Return values and unpacked bytes of the page at a position, and where the next one begins."""
+def _page(data: bytes | mmap, position: int) -> tuple[bool, int, int, int, int]:
+    """Return of the page there whether it is a dictionary, its values, unpacked bytes, encoding, and its end."""
+    begin = position
     try:
         header, position = _struct(data, position)
         kind = _value(header, 1, _I32)
@@ -85,10 +139,10 @@ def _page(data: bytes, position: int) -> tuple[int, int, int]:
         encoding = _value(details, 4 if kind == _DATA_V2 else 2, _I32)
         unpacked, packed, count = _value(header, 2, _I32), _value(header, 3, _I32), _value(details, 1, _I32)
     except (IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"there is no page of a known kind at byte {position}") from error
-    if encoding not in _ENCODINGS or min(unpacked, packed, count) < 0:
-        raise ValueError(f"the page at byte {position} has an unexpected encoding or size")
-    return (0 if kind == _DICTIONARY else count), unpacked, position + packed
+        raise ValueError(f"there is no page of a known kind at byte {begin}") from error
+    if min(unpacked, packed, count) < 0:
+        raise ValueError(f"the page at byte {begin} has a negative size")
+    return kind == _DICTIONARY, count, unpacked, encoding, position + packed
 
 
 # --- Thrift's compact encoding -------------------------------------------------------------------------
@@ -102,7 +156,7 @@ def _value(fields: _Fields, number: int, kind: int) -> Any:
     return value
 
 
-def _struct(data: bytes, position: int, depth: int = 0) -> tuple[_Fields, int]:
+def _struct(data: bytes | mmap, position: int, depth: int = 0) -> tuple[_Fields, int]:
     """Return the fields of a struct, and where it ends. Raises ValueError or IndexError."""
     fields: _Fields = {}
     number = 0
@@ -120,7 +174,7 @@ def _struct(data: bytes, position: int, depth: int = 0) -> tuple[_Fields, int]:
     return fields, position + 1
 
 
-def _item(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
+def _item(data: bytes | mmap, position: int, kind: int, depth: int) -> tuple[Any, int]:
     """Return a value and where it ends; numbers, lists and structs are read, all else is passed over."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"a struct is nested too deep at byte {position}")
@@ -148,7 +202,7 @@ def _item(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
     return items, position
 
 
-def _integer(data: bytes, position: int, bits: int) -> tuple[int, int]:
+def _integer(data: bytes | mmap, position: int, bits: int) -> tuple[int, int]:
     """Return a number of so many bits; a larger one, which others would cut off, is a ValueError."""
     coded, position = _varint(data, position)
     if coded >> bits:
@@ -156,7 +210,7 @@ def _integer(data: bytes, position: int, bits: int) -> tuple[int, int]:
     return (coded >> 1) ^ -(coded & 1), position
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes | mmap, position: int) -> tuple[int, int]:
     result = 0
     for shift in range(0, 70, 7):
         byte = data[position + shift // 7]

@@ -32,13 +32,14 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
         "images": spec.images.name if spec else None,
         "axes": {name: str(axis) if not isinstance(axis, tuple) else list(axis) for name, axis in axes.items()},
         "test_accuracy": accuracy_summary(opened.metadata) if spec else {},
+        "left_out": opened.left_out,
     }
 
     def show(value: dict[str, Any]) -> None:
-        show_pairs(
-            {key: item for key, item in value.items() if key not in ("axes", "test_accuracy") and item is not None}
-        )
+        show_pairs({k: v for k, v in value.items() if k not in ("axes", "test_accuracy", "left_out") and v is not None})
         show_pairs({f"axis {name}": axis for name, axis in value["axes"].items()})
+        for name, reason in value["left_out"].items():
+            show_pairs({"left out": f"{name!r}: {reason}"})
         if value["test_accuracy"]:
             show_accuracy(value["test_accuracy"])
 

@@ -2,10 +2,12 @@
 
 A row is a checkpoint. One column holds its flat weights, a list of floats whose order the schema explains; the columns
 ``model_id``, ``epoch`` and ``split`` are used where they are there, everything else that is a number or a text is a
-property. The files need not be on the Hub. Only Parquet is read: other formats can bring code along.
+property (`zootools.hub.foreign_tables`). The files need not be on the Hub. Only Parquet is read: other formats can
+bring code along.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from zootools.architectures import Layer, Schema
-from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
+from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError, did_you_mean
+from zootools.files import open_inside
 from zootools.hub import folder as hub_folder
+from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
 from zootools.hub.locate import LOG, Place
-from zootools.hub.names import hub_setting, parse_name
-from zootools.tables import SPLITS
+from zootools.hub.names import hub_setting, is_hidden, parse_name
 from zootools.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -31,15 +33,10 @@ if TYPE_CHECKING:
 
     from zootools.networks import Network
 
-MAX_ROWS = 10_000_000
-MAX_BYTES = 16 << 30
-"""Memory that weights, and properties, may take."""
 MAX_SCHEMA = 10 << 20
-BATCH_BYTES = 64 << 20
 
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|validation|valid|val|dev|test)(?:[/_.-]|$)")
 _ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
-_OURS = ("model_id", "epoch", "split", "status", "stack", "row")
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,15 @@ class ForeignZoo(Zoo):
             raise SpecError(
                 f"{self.name}: a network needs a layer schema (not only an index) and a column named activation"
             )
+        from zootools.networks import ACTIVATIONS
+
+        row = self.checkpoint(model_id, epoch).metadata.to_pylist()[0]
+        if row["activation"] not in ACTIVATIONS:
+            choices = did_you_mean(str(row["activation"]), ACTIVATIONS)
+            raise SpecError(f"{self.name}: model {model_id}: activation: found {row['activation']!r:.80}{choices}")
+        dropout = row.get("dropout")
+        if dropout is not None and not (isinstance(dropout, int | float) and 0 <= dropout < 1):
+            raise SpecError(f"{self.name}: model {model_id}: dropout: found {dropout!r:.80}; expected 0 <= dropout < 1")
         return super().module(model_id, epoch)
 
 
@@ -78,23 +84,21 @@ def open_foreign(
     """
     layers, runs = (schema, True) if isinstance(schema, Schema) else read_schema(Path(schema))
     place, files = _parquet_files(source, revision, hub)
-    tables, blocks = [], []
-    total = 0
-    for name, path in _with_weights(files).items():
-        table, flat = _read(path, layers, _split_of(name))
-        total += table.nbytes + flat.nbytes
-        if total > MAX_BYTES:
-            raise SpecError(f"{place.name}: takes more than {MAX_BYTES >> 30} GB of memory")
-        tables.append(table)
-        blocks.append(flat)
-    try:
-        metadata = pa.concat_tables(tables)
-    except pa.ArrowException as error:
-        raise SpecError(f"{place.name}: its Parquet files have different columns ({error})") from error
-    flat = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    metadata = _with_identity(metadata, np.isfinite(flat).all(1))
-    counts = {"expected": len(set(metadata["model_id"].to_pylist())), "checkpoints": len(flat)}
-    return ForeignZoo(place.folder, None, layers, metadata, counts, {}, place=place, flat=flat, runs=runs)
+    chosen = _with_weights(place.name, files)
+    memory = Memory(sum(path.stat().st_size for path in chosen.values()))
+    found = {name: read_part(path, layers, memory) for name, path in chosen.items()}
+    parts = {name: part for name, part in found.items() if part is not None}
+    if not parts:
+        raise SpecError(f"{place.name}: its {len(files)} Parquet files have no rows")
+    properties, left_out = joined(list(parts.values()))
+    if left_out:
+        LOG.warning("%s: left out: %s", place.name, "; ".join(f"{name!r}: {why}" for name, why in left_out.items()))
+    flat = np.concatenate([part.weights for part in parts.values()]) if len(parts) > 1 else _first(parts).weights
+    metadata = _metadata(parts, properties, flat)
+    counts = {"expected": pc.count_distinct(metadata["model_id"]).as_py(), "checkpoints": len(flat)}
+    return ForeignZoo(
+        place.folder, None, layers, metadata, counts, {}, place=place, left_out=left_out, flat=flat, runs=runs
+    )
 
 
 def read_schema(path: Path) -> tuple[Schema, bool]:
@@ -103,10 +107,13 @@ def read_schema(path: Path) -> tuple[Schema, bool]:
     Returns the schema, and whether it says enough to run a network: an index knows neither strides nor pooling, so its
     geometry is the smallest that fits. Raises SpecError.
     """
+    real = Path(os.path.realpath(path))
     try:
-        if path.stat().st_size > MAX_SCHEMA:
-            raise SpecError(f"{path}: {path.stat().st_size} bytes, more than the {MAX_SCHEMA} that a schema may have")
-        value = json.loads(path.read_bytes())
+        with open_inside(real.parent, real.name) as file:
+            data = file.read(MAX_SCHEMA + 1)
+        if len(data) > MAX_SCHEMA:
+            raise SpecError(f"{path}: more than the {MAX_SCHEMA} bytes that a schema may have")
+        value = json.loads(data)
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -153,12 +160,13 @@ def _from_index(index: Mapping[str, Any]) -> Schema:
 def _parquet_files(source: str | Path, revision: str | None, hub: str | Path | None) -> tuple[Place, dict[str, Path]]:
     """Return where the files come from, and their paths by name."""
     path, name, setting = Path(source), parse_name(str(source), revision), hub_setting(hub)
-    folder = path if path.exists() or name is None else None
+    folder = path if os.path.lexists(path) or name is None else None
     if folder is None and name is not None and isinstance(setting, Path):
         folder = hub_folder.find(setting, name)
     if folder is not None:
-        found = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
-        files = {file.relative_to(folder).as_posix() if folder.is_dir() else file.name: file for file in found}
+        if not os.path.lexists(folder):
+            raise ZooNotFoundError(f"{source}: there is no such file or folder")
+        files = _find_files(folder) if folder.is_dir() else {folder.name: folder}
         place = Place(folder, str(source), hub_folder.commit_of(folder.absolute()))
     elif name is not None:
         from zootools.hub import remote
@@ -173,75 +181,31 @@ def _parquet_files(source: str | Path, revision: str | None, hub: str | Path | N
     return place, files
 
 
-def _with_weights(files: dict[str, Path]) -> dict[str, Path]:
+def _find_files(folder: Path) -> dict[str, Path]:
+    """Return the Parquet files below a folder by name, in order; hidden ones are skipped, links to folders too."""
+
+    def refuse(error: OSError) -> None:
+        raise StorageError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    found = {}
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        inside = Path(where).relative_to(folder)
+        folders[:] = [name for name in folders if not is_hidden(f"{(inside / name).as_posix()}/x")]
+        for name in folders:
+            if (Path(where) / name).is_symlink():
+                LOG.warning("%s: is a link to a folder, and not followed", Path(where) / name)
+        paths = (inside / name for name in names if name.endswith(".parquet"))
+        found.update({path.as_posix(): folder / path for path in paths if not is_hidden(path.as_posix())})
+    return dict(sorted(found.items()))
+
+
+def _with_weights(name: str, files: dict[str, Path]) -> dict[str, Path]:
     """Return the files that have a column named weights; all, if none has."""
-    named = {}
-    for name, path in files.items():
-        try:
-            columns = pq.read_schema(path)
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise DamagedZooError(f"{path}: cannot be read ({error})") from error
-        if "weights" in columns.names:
-            named[name] = path
+    named = {file: path for file, path in files.items() if "weights" in column_names(path)}
+    if named and len(named) < len(files):
+        others = ", ".join(file for file in files if file not in named)
+        LOG.warning("%s: not read, because they have no column weights: %.500s", name, others)
     return named or files
-
-
-def _read(path: Path, schema: Schema, split: str) -> tuple[pa.Table, npt.NDArray[np.float32]]:
-    """Return the properties, and the weights ``[rows, parameters]``, of one file; never more than it may need."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            rows = file.metadata.num_rows
-            if rows > MAX_ROWS or rows * schema.size * 4 > MAX_BYTES:
-                raise SpecError(f"{path}: {rows} rows of {schema.size} parameters are more than fit into memory")
-            weights = _weights_column(path, file.schema_arrow, schema)
-            properties = [column.name for column in file.schema_arrow if _is_property(column)]
-            flat, parts, position, size = np.empty((rows, schema.size), np.float32), [], 0, 0
-            for batch in file.iter_batches(max(1, BATCH_BYTES // (4 * schema.size)), columns=[*properties, weights]):
-                lists = batch[weights]
-                if lists.null_count or set(pc.unique(pc.list_value_length(lists)).to_pylist()) - {schema.size}:
-                    raise SpecError(f"{path}: the lists in {weights} do not all have {schema.size} values")
-                if position + len(batch) > rows:
-                    raise DamagedZooError(f"{path}: has more than the {rows} rows that it claims")
-                values = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, schema.size)
-                flat[position : position + len(batch)] = values
-                position += len(batch)
-                parts.append(batch.select(properties))
-                size += parts[-1].nbytes
-                if size > MAX_BYTES:
-                    raise SpecError(f"{path}: its properties take more than {MAX_BYTES >> 30} GB of memory")
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DamagedZooError(f"{path}: cannot be read ({error})") from error
-    table = pa.Table.from_batches(parts) if parts else pa.table({})
-    if position != rows:
-        raise DamagedZooError(f"{path}: has {position} rows, and claims {rows}")
-    if "split" not in properties:
-        table = table.append_column("split", pa.array([split] * rows, pa.string()))
-    return table, flat
-
-
-def _weights_column(path: Path, columns: pa.Schema, schema: Schema) -> str:
-    """Return the name of the column with the weights: ``weights``, or else the only list of floats that long."""
-    lists = {c.name: c.type for c in columns if _is_float_list(c.type)}
-    if "weights" in lists:
-        return "weights"
-    fitting = [n for n, t in lists.items() if not pa.types.is_fixed_size_list(t) or t.list_size == schema.size]
-    if len(fitting) != 1:
-        raise SpecError(
-            f"{path}: expected a column named weights, or one list of {schema.size} floats; "
-            f"found the lists {sorted(lists)} among {columns.names}"
-        )
-    return str(fitting[0])
-
-
-def _is_float_list(kind: pa.DataType) -> bool:
-    listed = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
-    return bool(listed and pa.types.is_floating(kind.value_type))
-
-
-def _is_property(column: pa.Field) -> bool:
-    kind = column.type
-    scalar = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    return bool(scalar or pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _split_of(name: str) -> str:
@@ -250,25 +214,34 @@ def _split_of(name: str) -> str:
     return _ALIASES.get(found[-1], found[-1]) if found else "train"
 
 
-def _with_identity(table: pa.Table, finite: Any) -> pa.Table:
-    """Return the table with the columns that every zoo has: model_id, epoch, split, status, stack, row."""
-    rows = table.num_rows
-    present = {name: table[name] for name in table.column_names}
-    splits = present["split"].cast(pa.string()).to_pylist()
-    if unknown := set(splits) - set(SPLITS):
-        raise SpecError(f"the column split holds {sorted(map(str, unknown))[:3]}; expected {', '.join(SPLITS)}")
-    ids = present.get("model_id", pa.array([f"row-{row:08d}" for row in range(rows)]))
-    epochs = present.get("epoch", pa.array(np.zeros(rows, np.int32)))
-    try:
-        columns = {
-            "model_id": ids.cast(pa.string()),
-            "epoch": epochs.cast(pa.int32()),
-            "split": pa.array(splits, pa.string()),
-            "status": pa.array(np.where(finite, "ok", "diverged"), pa.string()),
-            **{name: column for name, column in present.items() if name not in _OURS},
-            "stack": pa.array(np.zeros(rows, np.int32)),
-            "row": pa.array(np.arange(rows, dtype=np.int32)),
+def _metadata(
+    parts: Mapping[str, Part], properties: Mapping[str, pa.ChunkedArray], flat: npt.NDArray[np.float32]
+) -> pa.Table:
+    """Return the table of a zoo: model_id, epoch, split, status, the properties, stack, row."""
+    rows = len(flat)
+
+    def column(name: str, kind: pa.DataType) -> pa.ChunkedArray:
+        chunks = [chunk for part in parts.values() for chunk in part.identity[name].chunks]
+        return pa.chunked_array(chunks, kind)
+
+    first = _first(parts).identity
+    ids = column("model_id", pa.string()) if "model_id" in first else [f"row-{row:08d}" for row in range(rows)]
+    for name, part in parts.items():
+        if "split" not in part.identity:
+            split = pa.array([_split_of(name)]).take(pa.array(np.zeros(len(part.weights), np.int32)))
+            part.identity["split"] = pa.chunked_array([split])
+    return pa.table(
+        {
+            "model_id": ids,
+            "epoch": column("epoch", pa.int32()) if "epoch" in first else np.zeros(rows, np.int32),
+            "split": column("split", pa.string()),
+            "status": pa.array(np.where(np.isfinite(flat).all(axis=1), "ok", "diverged"), pa.string()),
+            **properties,
+            "stack": np.zeros(rows, np.int32),
+            "row": np.arange(rows, dtype=np.int32),
         }
-    except pa.ArrowException as error:
-        raise SpecError(f"the columns model_id and epoch cannot be used ({error})") from error
-    return pa.table(columns)
+    )
+
+
+def _first(parts: Mapping[str, Part]) -> Part:
+    return next(iter(parts.values()))

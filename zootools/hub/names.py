@@ -64,6 +64,12 @@ def require_name(text: str, revision: str | None = None) -> ZooName:
     return name
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file, by its name below a folder, is hidden as for `datasets`: ``.x``, or in ``.x/`` or ``__x/``."""
+    *folders, last = name.split("/")
+    return last.startswith(".") or any(part.startswith((".", "__")) for part in folders)
+
+
 def hub_setting(hub: str | Path | None) -> str | Path | None:
     """Return the hub that is meant: a URL, a folder, or None for the Hub.
 

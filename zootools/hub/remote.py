@@ -21,7 +21,7 @@ from zootools.errors import DamagedZooError, HubError, ZooNotFoundError
 from zootools.files import link_or_copy, sha256_file, write_durably
 from zootools.hub.calls import TIMEOUT, offline, retried
 from zootools.hub.locate import LOG, Place
-from zootools.hub.names import ZooName, check_file_names, check_sizes
+from zootools.hub.names import ZooName, check_file_names, check_sizes, is_hidden
 from zootools.inside import is_file_inside, open_inside, remove_inside
 from zootools.manifest import read_manifest
 from zootools.sealed import MAX_BYTES
@@ -164,7 +164,7 @@ def find_parquet(name: ZooName, endpoint: str | None = None) -> tuple[Place, dic
     if offline():
         raise HubError(f"{name}: HF_HUB_OFFLINE is set; unset it, or give a folder with the Parquet files")
     commit, listing = _list(name, endpoint)
-    wanted = {file: listed for file, listed in listing.items() if file.endswith(".parquet")}
+    wanted = {file: listed for file, listed in listing.items() if file.endswith(".parquet") and not is_hidden(file)}
     check_file_names(str(name), wanted)
     check_sizes(str(name), {file: listed.size for file, listed in wanted.items()})
     place = RemotePlace(Path(), str(name), commit, name.repo_id, endpoint)
