@@ -95,6 +95,42 @@ SMALL = TINY.replace("tanh, relu", "tanh").replace("epochs: 3", "epochs: 2")
 """Three models in one stack: as few files as a zoo can have."""
 
 
+def held(epoch: int, release: Path) -> Callable[..., None]:
+    """Return a `ZooFolder.commit` that waits, at this epoch and later ones, until the file ``release`` exists.
+
+    So a test finds a build in the middle of its training, however fast the processor is and however slow the test.
+    """
+    from zootools.store import ZooFolder
+
+    commit = ZooFolder.commit
+
+    def wait_and_commit(self: ZooFolder, stack: int, record: Any, found: Any) -> None:
+        while found.number >= epoch and not release.exists():
+            time.sleep(0.005)
+        commit(self, stack, record, found)
+
+    return wait_and_commit
+
+
+HELD = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import crash
+from zootools.store import ZooFolder
+ZooFolder.commit = crash.held({epoch}, Path({release!r}))
+"""
+
+
+def held_environment(folder: Path, epoch: int, release: Path) -> dict[str, str]:
+    """Return the environment of a command, with all its workers, whose builds are `held`; ``folder`` is for this alone."""
+    folder.mkdir()
+    text = HELD.format(tests=str(Path(__file__).parent), epoch=epoch, release=str(release))
+    (folder / "sitecustomize.py").write_text(text)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class Build:
     """One build in a process group of its own."""
 

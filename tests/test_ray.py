@@ -18,7 +18,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from conftest import mnist_folder, other_processor
-from crash import CNN, TINY, fault_random, lane, tree
+from crash import CNN, TINY, fault_random, held, held_environment, lane, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +32,7 @@ from zootools.engines.ray import QUEUED, Machines, task_needs
 from zootools.engines.worker import compute_epochs
 from zootools.errors import ClusterError, DamagedZooError, WorkerError
 from zootools.images import load_images
+from zootools.native.compiler import INSTRUCTION_SETS, ISA
 from zootools.population import expand
 from zootools.spec import load_spec
 from zootools.store import Epoch, Plan, ZooFolder
@@ -138,10 +139,12 @@ def nodes() -> Iterator[Nodes]:
     nodes.close()
 
 
-def start(spec: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the command as a user does, in a process group of its own."""
+def start(spec: Path, out: Path, *arguments: str, held: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start the command as a user does, in a process group of its own; its build may be `crash.held`."""
     words = [sys.executable, "-m", "zootools", "build", str(spec), "--out", str(out), "--engine", "ray", *arguments]
-    return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True, env=held
+    )
 
 
 def is_alive(process: subprocess.Popen[str]) -> bool:
@@ -250,6 +253,19 @@ def test_a_zoo_from_a_cluster_into_an_object_store(
     assert (tmp_path / "pulled" / "build.json").exists()
 
 
+def test_machines_of_a_cluster_compute_with_the_instruction_set_of_the_driver(
+    nodes: Nodes, specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were started without it, and so would compile for another one, if they compiled."""
+    if not INSTRUCTION_SETS:
+        pytest.skip("lacks a processor with several instruction sets")
+    monkeypatch.setenv(ISA, list(INSTRUCTION_SETS)[-1])
+    for engine in ("local", "ray"):
+        build(load_spec(specs / "tiny.yaml"), tmp_path / engine, backend="native", engine=engine, quiet=True)
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+    assert INSTRUCTION_SETS[os.environ[ISA]] in (tmp_path / "ray" / "zoo.json").read_text()
+
+
 # --- how much is under way -----------------------------------------------------------------------------
 
 
@@ -344,16 +360,24 @@ def test_a_stack_whose_worker_always_dies_is_given_up_and_the_next_build_tries_i
 
 
 def test_y2_a_node_is_lost_and_another_one_joins(
-    nodes: Nodes, specs: Path, local: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nodes: Nodes,
+    specs: Path,
+    local: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In the long lane five times: while a node is started, another one may train all the rest of such a zoo."""
+    """The driver takes nothing beyond epoch 5 until the node is lost, and so no task can end before."""
     for number in range(lane(1, 5)):
-        out = tmp_path / f"zoo-{number}"
-        building = Building(load_spec(specs / "long.yaml"), out)
-        building.reach(10)
-        nodes.remove(busy_node(nodes, building))
-        nodes.add()
-        building.wait()
+        out, release = tmp_path / f"zoo-{number}", tmp_path / f"lost-{number}"
+        with monkeypatch.context() as patch:
+            patch.setattr(ZooFolder, "commit", held(5, release))
+            building = Building(load_spec(specs / "long.yaml"), out)
+            building.reach(5)
+            nodes.remove(busy_node(nodes, building))
+            release.touch()
+            nodes.add()
+            building.wait()
         assert "its machine is lost" in capsys.readouterr().err
         assert tree(out) == local("long")
 
@@ -363,10 +387,12 @@ def test_a_stack_that_loses_machine_after_machine_stops_the_build(
 ) -> None:
     """Here after the first one: each takes seconds to start."""
     monkeypatch.setattr("zootools.engines.ray.LOSSES", 0)
-    out = tmp_path / "zoo"
+    out, release = tmp_path / "zoo", tmp_path / "lost"
+    monkeypatch.setattr(ZooFolder, "commit", held(5, release))
     building = Building(load_spec(specs / "long.yaml"), out)
-    building.reach(10)
+    building.reach(5)
     nodes.remove(busy_node(nodes, building))
+    release.touch()
     nodes.add()
     with pytest.raises(ClusterError, match=r"stack \d has lost 1 machines .* the same command goes on"):
         building.wait()
@@ -379,8 +405,9 @@ def test_y2_a_killed_driver_resumes_and_nothing_of_it_writes_any_more(
 ) -> None:
     out = tmp_path / "zoo"
     for number in range(lane(1, 5)):
-        driver = start(specs / "long.yaml", out, "--address", nodes.address)
-        assert wait_for_shards(out, 15 * number + 10, partial(is_alive, driver))
+        held = held_environment(tmp_path / f"held-{number}", 5 * number + 5, tmp_path / "never")
+        driver = start(specs / "long.yaml", out, "--address", nodes.address, held=held)
+        assert wait_for_shards(out, 5 * number + 5, partial(is_alive, driver)), driver.communicate()[1]
         driver.kill()
         driver.communicate()
         left = tree(out)
@@ -395,7 +422,8 @@ def test_ctrl_c_and_sigterm_stop_a_build_and_its_ray_and_the_local_engine_goes_o
 ) -> None:
     out = tmp_path / "zoo"
     for round_, number in enumerate((signal.SIGTERM, signal.SIGINT), 1):
-        driver = start(specs / "long.yaml", out, "--workers", "1")
+        held = held_environment(tmp_path / f"held-{round_}", 10 * round_, tmp_path / "never")
+        driver = start(specs / "long.yaml", out, "--workers", "1", held=held)
         assert wait_for_shards(out, 10 * round_, partial(is_alive, driver)), driver.communicate()[1]
         family = psutil.Process(driver.pid).children(recursive=True)
         raylets = [process for process in family if "raylet" in process.name()]
