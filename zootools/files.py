@@ -84,6 +84,15 @@ def open_inside(root: Path, name: str) -> BufferedReader:
     return open(descriptor, "rb")  # noqa: PTH123
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file that a user names, following links; OSError for anything but a regular file (a FIFO would hang)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return open(descriptor, "rb")  # noqa: PTH123 (a descriptor, not a path)
+
+
 def remove_durably(path: Path) -> None:
     """Remove a file or link, if it is there."""
     with suppress(FileNotFoundError):

@@ -140,13 +140,11 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
-    from safetensors import SafetensorError
-
     from zootools.engines.worker import map_images
 
     try:
         return map_images(zoo.images, plan.schema.classes, "cpu").digest == plan.images_sha256
-    except (SafetensorError, OSError, RuntimeError, KeyError):
+    except DamagedZooError:
         return False
 
 
