@@ -93,6 +93,15 @@ def link_or_copy(file: BufferedReader, folder: Path, name: str) -> None:
         raise storage_error(folder / name, error) from error
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file that a user names, following links; OSError for anything but a regular file (a FIFO would hang)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return open(descriptor, "rb")  # noqa: PTH123 (a descriptor, not a path)
+
+
 def check_output(path: Path, example: str) -> None:
     """Raise, before any work is done, what `write_output` would raise; ``example`` is a name for a file in a folder."""
     try:

@@ -1,4 +1,4 @@
-"""What is known of images before any is loaded: where their files lie, and what shape they will have.
+"""What is known of images before any is loaded: where their files lie, what shape they have, whether they fit.
 
 Apart from `zootools.images` because a specification is checked without importing torch.
 """
@@ -6,42 +6,77 @@ Apart from `zootools.images` because a specification is checked without importin
 import os
 from pathlib import Path
 
-from zootools.errors import SpecError
+from zootools.errors import SpecError, StorageError
+from zootools.image_sets import IMAGE_SETS, PARTS, count_part, missing_files, present
+from zootools.picture_folders import class_folders, list_pictures
 from zootools.spec import FolderImages, Images, TetrisImages
-
-INPUT_SHAPES: dict[str, tuple[int, int, int]] = {
-    "tetris": (1, 4, 4),
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "fashion_mnist": (1, 28, 28),
-    "kmnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-    "svhn": (3, 32, 32),
-    "usps": (1, 16, 16),
-    "stl10": (3, 96, 96),
-}
 
 
 def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, int, int], int]:
     """Return ``(channels, height, width)`` and the number of classes, without loading any image.
 
-    Raises SpecError where the specification does not decide them.
+    Raises SpecError where the specification does not decide them, StorageError where a folder has no classes.
     """
     if isinstance(images, FolderImages):
         if images.size is None:
             raise SpecError("images.size is missing: pictures in a folder must be brought to one size")
-        root = data_folder(data) / images.folder / "train"
-        classes = sum(entry.is_dir() for entry in root.iterdir()) if root.is_dir() else 0
-        if classes == 0:
-            raise SpecError(f"images.folder: expected one folder per class in {root}, found none")
-        return (1 if images.greyscale else 3, images.size, images.size), classes
-    channels, height, width = INPUT_SHAPES[images.name]
+        channels, height, width = 3, images.size, images.size
+        classes = len(class_folders(data_folder(data) / images.folder / "train"))
+    else:
+        known = IMAGE_SETS[images.name]
+        (channels, height, width), classes = known.shape, known.classes
     if isinstance(images, TetrisImages):
-        return (channels, height, width), 4
+        return (channels, height, width), classes
+    if images.crop is not None and images.crop > min(height, width):
+        raise SpecError(f"images.crop: {images.crop} is larger than the images ({(height, width)})")
     side = images.size or images.crop
-    if images.greyscale:
-        channels = 1
-    return (channels, side or height, side or width), 10
+    return (1 if images.greyscale else channels, side or height, side or width), classes
+
+
+def check_images(images: Images, data: Path | None = None) -> None:
+    """Compare the images that a specification asks for with the files at hand, as far as no pixel must be read.
+
+    Files that are missing are no fault, because `zootools.images.load_images` downloads them: then the published
+    number of images counts. The pictures of a folder are listed, and not opened.
+
+    Raises SpecError when more images are asked for than there are, StorageError when a file that is there is not what
+    its set promises.
+    """
+    image_shape(images, data)
+    if isinstance(images, TetrisImages):
+        return
+    root = data_folder(data)
+    if isinstance(images, FolderImages):
+        train, test = (len(pictures) for pictures in list_pictures(root / images.folder))
+    else:
+        train, test = (count_part(IMAGE_SETS[images.name], root, part) for part in PARTS)
+    check_counts(images, train, test)
+
+
+def check_counts(images: Images, train: int, test: int) -> None:
+    """Raise SpecError when a specification asks for more training or test images than there are."""
+    used = images.train + images.validation
+    for name, wanted, found in (("train + validation", used, train), ("test", images.test or 1, test)):
+        if wanted > found:
+            raise SpecError(f"images: {name} asks for {wanted:,} images, but {images.name} has {found:,}")
+
+
+def image_faults(data: Path | None = None) -> list[str]:
+    """Return what is wrong with the files of known image sets in the data folder; sets that are not there are fine."""
+    root, faults = data_folder(data), list[str]()
+    for known in IMAGE_SETS.values():
+        for part in PARTS:
+            if any(present(root / file) for file in known.files.get(part, ())):
+                try:
+                    count_part(known, root, part)
+                except StorageError as error:
+                    faults.append(str(error))
+    return faults
+
+
+def has_images(images: Images, data: Path | None = None) -> bool:
+    """Return whether all files are there: whether `zootools.images.load_images` would download nothing."""
+    return isinstance(images, FolderImages) or not missing_files(IMAGE_SETS[images.name], data_folder(data))
 
 
 def data_folder(data: Path | None = None) -> Path:

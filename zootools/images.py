@@ -1,10 +1,9 @@
 """Image data as tensors: loaded once, normalised once, indexed by the trainers. No loader processes."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zootools.errors import SpecError, StorageError
-from zootools.image_files import data_folder, image_shape
+from zootools.image_files import check_counts, data_folder, image_shape
+from zootools.image_files import has_images as has_images  # for those who look for it here
+from zootools.image_sets import IMAGE_SETS, PARTS, Arrays, ImageSet, missing_files, read_part, reason_of
+from zootools.picture_folders import list_pictures, read_picture
 from zootools.spec import DatasetImages, FolderImages, Images, TetrisImages
 from zootools.streams import stream
 
@@ -58,6 +60,29 @@ class ImageData:
                 digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
+    def fault(self, shape: tuple[int, ...]) -> str:
+        """Return what keeps trainers from using these images, or an empty string; ``shape`` is what one must be.
+
+        Trainers index memory by shapes and labels without another look, so every way to them ends in this check.
+        """
+        for name, subset in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            images, labels = subset.images, subset.labels
+            if images.dtype != torch.float32 or labels.dtype != torch.int64:
+                return f"{name}: images are {images.dtype} and labels {labels.dtype}, expected float32 and int64"
+            if tuple(images.shape[1:]) != shape or len(shape) != 3:
+                return f"{name}: images are {tuple(images.shape[1:])}, expected (channels, height, width) = {shape}"
+            if tuple(labels.shape) != (len(images),):
+                return f"{name}: there are {labels.numel():,} labels for {len(images):,} images"
+            if not len(images):
+                if name == "validation":
+                    continue
+                return f"{name}: there are no images"
+            if labels.min() < 0 or labels.max() >= self.classes:
+                return f"{name}: labels are {labels.min()} to {labels.max()}, expected 0 to {self.classes - 1}"
+            if not all(extreme.isfinite() for extreme in images.aminmax()):  # a NaN is its own minimum
+                return f"{name}: there are pixels that are not finite"
+        return ""
+
     def to(self, device: torch.device | str) -> "ImageData":
         """Return the images on a device."""
         return ImageData(self.train.to(device), self.validation.to(device), self.test.to(device), self.classes)
@@ -70,41 +95,34 @@ def load_images(images: Images, data: Path | None = None) -> ImageData:
     Files that are missing below `data_folder` are downloaded there.
 
     Raises SpecError when more images are asked for than there are, StorageError when files are missing
-    and cannot be downloaded, or cannot be read.
+    and cannot be downloaded, cannot be read, or hold something else than the name of the set promises.
     """
+    shape, classes = image_shape(images, data)
     if isinstance(images, TetrisImages):
-        return _tetris(images)
-    root = data_folder(data)
-    if images.name == "digits":
-        parts = _digits()
-    elif isinstance(images, FolderImages):
-        parts = _folder(images, root)
+        loaded = _tetris(images)
     else:
-        parts = _torchvision(images, root)
-    (train, train_labels), (test, test_labels) = parts
-    used, wanted_test = images.train + images.validation, images.test or len(test)
-    for name, wanted, found in (("train + validation", used, len(train)), ("test", wanted_test, len(test))):
-        if wanted > found:
-            raise SpecError(f"images: {name} asks for {wanted:,} images, but {images.name} has {found:,}")
-    pixels = [_prepare(part, images) for part in (train[:used], test[:wanted_test])]
-    return ImageData(
-        Subset(pixels[0][: images.train], train_labels[: images.train]),
-        Subset(pixels[0][images.train :], train_labels[images.train : used]),
-        Subset(pixels[1], test_labels[:wanted_test]),
-        classes=image_shape(images, data)[1],
-    )
+        root = data_folder(data)
+        parts = _folder(images, root) if isinstance(images, FolderImages) else _known(images, root)
+        (train, labels), (test, test_labels) = (
+            (_prepare(pixels, images), torch.from_numpy(numbers)) for pixels, numbers in parts
+        )
+        loaded = ImageData(
+            Subset(train[: images.train], labels[: images.train]),
+            Subset(train[images.train :], labels[images.train :]),
+            Subset(test, test_labels),
+            classes,
+        )
+    fault = loaded.fault(shape)
+    if fault:
+        raise SpecError(f"images: {images.name}: {fault}; look at images.mean and images.std")
+    return loaded
 
 
-Part = tuple[Tensor, Tensor]
-"""Raw pixels uint8 ``[n, channels, height, width]`` and labels int64 ``[n]``."""
-
-
-def _prepare(pixels: Tensor, images: DatasetImages | FolderImages) -> Tensor:
+def _prepare(raw: npt.NDArray[np.uint8], images: DatasetImages | FolderImages) -> Tensor:
     """Centre crop, resize (bilinear, antialiased), grey by the channel mean, scale to [0, 1], normalise."""
+    pixels = torch.from_numpy(np.require(raw, requirements=["C", "W"]))
     if images.crop is not None:
         top, left = ((side - images.crop) // 2 for side in pixels.shape[2:])
-        if top < 0 or left < 0:
-            raise SpecError(f"images.crop: {images.crop} is larger than the images ({tuple(pixels.shape[2:])})")
         pixels = pixels[:, :, top : top + images.crop, left : left + images.crop]
     prepared = []
     for chunk in pixels.split(4096):  # so that a large data set never exists twice as float32
@@ -150,108 +168,70 @@ def _tetris(images: TetrisImages) -> ImageData:
 # --- data sets that others keep -----------------------------------------------------------------------
 
 
-def _digits() -> tuple[Part, Part]:
-    """scikit-learn's 1797 scans of 8x8: 1297 to train with, 500 to test.
-
-    They come grouped by writer, so they are shuffled, always the same way.
-    """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = stream(0, "digits").permutation(len(digits.target))
-    pixels = torch.from_numpy((digits.images[order] * (255 / 16)).round().astype(np.uint8))[:, None]
-    labels = torch.from_numpy(digits.target[order].astype(np.int64))
-    return (pixels[:1297], labels[:1297]), (pixels[1297:], labels[1297:])
+def _known(images: DatasetImages, root: Path) -> list[Arrays]:
+    """Read as many images of a known set as are asked for: train with validation, and test."""
+    known = IMAGE_SETS[images.name]
+    missing = missing_files(known, root)
+    if missing:
+        _download(known, root, missing)
+    (train, labels), (test, test_labels) = (read_part(known, root, part) for part in PARTS)
+    check_counts(images, len(train), len(test))
+    used = images.train + images.validation
+    return [(train[:used], labels[:used]), (test[: images.test], test_labels[: images.test])]
 
 
-def has_images(images: Images, data: Path | None = None) -> bool:
-    """Return whether all images are at hand: whether `load_images` would download nothing."""
-    if not isinstance(images, DatasetImages) or images.name == "digits":
-        return True
-    read = _readers(data_folder(data))[images.name]
+def _download(known: ImageSet, root: Path, missing: list[str]) -> None:
+    """Fetch missing files. They appear when they are whole; files that are there already are left as they are."""
     try:
-        for train in (True, False):
-            read(train, False)
-    except _NOT_WHOLE:
-        return False
-    return True
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=root) as folder:
+            aside = Path(folder)
+            _fetch(known, root, aside, missing)
+            for name in missing:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (aside / name).rename(root / name)
+    except Exception as error:  # torchvision and urllib raise many kinds
+        names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise StorageError(
+            f"images: the files of {known.name} are not in {root} (missing: {names}), and could not be downloaded "
+            f"({reason_of(error)}); put them there in torchvision's layout, or name their folder with --data or "
+            "$ZOOTOOLS_DATA"
+        ) from error
 
 
-_NOT_WHOLE = (RuntimeError, OSError, EOFError, ValueError, AssertionError)
-"""What torchvision raises where files are missing or damaged."""
-
-
-def _readers(root: Path) -> dict[str, Callable[[bool, bool], Any]]:
-    """Return for each data set of torchvision what reads its training (or test) part, and may download it."""
+def _fetch(known: ImageSet, root: Path, aside: Path, missing: list[str]) -> None:
+    """Let torchvision download what is missing into the folder ``aside``, and unpack it there."""
     from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
 
-    return {
-        "mnist": lambda train, download: datasets.MNIST(root, train, download=download),
-        "fashion_mnist": lambda train, download: datasets.FashionMNIST(root, train, download=download),
-        "kmnist": lambda train, download: datasets.KMNIST(root, train, download=download),
-        "cifar10": lambda train, download: datasets.CIFAR10(root, train, download=download),
-        "usps": lambda train, download: datasets.USPS(root, train, download=download),
-        "svhn": lambda train, download: datasets.SVHN(root, "train" if train else "test", download=download),
-        "stl10": lambda train, download: datasets.STL10(root, "train" if train else "test", download=download),
-    }
-
-
-def _torchvision(images: DatasetImages, root: Path) -> tuple[Part, Part]:
-    read = _readers(root)[images.name]
-    return _raw(images.name, read, True, root), _raw(images.name, read, False, root)
-
-
-def _raw(name: str, read: Callable[[bool, bool], Any], train: bool, root: Path) -> Part:
-    """Read one part of a torchvision data set as uint8 ``[n, channels, height, width]``."""
-    try:
-        dataset = read(train, False)
-    except _NOT_WHOLE:  # not there, or not whole: fetch it
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            dataset = read(train, True)
-        except Exception as error:  # torchvision and urllib raise many kinds
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise StorageError(
-                f"images: the files of {name} are not in {root}, or not whole, and could not be downloaded ({reason}); "
-                "put them there in torchvision's layout, or name their folder with --data or $ZOOTOOLS_DATA"
-            ) from error
-    pixels: npt.NDArray[np.uint8] = np.asarray(dataset.data)
-    labels = np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets)
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    elif pixels.shape[-1] == 3:
-        pixels = pixels.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(labels.astype(np.int64))
+    kind = getattr(datasets, known.torchvision)
+    if hasattr(kind, "resources"):
+        archives = {f"{known.torchvision}/raw/{name}": md5 for name, md5 in kind.resources}
+    else:
+        archives = {kind.filename: kind.tgz_md5} if hasattr(kind, "tgz_md5") else {}
+    for name, md5 in archives.items():
+        if check_integrity(root / name, md5):  # a whole archive, and only that, need not be downloaded
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).symlink_to((root / name).resolve())
+    for part in PARTS:
+        if set(missing) & set(known.files[part]):
+            kind(aside, part if known.name in ("svhn", "stl10") else part == "train", download=True)
 
 
-def _folder(images: FolderImages, root: Path) -> tuple[Part, Part]:
-    """Read ``<root>/<folder>/{train,test}/<class>/<picture>``; classes are numbered by their sorted names."""
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms.functional import pil_to_tensor, resize
+def _folder(images: FolderImages, root: Path) -> list[Arrays]:
+    """Read as many pictures of a folder as are asked for; classes are numbered by their sorted names."""
+    from PIL.Image import Resampling
 
-    folder, parts = root / images.folder, []
-    for name in ("train", "test"):
-        try:
-            dataset = ImageFolder(str(folder / name))
-        except (OSError, RuntimeError) as error:
-            raise StorageError(f"images: {folder / name} has no folder of pictures per class ({error})") from error
-        parts.append(dataset)
-    if parts[0].classes != parts[1].classes:
-        raise SpecError(f"images: train has the classes {parts[0].classes}, test has {parts[1].classes}")
-    size = [images.size or 0] * 2
-    result = []
-    for dataset in parts:
+    listed = list_pictures(root / images.folder)
+    check_counts(images, *map(len, listed))
+    side = images.size or 0
+    parts: list[Arrays] = []
+    for pictures, wanted in zip(listed, (images.train + images.validation, images.test), strict=True):
         # A training set in alphabetical order would give `images.train` one class only.
-        order = stream(0, "image_folder").permutation(len(dataset))
-        pixels = []
-        for i in order:
-            try:
-                picture = dataset[int(i)][0].convert("RGB")
-            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
-                raise StorageError(
-                    f"images: {dataset.samples[int(i)][0]}: cannot be read as a picture ({error})"
-                ) from error
-            pixels.append(pil_to_tensor(resize(picture, size)))
-        labels = torch.tensor([dataset.targets[int(i)] for i in order])
-        result.append((torch.stack(pixels), labels))
-    return result[0], result[1]
+        order = stream(0, "image_folder").permutation(len(pictures))[:wanted]
+        pixels = np.empty((len(order), 3, side, side), np.uint8)
+        for row, index in enumerate(order):
+            picture = read_picture(pictures[index][0]).resize((side, side), Resampling.BILINEAR)
+            pixels[row] = np.asarray(picture).transpose(2, 0, 1)
+        parts.append((pixels, np.array([pictures[index][1] for index in order], np.int64)))
+    return parts

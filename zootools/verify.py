@@ -148,14 +148,12 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
-    from safetensors import SafetensorError
-
     from zootools.engines.worker import map_images
 
     try:
         with path_inside(zoo.path, IMAGES) as path:
             return map_images(path, plan.schema.classes, "cpu").digest == plan.images_sha256
-    except (SafetensorError, OSError, RuntimeError, KeyError):
+    except (DamagedZooError, OSError):
         return False
 
 

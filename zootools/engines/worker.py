@@ -32,11 +32,20 @@ def save_images(images: ImageData, zoo: ZooFolder) -> None:
 
 
 def map_images(path: Path, classes: int, device: str) -> ImageData:
-    """Map the tensors that `save_images` wrote: workers on one machine share one copy in memory."""
-    from safetensors import safe_open
+    """Map the tensors that `save_images` wrote: workers on one machine share one copy in memory.
 
-    with safe_open(path, framework="pt", device=device) as file:
-        return images_of_tensors({name: file.get_tensor(name) for name in file.keys()}, classes)  # noqa: SIM118
+    Raises DamagedZooError when they cannot be read, or are not images that a network can be trained on.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not path.is_file():  # opening a FIFO would wait for its writer
+            raise DamagedZooError(f"{path.name}: there is no such file; the same build writes it again")
+        with safe_open(path, framework="pt", device=device) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return images_of_tensors(tensors, classes)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise DamagedZooError(f"{path.name}: cannot be read ({error}); the same build writes it again") from error
 
 
 def image_tensors(images: ImageData) -> dict[str, Tensor]:
@@ -48,9 +57,19 @@ def image_tensors(images: ImageData) -> dict[str, Tensor]:
 
 
 def images_of_tensors(tensors: Mapping[str, Tensor], classes: int) -> ImageData:
-    """Return the images that `image_tensors` took apart."""
+    """Return the images that `image_tensors` took apart.
+
+    Raises DamagedZooError when they are not (`ImageData.fault`): trainers index memory by their shapes and labels.
+    """
+    expected = {f"{part}.{kind}" for part in ("train", "validation", "test") for kind in ("images", "labels")}
+    if set(tensors) != expected:
+        raise DamagedZooError(f"the stored images: tensors {sorted(tensors)[:10]}, expected {sorted(expected)}")
     subsets = [Subset(tensors[f"{name}.images"], tensors[f"{name}.labels"]) for name in ("train", "validation", "test")]
-    return ImageData(subsets[0], subsets[1], subsets[2], classes)
+    images = ImageData(subsets[0], subsets[1], subsets[2], classes)
+    fault = images.fault(tuple(images.train.images.shape[1:]))
+    if fault:
+        raise DamagedZooError(f"the stored images: {fault}")
+    return images
 
 
 def train_stack(
