@@ -6,7 +6,7 @@ nothing but the flat weights and the schema, so it fits every zoo.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -15,13 +15,20 @@ import torch
 from torch import Tensor
 
 from zootools.architectures import Schema
+from zootools.errors import SpecError
 
 MAX_FIT = 10_000
 """Training checkpoints on which kernel PCA and UMAP are fitted at most: the kernel of 50,000 would take 20 GB."""
+LONGEST = 1e18
+"""UMAP computes squared distances in float32, which ends at 3.4e38."""
 PAPER_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 """Of the paper's released code, which takes them of the weights only."""
 UNTERTHINER_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of Unterthiner et al. (2020), who take them of weights and biases."""
+
+
+class UnfitError(SpecError):
+    """A baseline has no features of these weights; the text says why."""
 
 
 class Baseline(ABC):
@@ -35,11 +42,11 @@ class Baseline(ABC):
 
     @abstractmethod
     def fit(self, weights: Tensor, schema: Schema) -> None:
-        """Fit to training weights, float32 ``[rows, parameters]``."""
+        """Fit to training weights, float32 ``[rows, parameters]``. Raises UnfitError where that cannot be."""
 
     @abstractmethod
     def embed(self, weights: Tensor) -> Tensor:
-        """Return the features of weights ``[rows, parameters]``, ``[rows, features]``."""
+        """Return the features of weights ``[rows, parameters]``, ``[rows, features]``. Raises UnfitError as `fit`."""
 
 
 class RawWeights(Baseline):
@@ -114,8 +121,9 @@ class _Fitted(Baseline):
         rows = self._rows(weights)
         self.fitted_on, self._parameters = rows.shape
         # One less than the rows: that many directions have any variance.
-        self._model = self._make(max(1, min(self.components, len(rows) - 1, rows.shape[1])))
-        self._model.fit(rows.double().numpy())
+        with _as_unfit():
+            self._model = self._make(max(1, min(self.components, len(rows) - 1, rows.shape[1])))
+            self._model.fit(rows.double().numpy())
 
     def embed(self, weights: Tensor) -> Tensor:
         # In blocks, which bounds the memory: kernel PCA needs ten thousand numbers for each row.
@@ -127,7 +135,8 @@ class _Fitted(Baseline):
         return "covariance_eigh" if self.fitted_on >= self._parameters else "full"
 
     def _transform(self, weights: Tensor) -> Tensor:
-        return torch.from_numpy(self._model.transform(weights.double().numpy()))
+        with _as_unfit():
+            return torch.from_numpy(self._model.transform(weights.double().numpy()))
 
 
 class LinearPca(_Fitted):
@@ -198,6 +207,9 @@ class Umap(_Sampled):
         )
 
     def fit_rows(self, weights: Tensor) -> None:
+        longest = float(weights.double().norm(dim=1).max())
+        if longest > LONGEST:
+            raise UnfitError(f"rows of length up to {longest:.2g}, whose squared distances overflow its float32")
         with _threads_kept():
             super().fit_rows(weights)
 
@@ -214,6 +226,22 @@ class Umap(_Sampled):
 
 
 @contextmanager
+def _as_unfit() -> Iterator[None]:
+    """Turn what scikit-learn, umap and what they are made of raise about odd weights into UnfitError.
+
+    They name no classes of their errors, and no list of them would be complete; what is no fault of the weights (no
+    memory, an interruption) stays what it is.
+    """
+    try:
+        yield
+    except (MemoryError, UnfitError):
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UnfitError(f"it fails on these weights ({text:.200})") from error
+
+
+@contextmanager
 def _threads_kept() -> Iterator[None]:
     """Keep the number of threads of torch, which UMAP's compiler sets to that of all cores: it decides last bits."""
     threads = torch.get_num_threads()
@@ -226,10 +254,11 @@ def _threads_kept() -> Iterator[None]:
 def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:
     """Return features ``[rows, anything]`` as points in the plane, float64 ``[rows, 2]``, and what made them.
 
-    ``UMAP`` with the paper's settings where it is wanted and can be fitted, else ``PCA``. Some networks explode and
-    stay finite: rows more than ten times as long as the median would be all that either shows. UMAP sees them in
-    their direction, ten times as long as the median; PCA takes its directions from the others. Rows that are not
-    finite, as what an encoder may make of such a network, get NaN.
+    ``UMAP`` with the paper's settings where it is wanted and can be fitted, else ``PCA``, whose points are all at the
+    origin where the rows have no directions. Some networks explode and stay finite: rows more than ten times as long as
+    the median would be all that either shows. UMAP sees them in their direction, ten times as long as the median; PCA
+    takes its directions from the others. Rows that are not finite, as what an encoder may make of such a network, get
+    NaN.
     """
     finite = features.isfinite().all(dim=1)
     rows = features[finite].double()
@@ -238,14 +267,18 @@ def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:
         length = rows.norm(dim=1, keepdim=True)
         longest = 10 * length.median()
         ordinary = length <= longest
+        near = torch.where(ordinary, rows, rows * (longest / length))
+        ways: list[tuple[_Fitted, Tensor, Tensor]] = [(LinearPca(2), rows[ordinary[:, 0]], rows)]
         if umap and not Umap.missing(len(rows)):
-            method: _Fitted = Umap(2)
-            rows = torch.where(ordinary, rows, rows * (longest / length))
-            method.fit_rows(rows)
-        else:
-            method = LinearPca(2)
-            method.fit_rows(rows[ordinary[:, 0]])
-        placed, name = method.embed(rows).double(), method.name
+            ways.insert(0, (Umap(2), near, near))
+        placed = torch.zeros(len(rows), 1, dtype=torch.float64)
+        for method, fitted, shown in ways:
+            with suppress(UnfitError):
+                method.fit_rows(fitted)
+                found = method.embed(shown).double()
+                if found.isfinite().all():
+                    placed, name = found, method.name
+                    break
         points[finite] = torch.nn.functional.pad(placed, (0, 2 - placed.shape[1]))
     return points, name.removesuffix("-linear")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from representation.recipes import Recipe
-from representation.targets import Target, read_targets
+from representation.targets import Target, inexact, read_targets
 from zootools.architectures import Schema
 from zootools.errors import SpecError
 from zootools.tables import SPLITS
@@ -54,6 +54,9 @@ class Checkpoints:
         if diverged:
             found.notes.append(f"{name}: {diverged} models that diverged are left out")
         targets = read_targets(chosen.metadata)
+        for key in chosen.metadata.column_names:
+            if key in targets and inexact(chosen.metadata[key]):
+                found.notes.append(f"{name}: {key}: whole numbers beyond 2^53 are rounded to the nearest float64")
         for split in SPLITS:
             # The order of a split is that of its rows in the whole.
             rows = torch.tensor(pc.equal(chosen.metadata["split"], split).to_pylist())

@@ -306,6 +306,8 @@ class Encoder(
             raise DamagedZooError(f"{path}: not the weights that config.json describes ({error})") from error
         if strange := {str(tensor.dtype) for tensor in tensors.values()} - {"torch.float32"}:
             raise DamagedZooError(f"{path}: expected float32 weights, found {', '.join(sorted(strange))}")
+        if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise DamagedZooError(f"{path}: {len(bad)} tensors hold NaN or infinity, {bad[0]!r} among them")
         return encoder.eval()
 
 

@@ -5,6 +5,7 @@
 >>> print(results.render())
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,15 +18,17 @@ import torch
 from torch import Tensor
 
 from representation.augment import Augmenter
-from representation.baselines import Umap, baselines
+from representation.baselines import Umap, UnfitError, baselines
 from representation.checkpoints import Checkpoints, check_same_layers
 from representation.encoders import Encoder
+from representation.memory import check_memory, memory_named
 from representation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
 from representation.recipes import Augmentation, Recipe, load_recipe
 from representation.results import Results
 from representation.targets import Target
-from representation.train import train_encoder, training_data
-from zootools.errors import SpecError, did_you_mean
+from representation.train import Weights, check_folders, train_encoder, training_data
+from zootools.errors import SpecError, StorageError, did_you_mean
+from zootools.extras import optional
 from zootools.zoo import Zoo, open_zoo
 
 PROBES = ("paper", "standardised")
@@ -77,6 +80,8 @@ def represent(
         raise SpecError(f"engine: found {engine!r}{did_you_mean(engine, ENGINES)}")
     if track is not None and engine != "local":
         raise SpecError("track: the encoders of a cluster are not tracked; use the local engine")
+    if track is not None and not baselines_only:
+        optional("trackio", "track", "track")
     if search is not None and baselines_only:
         raise SpecError("search: baselines have no recipe to search for")
     if epochs is not None and not baselines_only:
@@ -102,13 +107,14 @@ def represent(
         best, how = search_recipes(home, recipe, Path(search), out, overrides=overrides, address=address, quiet=quiet)
         settings, overrides, out = best.recipe, [*overrides, *best.changes], out / f"trial-{best.number:05d}"
         notes.append(how)
+    folders = [out / f"seed-{seed}" for seed in range(seeds)]
+    _check_fitness(home_zoo, home, settings, out, folders, trains=not baselines_only, here=engine == "local")
     run = Scorer(home, others, targets, excluded)
 
     def say(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    folders = [out / f"seed-{seed}" for seed in range(seeds)]
     encoders: list[Encoder] = []
     if engine == "ray" and not baselines_only:
         from representation.distributed import train_encoders
@@ -120,7 +126,7 @@ def represent(
             return encoders[seed]
         return train_encoder(home_zoo, settings, folders[seed], seed, quiet=quiet, track=track)
 
-    for method in _methods(home, settings, seeds, None if baselines_only else train):
+    for method in _methods(home, settings, seeds, None if baselines_only else train, excluded):
         begun = time.monotonic()
         run.score(method)
         say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
@@ -128,6 +134,18 @@ def represent(
     results = Results.of(run.rows, home.name, label, home.counts, notes, excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
     return results
+
+
+def _check_fitness(
+    zoo: Zoo, home: Checkpoints, recipe: Recipe, out: Path, folders: Sequence[Path], trains: bool, here: bool
+) -> None:
+    """Refuse, before anything is computed, an encoder that does not fit into memory and folders that cannot be used."""
+    check_memory(home.schema, recipe, len(home.parts["train"]), training=trains and here)
+    above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise StorageError(f"{above}: {'is not writable' if above.is_dir() else 'is not a folder'}; use another --out")
+    if trains and any(folder.exists() for folder in folders):
+        check_folders(Weights.of(zoo, recipe, quiet=True), recipe, folders)
 
 
 def default_out(zoo: Zoo, recipe: str) -> Path:
@@ -171,15 +189,28 @@ class Method:
     """The R2 of the reconstruction of weights, where there is a decoder to make one."""
 
 
-def _methods(home: Checkpoints, recipe: Recipe, seeds: int, train: Callable[[int], Encoder] | None) -> Iterator[Method]:
-    """Yield every method, fitted; those that depend on no seed once, the others once per seed."""
+def _methods(
+    home: Checkpoints,
+    recipe: Recipe,
+    seeds: int,
+    train: Callable[[int], Encoder] | None,
+    excluded: dict[str, str],
+) -> Iterator[Method]:
+    """Yield every method, fitted; those that depend on no seed once, the others once per seed.
+
+    What cannot be fitted is added to ``excluded``, with the reason.
+    """
     weights = home.parts["train"].weights
     for seed in range(seeds):
         for baseline in baselines(recipe.encoder.latent, len(weights), seed):
             if seed == 0 or baseline.seeded:
-                baseline.fit(weights, home.schema)
-                yield Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
-        with torch.random.fork_rng(devices=[]):
+                try:
+                    baseline.fit(weights, home.schema)
+                except UnfitError as error:
+                    excluded[baseline.name] = str(error)
+                else:
+                    yield Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
+        with torch.random.fork_rng(devices=[]), memory_named(home.schema, recipe, len(weights), training=False):
             torch.manual_seed(seed)
             untrained = Encoder.build(home.schema, recipe.encoder)
         yield Method("untrained", untrained.embed, seed)
@@ -234,7 +265,11 @@ class Scorer:
             for split, part in zoo.parts.items()
             if len(part)
         ]
-        features = [method.embed(part.weights) for _, _, part in places]
+        try:
+            features = [method.embed(part.weights) for _, _, part in places]
+        except UnfitError as error:
+            self.excluded[method.name] = str(error)
+            return
         if not all(values.isfinite().all() for values in features):
             self.excluded[method.name] = "its features are not finite"
             return
@@ -250,7 +285,9 @@ class Scorer:
                     where = {"evaluated_on": zoo, "split": split, "probe": probe}
                     predicted = predict(values)
                     for index, name in enumerate(names):
-                        if name in part.targets:
+                        if not predicted[:, index].isfinite().all():
+                            self.excluded[f"{method.name}, {probe} probe of {name}"] = "its numbers overflow"
+                        elif name in part.targets:
                             scores = _scores(part.targets[name], predicted[:, index], rank=split == "test")
                             more = {"target": name, "alpha": alphas[index]}
                             self.rows += [about | where | more | score for score in scores]
@@ -290,7 +327,13 @@ class Scorer:
             softmax = fit_softmax_adam(*labelled[0], classes, seed=seed)
         else:
             softmax = fit_softmax_lbfgs(labelled[0], labelled[1], classes)
-        return softmax.alphas or [None] * len(names), lambda rows: softmax.classes(rows, len(names))
+        # Nothing is most likely where the layer's own numbers overflowed, as on features of 1e30.
+        failed = ~softmax.weights.unflatten(1, (len(names), -1)).isfinite().all(dim=2).all(dim=0)
+
+        def predict(rows: Tensor) -> Tensor:
+            return softmax.classes(rows, len(names)).double().masked_fill(failed, torch.nan)
+
+        return softmax.alphas or [None] * len(names), predict
 
 
 def _scores(target: Target, predicted: Tensor, rank: bool) -> Iterator[dict[str, Any]]:

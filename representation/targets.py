@@ -51,6 +51,14 @@ class Target:
         return Target(self.name, values, classes)
 
 
+def inexact(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds whole numbers that float64 does not have: beyond 2^53 it is too coarse."""
+    if not pa.types.is_integer(column.type):
+        return False
+    bounds = pc.min_max(column).as_py()
+    return max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) > 1 << 53
+
+
 def read_targets(table: pa.Table) -> dict[str, Target]:
     """Return every property of a metadata table by name.
 
@@ -69,7 +77,7 @@ def read_targets(table: pa.Table) -> dict[str, Target]:
         elif _is_number(column.type):
             targets[name] = Target(name, _numbers(column))
         elif any(is_it(column.type) for is_it in _LABELS):
-            encoded = pc.cast(column, pa.string()).combine_chunks().dictionary_encode()
+            encoded = pc.cast(column, pa.string()).dictionary_encode().combine_chunks()
             names = encoded.dictionary.to_pylist()
             order = {old: new for new, old in enumerate(sorted(range(len(names)), key=lambda i: names[i]))}
             indices = [float("nan") if i is None else order[i] for i in encoded.indices.to_pylist()]
@@ -85,7 +93,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _numbers(column: pa.ChunkedArray) -> Tensor:
-    values = pc.cast(column, pa.float64()).to_numpy()
+    values = pc.cast(column, pa.float64(), safe=False).to_numpy()  # of a whole number beyond 2^53 the nearest
     return torch.from_numpy(np.where(np.isfinite(values), values, np.nan))
 
 

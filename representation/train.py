@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,12 @@ from torch import Tensor
 
 from representation.checkpoints import takes
 from representation.encoders import Encoder
+from representation.memory import check_memory, memory_named
 from representation.recipes import Recipe
 from representation.trainer import Trainer, choose_precision
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
+from zootools.extras import optional
 from zootools.files import FolderLock, pretty_json, write_durably
 from zootools.population import canonical_json
 from zootools.progress import Progress
@@ -120,20 +122,44 @@ def train_epochs(
     track: str | None = None,
 ) -> Iterator[Epoch]:
     """Do what `train_encoder` does epoch by epoch: yield each one that is left when it is committed to the folder."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = choose_precision(recipe.training.precision, torch.device(device))
-    identity = weights.identity(recipe, seed) | {"device": device, "precision": precision}
+    device, precision, more = _computed_on(recipe, device)
+    identity = weights.identity(recipe, seed) | more
     folder = TrainingFolder(out)
     if folder.is_finished(identity) and not folder.work.exists():
         return
+    if not folder.is_finished(identity):
+        check_memory(weights.schema, recipe, len(weights.train), device=torch.device(device))
     # Dropout and initialisation draw from torch's global generators, which are left as they were.
     cuda = [torch.cuda.current_device()] if device == "cuda" else []
     with FolderLock(folder.lock), torch.random.fork_rng(cuda), _matmul_precision(precision):
         if not folder.is_finished(identity):
-            trainer = Trainer(weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device))
-            yield from _train(trainer, folder, identity, weights.zoo, quiet, track)
+            with memory_named(weights.schema, recipe, len(weights.train)):
+                trainer = Trainer(weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device))
+                yield from _train(trainer, folder, identity, weights.zoo, quiet, track)
         folder.remove_work()
+
+
+def check_folders(weights: Weights, recipe: Recipe, folders: Sequence[Path], device: str = "auto") -> None:
+    """Refuse folders for the seeds 0, 1, ... that a training cannot use, before anything is computed for them.
+
+    Raises SpecError where one holds another training, DamagedZooError where its records cannot be read, BusyError where
+    another process trains there. Nothing is written.
+    """
+    more = _computed_on(recipe, device)[2]
+    identity = weights.identity(recipe, 0) | more
+    for seed, path in enumerate(folders):
+        folder = TrainingFolder(path)
+        if not folder.is_finished(identity | {"seed": seed}) and folder.lock.exists():
+            with FolderLock(folder.lock):
+                folder.read(identity | {"seed": seed})
+
+
+def _computed_on(recipe: Recipe, device: str) -> tuple[str, str, dict[str, str]]:
+    """Return device and precision of a training, and how its identity says so."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = choose_precision(recipe.training.precision, torch.device(device))
+    return device, precision, {"device": device, "precision": precision}
 
 
 def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
@@ -277,10 +303,7 @@ def _tracking(project: str | None, identity: dict[str, Any]) -> Iterator[Callabl
     if project is None:
         yield lambda line: None
         return
-    try:
-        import trackio
-    except ImportError as error:
-        raise SpecError('track: needs trackio; pip install "zootools[track]"') from error
+    trackio = optional("trackio", "track", "track")
     trackio.init(project=project, config=_flat(identity))
     try:
         yield trackio.log

@@ -122,6 +122,9 @@ def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int]]:
                 if 11 in metadata and _value(metadata, 11, _I64) > 0:
                     first = min(first, _value(metadata, 11, _I64))
                 total += size
+                if not _value(metadata, 5, _I64):
+                    yield column, 0, 0  # without values no page is read, and the place of the first may be any
+                    continue
                 if first < len(_MAGIC) or size < 0 or first + size > start or total > start:
                     raise ValueError(f"column {column} lies outside of the file's pages, or on those of another")
                 yield column, first, first + size

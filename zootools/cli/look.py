@@ -1,7 +1,6 @@
 """Commands that show a zoo as pictures. Statistics and learned representations come from the sister package."""
 
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import click
 
 from zootools.cli.shared import JSON, SCHEMA, ZOO, interruptible, print_value
 from zootools.errors import SpecError
+from zootools.extras import optional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
       zootools plot zoos/digits_hyp -o pictures
       zootools plot zoos/digits_hyp --encoder representations/digits_hyp/default/seed-0
     """
-    require("matplotlib", "zootools plot")
+    optional("matplotlib", "zootools plot", "plots")
     from representation.baselines import flatten
     from zootools.plots import Portrait, write_pictures
     from zootools.zoo import open_zoo
@@ -86,9 +86,9 @@ def view(
       zootools view zoos/digits_hyp --encoder representations/digits_hyp/default/seed-0 -o page.html
       zootools view zoos/digits_hyp --add --no-open
     """
-    require("plotly", "zootools view")
+    optional("plotly", "zootools view", "plots")
     if umap:
-        require("umap", "zootools view --umap")
+        optional("umap", "zootools view --umap", "plots")
     if add and (out is not None or schema is not None):
         raise SpecError("--add puts the page into a zoo of zootools; it goes with neither --out nor --schema")
     from representation.baselines import flatten
@@ -117,14 +117,6 @@ def view(
     print_value(value, as_json, lambda value: click.echo(value["file"]))
     if opens and out.is_file():  # not a pipe or a device
         click.launch(out.absolute().as_uri())
-
-
-def require(package: str, what: str) -> None:
-    """Raise SpecError where a package of the extra ``plots`` is missing."""
-    try:
-        import_module(package)
-    except ImportError as error:
-        raise SpecError(f"{what} needs {package}: pip install 'zootools[plots]'") from error
 
 
 def default_folder(name: str) -> Path:

@@ -89,7 +89,7 @@ def has_version(hub: Path, name: ZooName, commit: str) -> bool:
 
 def commit_of(folder: Path) -> str | None:
     """Return the commit of a version's folder, None for a folder that somebody put there by hand."""
-    return folder.name if folder.parents[2].name == VERSIONS else None
+    return folder.name if any(above.name == VERSIONS for above in folder.parents[2:3]) else None
 
 
 def names(hub: Path) -> Iterator[ZooName]:

@@ -109,9 +109,9 @@ class Memory:
         self.left = min(MAX_BYTES, free, repeats)
         self.error: type[DamagedZooError | SpecError] = SpecError
         if self.left == repeats:
-            self.error, self.why = DamagedZooError, f"files of {stored} bytes may take"
+            self.error, self.why = DamagedZooError, f"is the most that files of {stored} bytes may take"
         else:
-            self.why = "are free" if self.left == free else "are allowed for a population of others"
+            self.why = "is free" if self.left == free else "is the most that a population of others may take"
         self.limit = self.left
 
     def take(self, path: Path, size: int) -> None:
@@ -119,7 +119,7 @@ class Memory:
         if size > self.left:
             there = "" if self.left == self.limit else f" ({gigabytes(self.limit - self.left)} are taken already)"
             raise self.error(
-                f"{path}: would take {gigabytes(size)} of memory, and {gigabytes(self.limit)} {self.why}{there}"
+                f"{path}: would take {gigabytes(size)} of memory; {gigabytes(self.limit)} {self.why}{there}"
             )
         self.left -= size
 
@@ -168,12 +168,12 @@ def read_part(path: Path, schema: Schema, memory: Memory) -> Part | None:
     DamagedZooError for one that is not as it claims.
     """
     with opened(path) as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            pages = column_pages(data)
         parquet = pq.ParquetFile(file)
         rows, fields = parquet.metadata.num_rows, parquet.schema_arrow
         if not rows:
             return None
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            pages = column_pages(data)
         if rows > MAX_ROWS:
             raise SpecError(f"{path}: {rows} rows, more than the {MAX_ROWS} that a file may have")
         leaves = _leaves(fields)

@@ -3,11 +3,17 @@
 >>> portrait = Portrait.of(open_zoo("zoos/digits_hyp", include_diverged=True))
 >>> portrait = portrait.with_plane("W", points, "UMAP")  # float [checkpoints, 2], made of portrait.zoo.weights()
 >>> files, skipped = write_pictures(portrait, Path("pictures"))
+
+The public names are imported on first use: the interactive page (`zootools.plots.page`) needs no matplotlib.
 """
 
-from zootools.plots.figures import accuracy, embedding, figure_4, figure_7, figure_8, gap, losses, mean_weight
-from zootools.plots.portrait import Plane, Portrait
-from zootools.plots.writing import pictures, write_pictures
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zootools.plots.figures import accuracy, embedding, figure_4, figure_7, figure_8, gap, losses, mean_weight
+    from zootools.plots.portrait import Plane, Portrait
+    from zootools.plots.writing import pictures, write_pictures
 
 __all__ = [
     "Plane",
@@ -23,3 +29,17 @@ __all__ = [
     "pictures",
     "write_pictures",
 ]
+
+_HOME = {"Plane": "portrait", "Portrait": "portrait", "pictures": "writing", "write_pictures": "writing"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name. Raises SpecError where it needs matplotlib, which is not installed."""
+    if name not in __all__:
+        raise AttributeError(f"module 'zootools.plots' has no attribute {name!r}")
+    home = _HOME.get(name, "figures")
+    if home != "portrait":
+        from zootools.extras import optional
+
+        optional("matplotlib", f"zootools.plots.{name}", "plots")
+    return getattr(import_module(f"zootools.plots.{home}"), name)

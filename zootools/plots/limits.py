@@ -32,8 +32,9 @@ def limits(values: Array, typical: Array | None = None) -> tuple[float, float]:
 def frame(values: Array, typical: Array | None = None) -> tuple[float, float]:
     """Return where the border of an axis is: the limits and a margin, in which only what lies beyond them is drawn."""
     low, high = limits(values, typical)
-    margin = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
-    return low - margin, high + margin
+    margin = (0.05 * high - 0.05 * low) or 0.05 * abs(low) or 1.0
+    most = float(np.finfo(np.float64).max)
+    return max(low - margin, -most), min(high + margin, most)
 
 
 def beyond(values: Array, border: tuple[float, float]) -> npt.NDArray[np.bool_]:

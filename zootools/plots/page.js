@@ -14,13 +14,14 @@ function unpack({ type, data }) {
 }
 
 const model = unpack(zoo.model), ROWS = model.length; // the model of every checkpoint; rows of a model follow each other
-const columns = zoo.columns.map((column) => ({ ...column, values: unpack(column.values) }));
+const columns = zoo.columns.map((column) => ({ ...column, values: unpack(column.values), codes: column.codes && unpack(column.codes) }));
 const planes = zoo.planes.map((plane) => ({ ...plane, x: unpack(plane.x), y: unpack(plane.y) }));
 const epochs = columns.find((column) => column.name === "epoch").values;
 const start = [];
 for (let row = 0; row < ROWS; row++) if (row === 0 || model[row] !== model[row - 1]) start[model[row]] = row;
 
 for (const column of columns) {
+  if (column.digits) continue; // of whole numbers that are rounded here the page brings texts, and their codes
   if (column.choices && !column.labels) {
     // Numbers with few different values are filtered one by one.
     const code = new Map(column.choices.map((value, index) => [value, index]));
@@ -42,7 +43,9 @@ const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").repl
 const grouped = (count) => count.toLocaleString("en");
 const rounded = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(5))) : "unknown");
 const brief = (value) => String(Number(value.toPrecision(3)));
-const shown = (column, row) => (column.labels ? column.labels[column.values[row]] : rounded(column.values[row]));
+const number = (column, value) => (column.whole && Number.isFinite(value) ? String(value) : rounded(value));
+const shown = (column, row) =>
+  column.labels ? column.labels[column.values[row]] : column.digits ? column.digits[column.codes[row]] ?? "unknown" : number(column, column.values[row]);
 const style = (code) =>
   code < KINDS
     ? { color: PALETTE[code % PALETTE.length], symbol: SYMBOLS[Math.floor(code / PALETTE.length)] }
@@ -79,7 +82,7 @@ function choiceFilter(column) {
       else hidden.get(column).add(code);
       draw();
     };
-    label.append(box, ` ${column.labels ? choice : rounded(choice)}`);
+    label.append(box, ` ${column.labels || column.digits ? choice : number(column, choice)}`);
     label.title = label.textContent;
     row.insertCell().append(label);
     return [0, 1].map(() => row.appendChild(node("td", "", "number")));

@@ -17,14 +17,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from zootools.errors import SpecError
+from zootools.extras import optional
 from zootools.plots.limits import beyond, frame, limits
-from zootools.plots.portrait import Plane, Portrait, is_number, is_text, labels, numbers
+from zootools.plots.portrait import Plane, Portrait, is_number, is_text, is_whole, labels, numbers
 from zootools.plots.style import NAMES, PALETTE, looks, readable, title_of
 
 MAX_POINTS = 50_000
 """Checkpoints in a page at most: WebGL draws them without stutter, and the file stays below 20 MB."""
+MAX_F4 = 1e38
+"""Places on the map beyond it need 64 bits."""
 MAX_CHOICES = 12
 """Different numbers up to which a filter offers them one by one."""
+MAX_WHOLE = 1 << 53
+"""Beyond it JavaScript, whose numbers are float64, has not every whole number."""
 MAX_LABELS = 50
 """Labels up to which a property can be filtered and coloured by."""
 MAX_TEXT = 100
@@ -38,8 +43,7 @@ def page(portrait: Portrait) -> bytes:
 
     Raises SpecError for a portrait without a plane.
     """
-    from plotly.offline import get_plotlyjs
-
+    get_plotlyjs = optional("plotly.offline", "the page of a zoo", "plots").get_plotlyjs
     if not portrait.planes:
         raise SpecError(f"{portrait.name}: has no checkpoint with finite weights to show")
     scripts = [get_plotlyjs(), (_HERE / "page.js").read_text("utf-8")]
@@ -84,7 +88,8 @@ def _content(portrait: Portrait) -> dict[str, Any]:
 def _plane(label: str, where: Plane) -> dict[str, Any]:
     borders = [frame(values) for values in where.points.T]
     outside = np.any([beyond(*of) for of in zip(where.points.T, borders, strict=True)], axis=0)
-    x, y = (_packed(np.clip(of[0], *of[1]), "f4") for of in zip(where.points.T, borders, strict=True))
+    clipped = [np.clip(of[0], *of[1]) for of in zip(where.points.T, borders, strict=True)]
+    x, y = (_packed(values, "f4" if np.nanmax(np.abs(values), initial=0) < MAX_F4 else "f8") for values in clipped)
     return {
         "label": label,
         "title": NAMES.get(label, label),
@@ -110,17 +115,7 @@ def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
             continue
         about = {"name": name, "title": title_of(name)}
         if is_number(table[name]):
-            values = numbers(table[name])
-            known = np.unique(values[np.isfinite(values)])
-            few = len(known) <= MAX_CHOICES and name != "epoch"
-            yield about | {
-                "values": _packed(values, _kind(known)),
-                "choices": known.astype(_kind(known)).tolist() if few else None,
-                "range": [float(known[0]), float(known[-1])] if len(known) else None,
-                "scale": limits(values),
-                "filter": len(known) > 1,
-                "colour": len(known) > 1,
-            }
+            yield about | _numbers(table[name], name)
         elif is_text(table[name]):
             texts = labels(table[name])
             order = list(looks(texts))
@@ -132,6 +127,34 @@ def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
                 "filter": few,
                 "colour": few and name != "split",
             }
+
+
+def _numbers(column: pa.ChunkedArray, name: str) -> dict[str, Any]:
+    """Return what the page needs of a column of numbers.
+
+    JavaScript rounds whole numbers beyond 2^53, such as large seeds; of these the page has the digits as texts too.
+    """
+    values = numbers(column)
+    known = np.unique(values[np.isfinite(values)])
+    few = len(known) <= MAX_CHOICES and name != "epoch"
+    found = {
+        "values": _packed(values, _kind(known)),
+        "choices": known.astype(_kind(known)).tolist() if few else None,
+        "range": [float(known[0]), float(known[-1])] if len(known) else None,
+        "scale": limits(values),
+        "whole": is_whole(column),
+        "filter": len(known) > 1,
+        "colour": len(known) > 1,
+    }
+    if is_whole(column) and len(known) and np.abs(known).max() > MAX_WHOLE:
+        encoded = column.dictionary_encode().combine_chunks()
+        digits = [str(value) for value in encoded.dictionary.to_pylist()]
+        few = 1 < len(digits) <= MAX_CHOICES and name != "epoch"
+        codes = encoded.indices.fill_null(len(digits)).to_numpy()
+        found |= {"digits": digits, "codes": _packed(codes, "u4"), "choices": digits if few else None}
+        # Between two ends that are rounded there is no telling what is inside.
+        found |= {"filter": few, "colour": len(digits) > 1}
+    return found
 
 
 def _kind(values: npt.NDArray[np.float64]) -> str:

@@ -150,7 +150,13 @@ def numbers(column: pa.ChunkedArray) -> Array:
     """Return a column as float64 ``[rows]``, with NaN for what is missing, and for anything but numbers."""
     if not is_number(column):
         return np.full(len(column), np.nan)
-    return np.asarray(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    # Of a whole number beyond 2^53 the nearest float64: enough for a place on an axis, not for its digits.
+    return np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def is_whole(column: pa.ChunkedArray) -> bool:
+    """Whether a column of metadata holds whole numbers."""
+    return bool(pa.types.is_integer(column.type))
 
 
 def labels(column: pa.ChunkedArray) -> list[str]:
@@ -162,6 +168,9 @@ def labels(column: pa.ChunkedArray) -> list[str]:
 
 
 def _varies(column: pa.ChunkedArray) -> bool:
+    if is_whole(column):
+        bounds = pc.min_max(column).as_py()
+        return bounds["min"] != bounds["max"]
     if is_number(column):
         values = numbers(column)
         values = values[np.isfinite(values)]

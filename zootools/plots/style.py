@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib as mpl
+from zootools.extras import optional
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Okabe and Ito's colours, without the yellow that white paper swallows."""
@@ -49,6 +49,7 @@ _SETTINGS: Any = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw with our settings, whatever the user's matplotlibrc says."""
+    mpl = optional("matplotlib", "a picture of a zoo", "plots")
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
