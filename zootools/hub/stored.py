@@ -61,7 +61,7 @@ def find(url: str) -> StoredPlace:
     data = objects.read("zoo.json") or b""
     url_key, key = (hashlib.sha256(value).hexdigest()[:16] for value in (objects.url.encode(), data))
     folder = cache_folder() / "stored" / url_key / key
-    write_durably(folder / "zoo.json", data)
+    write_durably(folder / "zoo.json", data, folder)
     manifest = read_manifest(folder)
     check_listing(objects.url, manifest["files"], listing)
     place = StoredPlace(folder, objects.url, None, manifest=manifest, listing=listing, objects=objects)
