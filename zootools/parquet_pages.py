@@ -10,6 +10,7 @@ not the one of the format, is refused: Thrift would take the last, or skip it.
 """
 
 from collections.abc import Iterator
+from mmap import mmap
 from typing import Any
 
 _MAGIC = b"PAR1"
@@ -17,8 +18,8 @@ _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DETAILS = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
 """Types of pages, and the field of a page header that holds the details of each."""
 
-_ENCODINGS = {0, 2, 3, 8}
-"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY; others can make much out of little."""
+_ENCODINGS = {0, 2, 3, 8, 9}
+"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY, BYTE_STREAM_SPLIT; others can make much out of little."""
 
 _BYTES_PER_VALUE = 64
 
@@ -39,7 +40,7 @@ def check_pages(data: bytes, values: int) -> None:
     """
     found: dict[int, int] = {}
     unpacked: dict[int, int] = {}
-    for column, position, end in _chunks(data):
+    for _, column, position, end in _chunks(data):
         while position < end:
             count, size, position = _page(data, position)
             found[column] = found.get(column, 0) + count
@@ -50,8 +51,24 @@ def check_pages(data: bytes, values: int) -> None:
             )
 
 
-def _chunks(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield each column's number, and where its pages begin and end, for every row group of a file."""
+def unpacked_sizes(data: bytes | mmap, group: int) -> list[tuple[int, int]]:
+    """Return how many values each column of one row group has, and how many bytes its pages unpack to.
+
+    ``data`` is the whole file. Raises ValueError where it is not what Parquet says.
+    """
+    sizes = []
+    for number, _, position, end in _chunks(data):
+        values = unpacked = 0
+        while number == group and position < end:
+            count, size, position = _page(data, position)
+            values, unpacked = values + count, unpacked + size
+        if number == group:
+            sizes.append((values, unpacked))
+    return sizes
+
+
+def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int, int]]:
+    """Yield number of row group and column, and where its pages begin and end, for every column chunk of a file."""
     start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     if data[-4:] != _MAGIC or start < len(_MAGIC):
         raise ValueError("there is no footer of a Parquet file at its end")
@@ -60,7 +77,7 @@ def _chunks(data: bytes) -> Iterator[tuple[int, int, int]]:
         if end != len(data) - 8:
             raise ValueError(f"the footer ends at byte {end}, and not before its length")
         total = 0
-        for group in _value(footer, 4, _LIST):
+        for number, group in enumerate(_value(footer, 4, _LIST)):
             for column, chunk in enumerate(_value(group, 1, _LIST)):
                 if set(chunk) - {2, 3, 4, 5, 6, 7}:
                     raise ValueError(f"column {column} is encrypted, or lies in another file")
@@ -71,12 +88,12 @@ def _chunks(data: bytes) -> Iterator[tuple[int, int, int]]:
                 total += size
                 if first < len(_MAGIC) or size < 0 or first + size > start or total > start:
                     raise ValueError(f"column {column} lies outside of the file's pages, or on those of another")
-                yield column, first, first + size
+                yield number, column, first, first + size
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError("the footer is not what Parquet says it is") from error
 
 
-def _page(data: bytes, position: int) -> tuple[int, int, int]:
+def _page(data: bytes | mmap, position: int) -> tuple[int, int, int]:
     """Return values and unpacked bytes of the page at a position, and where the next one begins."""
     try:
         header, position = _struct(data, position)
@@ -102,7 +119,7 @@ def _value(fields: _Fields, number: int, kind: int) -> Any:
     return value
 
 
-def _struct(data: bytes, position: int, depth: int = 0) -> tuple[_Fields, int]:
+def _struct(data: bytes | mmap, position: int, depth: int = 0) -> tuple[_Fields, int]:
     """Return the fields of a struct, and where it ends. Raises ValueError or IndexError."""
     fields: _Fields = {}
     number = 0
@@ -120,7 +137,7 @@ def _struct(data: bytes, position: int, depth: int = 0) -> tuple[_Fields, int]:
     return fields, position + 1
 
 
-def _item(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
+def _item(data: bytes | mmap, position: int, kind: int, depth: int) -> tuple[Any, int]:
     """Return a value and where it ends; numbers, lists and structs are read, all else is passed over."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"a struct is nested too deep at byte {position}")
@@ -148,7 +165,7 @@ def _item(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
     return items, position
 
 
-def _integer(data: bytes, position: int, bits: int) -> tuple[int, int]:
+def _integer(data: bytes | mmap, position: int, bits: int) -> tuple[int, int]:
     """Return a number of so many bits; a larger one, which others would cut off, is a ValueError."""
     coded, position = _varint(data, position)
     if coded >> bits:
@@ -156,7 +173,7 @@ def _integer(data: bytes, position: int, bits: int) -> tuple[int, int]:
     return (coded >> 1) ^ -(coded & 1), position
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes | mmap, position: int) -> tuple[int, int]:
     result = 0
     for shift in range(0, 70, 7):
         byte = data[position + shift // 7]
