@@ -205,7 +205,7 @@ CASES: list[tuple[str, Callable[[Path], None], str]] = [
     *[(name, pointer, "is a Git LFS pointer") for name in (SHARD, TABLE, DATA)],
     ("zoo.json", pointer, "not valid JSON"),
     *[(name, link, "is a link") for name in (SHARD, TABLE, DATA, "spec.yaml", "README.md")],
-    *[(name, folder, "is no plain file") for name in (SHARD, TABLE, DATA)],
+    *[(name, folder, "is a folder, not a plain file") for name in (SHARD, TABLE, DATA)],
 ]
 
 

@@ -21,12 +21,13 @@ from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError, StorageError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
 from zootools.image_files import image_shape
+from zootools.inside import entries_inside, read_inside
 from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
 from zootools.mirror import Output, open_output
 from zootools.population import ModelConfig, expand
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
-from zootools.store import Plan, StackRecord, ZooFolder
+from zootools.store import MANIFEST, Plan, StackRecord, ZooFolder
 
 if TYPE_CHECKING:
     from zootools.images import ImageData
@@ -38,6 +39,9 @@ FEW_FILES = 1000
 HUGE_STACK = 4096
 MANY_FILES = 9000
 """Beyond so many shards, which is nearly what a hub takes, stacks grow further: up to `HUGE_STACK` models."""
+
+MAX_BUILD_NOTE = 16 << 20
+"""Bytes of build.json, beyond which it is not added to but begun anew."""
 
 POPULATION = ("grid", "sample", "seeds", "models")
 """The sections that may change when a zoo grows."""
@@ -155,10 +159,11 @@ def build(
     models = expand(spec)
     if output.is_local:
         finished = _finished(output, ZooFolder(folder), spec, models)
-        if finished is not None and not ZooFolder(folder).work.exists():
+        if finished is not None and not ZooFolder(folder).has(".work"):
             return finished
     _check_space(folder, estimate(spec, data, models).bytes)
     with FolderLock(ZooFolder(folder).lock) as lock, output.session(ZooFolder(folder, lock.descriptor)) as zoo:
+        zoo.check_folders()
         sweep_temporaries(folder)
         # Another builder may have finished since we looked, or been killed while it cleared up.
         finished = _finished(output, zoo, spec, models)
@@ -230,7 +235,7 @@ def _engine(
     from zootools.engines.local import run_local
     from zootools.engines.worker import save_images
 
-    save_images(images, zoo.images)
+    save_images(images, zoo)
     workers = 1 if backend.device == "cuda" else workers or os.cpu_count() or 1
     classes, descriptor = images.classes, lock.descriptor
     return partial(run_local, zoo.path, plan, classes=classes, backend=backend, workers=workers, lock=descriptor)
@@ -245,7 +250,7 @@ def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[Mo
     if plan is not None:
         _check_growth(plan.spec, spec, models)
         return None
-    if not zoo.manifest.exists():
+    if not zoo.has(MANIFEST):
         return None
     manifest = read_manifest(zoo.path)
     _check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
@@ -257,7 +262,7 @@ def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[Mo
 def _recorded_spec(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> ZooSpec:
     """Return the specification of a finished zoo; where spec.yaml is gone, the one given may be proven to be it."""
     if (
-        not (zoo.path / "spec.yaml").exists()
+        not zoo.has("spec.yaml")
         and hashlib.sha256(spec_yaml(spec)).hexdigest() == manifest["files"]["spec.yaml"]["sha256"]
     ):
         return spec
@@ -268,7 +273,7 @@ def _check_folder(zoo: ZooFolder) -> None:
     """Refuse a folder that holds something which is no zoo."""
     if zoo.path.exists() and not zoo.path.is_dir():
         raise SpecError(f"{zoo.path}: is a file; expected a folder for the zoo (--out)")
-    if zoo.path.is_dir() and not zoo.manifest.exists() and not zoo.work.is_dir() and any(zoo.path.iterdir()):
+    if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
         raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
 
 
@@ -327,7 +332,7 @@ def _plan(
 ) -> Plan:
     """Return the plan to work on: the stored one, a new one, or a stored or finished zoo's with new stacks."""
     old = zoo.read_plan()
-    if old is None and zoo.manifest.exists():
+    if old is None and zoo.has(MANIFEST):
         manifest = read_manifest(zoo.path)
         old = reopen(zoo, manifest, _recorded_spec(zoo, manifest, spec))
         zoo.write_plan(old)
@@ -381,10 +386,9 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine:
     """Add this session to build.json: when, where and how long; the one file that may differ between equal zoos."""
     import platform
 
-    path = zoo.path / "build.json"
     try:
-        sessions = json.loads(path.read_bytes())["sessions"] if path.exists() else []
-    except (ValueError, KeyError):
+        sessions = json.loads(read_inside(zoo.path, "build.json", MAX_BUILD_NOTE))["sessions"]
+    except (OSError, ValueError, KeyError):
         sessions = []
     now = time.time()
     sessions.append(

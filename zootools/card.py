@@ -15,7 +15,6 @@ from zootools.tables import SPLITS, huggingface_features, metadata_schema, weigh
 _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 
-MAX_CARD = 1 << 20
 MAX_NAMES = 8
 """A description can name zoos, too; more than these are not tried."""
 
@@ -84,6 +83,12 @@ def accuracy_picture(summary: dict[str, list[float]], width: int = 60) -> str:
         lines.append(f"epoch {epoch:>5} |{''.join(cells)}|")
     axis = "0.0" + "0.5".center(width - 4) + "1.0"
     return "\n".join([*lines, f"{'':>11} {axis}", f"{'':>11} - all models   = the middle half   # median"])
+
+
+def card_location(card: bytes) -> str | None:
+    """Return the first ``location`` that a card may have been rendered with, None where it names none."""
+    match = _LOCATION.search(card)
+    return match[1].decode() if match else None
 
 
 def card_repositories(card: bytes) -> list[str]:

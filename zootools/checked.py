@@ -4,7 +4,6 @@ None of the formats in a zoo notices a flipped bit by itself, so this is where d
 in what it reads, by `verify` in everything.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from zootools.errors import DamagedZooError
-from zootools.files import open_inside, sha256_of
+from zootools.files import sha256_of
+from zootools.inside import NotPlainError, open_inside
 
 _POINTER = b"version https://git-lfs"
 _THREADS = min(8, os.cpu_count() or 1)
@@ -120,6 +120,15 @@ class CheckedFiles:
         return DamagedZooError(f"{self.folder}: {name}: {fault}; `zootools verify` names all that is wrong")
 
 
+def file_fault(folder: Path, name: str, info: FileInfo) -> str | None:
+    """Return what is wrong with a file, in words, or None; every byte is read."""
+    try:
+        with open_inside(folder, name) as file:
+            return content_fault(file, info)
+    except OSError as error:
+        return unreadable(error)
+
+
 def file_info(folder: Path, name: str) -> FileInfo:
     """Return what a manifest says of a file that has just been written."""
     with open_inside(folder, name) as file:
@@ -148,6 +157,6 @@ def unreadable(error: OSError) -> str:
     """Say why a file could not be opened."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return "is a link, or lies behind one"
+    if isinstance(error, NotPlainError):
+        return error.what
     return f"cannot be read ({error.strerror})"

@@ -21,64 +21,133 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from zootools.errors import BusyError, StorageError
-from zootools.inside import open_folder
+from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError
+from zootools.inside import (
+    NotPlainError,
+    is_file_inside,
+    is_snapshot,
+    names_inside,
+    open_folder,
+    open_sole,
+    remove_inside,
+    stat_inside,
+)
 from zootools.inside import open_inside as open_inside  # for those who look for it here
 
 TEMPORARY = ".tmp-"
 
 
 @contextmanager
-def durable_file(path: Path, root: Path | None = None, fence: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
-    """Yield a new file; when the block ends well it is synced and becomes ``path``. The mode follows the umask.
+def durable_file(
+    path: Path, root: Path | None = None, fence: Callable[[], None] | None = None, mode: int | None = None
+) -> Iterator[BinaryIO]:
+    """Yield a new file; when the block ends well it is synced and becomes ``path``.
 
     Args:
         path: what the file will be called.
         root: links are refused below this folder; by default the folder of ``path``, which may itself be one.
         fence: called just before the file becomes visible, and raises if the right to write is lost.
+        mode: its permissions; by default what the umask leaves.
 
     Raises StorageError, with nothing left behind and ``path`` as it was, when the disk refuses.
     """
-    with _replacing(path, root or path.parent, fence) as (folder, name):
+    with _replacing(path, root or path.parent, fence, mode) as (folder, name):
         descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor, not a path)
             yield file
 
 
 @contextmanager
-def durable_path(path: Path) -> Iterator[Path]:
+def durable_path(path: Path, root: Path | None = None) -> Iterator[Path]:
     """Like `durable_file`, for writers that take a path only: yield the path of the temporary file."""
-    with _replacing(path, path.parent, None) as (_, name):
-        yield path.parent / name
+    with _replacing(path, root or path.parent, None, None) as (folder, name):
+        yield Path(f"/dev/fd/{folder}") / name
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, root: Path | None = None) -> None:
     """Write a whole file, atomically and durably (see `durable_file`)."""
-    with durable_file(path) as file:
+    with durable_file(path, root) as file:
         file.write(data)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Let a file appear under a second name, which takes no further space where that can be; an old one stays."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def link_or_copy(file: BufferedReader, folder: Path, name: str) -> None:
+    """Let an open file appear as ``folder/name`` too, which takes no further space where that can be.
+
+    A plain file that is there already stays. Raises StorageError, also for a link below ``folder``.
+    """
+    *parts, last = name.split("/")
     try:
-        os.link(source, target, follow_symlinks=False)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links, or another one
-        with durable_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-
-
-def remove_durably(path: Path) -> None:
-    """Remove a file or link, if it is there."""
-    with suppress(FileNotFoundError):
-        path.unlink()
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        there = open_folder(folder, parts, create=True)
         try:
-            os.fsync(descriptor)
+            # The file that was opened, whatever has its name by now.
+            os.link(f"/proc/self/fd/{file.fileno()}", last, dst_dir_fd=there, follow_symlinks=True)
+            os.fsync(there)
+        except OSError:  # it is there, or this is a file system without hard links, or another one
+            if not is_file_inside(folder, name):
+                file.seek(0)
+                with durable_file(folder / name, folder) as copy:
+                    shutil.copyfileobj(file, copy)
         finally:
-            os.close(descriptor)
+            os.close(there)
+    except OSError as error:
+        raise storage_error(folder / name, error) from error
+
+
+def check_output(path: Path, example: str) -> None:
+    """Raise, before any work is done, what `write_output` would raise; ``example`` is a name for a file in a folder."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(path, error) from error
+    if stat.S_ISDIR(state.st_mode):
+        raise SpecError(f"{path}: is a folder; expected a file, such as {path / example}")
+    if stat.S_ISBLK(state.st_mode):
+        raise SpecError(f"{path}: is a disk; expected a file")
+    # The superuser may write to read-only files, but hardly ever means to.
+    if not stat.S_IMODE(state.st_mode) & 0o222 or not os.access(path, os.W_OK):
+        raise StorageError(f"{path}: is read-only; choose another file, or make it writable (chmod u+w)")
+
+
+def write_output(path: Path, data: bytes, example: str) -> None:
+    """Write to a path that a user has named, as what is there.
+
+    A file appears whole, with the permissions of the one that was there; of a link, what it leads to is replaced. A
+    device or a pipe is written into. Raises SpecError for a folder (``example`` is a name that would do in it),
+    StorageError for a read-only file, a pipe that nobody reads, and whatever the system refuses.
+    """
+    check_output(path, example)
+    try:
+        state = path.stat() if path.exists() else None
+        stream = _open_stream(path, state) if state is not None else None
+        if stream is None:
+            mode = None if state is None else stat.S_IMODE(state.st_mode)
+            with durable_file(Path(os.path.realpath(path)), mode=mode) as file:
+                file.write(data)
+        else:
+            with open(stream, "wb") as file:  # noqa: PTH123 (a descriptor, not a path)
+                file.write(data)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _open_stream(path: Path, state: os.stat_result) -> int | None:
+    """Open what cannot be replaced by a whole file: a device, a pipe, our own output; None for a plain file."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), state):
+                return os.dup(descriptor)
+    if stat.S_ISREG(state.st_mode):
+        return None
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise StorageError(f"{path}: is a pipe that nobody reads; start its reader first") from error
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -90,8 +159,10 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 def sweep_temporaries(folder: Path) -> None:
     """Remove what dead writers left below a folder; only its builder, who holds the lock, may call this."""
-    for path in folder.rglob(f".*{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+    for name in names_inside(folder):
+        last = name.rpartition("/")[2]
+        if last.startswith(".") and TEMPORARY in last:
+            remove_inside(folder, name)
 
 
 def sha256_file(path: Path) -> str:
@@ -121,15 +192,22 @@ class FolderLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._root, self._name = path.parents[1], "/".join(path.parts[-2:])
         self.descriptor = -1
 
     def __enter__(self) -> Self:
+        if is_snapshot(self._root):
+            raise SpecError(
+                f"{self._root}: is a snapshot in the Hub's cache, which zootools reads but never changes; "
+                "`zootools pull` makes a copy to work on"
+            )
         while True:
             try:
-                os.close(open_folder(self.path.parent, (), create=True))
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+                descriptor = open_sole(self._root, self._name)
             except FileNotFoundError:
                 continue  # a builder that has just finished removed the folder in between
+            except NotPlainError as error:
+                raise DamagedZooError(f"{self.path}: {error.what}; remove it, zootools did not put it there") from error
             except OSError as error:
                 raise storage_error(self.path, error) from error
             try:
@@ -161,22 +239,23 @@ class FolderLock:
 
 
 def is_held(path: Path, descriptor: int) -> bool:
-    """Whether the lock file at ``path`` is still the one that ``descriptor`` has locked."""
+    """Whether the lock file at ``path`` (of a `FolderLock`) is still the one that ``descriptor`` has locked."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
-    except FileNotFoundError:
+        present = stat_inside(path.parents[1], "/".join(path.parts[-2:]))
+    except (FileNotFoundError, NotPlainError):
         return False
+    return os.path.samestat(os.fstat(descriptor), present)
 
 
 @contextmanager
-def _replacing(path: Path, root: Path, fence: Callable[[], None] | None) -> Iterator[tuple[int, str]]:
+def _replacing(path: Path, root: Path, fence: Callable[[], None] | None, mode: int | None) -> Iterator[tuple[int, str]]:
     """Yield folder (a descriptor) and name of an empty temporary file, which then takes the place of ``path``."""
     folder, name, made = -1, f".{path.name}{TEMPORARY}{secrets.token_hex(4)}", False
     try:
         folder = open_folder(root, path.parent.relative_to(root).parts, create=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor, made = os.open(name, flags, 0o666, dir_fd=folder), True
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode) if mode is None else mode
         os.close(descriptor)
         yield folder, name
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)

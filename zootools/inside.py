@@ -4,13 +4,14 @@ The folder itself (``root``) is named by the user and may be a link. Below it ev
 descriptor of the step before, so a link, planted at whatever moment, never leads out. Names are relative to ``root``,
 with ``/`` between their parts. Only plain files are read: a pipe would wait for ever, and a device is not data.
 
-Every function raises OSError where a link, or something that is not a folder, lies in the way (`LINK_ERRORS`), and
-FileNotFoundError where there is nothing, unless it says otherwise.
+Where a link, or something that is not a folder, lies in the way, every function raises `NotPlainError`, and where there
+is nothing FileNotFoundError, unless it says otherwise.
 """
 
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -18,20 +19,29 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
-"""What the system answers where a link, or no folder, was met on the way."""
-
 MAX_DEPTH = 32
 """Folders within folders that are listed; a zoo has two."""
 
 _KINDS = {
     stat.S_IFDIR: "is a folder",
+    stat.S_IFREG: "is a file",
     stat.S_IFIFO: "is a named pipe",
     stat.S_IFSOCK: "is a socket",
     stat.S_IFCHR: "is a device",
     stat.S_IFBLK: "is a device",
     stat.S_IFLNK: "is a link",
 }
+
+
+class NotPlainError(OSError):
+    """There is a link, a pipe, a device or the like where a plain file or a folder is expected.
+
+    ``what`` says so in words that follow a name.
+    """
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(errno.EINVAL, what, name)
+        self.what = what
 
 
 def open_inside(root: Path, name: str) -> BufferedReader:
@@ -54,13 +64,20 @@ def open_inside(root: Path, name: str) -> BufferedReader:
     return open(descriptor, "rb")  # noqa: PTH123 (a descriptor, not a path)
 
 
+@contextmanager
+def path_inside(root: Path, name: str) -> Iterator[Path]:
+    """Yield, for as long as the block lasts, a path to the plain file that is there now, for what takes paths only."""
+    with open_inside(root, name) as file:
+        yield Path(f"/dev/fd/{file.fileno()}")
+
+
 def read_inside(root: Path, name: str, limit: int) -> bytes:
-    """Return the bytes of a plain file; OSError (EFBIG), before memory is taken, where it has more than ``limit``."""
+    """Return the bytes of a plain file. Raises NotPlainError, before memory is taken, for more than ``limit`` bytes."""
     with open_inside(root, name) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(limit + 1) if size <= limit else b""
     if max(size, len(data)) > limit:
-        raise OSError(errno.EFBIG, f"has {max(size, len(data))} bytes, more than the {limit} that it may have", name)
+        raise NotPlainError(f"has {max(size, len(data))} bytes, more than the {limit} that it may have", name)
     return data
 
 
@@ -100,8 +117,8 @@ def entries_inside(root: Path, folder: str = "") -> list[str]:
 def names_inside(root: Path, folder: str = "") -> list[str]:
     """Return the names (relative to ``root``) of all that is not a folder, in a folder and those within it, sorted.
 
-    A link is a name like any other, also one to a folder: nothing behind it is listed. Raises OSError for folders
-    within folders beyond `MAX_DEPTH`.
+    A link is a name like any other, also one to a folder: nothing behind it is listed; and so is a folder that may not
+    be read. Raises OSError for folders within folders beyond `MAX_DEPTH`.
     """
     top = _parts(folder) if folder else ()
     found, left = list[str](), [top]
@@ -111,10 +128,12 @@ def names_inside(root: Path, folder: str = "") -> list[str]:
             raise OSError(errno.ENAMETOOLONG, f"has folders more than {MAX_DEPTH} deep", "/".join(parts))
         try:
             descriptor = open_folder(root, parts)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError) as error:
             if parts == top:
                 raise
-            continue  # removed since it was listed
+            if isinstance(error, PermissionError):
+                found.append("/".join(parts))
+            continue  # else it has been removed since it was listed
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
@@ -136,13 +155,74 @@ def remove_inside(root: Path, name: str) -> None:
 
 
 def remove_tree_inside(root: Path, name: str) -> None:
-    """Remove whatever is there, a folder with everything in it; of a link the link only. Nothing to remove is fine."""
+    """Remove whatever is there, a folder with all that is in it; of a link the link only. Nothing to remove is fine."""
     with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
         if stat.S_ISDIR(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
             shutil.rmtree(last, dir_fd=folder)
         else:
             os.unlink(last, dir_fd=folder)
         os.fsync(folder)
+
+
+def remove_folder_inside(root: Path, name: str) -> None:
+    """Remove an empty folder; OSError where it is not empty."""
+    with _folder_of(root, name) as (folder, last):
+        os.rmdir(last, dir_fd=folder)
+
+
+def make_folder_inside(root: Path, name: str) -> None:
+    """Make a folder, and those that it is in; one that is there already is fine."""
+    os.close(open_folder(root, _parts(name), create=True))
+
+
+def rename_inside(root: Path, old: str, new: str) -> None:
+    """Give a file or a folder another name, durably; the folder that the new name is in is made if need be."""
+    with _folder_of(root, old) as (source, last), _folder_of(root, new, create=True) as (target, name):
+        os.rename(last, name, src_dir_fd=source, dst_dir_fd=target)
+        os.fsync(target)
+
+
+def link_inside(root: Path, name: str) -> str:
+    """Return what a link says, which is not followed."""
+    with _folder_of(root, name) as (folder, last):
+        return os.readlink(last, dir_fd=folder)
+
+
+def point_inside(root: Path, name: str, target: str) -> None:
+    """Make a link, over what is there unless that is a folder; its folder is made if need be.
+
+    Who follows it meanwhile sees what it was or what it is.
+    """
+    with _folder_of(root, name, create=True) as (folder, last):
+        temporary = f".{last}.{secrets.token_hex(4)}"
+        os.symlink(target, temporary, dir_fd=folder)
+        try:
+            os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+        os.fsync(folder)
+
+
+def open_sole(root: Path, name: str) -> int:
+    """Return a descriptor, for reading and writing, of a plain file that has this one name; made if there is none.
+
+    Raises NotPlainError for one with other names (hard links), which would change with it.
+    """
+    with _folder_of(root, name, create=True) as (folder, last):
+        with suppress(FileNotFoundError):
+            _require_plain(os.stat(last, dir_fd=folder, follow_symlinks=False), name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(last, flags, 0o666, dir_fd=folder)
+    try:
+        state = os.fstat(descriptor)
+        _require_plain(state, name)
+        if state.st_nlink > 1:
+            raise NotPlainError(f"is a hard link: the same file has {state.st_nlink - 1} other names", name)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
@@ -175,15 +255,15 @@ def is_snapshot(root: Path) -> bool:
 def _parts(name: str) -> tuple[str, ...]:
     parts = tuple(name.split("/"))
     if {"", ".", ".."} & set(parts) or "\0" in name:
-        raise OSError(errno.EINVAL, "is not a name inside a folder", name)
+        raise NotPlainError("is not a name inside a folder", name)
     return parts
 
 
 @contextmanager
-def _folder_of(root: Path, name: str) -> Iterator[tuple[int, str]]:
+def _folder_of(root: Path, name: str, create: bool = False) -> Iterator[tuple[int, str]]:
     """Yield a descriptor of the folder that something is in, and its name there."""
     *parts, last = _parts(name)
-    folder = open_folder(root, parts)
+    folder = open_folder(root, parts, create)
     try:
         yield folder, last
     finally:
@@ -197,8 +277,11 @@ def _open_plain(name: str, folder: int) -> int:
 
 def _require_plain(state: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(state.st_mode):
-        code = errno.ELOOP if stat.S_ISLNK(state.st_mode) else errno.EINVAL
-        raise OSError(code, f"{_KINDS.get(stat.S_IFMT(state.st_mode), 'is special')}, not a plain file", name)
+        raise NotPlainError(f"{_kind(state)}, not a plain file", name)
+
+
+def _kind(state: os.stat_result) -> str:
+    return _KINDS.get(stat.S_IFMT(state.st_mode), "is not a file")
 
 
 def _blob_name(root: Path, name: str, target: str) -> str | None:
@@ -226,6 +309,13 @@ def _open_or_make(folder: int, name: str, create: bool) -> int:
     except FileNotFoundError:
         if not create:
             raise
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        with suppress(FileNotFoundError):  # gone since
+            kind = _kind(os.stat(name, dir_fd=folder, follow_symlinks=False))
+            raise NotPlainError(f"lies behind {name!r}, which {kind}, not a folder", name) from None
+        raise
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=folder)
     os.fsync(folder)

@@ -17,15 +17,16 @@ from pydantic import Field, ValidationError
 from zootools.architectures import Schema, build_schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.files import FolderLock, pretty_json, remove_durably
+from zootools.files import FolderLock, pretty_json
 from zootools.hub.names import check_file_names, check_sizes
 from zootools.image_files import image_shape
+from zootools.inside import is_file_inside
 from zootools.population import canonical_json
 from zootools.sealed import read_sealed, seal
 from zootools.sections import Section, parse_section
 from zootools.shards import read_info, shard_name
 from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, FolderImages, Name, ZooSpec
-from zootools.store import FORMAT, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
+from zootools.store import FORMAT, MANIFEST, PLAN, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
 from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.yaml_reader import parse_yaml
 
@@ -37,6 +38,8 @@ PAGE = "view.html"
 
 _PICTURES_AND_TEXT = re.compile(r".*\.(md|svg|png|html)")
 """What a manifest may name beside specification, shards and tables."""
+
+_TABLE = re.compile(r"(data|metadata)/[^/]*\.parquet")
 
 MAX_STACK = 4096
 
@@ -108,12 +111,12 @@ def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None
     )
     table = metadata_table(plan.spec, models, shards, stopped)
     files: dict[str, FileInfo] = {name: info for record in records for name, info in record.shards.items()}
+    old = [name for folder in ("data", "metadata") for name in zoo.names(folder) if _TABLE.fullmatch(name)]
     zoo.fence()
     # From here on the old tables of a zoo that has grown are being replaced, so its old manifest must go.
-    remove_durably(zoo.manifest)
-    for path in [*zoo.path.glob("data/*.parquet"), *zoo.path.glob("metadata/*.parquet")]:
-        path.unlink()
-    (zoo.path / PAGE).unlink(missing_ok=True)  # it shows the zoo as it was
+    zoo.remove(MANIFEST)
+    for name in [*old, PAGE]:  # the page shows the zoo as it was
+        zoo.remove(name)
     tables = write_parquet(zoo, CheckedFiles(zoo.path, files), plan.schema, table)
     files |= {"spec.yaml": zoo.write("spec.yaml", spec_yaml(plan.spec)), **tables}
     fingerprints = _Numbered()
@@ -175,7 +178,7 @@ def add_page(folder: Path, page: bytes) -> None:
         raise SpecError(f"{folder}: is a published version, which never changes; add the page before publishing")
     with FolderLock(ZooFolder(folder).lock) as lock:
         zoo = ZooFolder(folder, lock.descriptor)
-        if zoo.plan.exists():
+        if zoo.has(PLAN):
             raise SpecError(f"{folder}: is not finished; finish it with zootools build")
         manifest = read_manifest(folder)
         spec = stored_spec(folder, manifest)
@@ -420,7 +423,7 @@ def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:
     for number, stack in enumerate(manifest["stacks"]):
         prefix = f"checkpoints/stack-{number:05d}/"
         shards = {name: info for name, info in manifest["files"].items() if name.startswith(prefix)}
-        present = {name: info for name, info in shards.items() if (zoo.path / name).is_file()}
+        present = {name: info for name, info in shards.items() if is_file_inside(zoo.path, name)}
         fingerprints = manifest["fingerprints"]
         resumed = [{**entry, "fingerprint": fingerprints[entry["fingerprint"]]} for entry in stack.get("resumed", ())]
         record = StackRecord(

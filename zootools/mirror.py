@@ -13,29 +13,29 @@ behind by at most what is left of the one stack that each of them has in hand.
 import hashlib
 import logging
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zootools.checked import FileInfo
+from zootools.checked import FileInfo, file_fault
 from zootools.errors import BusyError, DamagedZooError, SpecError
-from zootools.files import remove_durably, sha256_file
+from zootools.files import write_durably
 from zootools.image_files import cache_folder
+from zootools.inside import entries_inside, is_file_inside, read_inside, remove_tree_inside
 from zootools.lease import NAME as LEASE
 from zootools.lease import Lease
 from zootools.manifest import UNHASHED, read_manifest
 from zootools.objects import ConflictError, Objects, Stored, folder_of
-from zootools.store import StackRecord, ZooFolder
+from zootools.sealed import MAX_BYTES
+from zootools.store import MANIFEST, PLAN, StackRecord, ZooFolder
 
 LOG = logging.getLogger(__name__)
 
 THREADS = 16
 HEAD = 1 << 16
 """Bytes in which the first line of a record nearly always ends."""
-PLAN = ".work/plan.json"
 RECORD = re.compile(r"\.work/stack-(\d{5,})\.record")
 
 
@@ -54,7 +54,7 @@ class Output:
 
     def holds(self, name: str) -> bool:
         """Whether a file of the finished zoo is there."""
-        return (self.folder / name).is_file()
+        return is_file_inside(self.folder, name)
 
     def fetch(self) -> None:
         """Bring everything to the working folder that building on needs."""
@@ -117,7 +117,7 @@ class Mirror(Output):
             with ThreadPoolExecutor(THREADS) as pool:
                 rest = self.objects.list().keys() - {LEASE}
                 list(pool.map(self.objects.remove, [name for name in rest if name.startswith(".work/")]))
-        shutil.rmtree(self.folder)
+        remove_tree_inside(self.folder.parent, self.folder.name)
 
     def holds(self, name: str) -> bool:
         """Whether an object of the finished zoo is there."""
@@ -127,10 +127,10 @@ class Mirror(Output):
 
     def _meet_finished(self) -> None:
         """The store holds a finished zoo, and nothing that a working folder may still hold is worth more."""
-        remove_durably(self._zoo.plan)
-        for path in [self._zoo.manifest, *self._zoo.work.glob("stack-*")]:
-            remove_durably(path)
-        self.objects.download("zoo.json", self._zoo.manifest)
+        records = [f".work/{entry}" for entry in entries_inside(self.folder, ".work") if entry.startswith("stack-")]
+        for name in (PLAN, MANIFEST, *records):
+            self._zoo.remove(name)
+        self.objects.download(MANIFEST, self.folder)
         files = read_manifest(self.folder)["files"]
         self._fetch({"spec.yaml": files["spec.yaml"]})
         self._fetched = files
@@ -142,43 +142,44 @@ class Mirror(Output):
         A record of the working folder stays if it has all that the store's has and is at least as far; it will be put.
         """
         theirs = ZooFolder(self._zoo.work / "store")
-        shutil.rmtree(theirs.path, ignore_errors=True)
-        self.objects.download(PLAN, theirs.plan)
+        remove_tree_inside(self.folder, ".work/store")
+        self.objects.download(PLAN, theirs.path)
         plan, mine = theirs.read_plan(), self._zoo.read_plan()
         assert plan is not None, "it has just been written"
         if mine is None or plan.stacks[: len(mine.stacks)] == mine.stacks:
-            self._zoo.write(PLAN, theirs.plan.read_bytes())
+            self._zoo.write(PLAN, read_inside(theirs.path, PLAN, MAX_BYTES))
         elif mine.stacks[: len(plan.stacks)] != plan.stacks:
             raise SpecError(
                 f"{self.objects.url}: the zoo there is another one than that in the working folder {self.folder}; "
                 "choose another place with --out, or remove that folder if nothing in it is wanted"
             )
-        self._digests[PLAN] = hashlib.sha256(theirs.plan.read_bytes()).digest()
+        self._digests[PLAN] = hashlib.sha256(read_inside(theirs.path, PLAN, MAX_BYTES)).digest()
         stacks = [int(match[1]) for match in map(RECORD.fullmatch, self._listing) if match]
         with ThreadPoolExecutor(THREADS) as pool:
             for shards, wanted in pool.map(lambda stack: self._meet_stack(theirs, stack), stacks):
                 self._shards |= shards
                 self._fetched |= wanted
-        shutil.rmtree(theirs.path)
+        remove_tree_inside(self.folder, ".work/store")
 
     def _meet_stack(self, theirs: ZooFolder, stack: int) -> tuple[dict[str, FileInfo], dict[str, FileInfo]]:
         """Compare the two records of a stack; return which shards are in the store, and which have to be fetched."""
         name, mine = self._zoo.record_name(stack), self._zoo.record_bytes(stack)
-        path = theirs.path / name
-        path.write_bytes(read_line(self.objects, name))
+        line = read_line(self.objects, name)
+        write_durably(theirs.path / name, line, theirs.path)
         record = theirs.read_record(stack)
         assert record is not None, "it has just been written"
         there: dict[str, FileInfo] = {s: info for s, info in record.shards.items() if self._is_there(s, info)}
         if mine is not None and _has_all(mine[0], record):
-            line = path.read_bytes().partition(b"\n")[0]
+            line = line.partition(b"\n")[0]
             if len(mine[1]) == self._listing[name].size and mine[1].startswith(line + b"\n"):
                 self._digests[name] = hashlib.sha256(mine[1]).digest()  # the line has the sha256 of the rest
             # Whoever was killed while fetching has left records without their shards.
-            return there, {s: info for s, info in record.shards.items() if not (self.folder / s).is_file()}
-        path.write_bytes(self.objects.read(name) or b"")
+            return there, {s: info for s, info in record.shards.items() if not is_file_inside(self.folder, s)}
+        data = self.objects.read(name) or b""
+        write_durably(theirs.path / name, data, theirs.path)
         theirs.state_bytes(stack)  # held against its sha256
-        self._zoo.write(name, path.read_bytes())
-        self._digests[name] = hashlib.sha256(path.read_bytes()).digest()
+        self._zoo.write(name, data)
+        self._digests[name] = hashlib.sha256(data).digest()
         return there, dict(record.shards)
 
     def _is_there(self, name: str, info: FileInfo) -> bool:
@@ -189,18 +190,17 @@ class Mirror(Output):
         self._fetch(self._fetched)
         for name in UNHASHED:
             if name != "zoo.json" and name in self._listing:
-                self.objects.download(name, self.folder / name)
+                self.objects.download(name, self.folder)
 
     def _fetch(self, files: dict[str, FileInfo]) -> None:
         def fetch(name: str) -> int:
-            path = self.folder / name
-            if path.is_file() and sha256_file(path) == files[name]["sha256"]:
+            if file_fault(self.folder, name, files[name]) is None:
                 return 0
             if name not in self._listing:
                 raise DamagedZooError(f"{self.objects.url}/{name}: is missing")
-            self.objects.download(name, path)
-            if sha256_file(path) != files[name]["sha256"]:
-                remove_durably(path)
+            self.objects.download(name, self.folder)
+            if file_fault(self.folder, name, files[name]) is not None:
+                self._zoo.remove(name)
                 raise DamagedZooError(f"{self.objects.url}/{name}: its bytes have changed (sha256)")
             return 1
 
@@ -217,7 +217,7 @@ class Mirror(Output):
         assert plan is not None, "the builder has just stored it"
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self.put_stack, range(len(plan.stacks))))
-        self._replace(PLAN, self._zoo.plan.read_bytes())
+        self._replace(PLAN, read_inside(self.folder, PLAN, MAX_BYTES))
 
     def put_stack(self, stack: int) -> None:
         """Put the shards that the record of a stack names, then the record, whatever it has come to meanwhile."""
@@ -244,14 +244,14 @@ class Mirror(Output):
                 self.objects.remove(name)
         self._put({name: info for name, info in files.items() if self._shards.get(name) != info})
         for name in ("build.json", "README.md"):
-            self.objects.upload(name, self.folder / name)
+            self.objects.upload(name, self.folder)
         self._lease.check()
-        self.objects.upload("zoo.json", self._zoo.manifest)
+        self.objects.upload(MANIFEST, self.folder)
         self.objects.remove(PLAN)
 
     def _put(self, files: dict[str, FileInfo]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: self.objects.upload(name, self.folder / name), files))
+            list(pool.map(lambda name: self.objects.upload(name, self.folder), files))
         self._shards |= files
 
     def _replace(self, name: str, data: bytes) -> None:

@@ -7,6 +7,7 @@ aws command): nothing here reads one, and none may stand in a URL.
 import errno
 import hashlib
 import logging
+import mimetypes
 import re
 import time
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zootools.errors import SpecError, StorageError, ZooError, ZooNotFoundError
+from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError, ZooNotFoundError
 from zootools.files import durable_path
+from zootools.inside import NotPlainError, path_inside
 
 LOG = logging.getLogger(__name__)
 
@@ -126,18 +128,28 @@ class Objects:
 
         return self._call(name, look)
 
-    def download(self, name: str, path: Path) -> None:
-        """Copy an object to a file, which appears when it is whole."""
+    def download(self, name: str, folder: Path) -> None:
+        """Copy an object to the file of its name in a folder, which appears when it is whole."""
 
         def get() -> None:
-            with durable_path(path) as temporary:
+            with durable_path(folder / name, folder) as temporary:
                 self._fresh().get_file(self._path(name), str(temporary))
 
         self._call(name, get)
 
-    def upload(self, name: str, path: Path) -> None:
-        """Put a file as an object, over what is there."""
-        self._call(name, lambda: self._files.put_file(str(path), self._path(name)))
+    def upload(self, name: str, folder: Path) -> None:
+        """Put the plain file of its name in a folder as an object, over what is there. Raises DamagedZooError."""
+        kind = mimetypes.guess_type(name)[0]
+        options = {"ContentType": kind} if kind and self._conditional else {}
+
+        def put() -> None:
+            try:
+                with path_inside(folder, name) as path:
+                    self._files.put_file(str(path), self._path(name), **options)
+            except NotPlainError as error:
+                raise DamagedZooError(f"{folder}: {name}: {error.what}") from error
+
+        self._call(name, put)
 
     def swap(self, name: str, data: bytes, old: str | None) -> str:
         """Put an object if it is still the one with the tag ``old``, or (None) still not there; return the new tag.

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from zootools.errors import DamagedZooError
-from zootools.files import open_inside, pretty_json
+from zootools.files import pretty_json
+from zootools.inside import NotPlainError, read_inside
 from zootools.population import canonical_json
 
 MAX_BYTES = 64 << 20
@@ -32,14 +33,13 @@ def read_sealed(folder: Path, name: str) -> dict[str, Any]:
     """
     path = folder / name
     try:
-        with open_inside(folder, name) as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_inside(folder, name, MAX_BYTES)
     except FileNotFoundError:
         raise
+    except NotPlainError as error:
+        raise DamagedZooError(f"{path}: {error.what}") from error
     except OSError as error:
         raise DamagedZooError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(data) > MAX_BYTES:
-        raise DamagedZooError(f"{path}: more than the {MAX_BYTES} bytes that it may have")
     value = open_seal(data, str(path))
     if data != pretty_json(value):
         raise DamagedZooError(f"{path}: its bytes are not those that its content makes")

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from zootools.architectures import Parameter, Schema
 from zootools.checked import CheckedFiles, unreadable
 from zootools.errors import DamagedZooError
-from zootools.files import open_inside
+from zootools.inside import open_inside
 from zootools.population import canonical_json
 from zootools.sections import Section
 

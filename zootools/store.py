@@ -10,7 +10,6 @@ whole epoch as safetensors, whose size and sha256 stand in the line. Whoever res
 """
 
 import hashlib
-import shutil
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,7 +22,17 @@ from pydantic import Field, ValidationError
 from zootools.architectures import Schema
 from zootools.checked import FileInfo, unreadable
 from zootools.errors import BusyError, DamagedZooError
-from zootools.files import durable_file, is_held, open_inside, pretty_json, remove_durably
+from zootools.files import durable_file, is_held, pretty_json, storage_error
+from zootools.inside import (
+    NotPlainError,
+    entries_inside,
+    exists_inside,
+    names_inside,
+    open_inside,
+    remove_folder_inside,
+    remove_inside,
+    remove_tree_inside,
+)
 from zootools.population import ModelConfig, canonical_json, expand
 from zootools.sealed import MAX_BYTES, open_seal, read_sealed, seal
 from zootools.sections import Section
@@ -31,6 +40,15 @@ from zootools.shards import shard_name
 from zootools.spec import ZooSpec, parse_spec
 
 FORMAT = 1
+
+PLAN = ".work/plan.json"
+"""The plan; while there is one the zoo is being built."""
+MANIFEST = "zoo.json"
+"""Written last, so its presence means that the zoo is whole."""
+IMAGES = ".work/images.safetensors"
+"""The image tensors that the workers map."""
+FOLDERS = (".work", "checkpoints", "data", "metadata")
+"""The folders that a builder writes into."""
 
 
 class FileEntry(Section):
@@ -146,8 +164,8 @@ class ZooFolder:
 
     @property
     def manifest(self) -> Path:
-        """zoo.json: written last, so its presence means that the zoo is whole."""
-        return self.path / "zoo.json"
+        """The path of `MANIFEST`, for messages and for those who write it."""
+        return self.path / MANIFEST
 
     @property
     def lock(self) -> Path:
@@ -156,13 +174,49 @@ class ZooFolder:
 
     @property
     def plan(self) -> Path:
-        """The plan; while there is one the zoo is being built."""
-        return self.work / "plan.json"
+        """The path of `PLAN`, for messages."""
+        return self.path / PLAN
 
-    @property
-    def images(self) -> Path:
-        """The image tensors that the workers map."""
-        return self.work / "images.safetensors"
+    # --- looking and removing, never through a link --------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything of a name. Raises DamagedZooError where a link, or no folder, lies in the way."""
+        try:
+            return exists_inside(self.path, name)
+        except NotADirectoryError:  # the zoo's folder itself is a file
+            return False
+        except NotPlainError as error:
+            raise self._damaged(name, error) from error
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files below a folder, none where there is no such folder. Raises DamagedZooError."""
+        try:
+            return names_inside(self.path, folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except NotPlainError as error:
+            raise self._damaged(folder, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or the link in its place, if it is there. Raises DamagedZooError, StorageError."""
+        try:
+            remove_inside(self.path, name)
+        except NotPlainError as error:
+            raise self._damaged(name, error) from error
+        except OSError as error:
+            raise storage_error(self.path / name, error) from error
+
+    def check_folders(self) -> None:
+        """Raise DamagedZooError, before anything is computed, for a folder of the zoo that is a link or no folder."""
+        for folder in FOLDERS:
+            with suppress(FileNotFoundError):
+                try:
+                    entries_inside(self.path, folder)
+                except NotPlainError as error:
+                    raise self._damaged(folder, error) from error
+
+    def _damaged(self, name: str, error: NotPlainError) -> DamagedZooError:
+        return DamagedZooError(f"{self.path}: {name}: {error.what}; remove it, a zoo of zootools has none")
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -190,7 +244,7 @@ class ZooFolder:
     def read_plan(self) -> Plan | None:
         """Return the plan of an unfinished build, or None. Raises DamagedZooError."""
         try:
-            value = read_sealed(self.path, ".work/plan.json")
+            value = read_sealed(self.path, PLAN)
         except FileNotFoundError:
             return None
         try:
@@ -210,7 +264,7 @@ class ZooFolder:
             "images_sha256": plan.images_sha256,
             "stacks": plan.stacks,
         }
-        self.write(".work/plan.json", pretty_json(seal(value)))
+        self.write(PLAN, pretty_json(seal(value)))
 
     # --- records -----------------------------------------------------------------------------------------
 
@@ -312,13 +366,13 @@ class ZooFolder:
 
     def remove_work(self) -> None:
         """Remove what only a resume needs: the plan first, without which the zoo is finished, the lock last."""
-        remove_durably(self.plan)
-        for path in self.work.iterdir():
-            if path != self.lock:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        self.lock.unlink(missing_ok=True)
+        self.remove(PLAN)
+        for entry in entries_inside(self.path, ".work"):
+            if entry != self.lock.name:
+                remove_tree_inside(self.path, f".work/{entry}")
+        self.remove(".work/lock")
         with suppress(OSError):  # another builder has come to see whether there is work left
-            self.work.rmdir()
+            remove_folder_inside(self.path, ".work")
 
 
 def epoch_of(name: str) -> int:

@@ -8,6 +8,7 @@ hashed: which files were found intact is noted in the user's cache, never in the
 import hashlib
 import json
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -24,10 +25,17 @@ import pyarrow.compute as pc
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo, unreadable
 from zootools.errors import DamagedZooError, StorageError, ZooNotFoundError
-from zootools.files import FolderLock, remove_durably, write_durably
+from zootools.files import FolderLock, write_durably
 from zootools.hub.locate import Place
 from zootools.image_files import cache_folder
-from zootools.inside import exists_inside, names_inside, read_inside
+from zootools.inside import (
+    NotPlainError,
+    entries_inside,
+    names_inside,
+    path_inside,
+    read_inside,
+    stat_inside,
+)
 from zootools.manifest import (
     UNHASHED,
     check_against_spec,
@@ -41,7 +49,7 @@ from zootools.manifest import (
 from zootools.population import ModelConfig, expand
 from zootools.shards import check_shard, stack_of
 from zootools.spec import ZooSpec
-from zootools.store import Plan, ZooFolder
+from zootools.store import IMAGES, MANIFEST, PLAN, Plan, ZooFolder
 from zootools.tables import (
     SPLITS,
     accuracy_summary,
@@ -56,6 +64,7 @@ from zootools.tables import (
     same_values,
     split_files,
 )
+from zootools.unhashed import LIMITS, read_unhashed
 
 UNLISTED = "is not in the manifest"
 
@@ -98,7 +107,7 @@ def faults(
     Raises ZooNotFoundError where there is no zoo.
     """
     zoo = ZooFolder(folder)
-    if exists_inside(folder, ".work/plan.json"):
+    if zoo.has(PLAN):
         yield from _unfinished_faults(zoo, tick)
     else:
         yield from _finished_faults(folder, tick, repository)
@@ -126,10 +135,10 @@ def is_looked_at(name: str) -> bool:
 
 def card_repository(folder: Path) -> str | None:
     """Return the repository that the card of an intact zoo names; None before the zoo is published."""
-    from zootools.card import MAX_CARD, card_repositories
+    from zootools.card import card_repositories
 
     try:
-        return next(iter(card_repositories(read_inside(folder, "README.md", MAX_CARD))), None)
+        return next(iter(card_repositories(read_inside(folder, "README.md", LIMITS["README.md"]))), None)
     except OSError:
         return None
 
@@ -150,6 +159,10 @@ def _finished_faults(folder: Path, tick: Callable[[int], None], repository: str 
         yield fault
     if "spec.yaml" not in damaged:
         yield from _content_faults(files, manifest, damaged, repository)
+    try:
+        read_unhashed(folder, "build.json")
+    except DamagedZooError as error:
+        yield Fault("build.json", _without(folder, "build.json", error))
     known = {*manifest["files"], *UNHASHED}
     try:
         strangers = [name for name in names_inside(folder) if name not in known and is_looked_at(name)]
@@ -279,10 +292,10 @@ def _table_faults(
 
 
 def _card_faults(folder: Path, manifest: dict[str, Any], spec: ZooSpec, repository: str | None) -> Iterator[Fault]:
-    from zootools.card import MAX_CARD, card_repositories, render_card
+    from zootools.card import card_repositories, render_card
 
     try:
-        card = read_inside(folder, "README.md", MAX_CARD)
+        card = read_inside(folder, "README.md", LIMITS["README.md"])
     except OSError as error:
         yield Fault("README.md", unreadable(error))
         return
@@ -323,8 +336,8 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
     for name, what in _in_threads(lambda name: _planned(files, plan, name), sorted(shards.keys() - damaged)):
         if what is not None:
             yield Fault(name, what)
-    if exists_inside(zoo.path, ".work/images.safetensors") and not _images_intact(zoo, plan):
-        yield Fault(zoo.images.relative_to(zoo.path).as_posix(), "does not hold the images of this zoo")
+    if zoo.has(IMAGES) and not _images_intact(zoo, plan):
+        yield Fault(IMAGES, "does not hold the images of this zoo")
     notes.forget()
 
 
@@ -354,7 +367,8 @@ def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
     from zootools.engines.worker import map_images
 
     try:
-        return map_images(zoo.images, plan.schema.classes, "cpu").digest == plan.images_sha256
+        with path_inside(zoo.path, IMAGES) as path:
+            return map_images(path, plan.schema.classes, "cpu").digest == plan.images_sha256
     except (SafetensorError, OSError, RuntimeError, KeyError):
         return False
 
@@ -462,13 +476,15 @@ def repair(folder: Path) -> list[Fault]:
     left where they are. Raises BusyError while a builder is at work, ZooNotFoundError where there is no zoo.
     """
     zoo = ZooFolder(folder)
-    if not zoo.plan.exists() and not zoo.manifest.exists():
+    if not zoo.has(PLAN) and not zoo.has(MANIFEST):
         raise ZooNotFoundError(f"{folder}: holds no zoo")
     with FolderLock(zoo.lock) as lock:
         zoo = ZooFolder(folder, lock.descriptor)
         found = list(faults(folder))
         damaged = {fault.name for fault in found if fault.what != UNLISTED}
-        if zoo.plan.exists():
+        for name in sorted(damaged):
+            _check_no_folder(folder, name)
+        if zoo.has(PLAN):
             _repair_unfinished(zoo, damaged)
         elif damaged:
             _repair_finished(zoo, damaged)
@@ -480,46 +496,57 @@ def repair(folder: Path) -> list[Fault]:
 def _repair_finished(zoo: ZooFolder, damaged: set[str]) -> None:
     """Leave a folder that a build completes: with a plan, or (without a specification to make one of) a manifest."""
     if "zoo.json" in damaged:
-        remove_durably(zoo.manifest)
+        zoo.remove(MANIFEST)
         return
     for name in damaged:
-        _drop(zoo.path, name)
+        _drop(zoo, name)
     if "spec.yaml" in damaged:
-        _drop(zoo.path, "README.md")  # which could not be held against it
+        _drop(zoo, "README.md")  # which could not be held against it
     else:
         manifest = read_manifest(zoo.path)
         zoo.write_plan(reopen(zoo, manifest, stored_spec(zoo.path, manifest)))
-        remove_durably(zoo.manifest)
+        zoo.remove(MANIFEST)
 
 
 def _repair_unfinished(zoo: ZooFolder, damaged: set[str]) -> None:
     if ".work/plan.json" in damaged:
-        for path in zoo.work.glob("stack-*"):
-            path.unlink()
-        remove_durably(zoo.plan)
+        for entry in entries_inside(zoo.path, ".work"):
+            if entry.startswith("stack-"):
+                zoo.remove(f".work/{entry}")
+        zoo.remove(PLAN)
         return
     for name in damaged:
         if name.startswith("checkpoints/"):
-            _drop(zoo.path, name)
-    zoo.images.unlink(missing_ok=True)  # every build writes it anew
+            _drop(zoo, name)
+    zoo.remove(IMAGES)  # every build writes it anew
     plan = zoo.read_plan()
     for stack in range(len(plan.stacks) if plan else 0):
         name = zoo.record_name(stack)
         try:
             record = zoo.read_record(stack)
         except DamagedZooError:
-            _drop(zoo.path, name)
+            _drop(zoo, name)
             continue
         if record is not None and damaged & {name, *record.shards}:
             record.shards = {shard: info for shard, info in record.shards.items() if shard not in damaged}
             zoo.restart_stack(stack, record)
 
 
-def _drop(folder: Path, name: str) -> None:
-    """Remove a file of a zoo, or the link that stands for it or for one of its folders."""
-    path = folder
-    for part in Path(name).parts:
-        path /= part
-        if path.is_symlink() or path.is_file():
-            remove_durably(path)
+def _drop(zoo: ZooFolder, name: str) -> None:
+    """Remove a file of a zoo, or a link, a pipe or the like in its place or in that of one of its folders."""
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        part = "/".join(parts[:end])
+        try:
+            is_folder = stat.S_ISDIR(stat_inside(zoo.path, part).st_mode)
+        except FileNotFoundError:
             return
+        if not is_folder:
+            return zoo.remove(part)
+
+
+def _check_no_folder(folder: Path, name: str) -> None:
+    """Raise DamagedZooError for a folder in the place of a file: what is in it is not ours to remove."""
+    with suppress(FileNotFoundError, NotPlainError):
+        if stat.S_ISDIR(stat_inside(folder, name).st_mode):
+            raise DamagedZooError(f"{folder}: {name}: is a folder, expected a file; move it away, then repair again")

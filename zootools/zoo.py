@@ -27,7 +27,7 @@ from zootools.manifest import (
 )
 from zootools.shards import gather_weights, read_info, shard_name
 from zootools.spec import ZooSpec
-from zootools.store import Plan, ZooFolder
+from zootools.store import PLAN, Plan, ZooFolder
 from zootools.tables import SPLITS, check_scores, metadata_table, read_metadata
 
 if TYPE_CHECKING:
@@ -184,10 +184,10 @@ def _open(store: ZooFolder, verify: bool) -> Zoo:
         try:
             zoo = _open_finished(store.path, verify) if plan is None else _open_unfinished(store, plan, verify)
         except (DamagedZooError, ZooNotFoundError):
-            if store.plan.exists() == (plan is not None):
+            if store.has(PLAN) == (plan is not None):
                 raise
         else:
-            if store.plan.exists() == (plan is not None):
+            if store.has(PLAN) == (plan is not None):
                 return zoo
 
 

@@ -92,13 +92,15 @@ def view(
     if add and (out is not None or schema is not None):
         raise SpecError("--add puts the page into a zoo of zootools; it goes with neither --out nor --schema")
     from representation.baselines import flatten
-    from zootools.files import write_durably
+    from zootools.files import check_output, write_output
     from zootools.manifest import PAGE, add_page
     from zootools.plots.page import MAX_POINTS, page
     from zootools.plots.portrait import Portrait
     from zootools.zoo import open_zoo
 
     interruptible()
+    if out is not None:
+        check_output(out, PAGE)
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
     portrait = Portrait.of(opened, MAX_POINTS, whole_models=True)
     for label, features in representations(portrait.zoo, encoder):
@@ -110,10 +112,10 @@ def view(
         out = opened.folder / PAGE
     else:
         out = out or default_folder(opened.name) / PAGE
-        write_durably(out, made)
-    value = {"file": str(out), "bytes": out.stat().st_size, "checkpoints": len(portrait.zoo)}
+        write_output(out, made, PAGE)
+    value = {"file": str(out), "bytes": len(made), "checkpoints": len(portrait.zoo)}
     print_value(value, as_json, lambda value: click.echo(value["file"]))
-    if opens:
+    if opens and out.is_file():  # not a pipe or a device
         click.launch(out.absolute().as_uri())
 
 

@@ -96,18 +96,21 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 @ZOO
 @click.option("--model", "model_id", required=True, help="The model's id.")
 @click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file.")
 @SCHEMA
 def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | None) -> None:
     """Write one checkpoint as a safetensors file, parameters by name."""
     from safetensors.torch import save
 
-    from zootools.files import write_durably
+    from zootools.files import check_output, write_output
     from zootools.zoo import open_zoo
 
+    example = f"{model_id}-epoch-{epoch}.safetensors"
+    check_output(output, example)
     state = open_zoo(zoo, schema=schema, include_diverged=True).state_dict(model_id, epoch)
-    write_durably(output, save(state, {"zootools": json.dumps({"epoch": epoch, "model_id": model_id})}))
-    click.echo(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters")
+    write_output(output, save(state, {"zootools": json.dumps({"epoch": epoch, "model_id": model_id})}), example)
+    # On stderr, because the file may be stdout itself (-o /dev/stdout).
+    click.echo(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters", err=True)
 
 
 @click.command()

@@ -165,7 +165,8 @@ def _main(
     import torch
 
     from zootools.engines.worker import map_images, train_stack
-    from zootools.store import ZooFolder
+    from zootools.inside import path_inside
+    from zootools.store import IMAGES, ZooFolder
 
     torch.set_num_threads(1)
     zoo, last = ZooFolder(folder, lock.descriptor), 0.0
@@ -176,7 +177,8 @@ def _main(
             last = time.monotonic()
             pipe.send(("progress", (stack, epochs)))
 
-    images = map_images(zoo.images, classes, backend.device)
+    with path_inside(folder, IMAGES) as path:
+        images = map_images(path, classes, backend.device)
     while True:
         try:
             stack, models = pipe.recv()

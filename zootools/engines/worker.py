@@ -8,12 +8,11 @@ from torch import Tensor
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
-from zootools.files import write_durably
 from zootools.images import ImageData, Subset
 from zootools.population import ModelConfig
 from zootools.shards import shard_bytes
 from zootools.spec import Training
-from zootools.store import Epoch, StackRecord, ZooFolder
+from zootools.store import IMAGES, Epoch, StackRecord, ZooFolder
 from zootools.training.backend import Backend
 from zootools.training.stack import StackRun
 
@@ -24,11 +23,12 @@ Report = Callable[[int, float], None]
 """Told the stack's epochs done, counted with the share of the one in progress."""
 
 
-def save_images(images: ImageData, path: Path) -> None:
+def save_images(images: ImageData, zoo: ZooFolder) -> None:
     """Write image tensors where workers map them; a scratch file that is written anew by every build."""
     from safetensors.torch import save
 
-    write_durably(path, save(image_tensors(images)))
+    with zoo.file(IMAGES) as file:
+        file.write(save(image_tensors(images)))
 
 
 def map_images(path: Path, classes: int, device: str) -> ImageData:

@@ -6,19 +6,31 @@ ever published stays: a link is replaced in one step, and who has a version open
 """
 
 import hashlib
-import os
-import shutil
-import tempfile
+import secrets
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 
-from zootools.errors import SpecError, ZooNotFoundError, did_you_mean
+from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
 from zootools.files import storage_error
 from zootools.hub.names import ZooName, parse_name
+from zootools.inside import (
+    NotPlainError,
+    entries_inside,
+    is_file_inside,
+    link_inside,
+    make_folder_inside,
+    point_inside,
+    remove_tree_inside,
+    rename_inside,
+    stat_inside,
+)
 from zootools.population import canonical_json
 
+STAGING = ".staging-"
+MANIFEST = "zoo.json"
 VERSIONS = ".versions"
 ABANDONED = 24 * 3600
 """Seconds after which the half-made version of a publisher is taken for abandoned."""
@@ -27,18 +39,52 @@ ABANDONED = 24 * 3600
 def find(hub: Path, name: ZooName) -> Path | None:
     """Return the folder of a version of a zoo, or None when the hub does not know the zoo.
 
-    Raises ZooNotFoundError when it knows the zoo but not the revision.
+    Raises ZooNotFoundError when it knows the zoo but not the revision, DamagedZooError for a link that leads anywhere
+    but to a version of this zoo.
     """
-    link = hub / name.org / name.name
-    if not link.is_dir():
-        return None
-    if name.revision in (None, "main"):
-        return link.resolve()
+    main = _followed(hub, name, f"{name.org}/{name.name}")
+    if main is None or name.revision in (None, "main"):
+        return main
     assert name.revision is not None
-    for candidate in (_tag(hub, name, name.revision), hub / VERSIONS / name.repo_id / name.revision):
-        if candidate.is_dir():
-            return candidate.resolve()
+    for candidate in (str(name), f"{VERSIONS}/{name.repo_id}/{name.revision}"):
+        found = _followed(hub, name, candidate) if "/" not in name.revision else None
+        if found is not None:
+            return found
     raise ZooNotFoundError(f"{hub}: {name.repo_id} has no revision {name.revision!r}" + _known(hub, name))
+
+
+def _followed(hub: Path, name: ZooName, shown: str) -> Path | None:
+    """Return the folder that a name in the hub stands for: itself, or the version that it is a link to."""
+    try:
+        state = stat_inside(hub, shown)
+        if stat.S_ISLNK(state.st_mode):
+            commit = version_of(hub, name, shown)
+            if commit is None:
+                raise DamagedZooError(
+                    f"{hub / shown}: is a link that `zootools publish` did not make, and is not followed; expected one "
+                    f"to {VERSIONS}/{name.repo_id}, or a folder"
+                )
+            shown = f"{VERSIONS}/{name.repo_id}/{commit}"
+            state = stat_inside(hub, shown)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except NotPlainError as error:
+        raise DamagedZooError(f"{hub / shown}: {error.what}") from error
+    return hub / shown if stat.S_ISDIR(state.st_mode) else None
+
+
+def version_of(hub: Path, name: ZooName, link: str) -> str | None:
+    """Return the commit of the version that a link in the hub leads to, None where it leads anywhere else."""
+    target = PurePosixPath(link_inside(hub, link))
+    expected = PurePosixPath("..", VERSIONS, name.repo_id)
+    return target.name if target.parent == expected and target.name != ".." else None
+
+
+def has_version(hub: Path, name: ZooName, commit: str) -> bool:
+    """Whether a hub has a version of a zoo."""
+    with suppress(FileNotFoundError, NotADirectoryError, NotPlainError):
+        return stat.S_ISDIR(stat_inside(hub, f"{VERSIONS}/{name.repo_id}/{commit}").st_mode)
+    return False
 
 
 def commit_of(folder: Path) -> str | None:
@@ -48,16 +94,33 @@ def commit_of(folder: Path) -> str | None:
 
 def names(hub: Path) -> Iterator[ZooName]:
     """Yield the zoos of a hub, in alphabetical order."""
-    for path in sorted(hub.glob("*/*/zoo.json")):
-        name = parse_name(f"{path.parts[-3]}/{path.parts[-2]}")
-        if name is not None and name.revision is None:
-            yield name
+    for org in _entries(hub, ""):
+        for entry in _entries(hub, org):
+            name = parse_name(f"{org}/{entry}")
+            if name is not None and name.revision is None:
+                with suppress(DamagedZooError):
+                    folder = find(hub, name)
+                    if folder is not None and is_file_inside(folder, MANIFEST):
+                        yield name
 
 
 def tags(hub: Path, name: ZooName) -> dict[str, str]:
     """Return the named revisions of a zoo and the commit that each stands for."""
-    links = sorted((hub / name.org).glob(f"{name.name}@*"))
-    return {link.name.partition("@")[2]: link.resolve().name for link in links if link.is_dir()}
+    found = {}
+    for entry in _entries(hub, name.org):
+        shown, _, tag = entry.partition("@")
+        if shown == name.name and tag:
+            with suppress(DamagedZooError):
+                folder = _followed(hub, name, f"{name.org}/{entry}")
+                if folder is not None:
+                    found[tag] = folder.name
+    return found
+
+
+def _entries(hub: Path, folder: str) -> list[str]:
+    with suppress(FileNotFoundError, NotADirectoryError, NotPlainError):
+        return entries_inside(hub, folder)
+    return []
 
 
 def commit_id(manifest_sha256: str, card_sha256: str) -> str:
@@ -72,69 +135,59 @@ def check_target(hub: Path, name: ZooName, tag: str | None, commit: str) -> None
     for revision in (name.revision, tag):
         if revision is not None and "/" in revision:
             raise SpecError(f"revision: {revision!r} has a slash, which a hub folder cannot store")
-    target = hub / name.org / name.name
-    if target.exists() and not target.is_symlink():
-        raise SpecError(f"{target}: was not put there by zootools publish; move it away first")
+    try:
+        folder = stat.S_ISDIR(stat_inside(hub, name.repo_id).st_mode)
+    except FileNotFoundError:
+        folder = False
+    except NotPlainError as error:
+        raise DamagedZooError(f"{hub / name.repo_id}: {error.what}") from error
+    if folder:
+        raise SpecError(f"{hub / name.repo_id}: was not put there by zootools publish; move it away first")
     stands_for = tags(hub, name).get(tag) if tag else None
     if stands_for not in (None, commit):
         raise SpecError(f"{hub}: the tag {tag} of {name.repo_id} stands for another version; tags do not move")
 
 
-def publish(hub: Path, name: ZooName, tag: str | None, commit: str, staged: Path) -> None:
-    """Make a staged folder the version ``commit`` of a zoo, and let name and tag point to it.
+def publish(hub: Path, name: ZooName, tag: str | None, commit: str, staged: str) -> None:
+    """Make a staged folder (`staging_folder`) the version ``commit`` of a zoo, and let name and tag point to it.
 
-    ``staged`` is moved; it must lie on the hub's file system (`staging_folder`). Raises StorageError.
+    Raises StorageError.
     """
-    version = hub / VERSIONS / name.repo_id / commit
+    version = f"{VERSIONS}/{name.repo_id}/{commit}"
     try:
-        version.parent.mkdir(parents=True, exist_ok=True)
         try:
-            staged.rename(version)
+            rename_inside(hub, staged, version)
         except OSError:
-            if not version.is_dir():  # else somebody has published the same bytes meanwhile
+            if not has_version(hub, name, commit):  # else somebody has published the same bytes meanwhile
                 raise
-        shown = hub / name.org
-        shown.mkdir(parents=True, exist_ok=True)
-        main = _tag(hub, name, name.revision) if name.revision not in (None, "main") else shown / name.name
-        _point(main, version)
-        if tag is not None:
-            _point(_tag(hub, name, tag), version)
+        main = name.repo_id if name.revision in (None, "main") else str(name)
+        for link in (main, f"{name.repo_id}@{tag}") if tag is not None else (main,):
+            point_inside(hub, link, f"../{version}")
     except OSError as error:
-        raise storage_error(version, error) from error
+        raise storage_error(hub / version, error) from error
 
 
 @contextmanager
-def staging_folder(hub: Path, name: ZooName) -> Iterator[Path]:
-    """Yield an empty folder to collect a version in; it is gone afterwards, unless `publish` has moved it."""
-    versions = hub / VERSIONS / name.repo_id
+def staging_folder(hub: Path, name: ZooName) -> Iterator[str]:
+    """Yield the name inside the hub of an empty folder to collect a version in.
+
+    It is gone afterwards, unless `publish` has moved it.
+    """
+    versions = f"{VERSIONS}/{name.repo_id}"
+    staged = f"{versions}/{STAGING}{secrets.token_hex(8)}"
     try:
-        versions.mkdir(parents=True, exist_ok=True)
-        for left in versions.glob(".staging-*"):  # by publishers that were killed
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
-        staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=versions))
-        # mkdtemp makes what its owner alone may read; a hub is for others too.
-        umask = os.umask(0)
-        os.umask(umask)
-        staged.chmod(0o777 & ~umask)
+        make_folder_inside(hub, staged)
+        for entry in entries_inside(hub, versions):  # by publishers that were killed
+            left = f"{versions}/{entry}"
+            if entry.startswith(STAGING) and time.time() - stat_inside(hub, left).st_mtime > ABANDONED:
+                remove_tree_inside(hub, left)
     except OSError as error:
-        raise storage_error(versions, error) from error
+        raise storage_error(hub / versions, error) from error
     try:
         yield staged
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _tag(hub: Path, name: ZooName, tag: str) -> Path:
-    return hub / name.org / f"{name.name}@{tag}"
-
-
-def _point(link: Path, version: Path) -> None:
-    """Let a link point to a version; who follows it meanwhile sees the old version or the new one."""
-    temporary = link.parent / f".{link.name}.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(version, link.parent))
-    temporary.replace(link)
+        with suppress(OSError):
+            remove_tree_inside(hub, staged)
 
 
 def _known(hub: Path, name: ZooName) -> str:

@@ -1,14 +1,18 @@
 """A zoo from a hub as a folder of one's own."""
 
-import shutil
+import hashlib
 from pathlib import Path
 
+from zootools.checked import FileInfo, file_fault, unreadable
 from zootools.errors import DamagedZooError, SpecError
-from zootools.files import durable_path, sha256_file
+from zootools.files import durable_file, write_durably
 from zootools.hub.locate import Place, locate
 from zootools.hub.names import require_name
+from zootools.inside import is_snapshot, names_inside, open_inside
 from zootools.manifest import UNHASHED, read_manifest
 from zootools.objects import is_url
+from zootools.store import MANIFEST
+from zootools.unhashed import read_unhashed
 
 
 def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Path | None = None) -> Place:
@@ -25,21 +29,36 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     files = manifest["files"]
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder}: is a file; expected a folder")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if is_snapshot(folder):
+        raise SpecError(f"{folder}: is a snapshot in the Hub's cache, which never changes; choose another folder")
+    # A link is a name like any other here: where a zoo has a file it is replaced, and nothing is written through it.
+    present = names_inside(folder) if folder.is_dir() else []
     strangers = {file for file in present if not Path(file).name.startswith(".")} - {*files, *UNHASHED}
-    if strangers or ((folder / "zoo.json").exists() and read_manifest(folder)["sha256"] != manifest["sha256"]):
+    if strangers or (MANIFEST in present and read_manifest(folder)["sha256"] != manifest["sha256"]):
         raise SpecError(f"{folder}: holds something else; choose another folder")
-    missing = [
-        file
-        for file, info in files.items()
-        if not (folder / file).is_file() or sha256_file(folder / file) != info["sha256"]
-    ]
+    missing = [file for file, info in files.items() if file_fault(folder, file, info) is not None]
     place.fetch([*missing, "README.md", "build.json"])
-    for file in [*missing, "build.json", "README.md", "zoo.json"]:
-        if file == "build.json" and not (place.folder / file).is_file():
-            continue
-        with durable_path(folder / file) as temporary:
-            shutil.copyfile(place.folder / file, temporary)
-            if file in files and sha256_file(temporary) != files[file]["sha256"]:
-                raise DamagedZooError(f"{place.folder / file}: its bytes have changed (sha256)")
+    for file in missing:
+        _copy(place.folder, folder, file, files[file])
+    for file in ("build.json", "README.md", MANIFEST):
+        data = read_unhashed(place.folder, file)
+        if data is None and file != "build.json":
+            raise DamagedZooError(f"{place.folder / file}: is missing")
+        if data is not None:
+            write_durably(folder / file, data, folder)
     return place
+
+
+def _copy(source: Path, target: Path, file: str, info: FileInfo) -> None:
+    """Copy one file, and compare what has been read with its sha256 before it appears under its name."""
+    digest = hashlib.sha256()
+    try:
+        opened = open_inside(source, file)
+    except OSError as error:
+        raise DamagedZooError(f"{source / file}: {unreadable(error)}") from error
+    with opened, durable_file(target / file, target) as copy:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+            copy.write(block)
+        if digest.hexdigest() != info["sha256"]:
+            raise DamagedZooError(f"{source / file}: its bytes have changed (sha256)")

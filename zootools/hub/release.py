@@ -4,15 +4,17 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 from zootools.card import render_card
+from zootools.checked import file_fault, unreadable
 from zootools.errors import DamagedZooError, SpecError, StorageError
-from zootools.files import durable_path, link_or_copy, sha256_file, write_durably
+from zootools.files import durable_file, link_or_copy
 from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate
 from zootools.hub.names import (
@@ -24,8 +26,10 @@ from zootools.hub.names import (
     hub_setting,
     require_name,
 )
+from zootools.inside import NotPlainError, open_inside
 from zootools.manifest import finish_zoo, is_partial, read_manifest, stored_spec
 from zootools.store import Plan, StackRecord, ZooFolder, epoch_of
+from zootools.unhashed import read_unhashed
 from zootools.verify import faults
 
 
@@ -36,10 +40,15 @@ class Release:
     name: ZooName
     folder: Path
     manifest: dict[str, Any]
-    card: bytes
-    """README.md as it is published; all else is taken from `folder` as it is."""
+    texts: dict[str, bytes]
+    """README.md (as it is published), zoo.json and build.json; all else is taken from `folder` as it is."""
     files: dict[str, dict[str, Any]]
     """Size and sha256 by name, README.md included."""
+
+    @property
+    def card(self) -> bytes:
+        """README.md as it is published."""
+        return self.texts["README.md"]
 
     @property
     def size(self) -> int:
@@ -91,8 +100,8 @@ def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
     with TemporaryDirectory(prefix=f".{zoo.name}-", dir=zoo.absolute().parent) as temporary:
         folder = Path(temporary)
         for file in [*(file for record in records for file in record.shards), "build.json"]:
-            if (zoo / file).is_file():
-                link_or_copy(zoo / file, folder / file)
+            with suppress(FileNotFoundError, NotPlainError), open_inside(zoo, file) as opened:
+                link_or_copy(opened, folder, file)
         finish_zoo(ZooFolder(folder), plan, records)
         yield folder
 
@@ -103,16 +112,17 @@ def _release(zoo: Path, name: ZooName) -> Release:
     found = [str(fault) for fault in faults(zoo) if fault.name != "README.md"]
     if found:
         raise DamagedZooError(f"{zoo}: not published, because it has {len(found)} faults\n  " + "\n  ".join(found))
-    card = render_card(manifest, stored_spec(zoo, manifest), name.repo_id).encode()
-    files = {**manifest["files"]}
+    texts = {"README.md": render_card(manifest, stored_spec(zoo, manifest), name.repo_id).encode()}
     for unhashed in ("zoo.json", "build.json"):
-        if (path := zoo / unhashed).is_file():
-            files[unhashed] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    files["README.md"] = {"size": len(card), "sha256": hashlib.sha256(card).hexdigest()}
+        if (data := read_unhashed(zoo, unhashed)) is not None:
+            texts[unhashed] = data
+    files = {**manifest["files"]}
+    for file, data in texts.items():
+        files[file] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     check_file_names(str(zoo), files)
     check_sizes(str(zoo), {file: info["size"] for file, info in files.items()})
     _check_counts(zoo, files)
-    return Release(name, zoo, manifest, card, dict(sorted(files.items())))
+    return Release(name, zoo, manifest, texts, dict(sorted(files.items())))
 
 
 def publish(
@@ -155,23 +165,25 @@ def publish(
 def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:
     name, commit = release.name, hub_folder.commit_id(release.manifest["sha256"], release.files["README.md"]["sha256"])
     hub_folder.check_target(hub, name, tag, commit)
-    new = not (hub / hub_folder.VERSIONS / name.repo_id / commit).is_dir()
+    new = not hub_folder.has_version(hub, name, commit)
     with hub_folder.staging_folder(hub, name) as staged:
         if new:
-            for file in release.files:
-                if file != "README.md":
-                    _copy(release.folder / file, staged / file)
-            write_durably(staged / "README.md", release.card)
             for file, info in release.files.items():
-                if sha256_file(staged / file) != info["sha256"]:
-                    raise StorageError(f"{hub}: {file} is not what was copied; run the same command again")
+                with durable_file(hub / staged / file, hub) as copy, _open(release, file) as source:
+                    shutil.copyfileobj(source, copy)
+                if fault := file_fault(hub, f"{staged}/{file}", info):
+                    raise StorageError(f"{hub}: {file}: the copy {fault}; run the same command again")
         hub_folder.publish(hub, name, tag, commit, staged)
     return Published(commit, str(hub), len(release.files), release.size, int(new))
 
 
-def _copy(source: Path, target: Path) -> None:
-    with durable_path(target) as temporary:
-        shutil.copyfile(source, temporary)
+def _open(release: Release, file: str) -> BinaryIO:
+    if file in release.texts:
+        return BytesIO(release.texts[file])
+    try:
+        return open_inside(release.folder, file)
+    except OSError as error:
+        raise DamagedZooError(f"{release.folder / file}: {unreadable(error)}") from error
 
 
 def _check_counts(zoo: Path, files: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from zootools.files import link_or_copy, sha256_file, write_durably
 from zootools.hub.calls import TIMEOUT, offline, retried
 from zootools.hub.locate import LOG, Place
 from zootools.hub.names import ZooName, check_file_names, check_sizes
+from zootools.inside import is_file_inside, open_inside, remove_inside
 from zootools.manifest import read_manifest
 from zootools.sealed import MAX_BYTES
 
@@ -62,7 +63,7 @@ class RemotePlace(Place):
 
     def fetch(self, files: Iterable[str]) -> None:
         """Download and verify what is not there yet. Raises DamagedZooError, HubError, StorageError."""
-        missing = [file for file in dict.fromkeys(files) if not (self.folder / file).exists()]
+        missing = [file for file in dict.fromkeys(files) if not is_file_inside(self.folder, file)]
         if missing:
             size = sum(self.listing[file].size for file in missing if file in self.listing)
             LOG.info("%s: fetching %d files, %.1f MB", self.name, len(missing), size / 1e6)
@@ -88,7 +89,7 @@ class RemotePlace(Place):
             raise DamagedZooError(
                 f"{self.name}: {file} is not what the manifest promises (sha256); it has been taken out of the cache"
             )
-        link_or_copy(path.resolve(), self.folder / file)
+        _keep(path, self.folder, file)
 
     def download(self, file: str, size: int | None) -> Path:
         """Return the path of a file in the cache, downloaded if need be; stops at the first byte beyond ``size``."""
@@ -128,13 +129,13 @@ def find(name: ZooName, endpoint: str | None = None) -> RemotePlace:
     place = RemotePlace(Path(), str(name), commit, name.repo_id, endpoint, {}, listing)
     path = place.download("zoo.json", listing["zoo.json"].size if listing else None)
     folder = path.parents[2] / "zootools" / commit
-    link_or_copy(path.resolve(), folder / "zoo.json")
+    _keep(path, folder, "zoo.json")
     try:
         manifest = read_manifest(folder)
         check_listing(str(name), manifest["files"], listing)
     except DamagedZooError:
         _forget(path)
-        (folder / "zoo.json").unlink()
+        remove_inside(folder, "zoo.json")
         raise
     place = replace(place, folder=folder, manifest=manifest)
     place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
@@ -234,6 +235,13 @@ def _counter(name: str, file: str, size: int) -> type[tqdm]:
             return super().update(n)
 
     return Counter
+
+
+def _keep(path: Path, folder: Path, name: str) -> None:
+    """Let a file of huggingface-hub's cache, in which it is a link to a blob, appear in a folder of plain files."""
+    blob = path.resolve()
+    with open_inside(blob.parent, blob.name) as file:
+        link_or_copy(file, folder, name)
 
 
 def _forget(path: Path) -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from zootools.errors import DamagedZooError, ZooNotFoundError
-from zootools.files import remove_durably, write_durably
+from zootools.files import write_durably
 from zootools.hub.remote import EXTRAS, Listed, RemotePlace, check_listing
 from zootools.image_files import cache_folder
+from zootools.inside import remove_inside
 from zootools.manifest import read_manifest
-from zootools.mirror import PLAN, RECORD, THREADS, read_line
+from zootools.mirror import RECORD, THREADS, read_line
 from zootools.objects import Objects
 from zootools.sealed import MAX_BYTES
+from zootools.store import PLAN
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,13 @@ class StoredPlace(RemotePlace):
     def fetch_all(self) -> None:
         """Fetch and hash every file of the manifest, and the card, anew: it is the store that is to be looked at."""
         for file in (*self.manifest["files"], *EXTRAS):
-            if (self.folder / file).exists():
-                remove_durably(self.folder / file)
+            remove_inside(self.folder, file)
         super().fetch_all()
 
     def download(self, file: str, size: int | None) -> Path:
         """Return the path of a file that has just been fetched."""
         assert self.objects is not None
-        self.objects.download(file, self.folder / file)
+        self.objects.download(file, self.folder)
         return self.folder / file
 
 
@@ -77,8 +78,8 @@ def status(url: str) -> dict[str, Any]:
     if PLAN not in listing:
         return build_status(find(url).folder)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(THREADS) as pool:
-        objects.download(PLAN, Path(scratch) / PLAN)
+        objects.download(PLAN, Path(scratch))
         names = [name for name in listing if RECORD.fullmatch(name)]
         for name, line in zip(names, pool.map(lambda name: read_line(objects, name), names), strict=True):
-            (Path(scratch) / name).write_bytes(line)
+            write_durably(Path(scratch) / name, line, Path(scratch))
         return build_status(Path(scratch))

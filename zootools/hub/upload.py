@@ -6,6 +6,7 @@ difference says whether it happened. Readers see the old version until the commi
 """
 
 import hashlib
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +18,18 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from zootools import __version__
+from zootools.checked import CheckedFiles
 from zootools.errors import DamagedZooError, HubError, SpecError, ZooError, ZooNotFoundError
 from zootools.hub.calls import CONFLICT, PAUSES, TIMEOUT, is_transient, offline, retried, status_of, translated, wait
 from zootools.hub.names import ZooName
 from zootools.hub.release import Published, Release
+from zootools.inside import is_snapshot, stat_inside
 
 FILES_PER_COMMIT = 1000
 """Beyond this a publication goes through a pull request, because a larger commit may run into the Hub's time limit."""
+
+LARGE = (".safetensors", ".parquet")
+"""Endings of files that the Hub stores as large ones, by their sha256."""
 
 OF_THE_HUB = (".gitattributes",)
 """Files that belong to the Hub."""
@@ -141,14 +147,14 @@ class Target:
     def send_blobs(self, release: Release, operations: list[Operation]) -> None:
         """Upload the large files that the Hub does not have yet."""
         additions = [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
+        for addition in additions:
+            if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo]["sha256"]:
+                raise DamagedZooError(f"{release.folder / addition.path_in_repo}: has changed while it was published")
         self._call(
             lambda: self.api.preupload_lfs_files(
                 self.name.repo_id, additions, repo_type="dataset", revision=self.branch, free_memory=False
             )
         )
-        for addition in additions:
-            if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo]["sha256"]:
-                raise DamagedZooError(f"{release.folder / addition.path_in_repo}: has changed while it was published")
 
     def commit(self, release: Release, operations: list[Operation], parent: State) -> State:
         """Make one commit on top of ``parent``, and return what it holds.
@@ -259,12 +265,23 @@ def _is_done(release: Release, operations: list[Operation], state: State) -> boo
 
 def _git_hash(release: Release, file: str, size: int) -> str:
     source = _source(release, file)
-    data = source if isinstance(source, bytes) else source.read_bytes()
+    data = source if isinstance(source, bytes) else CheckedFiles(release.folder, release.files).read(file, size)
     return hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
 
 
 def _source(release: Release, file: str) -> Path | bytes:
-    return release.card if file == "README.md" else release.folder / file
+    """Return what a commit takes a file from: checked bytes, but for the large files, which go by their sha256.
+
+    huggingface-hub opens those by their path, so a link is refused here.
+    """
+    if file in release.texts:
+        return release.texts[file]
+    if not file.endswith(LARGE):
+        return CheckedFiles(release.folder, release.files).read(file, release.files[file]["size"])
+    with suppress(OSError):
+        if stat.S_ISREG(stat_inside(release.folder, file).st_mode) or is_snapshot(release.folder):
+            return release.folder / file
+    raise DamagedZooError(f"{release.folder / file}: is not a plain file any more")
 
 
 def _title(release: Release) -> str:

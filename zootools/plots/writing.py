@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zootools.files import write_durably
+from zootools.files import write_output
 from zootools.plots import figures
 from zootools.plots.portrait import Portrait
 from zootools.plots.style import styled
@@ -45,7 +45,7 @@ def write_pictures(portrait: Portrait, folder: Path) -> tuple[list[Path], dict[s
         figure = draw()
         for ending in ("svg", "png"):
             files.append(folder / f"{name}.{ending}")
-            write_durably(files[-1], image_bytes(figure, ending))
+            write_output(files[-1], image_bytes(figure, ending), files[-1].name)
     return files, skipped
 
 
