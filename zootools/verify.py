@@ -183,9 +183,10 @@ def _content_faults(
     except DamagedZooError as error:
         yield Fault("spec.yaml", _without(folder, "spec.yaml", error))
         return
-    yield from _card_faults(folder, manifest, spec, repository)
+    if fault := card_fault(folder, manifest, spec, repository):
+        yield Fault("README.md", fault)
     odd = list(table_set_faults(manifest))
-    yield from (Fault(name, fault) for name, fault in odd)
+    yield from (Fault(name, what) for name, what in odd)
     try:
         keys = check_against_spec(manifest, spec, str(folder / "zoo.json"))
     except DamagedZooError as error:
@@ -291,18 +292,21 @@ def _table_faults(
             yield Fault(name, fault)
 
 
-def _card_faults(folder: Path, manifest: dict[str, Any], spec: ZooSpec, repository: str | None) -> Iterator[Fault]:
+def card_fault(folder: Path, manifest: dict[str, Any], spec: ZooSpec, repository: str | None) -> str | None:
+    """Return in words why README.md is not the card of a zoo, or None.
+
+    A published card names its repository. Where that is not known, it is the one that the card itself names.
+    """
     from zootools.card import card_repositories, render_card
 
     try:
         card = read_inside(folder, "README.md", LIMITS["README.md"])
     except OSError as error:
-        yield Fault("README.md", unreadable(error))
-        return
+        return unreadable(error)
     named = [None, *card_repositories(card)] if repository is None else [repository]
-    if not any(card == render_card(manifest, spec, name).encode() for name in named):
-        of = f" of {repository}" if repository else ""
-        yield Fault("README.md", f"is not the card{of} that zoo.json and spec.yaml make")
+    if any(card == render_card(manifest, spec, name).encode() for name in named):
+        return None
+    return f"is not the card{f' of {repository}' if repository else ''} that zoo.json and spec.yaml make"
 
 
 # --- an unfinished zoo ---------------------------------------------------------------------------------
