@@ -6,6 +6,7 @@ from typing import Any
 
 from zootools.architectures import Schema
 from zootools.bundled import CARD_TEMPLATE
+from zootools.hub.names import parse_name
 from zootools.manifest import PAGE
 from zootools.population import canonical_json
 from zootools.spec import ZooSpec
@@ -13,6 +14,9 @@ from zootools.tables import SPLITS, huggingface_features, metadata_schema, weigh
 
 _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+
+MAX_NAMES = 8
+"""A description can name zoos, too; more than these are not tried."""
 
 _LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 
@@ -82,9 +86,16 @@ def accuracy_picture(summary: dict[str, list[float]], width: int = 60) -> str:
 
 
 def card_location(card: bytes) -> str | None:
-    """Return the ``location`` that a card was rendered with, None where it cannot be told."""
+    """Return the first ``location`` that a card may have been rendered with, None where it names none."""
     match = _LOCATION.search(card)
     return match[1].decode() if match else None
+
+
+def card_repositories(card: bytes) -> list[str]:
+    """Return the repositories (``org/name``) that a card may have been rendered for, as it says itself."""
+    found = dict.fromkeys(match.decode() for match in _LOCATION.findall(card))
+    names = [(text, parse_name(text)) for text in found]
+    return [text for text, name in names if name is not None and name.revision is None][:MAX_NAMES]
 
 
 def _config(manifest: dict[str, Any], name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _POINTER = b"version https://git-lfs"
 _THREADS = min(8, os.cpu_count() or 1)
 
 FileInfo = Mapping[str, Any]
-"""What a manifest or a record says of a file: ``size`` in bytes, and ``sha256``."""
+"""What a manifest or a record says of a file: ``size`` in bytes, and ``sha256``; of a shard also ``rows``, if known."""
 
 
 class CheckedFiles:
@@ -45,9 +45,35 @@ class CheckedFiles:
         if not self.verify or not names:
             return
         with ThreadPoolExecutor(min(_THREADS, max(1, len(names)))) as pool:
-            for name, fault in zip(names, pool.map(self._fault, names), strict=True):
+            for name, fault in zip(names, pool.map(self.fault, names), strict=True):
                 if fault:
                     raise self._error(name, fault)
+
+    def fault(self, name: str, known: tuple[int, ...] | None = None) -> str | None:
+        """Hash a file, and return in words what is wrong with it, or None.
+
+        It is not hashed again while its `identity` is the one with which it was found intact, here or (``known``)
+        by somebody else.
+        """
+        try:
+            with open_inside(self.folder, name) as file:
+                state = identity(file)
+                intact = state in (self._intact.get(name), known)
+                fault = None if intact else content_fault(file, self._info(name))
+        except OSError as error:
+            return unreadable(error)
+        if fault is None:
+            with self._lock:
+                self._intact[name] = state
+        return fault
+
+    def expect_rows(self, rows: Mapping[str, int]) -> None:
+        """Have shards refused that do not hold as many models as ``rows`` says."""
+        self.files = {**self.files, **{name: {**self._info(name), "rows": count} for name, count in rows.items()}}
+
+    def identity(self, name: str) -> tuple[int, ...] | None:
+        """Return the `identity` with which a file was found intact; None where it has not been."""
+        return self._intact.get(name)
 
     def open(self, name: str) -> BufferedReader:
         """Open a file for reading; it is hashed first unless it was before, and is still the same.
@@ -93,20 +119,6 @@ class CheckedFiles:
     def _error(self, name: str, fault: str) -> DamagedZooError:
         return DamagedZooError(f"{self.folder}: {name}: {fault}; `zootools verify` names all that is wrong")
 
-    def _fault(self, name: str) -> str | None:
-        try:
-            with open_inside(self.folder, name) as file:
-                state = identity(file)
-                if self._intact.get(name) == state:
-                    return None
-                fault = content_fault(file, self._info(name))
-        except OSError as error:
-            return unreadable(error)
-        if fault is None:
-            with self._lock:
-                self._intact[name] = state
-        return fault
-
 
 def file_fault(folder: Path, name: str, info: FileInfo) -> str | None:
     """Return what is wrong with a file, in words, or None; every byte is read."""
@@ -124,7 +136,7 @@ def file_info(folder: Path, name: str) -> FileInfo:
 
 
 def content_fault(file: BufferedReader, info: FileInfo) -> str | None:
-    """Like `file_fault`, for an open file."""
+    """Return what is wrong with an open file, in words, or None; every byte is read."""
     size = os.fstat(file.fileno()).st_size
     if size != info["size"]:
         if size < 1024 and file.read(len(_POINTER)) == _POINTER:

@@ -14,17 +14,18 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError
 
-from zootools.architectures import Schema
+from zootools.architectures import Schema, build_schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
 from zootools.files import FolderLock, pretty_json
 from zootools.hub.names import check_file_names, check_sizes
+from zootools.image_files import image_shape
 from zootools.inside import is_file_inside
 from zootools.population import canonical_json
 from zootools.sealed import read_sealed, seal
 from zootools.sections import Section, parse_section
 from zootools.shards import read_info, shard_name
-from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, Name, ZooSpec
+from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, FolderImages, Name, ZooSpec
 from zootools.store import FORMAT, MANIFEST, PLAN, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
 from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.yaml_reader import parse_yaml
@@ -35,10 +36,8 @@ UNHASHED = ("README.md", "build.json", "zoo.json")
 PAGE = "view.html"
 """The interactive page, which a zoo may have."""
 
-_OTHER_FILES = re.compile(
-    r"spec\.yaml|(data|metadata)/(train|validation|test)-\d{5}-of-\d{5}\.parquet|.*\.(md|svg|png|html)"
-)
-"""What a manifest may name beside its shards."""
+_PICTURES_AND_TEXT = re.compile(r".*\.(md|svg|png|html)")
+"""What a manifest may name beside specification, shards and tables."""
 
 _TABLE = re.compile(r"(data|metadata)/[^/]*\.parquet")
 
@@ -230,7 +229,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         detail = error.errors()[0]
         place = ".".join(map(str, detail["loc"]))
         raise DamagedZooError(f"{path}: {place}: found {detail['input']!r:.80}; {detail['msg']}") from None
-    check_file_names(str(path), value["files"])
+    check_file_names(str(path), [*UNHASHED, *value["files"]])
     check_sizes(str(path), {name: info["size"] for name, info in value["files"].items()})
     for contradiction in _contradictions(value):
         raise DamagedZooError(f"{path}: {contradiction}")
@@ -258,11 +257,28 @@ def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
     for number, stack in enumerate(stacks):
         if unknown := set(stack["stopped"]) - set(stack["models"]):
             yield f"stacks.{number}.stopped: {min(unknown)} is not one of its models"
-        indices = [stack["fingerprint"], *(entry["fingerprint"] for entry in stack.get("resumed", ()))]
+        indices = _fingerprints_of(stack)
         if max(indices) >= len(manifest["fingerprints"]):
             yield f"stacks.{number}.fingerprint: found {max(indices)}, there are {len(manifest['fingerprints'])}"
+        epochs = [entry["epoch"] for entry in stack.get("resumed", ())]
+        if epochs != sorted(epochs) or max(epochs, default=-1) > stack["epoch"]:
+            yield f"stacks.{number}.resumed: after epochs {epochs}, found epoch {stack['epoch']} as the last one"
+        if (last := max((stop["epoch"] for stop in stack["stopped"].values()), default=-1)) > stack["epoch"]:
+            yield f"stacks.{number}.epoch: found {stack['epoch']}, but a model stopped at {last}"
+    used = [index for stack in stacks for index in _fingerprints_of(stack)]
+    if list(dict.fromkeys(used)) != list(range(len(manifest["fingerprints"]))):
+        yield f"fingerprints: there are {len(manifest['fingerprints'])}, but the stacks use {sorted(set(used))!s:.80}"
+    if len(set(map(canonical_json, manifest["fingerprints"]))) < len(manifest["fingerprints"]):
+        yield "fingerprints: one is listed twice"
     if "spec.yaml" not in manifest["files"]:
         yield "files: spec.yaml is missing"
+    if hashed := sorted({*UNHASHED} & {*manifest["files"]}):
+        yield f"files: {hashed[0]} is named, which is not hashed"
+
+
+def _fingerprints_of(stack: dict[str, Any]) -> list[int]:
+    """Return the numbers of a stack's fingerprints, in the order in which `finish_zoo` gives them."""
+    return [stack["fingerprint"], *(entry["fingerprint"] for entry in stack.get("resumed", ()))]
 
 
 def stored_spec(folder: Path, manifest: dict[str, Any]) -> ZooSpec:
@@ -278,7 +294,7 @@ def stored_spec(folder: Path, manifest: dict[str, Any]) -> ZooSpec:
 
 
 def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:
-    """Return who stands where, as the manifest and the specification decide it. Raises DamagedZooError.
+    """Return which checkpoint lies where, as the manifest and the specification decide it. Raises DamagedZooError.
 
     The columns ``model_id`` (list), ``epoch``, ``stack``, ``row`` (int64 ``[checkpoints]``), ordered by stack,
     epoch and row: every kept epoch of every model up to the one at which it stopped, or which its stack has reached.
@@ -316,18 +332,86 @@ def is_partial(manifest: dict[str, Any]) -> bool:
     return bool(manifest["counts"]["failed"] + manifest["counts"]["missing"])
 
 
-def check_file_set(manifest: dict[str, Any], keys: dict[str, Any], source: str) -> None:
-    """Raise DamagedZooError unless a manifest names the specification, exactly the shards in which its checkpoints
-    lie, tables, and nothing else but pictures and text.
+def check_against_spec(manifest: dict[str, Any], spec: ZooSpec, source: str) -> dict[str, Any]:
+    """Compare a manifest with its specification, and return `checkpoint_keys`. Raises DamagedZooError.
+
+    The files that it names must be the specification, exactly the shards in which its checkpoints lie, exactly the
+    tables of so many checkpoints, and nothing else but pictures and text.
     """
+    if manifest["name"] != spec.name:
+        raise DamagedZooError(f"{source}: name: found {manifest['name']!r}, spec.yaml says {spec.name!r}")
+    if fault := schema_fault(Schema.from_json(manifest["schema"]), spec):
+        raise DamagedZooError(f"{source}: schema: {fault}")
+    for number, stack in enumerate(manifest["stacks"]):
+        stops = [stop["epoch"] for stop in stack["stopped"].values()]
+        whole = len(stops) == len(stack["models"])
+        if stack["epoch"] > spec.training.epochs or (whole and stack["epoch"] != max(stops)):
+            raise DamagedZooError(
+                f"{source}: stacks.{number}.epoch: found {stack['epoch']}, "
+                f"expected {max(stops) if whole else f'at most {spec.training.epochs}'}"
+            )
+    keys = checkpoint_keys(manifest, spec)
+    named = {name for name in manifest["files"] if name.startswith("checkpoints/")}
+    if difference := sorted(shard_rows(keys).keys() ^ named):
+        verb = "is not a shard of these models" if difference[0] in named else "is missing"
+        raise DamagedZooError(f"{source}: files: {difference[0]} {verb} ({len(difference)} such names)")
+    return keys
+
+
+def check_tables(manifest: dict[str, Any], source: str) -> None:
+    """Raise DamagedZooError for the first of `table_set_faults`."""
+    for name, fault in table_set_faults(manifest):
+        raise DamagedZooError(f"{source}: files: {name} {fault}")
+
+
+def table_set_faults(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the tables that a manifest should name and does not, and all that it names beside what a zoo consists of.
+
+    The number of checkpoints in each split decides which tables there are.
+    """
+    from zootools.tables import SPLITS, split_files
+
+    schema = Schema.from_json(manifest["schema"])
+    named = {name for name in manifest["files"] if name != "spec.yaml" and not name.startswith("checkpoints/")}
+    for split in SPLITS:
+        count = manifest["splits"][split]
+        for name in split_files(schema, split, count):
+            if name not in named:
+                yield name, f"is missing: the split {split} has {count} checkpoints"
+            named.discard(name)
+    for name in sorted(named):
+        if name.startswith(("data/", "metadata/")) or not _PICTURES_AND_TEXT.fullmatch(name):
+            yield name, "is not a file of a zoo with so many checkpoints in each split"
+
+
+def schema_fault(schema: Schema, spec: ZooSpec) -> str | None:
+    """Return in words why a layer schema is not that of a specification's models, or None.
+
+    How many classes a folder of pictures has is known where it lies only; of all other images it is known here.
+    """
+    images, shape, classes = spec.images, schema.input_shape, schema.classes
+    if not isinstance(images, FolderImages):
+        shape, classes = image_shape(images)
+    elif images.size is not None:
+        shape = (1 if images.greyscale else 3, images.size, images.size)
+    try:
+        expected = build_schema(spec.architecture, shape, classes)
+    except SpecError as error:
+        return str(error)
+    if schema == expected:
+        return None
+    pairs = zip(schema.layers, expected.layers, strict=False)
+    first = next((f"layer {a.name}: found {a}, expected {b}" for a, b in pairs if a != b), None)
+    return first or f"found {schema!s:.400}, expected {expected!s:.400}"
+
+
+def shard_rows(keys: dict[str, Any]) -> dict[str, int]:
+    """Return the shards in which checkpoints lie (`checkpoint_keys`), and how many each has."""
     # Rows are ordered by stack and epoch: a shard begins wherever one of them changes.
     first = np.diff(keys["stack"], prepend=-1) | np.diff(keys["epoch"], prepend=-1)
     starts = np.flatnonzero(first)
-    shards = set(map(shard_name, keys["stack"][starts].tolist(), keys["epoch"][starts].tolist()))
-    rest = {name for name in manifest["files"] if not _OTHER_FILES.fullmatch(name)}
-    if difference := sorted(shards ^ rest):
-        verb = "is missing" if difference[0] in shards else "is no file that a zoo of these models has"
-        raise DamagedZooError(f"{source}: files: {difference[0]} {verb} ({len(difference)} such names)")
+    names = map(shard_name, keys["stack"][starts].tolist(), keys["epoch"][starts].tolist())
+    return dict(zip(names, np.diff(starts, append=len(keys["stack"])).tolist(), strict=True))
 
 
 def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:

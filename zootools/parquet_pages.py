@@ -19,12 +19,12 @@ _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DETAILS = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
 """Types of pages, and the field of a page header that holds the details of each."""
 
-OWN_ENCODINGS = frozenset({0, 2, 3, 8})
-"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY: all that the metadata of a zoo has."""
+OWN_ENCODINGS = frozenset({0, 2, 3, 8, 9})
+"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY, BYTE_STREAM_SPLIT: all that the tables of a zoo have."""
 DELTA_LENGTHS, PREFIXES = 6, 7
 """DELTA_LENGTH_BYTE_ARRAY; DELTA_BYTE_ARRAY, whose texts share the beginnings of those before them."""
-ENCODINGS = OWN_ENCODINGS | {5, DELTA_LENGTHS, PREFIXES, 9}
-"""All that Parquet has: also DELTA_BINARY_PACKED and BYTE_STREAM_SPLIT."""
+ENCODINGS = OWN_ENCODINGS | {5, DELTA_LENGTHS, PREFIXES}
+"""All that Parquet has: also DELTA_BINARY_PACKED."""
 
 BYTES_PER_VALUE = 64
 SPARE_BYTES = 1 << 20
@@ -70,18 +70,23 @@ def check_pages(data: bytes, values: int) -> None:
             )
 
 
-def column_pages(data: bytes | mmap, encodings: Set[int] = ENCODINGS) -> list[ColumnPages]:
+def column_pages(
+    data: bytes | mmap, encodings: Set[int] = ENCODINGS, group: int | None = None
+) -> list[ColumnPages]:
     """Return what the pages of each column (leaf of the schema) hold, without unpacking any.
 
     Args:
         data: the whole file.
         encodings: those that a page may have.
+        group: the row group to look at; by default all of them together.
 
     Raises ValueError for a file that is not as Parquet describes it.
     """
     found: list[ColumnPages] = []
     count = 0
-    for column, position, end in _chunks(data):
+    for number, column, position, end in _chunks(data):
+        if group not in (None, number):
+            continue
         if column == len(found):
             found.append(ColumnPages())
         pages = found[column]
@@ -100,8 +105,8 @@ def column_pages(data: bytes | mmap, encodings: Set[int] = ENCODINGS) -> list[Co
     return found
 
 
-def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int]]:
-    """Yield each column's number, and where its pages begin and end, for every row group of a file."""
+def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int, int]]:
+    """Yield number of row group and column, and where its pages begin and end, for every column chunk of a file."""
     length = int.from_bytes(data[-8:-4], "little")
     start = len(data) - 8 - length
     if data[-4:] != _MAGIC or start < len(_MAGIC):
@@ -113,7 +118,7 @@ def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int]]:
         if end != len(data) - 8:
             raise ValueError(f"the footer ends at byte {end}, and not before its length")
         total = 0
-        for group in _value(footer, 4, _LIST):
+        for number, group in enumerate(_value(footer, 4, _LIST)):
             for column, chunk in enumerate(_value(group, 1, _LIST)):
                 if set(chunk) - {2, 3, 4, 5, 6, 7}:
                     raise ValueError(f"column {column} is encrypted, or lies in another file")
@@ -123,11 +128,11 @@ def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int]]:
                     first = min(first, _value(metadata, 11, _I64))
                 total += size
                 if not _value(metadata, 5, _I64):
-                    yield column, 0, 0  # without values no page is read, and the place of the first may be any
+                    yield number, column, 0, 0  # without values no page is read, and the place of the first may be any
                     continue
                 if first < len(_MAGIC) or size < 0 or first + size > start or total > start:
                     raise ValueError(f"column {column} lies outside of the file's pages, or on those of another")
-                yield column, first, first + size
+                yield number, column, first, first + size
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError("the footer is not what Parquet says it is") from error
 

@@ -8,23 +8,37 @@ score. Weights and scores so become visible in one rename, and every table can b
 import json
 import mmap
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, ValidationError
 
-from zootools.architectures import Schema
+from zootools.architectures import Parameter, Schema
 from zootools.checked import CheckedFiles, unreadable
 from zootools.errors import DamagedZooError
-from zootools.inside import open_inside, path_inside
+from zootools.inside import open_inside
 from zootools.population import canonical_json
+from zootools.sections import Section
 
 MAX_HEADER = 10 << 20
 SMALL = 1 << 20
+_BEFORE_INFO = b'{"__metadata__":{"zootools":"'
+"""How the header of every shard begins; the info follows, as a JSON text inside a JSON string."""
+
+Row = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Values = list[float] | list[list[float]]
+
+
+class _Info(Section):
+    """What the info of a shard may hold."""
+
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    model_ids: list[Row]
+    properties: dict[str, Values]
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,11 @@ class ShardInfo:
 def shard_name(stack: int, epoch: int) -> str:
     """Return the path of a shard inside its zoo."""
     return f"checkpoints/stack-{stack:05d}/epoch-{epoch:04d}.safetensors"
+
+
+def stack_of(name: str) -> int:
+    """Return the number of the stack in the name of a shard."""
+    return int(name.removeprefix("checkpoints/stack-").partition("/")[0])
 
 
 def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInfo) -> bytes:
@@ -57,25 +76,60 @@ def read_info(folder: Path, name: str) -> ShardInfo:
     """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
     path = folder / name
     try:
-        value = json.loads(json.loads(_read_header(folder, name))["__metadata__"]["zootools"])
-        info = ShardInfo(int(value["epoch"]), list(value["model_ids"]), dict(value["properties"]))
+        text = _without_repeats(_read_header(folder, name))["__metadata__"]["zootools"]
+        value = json.loads(text)
+        if canonical_json(value) != text:
+            raise ValueError("the text under the key zootools is not canonical JSON")
+        info = ShardInfo(**dict(_Info.model_validate(value)))
         if any(len(column) != len(info.model_ids) for column in info.properties.values()):
             raise ValueError("a property has another number of rows than there are models")
+        if name != shard_name(stack_of(name), info.epoch):
+            raise ValueError(f"it says that it is of epoch {info.epoch}")
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(map(str, detail["loc"]))
+        raise DamagedZooError(f"{path}: is not a shard of a zoo ({place:.80}: {detail['msg']})") from error
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
-        raise DamagedZooError(f"{path}: is no shard of a zoo ({error})") from error
+        raise DamagedZooError(f"{path}: is not a shard of a zoo ({error!s:.200})") from error
     return info
 
 
-def _read_header(folder: Path, name: str, whole: bool = True) -> bytes:
-    """Return the JSON header of a safetensors file, or nothing but the assurance that it is not too large."""
+def check_shard(files: CheckedFiles, schema: Schema, name: str) -> ShardInfo:
+    """Read a whole shard, as every reader does, and return what it says of its rows.
+
+    Raises DamagedZooError unless its tensors are those of the schema, finite, and have one row for each of its models.
+    """
+    info = read_info(files.folder, name)
+    values, models = _map_shard(files, name, schema)
+    if models != len(info.model_ids):
+        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, and names {len(info.model_ids)} models")
+    if not _is_finite(values):
+        raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
+    return info
+
+
+def _read_header(folder: Path, name: str) -> bytes:
+    """Return the JSON header of a safetensors file. Raises DamagedZooError for one that is too large."""
     try:
         with open_inside(folder, name) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_HEADER:
                 raise DamagedZooError(f"{folder / name}: a header of {length} bytes, more than {MAX_HEADER}")
-            return file.read(length) if whole else b""
+            return file.read(length)
     except OSError as error:
         raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
+
+
+def _without_repeats(text: bytes) -> Any:
+    """Parse JSON in which no key occurs twice: readers differ in which of the two they take. Raises ValueError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            raise ValueError("a key occurs twice")
+        return value
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def gather_weights(
@@ -102,17 +156,15 @@ def gather_weights(
         for stack, epoch in zip(stacks[order[starts]].tolist(), epochs[order[starts]].tolist(), strict=True)
     ]
     files.check(names)
-    places = [(parameter.name, parameter.offset, parameter.end) for parameter in schema.parameters]
     for name, start, end, straight in zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True):
-        tensors, group = _map_shard(files, name, schema), order[start:end]
+        (values, count), group = _map_shard(files, name, schema), order[start:end]
         picked = rows[group]
-        count = len(tensors[places[0][0]])
         if picked.min() < 0 or picked.max() >= count:
             raise DamagedZooError(f"{files.folder}: {name}: has no row {picked.max()}")
         source = slice(int(picked[0]), int(picked[-1]) + 1) if straight else picked
         target = slice(int(group[0]), int(group[-1]) + 1) if straight else group
-        for tensor, first, last in places:
-            result[target, first:last] = tensors[tensor].reshape(count, -1)[source]
+        for parameter, begin, stop in _layout(schema, count)[1]:
+            result[target, parameter.offset : parameter.end] = values[begin:stop].reshape(count, -1)[source]
         if files.verify and not _is_finite(result[target]):
             raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
     return result
@@ -125,77 +177,85 @@ def _is_finite(values: npt.NDArray[np.float32]) -> bool:
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
-def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> Mapping[str, npt.NDArray[np.float32]]:
-    """Map the tensors of a shard, each checked against the schema."""
-    from safetensors import SafetensorError, safe_open
+def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> tuple[npt.NDArray[np.float32], int]:
+    """Map a shard; return its values as they lie there (`_layout`), and the number of its models.
 
-    if tensors := _map_as_written(files, name, schema):
-        return tensors
-    path = files.folder / name
-    _read_header(files.folder, name, whole=False)  # the library itself would take a header of 100 MB
-    try:
-        with path_inside(files.folder, name) as opened, safe_open(opened, framework="pt") as file:
-            names = {parameter.name for parameter in schema.parameters}
-            if set(file.keys()) != names:
-                raise DamagedZooError(f"{path}: expected the tensors {sorted(names)}, found {sorted(file.keys())}")
-            for parameter in schema.parameters:
-                view = file.get_slice(parameter.name)
-                shape = tuple(view.get_shape())
-                if view.get_dtype() != "F32" or shape[1:] != parameter.shape:
-                    raise DamagedZooError(
-                        f"{path}: {parameter.name} is {view.get_dtype()} {shape}, "
-                        f"expected F32 [models, {', '.join(map(str, parameter.shape))}]"
-                    )
-                tensors[parameter.name] = file.get_tensor(parameter.name).numpy()
-    except (SafetensorError, OSError) as error:
-        raise DamagedZooError(f"{path}: cannot be read as safetensors ({error})") from error
-    if len({len(tensor) for tensor in tensors.values()}) != 1:
-        raise DamagedZooError(f"{path}: its tensors have different numbers of models")
-    return tensors
-
-
-def _map_as_written(files: CheckedFiles, name: str, schema: Schema) -> dict[str, npt.NDArray[np.float32]]:
-    """Map a shard by where `shard_bytes` puts each tensor, or return nothing if its header does not end like that.
-
-    Most of a header is what the models score. Not parsing it makes loading a zoo of small models several times faster.
+    `shard_bytes` has one way to lay a shard out, and nothing else is read: what comes before and behind the info in the
+    header is compared byte by byte, so that no two readers can understand it differently. Most of a header (what the
+    models score) is not parsed, which makes loading a zoo of small models several times faster.
+    Raises DamagedZooError that says what differs.
     """
-    per_model = 4 * schema.size
-    with files.open(name) as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
+    try:
+        with files.open(name) as file:
+            size = os.fstat(file.fileno()).st_size
             # Small files are read faster than mapped.
             mapped = (
                 os.pread(file.fileno(), size, 0)
                 if size < SMALL
                 else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             )
-        except (OSError, ValueError):
-            return {}
+    except (OSError, ValueError) as error:
+        raise DamagedZooError(f"{files.folder}: {name}: cannot be read ({error})") from error
     length = int.from_bytes(mapped[:8], "little")
-    models, rest = divmod(len(mapped) - 8 - length, per_model)
-    if length > MAX_HEADER or models < 1 or rest:
-        return {}
-    tail, places = _layout(schema, models)
-    # The header is padded with up to seven spaces.
-    if not mapped[max(8, 1 + length - len(tail)) : 8 + length].rstrip(b" ").endswith(tail):
-        return {}
-    values = np.frombuffer(mapped, np.float32, models * schema.size, 8 + length)
-    return {name: values[start:end].reshape(shape) for name, start, end, shape in places}
+    behind = len(mapped) - 8 - length
+    if length > MAX_HEADER or behind < 0:
+        raise DamagedZooError(f"{files.folder}: {name}: a header of {length} bytes in a file of {len(mapped)}")
+    header = mapped[8 : 8 + length]
+    models, rest = divmod(behind, 4 * schema.size)
+    if models < 1 or rest or not _is_as_written(header, _layout(schema, models)[0]):
+        raise DamagedZooError(f"{files.folder}: {name}: {_layout_fault(header, behind, schema)}")
+    promised = files.files[name].get("rows", models)
+    if models != promised:
+        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, expected {promised}")
+    return np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models
+
+
+def _is_as_written(header: bytes, after: bytes) -> bool:
+    """Whether a header is what `shard_bytes` writes: its beginning, one string that holds the info, and its end.
+
+    The info is canonical JSON without a backslash of its own, so in the string only its quotation marks are escaped.
+    """
+    text = header.rstrip(b" ")  # up to seven spaces align what follows
+    start, end = len(_BEFORE_INFO), len(text) - len(after)
+    if start > end or len(header) - len(text) > 7 or not (text.startswith(_BEFORE_INFO) and text.endswith(after)):
+        return False
+    info = text[start:end]
+    bare = info.replace(b'\\"', b"")
+    return b'"' not in bare and b"\\" not in bare and info.isascii() and info.decode().isprintable()
+
+
+def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
+    """Say why a header, with ``size`` bytes of values behind it, is not that of a shard."""
+    try:
+        entries = _without_repeats(header)
+        names, found = sorted(parameter.name for parameter in schema.parameters), sorted({*entries} - {"__metadata__"})
+        if found != names:
+            return f"expected the tensors {names}, found {found!s:.400}"
+        for parameter in schema.parameters:
+            entry = entries[parameter.name]
+            shape = entry["shape"]
+            if entry["dtype"] != "F32" or not shape or shape[1:] != list(parameter.shape):
+                return (
+                    f"{parameter.name} is {entry['dtype']!s:.40} {shape!s:.80}, "
+                    f"expected F32 [models, {', '.join(map(str, parameter.shape))}]"
+                )
+        spans = [entries[name]["data_offsets"] for name in names]
+        return f"its tensors lie at {spans!s:.200}, expected one behind the other up to the end, {size} bytes in all"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"cannot be read as safetensors ({error!s:.200})"
 
 
 @lru_cache
-def _layout(schema: Schema, models: int) -> tuple[bytes, list[tuple[str, int, int, tuple[int, ...]]]]:
-    """Return how the header of a shard of so many models ends, from the end of its metadata on, and where tensors lie.
+def _layout(schema: Schema, models: int) -> tuple[bytes, list[tuple[Parameter, int, int]]]:
+    """Return how the header of a shard of so many models ends, from the end of its info on, and where tensors lie.
 
-    Of each tensor: its name, the first value and the one behind the last, its shape.
+    Of each tensor: its first value, and the one behind its last.
     """
     entries, places, start = [], [], 0
     for parameter in sorted(schema.parameters, key=lambda parameter: parameter.name):
-        shape, end = (models, *parameter.shape), start + models * parameter.size
-        span = f"[{4 * start},{4 * end}]"
-        entries.append(
-            f'"{parameter.name}":{{"dtype":"F32","shape":{list(shape)},"data_offsets":{span}}}'.replace(" ", "")
-        )
-        places.append((parameter.name, start, end, shape))
+        end = start + models * parameter.size
+        shape, span = [models, *parameter.shape], [4 * start, 4 * end]
+        entries.append(f'"{parameter.name}":{{"dtype":"F32","shape":{shape},"data_offsets":{span}}}'.replace(" ", ""))
+        places.append((parameter, start, end))
         start = end
     return ('"},' + ",".join(entries) + "}").encode(), places

@@ -1,11 +1,12 @@
 """The metadata of a zoo as Arrow tables, and the Parquet files that `datasets.load_dataset` reads."""
 
 import math
+import mmap
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo, file_info
 from zootools.errors import DamagedZooError
-from zootools.parquet_pages import check_pages
+from zootools.parquet_pages import OWN_ENCODINGS, check_pages, column_pages
 from zootools.population import ModelConfig
 from zootools.shards import ShardInfo, gather_weights
 from zootools.spec import ZooSpec
@@ -27,7 +28,15 @@ GROUP_ROWS = 1 << 20
 ROW_BYTES = 10_000
 """No row of metadata takes more in a file than this."""
 MAX_STRING = 100
+MAX_FOOTER = 16 << 20
+"""Bytes of a footer that are parsed; that of a file has a few kilobytes for each of its row groups."""
 _CATEGORICAL = ("activation", "init", "optimizer")
+_SCORES = (
+    *(f"{images}_{score}" for images in SPLITS for score in ("loss", "accuracy")),
+    "generalization_gap",
+    "test_f1",
+)
+"""The columns that come from the shards."""
 
 
 def metadata_schema(spec: ZooSpec) -> pa.Schema:
@@ -66,13 +75,22 @@ def metadata_table(
     shards: Iterable[tuple[int, ShardInfo]],
     stopped: Mapping[str, Any],
 ) -> pa.Table:
-    """Return one row per checkpoint, in the order of ``shards`` (stack number, info) and of their rows."""
+    """Return one row per checkpoint, in the order of ``shards`` (stack number, info) and of their rows.
+
+    Raises DamagedZooError for models that are not the specification's, and for scores that are not those of a shard.
+    """
     schema = metadata_schema(spec)
     parts = [schema.empty_table()]
+    scores = {name for name in schema.names if name in _SCORES}
     for stack, info in shards:
         unknown = [model for model in info.model_ids if model not in models]
         if unknown:
             raise DamagedZooError(f"stack {stack}, epoch {info.epoch}: unknown model {unknown[0]}")
+        if set(info.properties) != scores:  # one of another name would take the place of what the specification says
+            raise DamagedZooError(
+                f"stack {stack}, epoch {info.epoch}: found the scores {sorted(info.properties)!s:.400}, "
+                f"expected {sorted(scores)}"
+            )
         of_rows = [models[model_id] for model_id in info.model_ids]
         values: dict[str, list[Any]] = {
             "model_id": info.model_ids,
@@ -84,11 +102,14 @@ def metadata_table(
             "stack": [stack] * len(of_rows),
             "row": list(range(len(of_rows))),
         }
-        values |= {name: column for name, column in info.properties.items() if name not in values}
+        values |= info.properties
         for name in schema.names:
             if name not in values:
                 values[name] = [getattr(model.hyperparameters, name) for model in of_rows]
-        parts.append(pa.table({name: values[name] for name in schema.names}, schema))
+        try:
+            parts.append(pa.table({name: values[name] for name in schema.names}, schema))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DamagedZooError(f"stack {stack}, epoch {info.epoch}: its scores are not numbers ({error})") from error
     return pa.concat_tables(parts)
 
 
@@ -100,21 +121,40 @@ def write_parquet(zoo: ZooFolder, shards: CheckedFiles, schema: Schema, table: p
     Beside the table, and one split of it, memory stays at a few row groups, whatever the size of the zoo.
     """
     files: dict[str, FileInfo] = {}
-    rows_per_group = max(1, ROW_GROUP_BYTES // (4 * schema.size + 200))
-    rows_per_file = max(rows_per_group, FILE_BYTES // (4 * schema.size + 200))
     for split in SPLITS:
         part = table.filter(pc.equal(table["split"], split))
-        if not part.num_rows:
-            continue
-        name = metadata_name(split)
-        files[name] = _write(zoo, name, part.schema, _groups(part, GROUP_ROWS))
-        count = -(-part.num_rows // rows_per_file)
-        for number in range(count):
-            rows = part.slice(number * rows_per_file, rows_per_file)
-            name = f"data/{split}-{number:05d}-of-{count:05d}.parquet"
-            groups = _with_weights(shards, schema, rows, rows_per_group)
-            files[name] = _write(zoo, name, weights_schema(part.schema, schema), groups)
+        for name, rows in split_files(schema, split, part.num_rows).items():
+            group = part.slice(rows.start, len(rows))
+            if name == metadata_name(split):
+                files[name] = _write(zoo, name, part.schema, _groups(group, GROUP_ROWS))
+            else:
+                groups = _with_weights(shards, schema, group, rows_per_group(schema))
+                files[name] = _write(zoo, name, weights_schema(part.schema, schema), groups)
     return files
+
+
+def split_files(schema: Schema, split: str, count: int) -> dict[str, range]:
+    """Return the tables of a split of so many checkpoints by name, and which of its rows each holds.
+
+    The rows of a zoo alone decide it, so a reader knows which tables there must be; it is part of the format.
+    """
+    if not count:
+        return {}
+    step = max(rows_per_group(schema), FILE_BYTES // _row_bytes(schema))
+    pieces = -(-count // step)
+    return {metadata_name(split): range(count)} | {
+        f"data/{split}-{number:05d}-of-{pieces:05d}.parquet": range(number * step, min(count, (number + 1) * step))
+        for number in range(pieces)
+    }
+
+
+def rows_per_group(schema: Schema) -> int:
+    """Return how many checkpoints a row group of a table with weights has; the last one of a file may have fewer."""
+    return max(1, ROW_GROUP_BYTES // _row_bytes(schema))
+
+
+def _row_bytes(schema: Schema) -> int:
+    return 4 * schema.size + 200
 
 
 def metadata_name(split: str) -> str:
@@ -173,56 +213,186 @@ def read_metadata(files: CheckedFiles, spec: ZooSpec, rows: Mapping[str, int], c
 
     ``rows`` says how many there are in each split. Nothing that a stranger may have put into the Parquet files
     costs more memory than so many rows do. Raises DamagedZooError for anything but the columns that the
-    specification makes, with scores that are scores.
+    specification makes, with scores that are scores, split by split in the order of the shards.
     """
-    expected, tables = metadata_schema(spec), []
-    strings = [field.name for field in expected if pa.types.is_string(field.type)]
-    for split, count in rows.items():
-        name, path = metadata_name(split), files.folder / metadata_name(split)
-        if not count and name not in files.files:
-            continue
-        data = files.read(name, limit=ROW_BYTES * count + (1 << 20))
-        try:
-            footer = pq.read_metadata(pa.BufferReader(data))
-            if not footer.schema.to_arrow_schema().equals(expected):
-                raise DamagedZooError(f"{path}: has other columns than its specification makes")
-            if footer.num_rows != count:
-                raise DamagedZooError(f"{path}: has {footer.num_rows} rows, the manifest says {count}")
-            check_pages(data, values=count * classes)
-            # Strings as dictionaries: a long one that many rows repeat must not be copied to each of them.
-            source = pa.BufferReader(data)
-            with pq.ParquetFile(source, read_dictionary=strings, page_checksum_verification=True) as parquet:
-                table = parquet.read()
-            table.validate(full=True)
-            for dictionary in (chunk.dictionary for name in strings for chunk in table[name].chunks):
-                if (pc.max(pc.binary_length(dictionary)).as_py() or 0) > MAX_STRING:
-                    raise ValueError(f"a string is longer than {MAX_STRING} bytes")
-            table = table.cast(expected)
-        except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError) as error:
-            raise DamagedZooError(f"{path}: cannot be read ({error})") from error
-        _check_scores(table, classes, path)
-        tables.append(table)
+    expected = metadata_schema(spec)
+    tables = [
+        _read_split(files, expected, split, count, classes)
+        for split, count in rows.items()
+        if count or metadata_name(split) in files.files
+    ]
     metadata = pa.concat_tables(tables) if tables else expected.empty_table()
     return metadata.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
 
 
-def _check_scores(table: pa.Table, classes: int, path: Path) -> None:
-    """Refuse missing values, losses that are not finite, accuracies and F scores outside of [0, 1]."""
+def _read_split(files: CheckedFiles, expected: pa.Schema, split: str, count: int, classes: int) -> pa.Table:
+    name = metadata_name(split)
+    path = files.folder / name
+    data = files.read(name, limit=ROW_BYTES * count + (1 << 20))
+    try:
+        _check_footer(data, expected, count, -(-count // GROUP_ROWS))
+        check_pages(data, values=count * classes)
+        with _opened(data, expected) as parquet:
+            table = _plain(parquet.read(), expected)
+            check_scores(table, classes)
+            _check_order(table, split)
+            for group in range(parquet.num_row_groups):
+                _check_statistics(parquet.metadata, group, table.slice(group * GROUP_ROWS, GROUP_ROWS))
+    except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+        raise DamagedZooError(f"{path}: cannot be read ({error!s:.400})") from error
+    return table
+
+
+def data_fault(files: CheckedFiles, schema: Schema, name: str, rows: pa.Table, group: int) -> str | None:
+    """Compare one row group of a table with weights with the shards; return what is wrong with it in words, or None.
+
+    Args:
+        files: the zoo's files.
+        schema: the layers of every model.
+        name: of the table.
+        rows: the metadata of all its rows, as it must be.
+        group: the number of the row group.
+
+    The expected rows are made as `write_parquet` makes them, and compared by value, to the last bit: the bytes of a
+    Parquet file also depend on the version of the library that wrote it. Memory stays at a few row groups.
+    """
+    step = rows_per_group(schema)
+    (expected,) = _with_weights(files, schema, rows.slice(group * step, step), step)
+    try:
+        with files.open(name) as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _check_footer(data, expected.schema, rows.num_rows, -(-rows.num_rows // step))
+        pages = column_pages(data, OWN_ENCODINGS, group)
+        for column, found_pages in zip(expected.column_names, pages, strict=True):
+            if found_pages.unpacked > 2 * expected[column].nbytes + (1 << 20):
+                raise ValueError(
+                    f"the column {column} unpacks to {found_pages.unpacked} bytes, {found_pages.values} values"
+                )
+        with _opened(data, expected.schema) as parquet:
+            found = _plain(parquet.read_row_group(group, use_threads=False), expected.schema)
+            if found.num_rows != expected.num_rows:
+                raise ValueError(f"row group {group} has {found.num_rows} rows, expected {expected.num_rows}")
+            for column in expected.column_names:
+                if not same_values(found[column], expected[column]):
+                    return f"the column {column} is not what the shards and spec.yaml say (row group {group})"
+            _check_statistics(parquet.metadata, group, expected)
+    except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+        return f"cannot be read ({error!s:.400})"
+    return None
+
+
+def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
+    """Whether two columns of one type hold the same values in the same order, floats to the last bit."""
+    if first.null_count or second.null_count or len(first) != len(second):
+        return False
+    if not pa.types.is_fixed_size_list(first.type) and not first.equals(second):
+        return False
+    one, two = _floats(first), _floats(second)
+    bits = np.dtype(f"u{one.dtype.itemsize}")
+    return one.dtype == two.dtype and np.array_equal(one.view(bits), two.view(bits))
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Return the floats in a column or in its lists; none of a column of another type."""
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, chunks = kind.value_type, [chunk.flatten() for chunk in column.chunks]
+    else:
+        chunks = column.chunks
+    if not pa.types.is_floating(kind) or not chunks:
+        return np.empty(0, np.float32)
+    return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
+
+
+def _opened(data: bytes | mmap.mmap, expected: pa.Schema) -> pq.ParquetFile:
+    """Open a Parquet file that has been checked.
+
+    Strings are read as dictionaries: a long one that many rows repeat must not be copied to each of them.
+    """
+    strings = [field.name for field in expected if pa.types.is_string(field.type)]
+    return pq.ParquetFile(pa.BufferReader(data), read_dictionary=strings, page_checksum_verification=True)
+
+
+def _check_footer(data: bytes | mmap.mmap, expected: pa.Schema, rows: int, groups: int) -> None:
+    """Raise ValueError unless a file has these columns, with nothing added to them, rows and row groups."""
+    if (length := int.from_bytes(data[-8:-4], "little")) > MAX_FOOTER:
+        raise ValueError(f"its footer has {length} bytes")
+    footer = pq.read_metadata(pa.BufferReader(data))
+    columns = footer.schema.to_arrow_schema()
+    if not columns.equals(expected):
+        raise ValueError("has other columns than its specification makes")
+    notes = {*(footer.metadata or {}), *(key for field in columns for key in field.metadata or {})}
+    if notes - {b"ARROW:schema", b"PARQUET:field_id"}:  # `datasets` would read columns of other types from some
+        raise ValueError("has notes in its footer that no builder writes")
+    if footer.num_rows != rows:
+        raise ValueError(f"has {footer.num_rows} rows, the manifest says {rows}")
+    if footer.num_row_groups != groups:
+        raise ValueError(f"has {footer.num_row_groups} row groups, expected {groups}")
+
+
+def _plain(table: pa.Table, expected: pa.Schema) -> pa.Table:
+    """Return a table that was just read, with the expected types; ValueError for strings that no builder writes."""
+    table.validate(full=True)
+    for column in table.columns:
+        for dictionary in (chunk.dictionary for chunk in column.chunks if pa.types.is_dictionary(chunk.type)):
+            if (pc.max(pc.binary_length(dictionary)).as_py() or 0) > MAX_STRING:
+                raise ValueError(f"a string is longer than {MAX_STRING} bytes")
+    return table.cast(expected)
+
+
+def _check_order(table: pa.Table, split: str) -> None:
+    """Raise ValueError unless a table holds rows of one split only, ordered by stack, epoch and row."""
+    if not pc.all(pc.equal(table["split"], split)).as_py():
+        raise ValueError("has rows of another split")
+    stack, epoch, row = (table[name].to_numpy().astype(np.int64) for name in ("stack", "epoch", "row"))
+    # At most 100,000 stacks and epochs, and 4096 rows; what is beyond does not fit the manifest.
+    if (np.diff((stack << 29) + (epoch << 12) + row) <= 0).any():
+        raise ValueError("its rows are not in the order of the shards")
+
+
+def _check_statistics(footer: pq.FileMetaData, group: int, table: pa.Table) -> None:
+    """Raise ValueError where the smallest and largest values in a footer exclude rows of a row group.
+
+    Readers skip row groups by them (``load_dataset(filters=...)``). Only a row group that has been read may be asked:
+    pyarrow ends the process over some others.
+    """
+    for number, name in enumerate(table.column_names):
+        statistics = footer.row_group(group).column(number).statistics
+        if statistics is None:
+            continue
+        if statistics.null_count:
+            raise ValueError(f"the statistics of the column {name} count missing values")
+        if statistics.has_min_max:
+            values = table[name]
+            values = pc.list_flatten(values) if pa.types.is_nested(values.type) else values
+            bounds = pc.min_max(values).as_py()
+            if not (statistics.min <= bounds["min"] and bounds["max"] <= statistics.max):
+                raise ValueError(f"the statistics of the column {name} are not those of its values")
+
+
+def check_scores(table: pa.Table, classes: int) -> None:
+    """Raise ValueError for missing values, losses that are not finite, and scores that cannot be.
+
+    Accuracies and F scores lie in [0, 1], and the gap is the difference of two accuracies.
+    """
     columns = {name: table[name] for name in table.column_names}
     f1 = columns["test_f1"]
     if table.num_rows and pc.min_max(pc.list_value_length(f1)).as_py() != {"min": classes, "max": classes}:
-        raise DamagedZooError(f"{path}: test_f1: expected one score for each of {classes} classes")
+        raise ValueError(f"test_f1: expected one score for each of {classes} classes")
     columns["test_f1"] = pc.list_flatten(f1)
     for name, column in columns.items():
         if column.null_count:
-            raise DamagedZooError(f"{path}: {name}: has missing values")
+            raise ValueError(f"{name}: has missing values")
         if not pa.types.is_floating(column.type) or not len(column):
             continue
         bounds = pc.min_max(column).as_py()
         low, high = (0, 1) if name.endswith(("_accuracy", "_f1")) else (-math.inf, math.inf)
         finite = pc.all(pc.is_finite(column)).as_py()
         if not finite or bounds["min"] < low or bounds["max"] > high:
-            raise DamagedZooError(f"{path}: {name}: found values from {bounds['min']} to {bounds['max']}")
+            raise ValueError(f"{name}: found values from {bounds['min']} to {bounds['max']}")
+    gap = pc.subtract(table["train_accuracy"], table["test_accuracy"])
+    if table.num_rows and pc.max(pc.abs(pc.subtract(gap, table["generalization_gap"]))).as_py() > 1e-12:
+        raise ValueError("generalization_gap: is not train_accuracy - test_accuracy")
 
 
 def huggingface_features(schema: pa.Schema) -> list[dict[str, Any]]:
@@ -241,6 +411,18 @@ def huggingface_features(schema: pa.Schema) -> list[dict[str, Any]]:
 
 def accuracy_summary(table: pa.Table) -> dict[str, list[float]]:
     """Return minimum, quartiles and maximum of the test accuracy at some epochs, diverged models left out."""
+    return {epoch: values.round(4).tolist() for epoch, values in _accuracy_quantiles(table).items()}
+
+
+def is_accuracy_summary(summary: Mapping[str, list[float]], table: pa.Table) -> bool:
+    """Whether these are the values of `accuracy_summary`, whichever version of numpy has computed and rounded them."""
+    exact = _accuracy_quantiles(table)
+    return summary.keys() == exact.keys() and all(
+        np.allclose(summary[epoch], values, rtol=0, atol=0.5e-4 + 1e-9) for epoch, values in exact.items()
+    )
+
+
+def _accuracy_quantiles(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
     good = table.filter(pc.equal(table["status"], "ok"))
     epochs = np.unique(good["epoch"].to_numpy())
     chosen = epochs[np.unique(np.linspace(0, len(epochs) - 1, 6).round().astype(int))] if len(epochs) else epochs
@@ -248,7 +430,5 @@ def accuracy_summary(table: pa.Table) -> dict[str, list[float]]:
         str(epoch): np.quantile(
             good.filter(pc.equal(good["epoch"], epoch))["test_accuracy"].to_numpy(), [0, 0.25, 0.5, 0.75, 1]
         )
-        .round(4)
-        .tolist()
         for epoch in chosen.tolist()
     }

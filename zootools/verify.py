@@ -1,7 +1,8 @@
-"""Holding a whole zoo folder against what was written: `verify` finds what is wrong, `repair` drops it.
+"""Comparing a whole zoo with what was written: `faults` finds what is wrong, `repair` drops it.
 
-A verification reads every byte. One that is interrupted goes on where it was: which files were found intact
-is noted in the user's cache, never in the zoo, and forgotten when the verification is through.
+A verification reads every byte, and makes again everything that follows from something else: what somebody has changed
+together with its hashes differs from what it is derived from. One that is interrupted does not hash again what it has
+hashed: which files were found intact is noted in the user's cache, never in the zoo, until the verification is done.
 """
 
 import hashlib
@@ -10,29 +11,60 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from zootools.checked import FileInfo, content_fault, identity, unreadable
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zootools.architectures import Schema
+from zootools.checked import CheckedFiles, FileInfo, unreadable
 from zootools.errors import DamagedZooError, StorageError, ZooNotFoundError
 from zootools.files import FolderLock, write_durably
+from zootools.hub.locate import Place
 from zootools.image_files import cache_folder
 from zootools.inside import (
     NotPlainError,
     entries_inside,
     names_inside,
-    open_inside,
     path_inside,
     read_inside,
     stat_inside,
 )
-from zootools.manifest import UNHASHED, read_manifest, reopen, stored_spec
-from zootools.shards import read_info
+from zootools.manifest import (
+    UNHASHED,
+    check_against_spec,
+    read_manifest,
+    reopen,
+    schema_fault,
+    shard_rows,
+    stored_spec,
+    table_set_faults,
+)
+from zootools.population import ModelConfig, expand
+from zootools.shards import check_shard, stack_of
+from zootools.spec import ZooSpec
 from zootools.store import IMAGES, MANIFEST, PLAN, Plan, ZooFolder
+from zootools.tables import (
+    SPLITS,
+    accuracy_summary,
+    check_scores,
+    data_fault,
+    is_accuracy_summary,
+    metadata_name,
+    metadata_schema,
+    metadata_table,
+    read_metadata,
+    rows_per_group,
+    same_values,
+    split_files,
+)
+from zootools.unhashed import LIMITS, read_unhashed
 
 UNLISTED = "is not in the manifest"
 
@@ -53,75 +85,231 @@ class Fault:
         return f"{self.name}: {self.what}"
 
 
-def faults(folder: Path, tick: Callable[[int], None] = lambda count: None) -> Iterator[Fault]:
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def faults(
+    folder: Path, tick: Callable[[int], None] = lambda count: None, repository: str | None = None
+) -> Iterator[Fault]:
     """Yield everything that is wrong with a zoo folder, finished or not.
 
-    ``tick`` is told the bytes of every file that has been read. Raises ZooNotFoundError where there is no zoo.
+    Every file is compared with its sha256, and everything that follows from something else is made again and compared:
+    counts, names and layers from the specification, metadata from the shards, the tables that `datasets.load_dataset`
+    reads from both, the card from all of them. So hashes that somebody has computed anew hide nothing.
+    Hidden files and folders at the top (``.git``, ``.cache``, ...) are not looked at, as readers do not look at them.
+
+    Args:
+        folder: the zoo's folder.
+        tick: told the bytes of every file that has been read.
+        repository: the name (``org/name``) under which the zoo was published, if it is known: the card must give it.
+
+    Raises ZooNotFoundError where there is no zoo.
     """
     zoo = ZooFolder(folder)
     if zoo.has(PLAN):
         yield from _unfinished_faults(zoo, tick)
     else:
-        yield from _finished_faults(folder, tick)
+        yield from _finished_faults(folder, tick, repository)
 
 
-def _finished_faults(folder: Path, tick: Callable[[int], None]) -> Iterator[Fault]:
+def place_faults(place: Place, tick: Callable[[int], None] = lambda count: None) -> Iterator[Fault]:
+    """Yield everything that is wrong with a zoo wherever it is; of one that is published, all files are fetched first.
+
+    Beside `faults`, that its card names another repository, and files that lie there without being part of the zoo.
+    """
+    place.fetch_all()
+    yield from faults(place.folder, tick, place.repository)
+    if place.listed:
+        known = {*read_manifest(place.folder)["files"], *UNHASHED}
+        yield from (Fault(name, UNLISTED) for name in sorted(place.listed) if name not in known and is_looked_at(name))
+
+
+def is_looked_at(name: str) -> bool:
+    """Whether a file in a zoo's folder that its manifest does not name matters to a reader.
+
+    Hidden ones at the top do not, except the one in which `datasets` looks for what the card says, and believes it.
+    """
+    return not name.startswith(".") or name.lower() == ".huggingface.yaml"
+
+
+def card_repository(folder: Path) -> str | None:
+    """Return the repository that the card of an intact zoo names; None before the zoo is published."""
+    from zootools.card import card_repositories
+
+    try:
+        return next(iter(card_repositories(read_inside(folder, "README.md", LIMITS["README.md"]))), None)
+    except OSError:
+        return None
+
+
+# --- a finished zoo ------------------------------------------------------------------------------------
+
+
+def _finished_faults(folder: Path, tick: Callable[[int], None], repository: str | None) -> Iterator[Fault]:
     try:
         manifest = read_manifest(folder)
     except DamagedZooError as error:
-        yield Fault("zoo.json", _without(folder / "zoo.json", error))
+        yield Fault("zoo.json", _without(folder, "zoo.json", error))
         return
-    found = list(file_faults(folder, manifest["files"], tick))
-    yield from found
-    damaged = {fault.name for fault in found}
+    files, damaged = CheckedFiles(folder, manifest["files"]), set[str]()
+    notes = _Notes(folder)
+    for fault in file_faults(files, tick, notes):
+        damaged.add(fault.name)
+        yield fault
     if "spec.yaml" not in damaged:
-        yield from _card_faults(folder, manifest)
-        if not any(name.startswith(("checkpoints/", "metadata/")) for name in damaged):
-            yield from _content_faults(folder, manifest)
-    known = {*manifest["files"], *UNHASHED}
-    for name in names_inside(folder):
-        if not name.startswith(".") and name not in known:
-            yield Fault(name, UNLISTED)
-
-
-def _card_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[Fault]:
-    from zootools.card import card_location, render_card
-
+        yield from _content_faults(files, manifest, damaged, repository)
     try:
-        card = read_inside(folder, "README.md", 1 << 20)
+        read_unhashed(folder, "build.json")
+    except DamagedZooError as error:
+        yield Fault("build.json", _without(folder, "build.json", error))
+    known = {*manifest["files"], *UNHASHED}
+    try:
+        strangers = [name for name in names_inside(folder) if name not in known and is_looked_at(name)]
     except OSError as error:
-        yield Fault("README.md", unreadable(error))
+        strangers = []
+        yield Fault(str(error.filename), unreadable(error))
+    yield from (Fault(name, UNLISTED) for name in strangers)
+    notes.forget()
+
+
+def _content_faults(
+    files: CheckedFiles, manifest: dict[str, Any], damaged: set[str], repository: str | None
+) -> Iterator[Fault]:
+    """Intact files can still contradict each other; those that are ``damaged`` are not compared."""
+    folder = files.folder
+    try:
+        spec = stored_spec(folder, manifest)
+    except DamagedZooError as error:
+        yield Fault("spec.yaml", _without(folder, "spec.yaml", error))
         return
-    if card != render_card(manifest, stored_spec(folder, manifest), card_location(card)).encode():
-        yield Fault("README.md", "is not the card that zoo.json and spec.yaml make")
-
-
-def _content_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[Fault]:
-    """Intact files can still say what is not so: hold models, shards and tables against each other."""
-    from zootools.population import expand
-    from zootools.tables import metadata_name, metadata_table
-    from zootools.zoo import open_zoo
-
-    spec = stored_spec(folder, manifest)
+    if fault := card_fault(folder, manifest, spec, repository):
+        yield Fault("README.md", fault)
+    odd = list(table_set_faults(manifest))
+    yield from (Fault(name, what) for name, what in odd)
+    try:
+        keys = check_against_spec(manifest, spec, str(folder / "zoo.json"))
+    except DamagedZooError as error:
+        yield Fault("zoo.json", _without(folder, "zoo.json", error))
+        return
     models = {model.model_id: model for model in expand(spec)}
     listed = {model for stack in manifest["stacks"] for model in stack["models"]}
     if listed != set(models):
-        odd = min(listed ^ set(models))
-        yield Fault("zoo.json", f"stacks: the models are not those that spec.yaml makes ({odd} is in one only)")
+        only = min(listed ^ set(models))
+        yield Fault("zoo.json", f"stacks: the models are not those that spec.yaml makes ({only} is in one only)")
         return
+    shards = shard_rows(keys)
+    if not damaged & shards.keys():
+        missing = damaged | {name for name, _ in odd}
+        yield from _derived_faults(files, manifest, _Expected(spec, models, shards), missing)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the tables of a finished zoo are derived from: specification, models by id, and rows of each shard."""
+
+    spec: ZooSpec
+    models: dict[str, ModelConfig]
+    shards: dict[str, int]
+
+
+def _derived_faults(
+    files: CheckedFiles, manifest: dict[str, Any], expected: _Expected, without: set[str]
+) -> Iterator[Fault]:
+    """Compare shards with the manifest, then every table that is not in ``without`` with what the shards make of it."""
+    schema, spec = Schema.from_json(manifest["schema"]), expected.spec
+    stopped = {model: info for stack in manifest["stacks"] for model, info in stack["stopped"].items()}
+    files.expect_rows(expected.shards)
+
+    def read(name: str) -> pa.Table | str:
+        return _shard_table(files, schema, spec, expected.models, stopped, name)
+
+    parts, found = [metadata_schema(spec).empty_table()], False
+    for name, part in _in_threads(read, sorted(expected.shards)):
+        if isinstance(part, str):
+            found = True
+            yield Fault(name, part)
+        else:
+            parts.append(part)
+    if found:
+        return
+    table = pa.concat_tables(parts)
+    if not is_accuracy_summary(manifest["test_accuracy"], table):
+        yield Fault("zoo.json", f"test_accuracy: the shards make {accuracy_summary(table)}")
+    for split in SPLITS:
+        rows, count = table.filter(pc.equal(table["split"], split)), manifest["splits"][split]
+        if rows.num_rows != count:
+            yield Fault("zoo.json", f"splits.{split}: found {count}, the models make {rows.num_rows}")
+            continue
+        yield from _table_faults(files, schema, spec, split, rows, without)
+
+
+def _shard_table(
+    files: CheckedFiles,
+    schema: Schema,
+    spec: ZooSpec,
+    models: Mapping[str, ModelConfig],
+    stopped: Mapping[str, Any],
+    name: str,
+) -> pa.Table | str:
+    """Return the metadata of a shard's rows, or in words what is wrong with it."""
     try:
-        zoo = open_zoo(folder, include_diverged=True, verify=False)
-        stopped = zoo.stopped
-        shards = sorted(name for name in manifest["files"] if name.startswith("checkpoints/"))
-        infos = ((int(name[len("checkpoints/stack-") :].partition("/")[0]), read_info(folder, name)) for name in shards)
-        table = metadata_table(spec, models, infos, stopped)
-    except DamagedZooError as error:
-        yield Fault("zoo.json", _without(folder / "zoo.json", error))
-        return
-    table = table.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
-    for column in table.column_names:
-        if not table[column].combine_chunks().equals(zoo.metadata[column].combine_chunks()):
-            yield Fault(metadata_name("*"), f"the column {column} is not what the shards and spec.yaml say")
+        table = metadata_table(spec, models, [(stack_of(name), check_shard(files, schema, name))], stopped)
+        check_scores(table, schema.classes)
+    except (DamagedZooError, ValueError) as error:
+        return _without(files.folder, name, error)
+    return table
+
+
+def _table_faults(
+    files: CheckedFiles, schema: Schema, spec: ZooSpec, split: str, rows: pa.Table, without: set[str]
+) -> Iterator[Fault]:
+    """Compare all tables of a split with its rows, which are those that the shards make."""
+    tables = {name: part for name, part in split_files(schema, split, rows.num_rows).items() if name not in without}
+    metadata = metadata_name(split)
+    if tables.pop(metadata, None):
+        try:
+            stored = read_metadata(files, spec, {split: rows.num_rows}, schema.classes)
+            for column in rows.column_names:
+                if not same_values(rows[column], stored[column]):
+                    yield Fault(metadata, f"the column {column} is not what the shards and spec.yaml say")
+        except DamagedZooError as error:
+            yield Fault(metadata, _without(files.folder, metadata, error))
+    step = rows_per_group(schema)
+    jobs = [(name, group) for name, part in tables.items() for group in range(-(-len(part) // step))]
+
+    def compare(job: tuple[str, int]) -> str | None:
+        name, group = job
+        try:
+            return data_fault(files, schema, name, rows.slice(tables[name].start, len(tables[name])), group)
+        except DamagedZooError as error:
+            return str(error)
+
+    told = set[str]()
+    for (name, _), fault in _in_threads(compare, jobs):
+        if fault is not None and name not in told:
+            told.add(name)
+            yield Fault(name, fault)
+
+
+def card_fault(folder: Path, manifest: dict[str, Any], spec: ZooSpec, repository: str | None) -> str | None:
+    """Return in words why README.md is not the card of a zoo, or None.
+
+    A published card names its repository. Where that is not known, it is the one that the card itself names.
+    """
+    from zootools.card import card_repositories, render_card
+
+    try:
+        card = read_inside(folder, "README.md", LIMITS["README.md"])
+    except OSError as error:
+        return unreadable(error)
+    named = [None, *card_repositories(card)] if repository is None else [repository]
+    if any(card == render_card(manifest, spec, name).encode() for name in named):
+        return None
+    return f"is not the card{f' of {repository}' if repository else ''} that zoo.json and spec.yaml make"
+
+
+# --- an unfinished zoo ---------------------------------------------------------------------------------
 
 
 def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[Fault]:
@@ -130,21 +318,51 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
         if plan is None:
             raise ZooNotFoundError(f"{zoo.path}: holds no zoo")
     except DamagedZooError as error:
-        yield Fault(".work/plan.json", _without(zoo.plan, error))
+        yield Fault(".work/plan.json", _without(zoo.path, ".work/plan.json", error))
         return
-    files: dict[str, FileInfo] = {}
+    if contradiction := _plan_fault(plan):
+        yield Fault(".work/plan.json", contradiction)
+        return
+    shards: dict[str, FileInfo] = {}
     for stack in range(len(plan.stacks)):
         name = zoo.record_name(stack)
         try:
             record = zoo.read_record(stack)
             if record is not None:
-                files |= record.shards
+                shards |= record.shards
                 zoo.state_bytes(stack)
         except DamagedZooError as error:
-            yield Fault(name, _without(zoo.path / name, error))
-    yield from file_faults(zoo.path, files, tick)
+            yield Fault(name, _without(zoo.path, name, error))
+    files, damaged, notes = CheckedFiles(zoo.path, shards), set[str](), _Notes(zoo.path)
+    for fault in file_faults(files, tick, notes):
+        damaged.add(fault.name)
+        yield fault
+    for name, what in _in_threads(lambda name: _planned(files, plan, name), sorted(shards.keys() - damaged)):
+        if what is not None:
+            yield Fault(name, what)
     if zoo.has(IMAGES) and not _images_intact(zoo, plan):
         yield Fault(IMAGES, "does not hold the images of this zoo")
+    notes.forget()
+
+
+def _plan_fault(plan: Plan) -> str | None:
+    """Return in words why a plan is not one of its specification, or None."""
+    ids = [model for stack in plan.stacks for model in stack]
+    if sorted(ids) != sorted(plan.models()):
+        return "stacks: the models are not those that its specification makes"
+    fault = schema_fault(plan.schema, plan.spec)
+    return f"schema: {fault}" if fault else None
+
+
+def _planned(files: CheckedFiles, plan: Plan, name: str) -> str | None:
+    """Return in words why a shard does not hold models of its stack, in their order, with their scores; or None."""
+    table = _shard_table(files, plan.schema, plan.spec, plan.models(), {}, name)
+    if isinstance(table, str):
+        return table
+    left = iter(plan.stacks[stack_of(name)])
+    if not all(model in left for model in table["model_id"].to_pylist()):
+        return "its models are not those of its stack, in their order"
+    return None
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
@@ -157,50 +375,55 @@ def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
         return False
 
 
-def _without(path: Path, error: DamagedZooError) -> str:
+def _without(folder: Path, name: str, error: Exception) -> str:
     """Return what an error says, without the path that a fault names already."""
-    text = str(error)
-    for prefix in (f"{path}: ", f"{path.parent}: {path.name}: ", f"{path.parents[1]}: .work/{path.name}: "):
-        text = text.removeprefix(prefix)
-    return text
+    return str(error).removeprefix(f"{folder / name}: ").removeprefix(f"{folder}: {name}: ")
 
 
 # --- files, in threads, and again from where we were ---------------------------------------------------
 
 
 def file_faults(
-    folder: Path,
-    files: Mapping[str, FileInfo],
+    files: CheckedFiles,
     tick: Callable[[int], None] = lambda count: None,
+    notes: "_Notes | None" = None,
     threads: int | None = None,
 ) -> Iterator[Fault]:
-    """Yield the faults of some files in the order of their names; ``threads`` hash at once, by default one per core."""
-    notes = _Notes(folder)
+    """Yield the faults of files in the order of their names; ``threads`` hash at once, by default one per core.
+
+    What ``notes`` know to be intact is not read again. They are written down where this is interrupted.
+    """
+    notes = notes or _Notes(files.folder)
 
     def examine(name: str) -> str | None:
-        try:
-            with open_inside(folder, name) as file:
-                state = [*identity(file), files[name]["sha256"]]
-                if notes.intact.get(name) == state:
-                    return None
-                fault = content_fault(file, files[name])
-        except OSError as error:
-            return unreadable(error)
+        fault = files.fault(name, notes.known(name, files.files[name]))
         if fault is None:
-            notes.add(name, state)
+            notes.add(name, files)
         return fault
 
-    names = sorted(files)
-    pool = ThreadPoolExecutor(threads or os.cpu_count())
     try:
-        for name, fault in zip(names, pool.map(examine, names), strict=True):
-            tick(files[name]["size"])
+        for name, fault in _in_threads(examine, sorted(files.files), threads):
+            tick(files.files[name]["size"])
             if fault is not None:
                 yield Fault(name, fault)
-        notes.forget()
     except KeyboardInterrupt:
         notes.write()
         raise
+
+
+def _in_threads(function: Callable[[K], V], items: Sequence[K], threads: int | None = None) -> Iterator[tuple[K, V]]:
+    """Yield items in their order and what a function makes of each, in ``threads`` threads, by default one per core."""
+    count = threads or os.cpu_count() or 1
+    pool, begun = ThreadPoolExecutor(count), deque[tuple[K, Future[V]]]()
+    try:
+        for item in items:
+            begun.append((item, pool.submit(function, item)))
+            if len(begun) > 4 * count:  # results that nobody has taken yet need memory
+                item, future = begun.popleft()
+                yield item, future.result()
+        while begun:
+            item, future = begun.popleft()
+            yield item, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -218,10 +441,15 @@ class _Notes:
             if 0 <= self._began - value["began"] < REMEMBERED:
                 self._began, self.intact = value["began"], dict(value["intact"])
 
-    def add(self, name: str, state: list[Any]) -> None:
+    def known(self, name: str, info: FileInfo) -> tuple[int, ...] | None:
+        """Return the `zootools.checked.identity` with which a file of this sha256 was found intact, if it was."""
+        *state, sha256 = self.intact.get(name) or [None]
+        return tuple(state) if sha256 == info["sha256"] else None
+
+    def add(self, name: str, files: CheckedFiles) -> None:
         """Note an intact file, and now and then write the notes down."""
         with self._lock:
-            self.intact[name] = state
+            self.intact[name] = [*(files.identity(name) or ()), files.files[name]["sha256"]]
             if time.monotonic() - self._written < NOTE_EVERY:
                 return
         self.write()

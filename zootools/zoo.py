@@ -17,11 +17,18 @@ from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
 from zootools.hub.locate import Place, locate
-from zootools.manifest import check_file_set, checkpoint_keys, is_partial, read_manifest, stored_spec
+from zootools.manifest import (
+    check_against_spec,
+    check_tables,
+    is_partial,
+    read_manifest,
+    shard_rows,
+    stored_spec,
+)
 from zootools.shards import gather_weights, read_info, shard_name
 from zootools.spec import ZooSpec
 from zootools.store import PLAN, Plan, ZooFolder
-from zootools.tables import SPLITS, metadata_table, read_metadata
+from zootools.tables import SPLITS, check_scores, metadata_table, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,10 +195,11 @@ def _open(store: ZooFolder, verify: bool) -> Zoo:
 
 def _open_finished(folder: Path, verify: bool) -> Zoo:
     manifest = read_manifest(folder)
-    spec, files = stored_spec(folder, manifest), CheckedFiles(folder, manifest["files"], verify)
-    schema = Schema.from_json(manifest["schema"])
-    keys = checkpoint_keys(manifest, spec)
-    check_file_set(manifest, keys, str(folder / "zoo.json"))
+    spec, schema = stored_spec(folder, manifest), Schema.from_json(manifest["schema"])
+    keys = check_against_spec(manifest, spec, str(folder / "zoo.json"))
+    check_tables(manifest, str(folder / "zoo.json"))
+    files = CheckedFiles(folder, manifest["files"], verify)
+    files.expect_rows(shard_rows(keys))
     metadata = read_metadata(files, spec, manifest["splits"], schema.classes)
     for name, expected in keys.items():
         if not metadata[name].combine_chunks().equals(pa.array(expected, metadata.schema.field(name).type)):
@@ -214,6 +222,10 @@ def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
             names += [(stack, name) for name in sorted(record.shards)]
     shards = ((stack, read_info(store.path, name)) for stack, name in names)
     metadata = metadata_table(plan.spec, plan.models(), shards, stopped)
+    try:
+        check_scores(metadata, plan.schema.classes)
+    except ValueError as error:
+        raise DamagedZooError(f"{store.path}: the scores in its shards: {error}") from error
     counts = {key: value for key, value in status(store.path).items() if isinstance(value, int)}
     checked = CheckedFiles(store.path, files, verify)
     return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False)

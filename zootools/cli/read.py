@@ -118,27 +118,30 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
 @ZOO
 @JSON
 def verify(zoo: str, as_json: bool) -> None:
-    """Check every file of a zoo against its manifest; exit code 3 when something is wrong.
+    """Compare every file of a zoo with its manifest and with what it is made from; exit code 3 when something is wrong.
 
-    An interrupted verification goes on where it was.
+    Tables are compared with the checkpoints, scores and layers with the specification, the card with all of them.
+    Hidden files at the top of the folder are not looked at. An interrupted verification does not hash again what it has
+    hashed.
     """
     import sys
 
     from tqdm import tqdm
 
     from zootools.hub.locate import locate
-    from zootools.verify import faults
+    from zootools.verify import card_repository, place_faults
 
     place = locate(zoo)
-    place.fetch_all()
     quiet = as_json or not sys.stderr.isatty()
     with tqdm(desc="verifying", unit="B", unit_scale=True, disable=quiet) as bar:
-        found = [str(fault) for fault in faults(place.folder, bar.update)]
+        found = [str(fault) for fault in place_faults(place, bar.update)]
     print_value({"zoo": zoo, "faults": found}, as_json, lambda value: None)
     if found:
         raise DamagedZooError(f"{zoo}: {len(found)} faults\n  " + "\n  ".join(found))
     if not as_json:
         click.echo(f"{zoo}: every file is as it was written")
+        if place.repository is None and (named := card_repository(place.folder)):
+            click.echo(f"its card says that it was published as {named}")
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """Where a zoo is: an existing path, else the hub folder, else the Hub; or an object store, by its URL."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -25,6 +25,17 @@ class Place:
     """The version of a zoo that came from a hub."""
     fetches: ClassVar[bool] = False
     """Whether files get to `folder` only when they are fetched."""
+
+    @property
+    def repository(self) -> str | None:
+        """``org/name`` of a zoo that was found by its name."""
+        name = None if Path(self.name) == self.folder else parse_name(self.name)
+        return name.repo_id if name is not None else None
+
+    @property
+    def listed(self) -> Collection[str]:
+        """The names of all files that lie there, where that is known without looking into `folder`."""
+        return ()
 
     def fetch(self, files: Iterable[str]) -> None:
         """Make sure that some files, by their names in the manifest, lie in `folder`."""

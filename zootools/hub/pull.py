@@ -13,14 +13,17 @@ from zootools.manifest import UNHASHED, read_manifest
 from zootools.objects import is_url
 from zootools.store import MANIFEST
 from zootools.unhashed import read_unhashed
+from zootools.verify import card_fault
+from zootools.zoo import open_zoo
 
 
 def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Path | None = None) -> Place:
     """Copy a published zoo, by its name or URL, into a folder; the same call again fetches only what is missing.
 
     The manifest comes last, so an interrupted copy is never taken for a zoo. Raises SpecError when the folder holds
-    something else, ZooNotFoundError when there is no such zoo, DamagedZooError when a file is not what the manifest
-    promises.
+    something else, ZooNotFoundError when there is no such zoo, DamagedZooError, before anything is copied, for what
+    `open_zoo` refuses and for a card that is not this zoo's, and when a file is not what the manifest promises.
+    The weights in shards and tables are not compared with each other: `zootools verify` does that.
     """
     if not is_url(name):
         require_name(name, revision)
@@ -36,8 +39,12 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     strangers = {file for file in present if not Path(file).name.startswith(".")} - {*files, *UNHASHED}
     if strangers or (MANIFEST in present and read_manifest(folder)["sha256"] != manifest["sha256"]):
         raise SpecError(f"{folder}: holds something else; choose another folder")
+    spec = open_zoo(place.folder).spec
+    place.fetch(["README.md"])
+    if fault := card_fault(place.folder, manifest, spec, place.repository):
+        raise DamagedZooError(f"{place.folder}: README.md: {fault}")
     missing = [file for file, info in files.items() if file_fault(folder, file, info) is not None]
-    place.fetch([*missing, "README.md", "build.json"])
+    place.fetch([*missing, "build.json"])
     for file in missing:
         _copy(place.folder, folder, file, files[file])
     for file in ("build.json", "README.md", MANIFEST):

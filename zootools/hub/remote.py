@@ -7,7 +7,7 @@ that no zoo may have): what lies there has been verified.
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +55,11 @@ class RemotePlace(Place):
     manifest: dict[str, Any] = field(default_factory=dict)
     listing: dict[str, Listed] = field(default_factory=dict)
     fetches: ClassVar[bool] = True
+
+    @property
+    def listed(self) -> Collection[str]:
+        """The names of all files in the commit."""
+        return self.listing
 
     def fetch(self, files: Iterable[str]) -> None:
         """Download and verify what is not there yet. Raises DamagedZooError, HubError, StorageError."""
