@@ -5,13 +5,15 @@ Nothing here imports torch: a bad specification is refused in a fraction of a se
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Discriminator, Field, ValidationError, model_validator
 
-from zootools.errors import did_you_mean
+from zootools.errors import SpecError, did_you_mean
 from zootools.sections import Section, choices_of, load_section, lower_first, parse_section
+from zootools.yaml_reader import Key
 
 MAX_MODELS = 1_000_000
 MAX_CHECKPOINTS = 10_000_000
@@ -383,7 +385,7 @@ class ZooSpec(Section):
     def _axes(self) -> Self:
         sampled = self.sample.axes if self.sample else {}
         for axis, draw in sampled.items():
-            _check_draw(axis, draw)
+            _check_draw(axis, draw, type(self.grid))
         both = sorted(set(self.grid.axes) & set(sampled))
         if both:
             raise ValueError(f"{both[0]} stands in grid and in sample; expected one of them")
@@ -404,6 +406,11 @@ class ZooSpec(Section):
         return self
 
     @property
+    def unknown_names(self) -> list[str]:
+        """What a stored specification names and this version does not know (`StoredSpec`): here nothing."""
+        return []
+
+    @property
     def configuration_count(self) -> int:
         """Number of configurations, by arithmetic: nothing is expanded."""
         count = self.sample.count if self.sample else 1
@@ -417,12 +424,12 @@ class ZooSpec(Section):
         return self.configuration_count * self.seeds.per_configuration
 
 
-def _check_draw(axis: str, draw: Draw) -> None:
+def _check_draw(axis: str, draw: Draw, grid: type[Grid]) -> None:
     """Refuse a draw that could leave the range of its axis, by validating its ends as values of the axis."""
     ends = draw.choice or draw.uniform or draw.log_uniform or ()
     for value in ends:
         try:
-            Grid.model_validate({axis: (value,)})
+            grid.model_validate({axis: (value,)})
         except ValidationError as error:
             detail = error.errors()[0]
             if detail["type"] == "literal_error":
@@ -430,6 +437,77 @@ def _check_draw(axis: str, draw: Draw) -> None:
             else:
                 reason = f"found {value!r}; {lower_first(detail['msg'])}"
             raise ValueError(f"sample.{axis}: {reason}") from None
+
+
+# --- reading what another version has built --------------------------------------------------------------
+
+Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""What a registered name looks like."""
+_REGISTERED = {"activation": Activation, "init": Init, "optimizer": Optimizer}
+
+
+def _names(union: Any) -> set[str]:
+    """Return the names by which the sections of a union are told apart."""
+    return {name for section in get_args(get_args(union)[0]) for name in get_args(section.model_fields["name"].annotation)}
+
+
+class UnknownImages(StoredImages):
+    """Images of a data set that this version does not know."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Word
+
+    @model_validator(mode="after")
+    def _unknown(self) -> Self:
+        if self.name in _names(Images):
+            raise ValueError(f"{self.name} is known")
+        return self
+
+
+class UnknownArchitecture(Section):
+    """An architecture that this version does not know; zoo.json has its layers."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Word
+
+    @model_validator(mode="after")
+    def _unknown(self) -> Self:
+        if self.name in _names(Architecture):
+            raise ValueError(f"{self.name} is known")
+        return self
+
+
+class StoredGrid(Grid):
+    """A grid with values that this version does not know."""
+
+    activation: tuple[Word, ...] | None = Values  # type: ignore[assignment]
+    init: tuple[Word, ...] | None = Values  # type: ignore[assignment]
+    optimizer: tuple[Word, ...] | None = Values  # type: ignore[assignment]
+
+
+class StoredSpec(ZooSpec):
+    """The specification of a zoo that another version of zootools has built, with names that this one does not know.
+
+    Reading takes none of them: the layers are in zoo.json, the columns follow from the keys. Building takes all.
+    """
+
+    images: TetrisImages | DatasetImages | FolderImages | UnknownImages  # type: ignore[assignment]
+    architecture: Mlp | Cnn | UnknownArchitecture  # type: ignore[assignment]
+    grid: StoredGrid
+
+    @property
+    def unknown_names(self) -> list[str]:
+        """What is unknown, such as ``architecture 'resnet'``."""
+        found = [f"images {self.images.name!r}"] if self.images.name not in _names(Images) else []
+        if self.architecture.name not in _names(Architecture):
+            found.append(f"architecture {self.architecture.name!r}")
+        for axis, known in _REGISTERED.items():
+            draw: Draw | None = getattr(self.sample, axis, None)
+            values = getattr(self.grid, axis) or (draw and draw.choice) or ()
+            found += [f"{axis} {value!r}" for value in values if value not in get_args(known)]
+        return found
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> ZooSpec:
@@ -444,3 +522,13 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> ZooSpec:
 def parse_spec(values: dict[str, Any], source: str) -> ZooSpec:
     """Validate plain values that were read from ``source``."""
     return parse_section(ZooSpec, values, source)
+
+
+def parse_stored_spec(values: dict[str, Any], source: str, places: dict[Key, str] | None = None) -> ZooSpec:
+    """Like `parse_spec`, for the specification of a zoo that is to be read: it may have `ZooSpec.unknown_names`."""
+    try:
+        return parse_section(ZooSpec, values, source, places)
+    except SpecError:
+        with suppress(SpecError):
+            return parse_section(StoredSpec, values, source, places)
+        raise
