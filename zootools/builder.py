@@ -7,24 +7,35 @@ only what is missing is trained, as new stacks.
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zootools.architectures import Schema, build_schema
-from zootools.errors import SpecError, StorageError, WorkerError
+from zootools.errors import WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
-from zootools.image_files import image_shape
-from zootools.inside import entries_inside, read_inside
+from zootools.image_files import check_images, image_shape
+from zootools.inside import read_inside
 from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
 from zootools.mirror import Output, open_output
 from zootools.population import ModelConfig, expand
+from zootools.preflight import (
+    check_arguments,
+    check_fingerprints,
+    check_folder,
+    check_growth,
+    check_images_fit,
+    check_same_images,
+    check_space,
+    choose_device,
+    workers_that_fit,
+)
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
 from zootools.store import MANIFEST, Plan, StackRecord, ZooFolder
@@ -42,9 +53,6 @@ MANY_FILES = 9000
 
 MAX_BUILD_NOTE = 16 << 20
 """Bytes of build.json, beyond which it is not added to but begun anew."""
-
-POPULATION = ("grid", "sample", "seeds", "models")
-"""The sections that may change when a zoo grows."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,59 @@ def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConf
     )
 
 
+def check_spec(spec: ZooSpec, data: Path | None = None) -> Schema:
+    """Return the schema of a specification's models; raise SpecError for what no build could make of it.
+
+    Images are not read, so their number is compared with what is known of their data set.
+    """
+    schema = zoo_schema(spec, data)
+    check_images(spec.images, data)
+    return schema
+
+
+def preview(
+    spec: ZooSpec,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    backend: "str | Backend" = "auto",
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    data: Path | None = None,
+    allow_fingerprint_change: bool = False,
+) -> Estimate:
+    """Check all that `build`, with the same arguments, checks before it trains; return what it would take.
+
+    Nothing is written in ``out`` or downloaded. What an object store holds is not looked at, nor are images that are
+    not at hand; only the build itself can refuse those.
+
+    Raises what `build` raises, but BusyError.
+    """
+    workers = check_arguments(spec, device, backend, engine, address, workers)
+    output = open_output(out)
+    zoo = ZooFolder(output.folder)
+    schema, models = check_spec(spec, data), expand(spec)
+    asked = estimate(spec, data, models)
+    if output.is_local:
+        check_folder(zoo)
+        if _finished(output, zoo, spec, models) is not None:
+            return asked
+    _check_machine(zoo, spec, schema, models, asked, engine)
+    chosen = _choose_backend(backend, device, spec, schema)
+    old, records = _stored(zoo, spec) if output.is_local else (None, [])
+    _room_for(_stacks(old, spec, schema, models, chosen.device), schema, chosen, engine, workers)
+    if old is not None and not allow_fingerprint_change:
+        check_fingerprints([*records, None], chosen.fingerprint())
+    from zootools.images import has_images, load_images
+
+    if has_images(spec.images, data):
+        images = load_images(spec.images, data)
+        if old is not None:
+            check_same_images(old.images_sha256, images.digest)
+    return asked
+
+
 def build(
     spec: ZooSpec,
     out: Path | str,
@@ -127,94 +188,158 @@ def build(
             ``s3://bucket/zoo`` (see `zootools.mirror`).
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
         backend: ``native``, ``torch``, or ``auto`` (see `zootools.training.backend.choose_backend`); or a backend of
-            your own, which can be pickled and has what `zootools.training.backend.Backend` has.
+            your own: an object that can be pickled and has what `zootools.training.backend.Backend` has.
         engine: ``local`` for processes on this machine, ``ray`` for tasks of a Ray cluster; the bytes are the same.
         address: of the cluster (see `zootools.engines.cluster.connect`); by default Ray is started here.
-        workers: processes on the CPU; one per core by default, and always one on CUDA. On a cluster: at most so many.
+        workers: processes on the CPU, 1 to 1024; by default one per core, or fewer where the memory would not suffice
+            for so many, and always one on CUDA. On a cluster: at most so many.
         data: where image files lie and are downloaded to (see `zootools.images.data_folder`).
-        allow_fingerprint_change: go on although device or library versions are not those the build began with.
+        allow_fingerprint_change: resume although device or library versions are not those the build began with.
         quiet: show no progress.
 
     Returns:
         The manifest of the finished zoo, as in zoo.json.
 
     Raises:
-        SpecError: ``out`` holds something else, or a zoo of another specification.
+        SpecError: an argument is wrong, or ``out`` holds something else, or a zoo of another specification.
         ClusterError: there is no Ray, no cluster at the address, or no machine in it that computes as this one does.
         NoKernelError: ``native`` is asked for, and there is no compiler or it fails.
         BusyError: another builder is at work there.
-        StorageError: the disk refused; everything committed is kept.
-        WorkerError: stacks failed again and again; the others are kept, and the call can be repeated.
+        StorageError: there is not enough memory or disk, or the disk refused, or the folder was moved or removed
+            during the build; everything committed is kept.
+        WorkerError: a worker could not start or failed, or stacks crashed it again and again; everything committed is
+            kept, and the call can be repeated.
     """
     begun = time.time()
-    if engine == "ray":
-        from zootools.engines.cluster import import_ray
-
-        import_ray()  # or say at once that it is missing
+    workers = check_arguments(spec, device, backend, engine, address, workers)
     output = open_output(out)
-    folder = output.folder
+    zoo = ZooFolder(output.folder)
+    schema, models = check_spec(spec, data), expand(spec)
     if output.is_local:
-        _check_folder(ZooFolder(folder))
-    schema = zoo_schema(spec, data)
-    models = expand(spec)
-    if output.is_local:
-        finished = _finished(output, ZooFolder(folder), spec, models)
-        if finished is not None and not ZooFolder(folder).has(".work"):
+        check_folder(zoo)
+        finished = _finished(output, zoo, spec, models)
+        if finished is not None and not zoo.has(".work"):
             return finished
-    _check_space(folder, estimate(spec, data, models).bytes)
-    with FolderLock(ZooFolder(folder).lock) as lock, output.session(ZooFolder(folder, lock.descriptor)) as zoo:
+    _check_machine(zoo, spec, schema, models, estimate(spec, data, models), engine)
+    with (
+        FolderLock(zoo.lock) as lock,
+        output.session(ZooFolder(zoo.path, lock.descriptor)) as zoo,
+        _blaming_the_folder(zoo),
+    ):
         zoo.check_folders()
-        sweep_temporaries(folder)
+        sweep_temporaries(zoo.path)
         # Another builder may have finished since we looked, or been killed while it cleared up.
         finished = _finished(output, zoo, spec, models)
         if finished is not None:
             zoo.remove_work()
             return finished
         output.fetch()
-        device = _choose_device(device)
-        from zootools.engines.worker import RETRIES
-        from zootools.images import load_images
-        from zootools.training.backend import Backend, choose_backend
-
-        if isinstance(backend, Backend):
-            chosen = backend
-        else:
-            chosen = choose_backend(backend, device, schema, spec.training.batch_size)
+        chosen = _choose_backend(backend, device, spec, schema)
         if not quiet:
             print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
+        old = _stored_plan(zoo, spec)
+        stacks = _stacks(old, spec, schema, models, chosen.device)
+        workers = _room_for(stacks, schema, chosen, engine, workers)
+        from zootools.images import load_images
+
         images = load_images(spec.images, data)
-        plan = _plan(zoo, spec, schema, models, images.digest, device)
+        if old is not None:
+            check_same_images(old.images_sha256, images.digest)
+        plan = Plan(spec, schema, images.digest, stacks)
+        if plan != old:
+            zoo.write_plan(plan)
         output.put_plan()
-        present = chosen.fingerprint()
-        records = [zoo.read_record(stack) for stack in range(len(plan.stacks))]
         if not allow_fingerprint_change:
-            _check_fingerprints(records, present)
+            check_fingerprints([zoo.read_record(stack) for stack in range(len(stacks))], chosen.fingerprint())
         train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
         del images  # the local engine's workers map the file that it has written
-        todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
-        sizes = [len(ids) for ids in plan.stacks]
-        with Progress(sizes, spec.training.epochs, [_epochs_done(record, spec) for record in records], quiet) as bar:
-
-            def report(stack: int, epochs: float) -> None:
-                bar.update(stack, epochs)
-                if epochs == int(epochs):
-                    output.put_stack(stack)
-
-            failed = train(todo, report=report, retried=bar.retried)
-        sweep_temporaries(folder)  # of workers that died; by now all of them have left
-        _note_build(zoo, begun, device, chosen.name, engine)
+        failed = _train(train, zoo, plan, output, quiet)
+        sweep_temporaries(zoo.path)  # of workers that died; by now all of them have left
+        _note_build(zoo, begun, chosen.device, chosen.name, engine)
         if failed:
-            for stack in failed:
-                zoo.mark_failed(stack, f"its worker died {RETRIES + 1} times", present)
-                output.put_stack(stack)
-            raise WorkerError(
-                f"{out}: the worker of {len(failed)} of {len(sizes)} stacks died {RETRIES + 1} times "
-                f"(stack {failed[0]} first); the others are kept, and the same command tries these again"
-            )
+            _give_up(failed, zoo, plan, output, chosen, out)
         manifest = finish_zoo(zoo, plan)
         output.finish(manifest)
         zoo.remove_work()
     return manifest
+
+
+@contextmanager
+def _blaming_the_folder(zoo: ZooFolder) -> Iterator[None]:
+    """Where something fails because the zoo's folder is no longer there, let that be what is said."""
+    try:
+        yield
+    except Exception:
+        zoo.fence()
+        raise
+
+
+def _train(
+    train: Callable[..., dict[int, str]], zoo: ZooFolder, plan: Plan, output: Output, quiet: bool
+) -> dict[int, str]:
+    """Let an engine train what is left of a plan; return the stacks that it gave up, and how their workers died."""
+    records = [zoo.read_record(stack) for stack in range(len(plan.stacks))]
+    done = [_epochs_done(record, plan.spec) for record in records]
+    todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
+    with Progress([len(ids) for ids in plan.stacks], plan.spec.training.epochs, done, quiet) as bar:
+
+        def report(stack: int, epochs: float) -> None:
+            bar.update(stack, epochs)
+            if epochs == int(epochs):
+                output.put_stack(stack)
+
+        return train(todo, report=report, retried=bar.retried)
+
+
+def _give_up(
+    failed: Mapping[int, str], zoo: ZooFolder, plan: Plan, output: Output, backend: "Backend", out: Path | str
+) -> NoReturn:
+    """Mark stacks whose workers died again and again, and raise WorkerError."""
+    from zootools.engines.worker import RETRIES
+
+    for stack in failed:
+        zoo.mark_failed(stack, f"its worker died {RETRIES + 1} times", backend.fingerprint())
+        output.put_stack(stack)
+    first, how = next(iter(failed.items()))
+    memory = " (which the system does when memory runs out; fewer --workers need less)" if "SIGKILL" in how else ""
+    raise WorkerError(
+        f"{out}: the worker of {len(failed)} of {len(plan.stacks)} stacks died {RETRIES + 1} times "
+        f"(stack {first} first: {how}{memory}); the others are kept, and the same command tries these again"
+    )
+
+
+def _check_machine(
+    zoo: ZooFolder, spec: ZooSpec, schema: Schema, models: Sequence[ModelConfig], asked: Estimate, engine: str
+) -> None:
+    """Refuse a zoo for which the memory or the disk does not suffice, as far as that is known without torch."""
+    check_images_fit(spec, schema)
+    if engine == "local":
+        largest = max(map(len, plan_stacks(models, schema, len(spec.training.kept_epochs))))
+        workers_that_fit(1, 1, largest, schema, 1)
+    check_space(zoo.path, asked.bytes)
+
+
+def _choose_backend(backend: "str | Backend", device: str, spec: ZooSpec, schema: Schema) -> "Backend":
+    """Return what trains: the backend that was given, or the one that its name stands for."""
+    if not isinstance(backend, str):
+        return backend
+    from zootools.training.backend import choose_backend
+
+    return choose_backend(backend, choose_device(device), schema, spec.training.batch_size)
+
+
+def _room_for(
+    stacks: Sequence[Sequence[str]], schema: Schema, backend: "Backend", engine: str, workers: int | None
+) -> int | None:
+    """Return how many workers train at once; None on a cluster, for as many as it has room for."""
+    if engine == "ray":
+        return workers
+    if backend.device != "cpu":
+        return 1
+    from zootools.training.backend import StandardBackend
+
+    width = backend.width(schema) if isinstance(backend, StandardBackend) else 1
+    return workers_that_fit(workers, os.cpu_count() or 1, max(map(len, stacks)), schema, width)
 
 
 def _engine(
@@ -226,7 +351,7 @@ def _engine(
     address: str | None,
     workers: int | None,
     lock: FolderLock,
-) -> Callable[..., list[int]]:
+) -> Callable[..., dict[int, str]]:
     """Return the function that trains given stacks and returns those that failed (`run_local`, `run_ray`)."""
     if name == "ray":
         from zootools.engines.ray import run_ray
@@ -236,9 +361,9 @@ def _engine(
     from zootools.engines.worker import save_images
 
     save_images(images, zoo)
-    workers = 1 if backend.device == "cuda" else workers or os.cpu_count() or 1
     classes, descriptor = images.classes, lock.descriptor
-    return partial(run_local, zoo.path, plan, classes=classes, backend=backend, workers=workers, lock=descriptor)
+    crew = workers or 1
+    return partial(run_local, zoo.path, plan, classes=classes, backend=backend, workers=crew, lock=descriptor)
 
 
 def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:
@@ -248,12 +373,12 @@ def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[Mo
     """
     plan = zoo.read_plan()
     if plan is not None:
-        _check_growth(plan.spec, spec, models)
+        check_growth(plan.spec, spec, models)
         return None
     if not zoo.has(MANIFEST):
         return None
     manifest = read_manifest(zoo.path)
-    _check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
+    check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
     whole = all(output.holds(name) for name in ("README.md", *manifest["files"]))
     whole = whole and not is_partial(manifest)
     return manifest if whole and manifest["counts"]["expected"] == len(models) else None
@@ -269,111 +394,43 @@ def _recorded_spec(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Z
     return stored_spec(zoo.path, manifest)
 
 
-def _check_folder(zoo: ZooFolder) -> None:
-    """Refuse a folder that holds something which is no zoo."""
-    if zoo.path.exists() and not zoo.path.is_dir():
-        raise SpecError(f"{zoo.path}: is a file; expected a folder for the zoo (--out)")
-    if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
-        raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
-
-
-def _check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> None:
-    """Refuse a specification that is neither the old one nor the old one grown; show what differs."""
-    before, after = old.dump(), new.dump()
-    if before == after:
-        return
-    differences = [
-        f"{key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for"
-        for key in sorted({*before, *after} - set(POPULATION))
-        if before.get(key) != after.get(key)
-    ]
-    if differences:
-        raise SpecError(
-            "the folder holds a zoo of another specification; choose another folder with --out\n  "
-            + "\n  ".join(differences)
-        )
-    missing = {model.model_id for model in expand(old)} - {model.model_id for model in models}
-    if missing:
-        changed = [key for key in POPULATION if before.get(key) != after.get(key)]
-        shown = "".join(
-            f"\n  {key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for" for key in changed
-        )
-        raise SpecError(
-            f"{len(missing)} models of the zoo in this folder are not in the specification; "
-            f"a zoo can grow, but not shrink{shown}"
-        )
-
-
-def _check_space(out: Path, needed: int) -> None:
-    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.is_dir())
-    if not os.access(folder, os.W_OK):
-        raise StorageError(f"{folder}: cannot be written to; choose another folder with --out")
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StorageError(
-            f"{folder}: the zoo takes about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "
-            "choose another disk with --out (or with XDG_CACHE_HOME, where the zoo goes to an object store), "
-            "or fewer models with --models"
-        )
-
-
-def _choose_device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SpecError("--device cuda: torch finds no CUDA device here; use --device cpu (zootools doctor tells more)")
-    return device
-
-
-def _plan(
-    zoo: ZooFolder, spec: ZooSpec, schema: Schema, models: Sequence[ModelConfig], images_sha256: str, device: str
-) -> Plan:
-    """Return the plan to work on: the stored one, a new one, or a stored or finished zoo's with new stacks."""
+def _stored_plan(zoo: ZooFolder, spec: ZooSpec) -> Plan | None:
+    """Return the plan of the zoo that is there, of a finished one after its records are written again; else None."""
     old = zoo.read_plan()
     if old is None and zoo.has(MANIFEST):
         manifest = read_manifest(zoo.path)
         old = reopen(zoo, manifest, _recorded_spec(zoo, manifest, spec))
         zoo.write_plan(old)
+    return old
+
+
+def _stored(zoo: ZooFolder, spec: ZooSpec) -> tuple[Plan | None, list[StackRecord | None]]:
+    """Return plan and records of the zoo that is there, as `_stored_plan` would make them, without writing any."""
+    plan = zoo.read_plan()
+    if plan is not None:
+        return plan, [zoo.read_record(stack) for stack in range(len(plan.stacks))]
+    if not zoo.has(MANIFEST):
+        return None, []
+    manifest = read_manifest(zoo.path)
+    records = list[StackRecord | None]()
+    for stack in manifest["stacks"]:
+        last = stack["resumed"][-1] if stack.get("resumed") else stack
+        records.append(StackRecord(manifest["fingerprints"][last["fingerprint"]], stack["epoch"]))
+    stacks = [stack["models"] for stack in manifest["stacks"]]
+    schema = Schema.from_json(manifest["schema"])
+    return Plan(_recorded_spec(zoo, manifest, spec), schema, manifest["images_sha256"], stacks), records
+
+
+def _stacks(
+    old: Plan | None, spec: ZooSpec, schema: Schema, models: Sequence[ModelConfig], device: str
+) -> list[list[str]]:
+    """Return which models are in which stack: those of the plan that is there, and new stacks for new models."""
     kept = len(spec.training.kept_epochs)
     if old is None:
-        stacks = plan_stacks(models, schema, kept, device)
-    else:
-        _check_growth(old.spec, spec, models)
-        if old.images_sha256 != images_sha256:
-            raise SpecError(
-                f"the images are not those this zoo was begun with (sha256 {images_sha256[:12]}..., "
-                f"there {old.images_sha256[:12]}...); models of both cannot stand in one zoo"
-            )
-        present = {model for stack in old.stacks for model in stack}
-        new = [model for model in models if model.model_id not in present]
-        stacks = old.stacks + plan_stacks(new, schema, kept, device)
-    plan = Plan(spec, schema, images_sha256, stacks)
-    if plan != old:
-        zoo.write_plan(plan)
-    return plan
-
-
-def _check_fingerprints(records: Sequence[StackRecord | None], present: dict[str, Any]) -> None:
-    """Refuse to train under another numeric fingerprint than that of what is there."""
-    if all(record is not None and record.done for record in records):
-        return
-    for stack, record in enumerate(records):
-        if record is None or record.last_fingerprint == present:
-            continue
-        if record.epoch < 0 and not record.shards:
-            continue  # nothing of it is there yet
-        before = record.last_fingerprint
-        differences = ", ".join(
-            f"{key} {before.get(key)!r} then, {present.get(key)!r} now"
-            for key in sorted({*present, *before})
-            if before.get(key) != present.get(key)
-        )
-        raise SpecError(
-            f"stack {stack} was begun under another numeric fingerprint ({differences}); the zoo's bytes would be of "
-            "two kinds. Go on as before (--backend, --device), or accept it with --allow-fingerprint-change"
-        )
+        return plan_stacks(models, schema, kept, device)
+    check_growth(old.spec, spec, models)
+    present = {model for stack in old.stacks for model in stack}
+    return old.stacks + plan_stacks([model for model in models if model.model_id not in present], schema, kept, device)
 
 
 def _epochs_done(record: StackRecord | None, spec: ZooSpec) -> int:

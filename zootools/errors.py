@@ -44,7 +44,7 @@ class StorageError(ZooError):
 
 
 class WorkerError(StorageError):
-    """Work was lost because its process died again and again; the other stacks are kept."""
+    """A worker cannot start, failed, or died again and again; what was committed is kept."""
 
 
 class BusyError(ZooError):

@@ -46,7 +46,7 @@ def durable_file(
     Args:
         path: what the file will be called.
         root: links are refused below this folder; by default the folder of ``path``, which may itself be one.
-        fence: called just before the file becomes visible, and raises if the right to write is lost.
+        fence: called first, and just before the file becomes visible; it raises if the right to write is lost.
         mode: its permissions; by default what the umask leaves.
 
     Raises StorageError, with nothing left behind and ``path`` as it was, when the disk refuses.
@@ -251,15 +251,69 @@ def is_held(path: Path, descriptor: int) -> bool:
     """Whether the lock file at ``path`` (of a `FolderLock`) is still the one that ``descriptor`` has locked."""
     try:
         present = stat_inside(path.parents[1], "/".join(path.parts[-2:]))
-    except (FileNotFoundError, NotPlainError):
+    except OSError:
         return False
     return os.path.samestat(os.fstat(descriptor), present)
+
+
+def check_held(path: Path, descriptor: int) -> None:
+    """Raise unless the lock file ``<folder>/.work/lock`` is still the one that ``descriptor`` has locked.
+
+    Raises StorageError when it is no longer there, because the folder was moved or removed, its disk is not mounted
+    any more, or somebody removed the file alone; BusyError when another builder has made a new one.
+    """
+    if is_held(path, descriptor):
+        return
+    folder = path.parent.parent
+    moved = _present_path(descriptor)
+    if moved is not None and moved.parts[-2:] == path.parts[-2:]:
+        now = moved.parent.parent
+        raise StorageError(
+            f"{folder}: was moved to {now} during the build, which stops; nothing written is lost, "
+            f"and --out {now} resumes it there"
+        )
+    try:
+        path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be read any more ({error.strerror or error}); the build stops, nothing written is lost"
+        ) from error
+    else:
+        raise BusyError(f"{folder}: another builder has taken over this zoo; this one stops")
+    if not folder.is_dir():
+        raise StorageError(
+            f"{folder}: is no longer there: it was moved or removed during the build, or its disk was unmounted. The "
+            "build stops; where the folder still exists, the same command with its path after --out resumes it"
+        )
+    name = path.relative_to(folder)
+    if not path.with_name("plan.json").exists():
+        raise StorageError(
+            f"{folder}: {name.parent} was removed during the build, which stops: without the records in it the build "
+            "cannot be resumed. The checkpoints that were written are still there; build again in another folder"
+        )
+    raise StorageError(
+        f"{folder}: {name} was removed during the build, which stops because another one could now begin there; "
+        "nothing written is lost, and the same command resumes it"
+    )
+
+
+def _present_path(descriptor: int) -> Path | None:
+    """Return where an open file lies now; None where it has been removed, or the system does not tell."""
+    try:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return path if is_held(path, descriptor) else None
+    except OSError:
+        return None
 
 
 @contextmanager
 def _replacing(path: Path, root: Path, fence: Callable[[], None] | None, mode: int | None) -> Iterator[tuple[int, str]]:
     """Yield folder (a descriptor) and name of an empty temporary file, which then takes the place of ``path``."""
     folder, name, made = -1, f".{path.name}{TEMPORARY}{secrets.token_hex(4)}", False
+    if fence is not None:
+        fence()  # else a folder that has been moved away would be made anew
     try:
         folder = open_folder(root, path.parent.relative_to(root).parts, create=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

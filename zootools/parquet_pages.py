@@ -70,9 +70,7 @@ def check_pages(data: bytes, values: int) -> None:
             )
 
 
-def column_pages(
-    data: bytes | mmap, encodings: Set[int] = ENCODINGS, group: int | None = None
-) -> list[ColumnPages]:
+def column_pages(data: bytes | mmap, encodings: Set[int] = ENCODINGS, group: int | None = None) -> list[ColumnPages]:
     """Return what the pages of each column (leaf of the schema) hold, without unpacking any.
 
     Args:

@@ -1,5 +1,6 @@
 """Progress of a training: one bar on a terminal, a plain line now and then elsewhere; always on stderr."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ SECONDS_BETWEEN_LINES = 30
 
 class Progress:
     """Counts the epochs of all models over all stacks and says when they will be done.
+
+    What is shown never decreases, and is the whole exactly when every stack has done all its epochs. A stack that is
+    tried again counts further where it is beyond what it had reached.
 
     Args:
         sizes: models of each stack.
@@ -28,13 +32,19 @@ class Progress:
         file: TextIO | None = None,
         unit: str = "model-epochs",
     ) -> None:
-        self._sizes, self._done = sizes, list(done)
+        self._sizes, self._epochs = sizes, epochs
+        self._done = [min(max(part, 0), epochs) for part in done]
         self._total = sum(sizes) * epochs
-        self._count = sum(size * part for size, part in zip(sizes, self._done, strict=True))
-        self._at_start = self._count
+        self._whole = sum(size * math.floor(part) for size, part in zip(sizes, self._done, strict=True))
+        self._parts = {stack: sizes[stack] * (part % 1) for stack, part in enumerate(self._done) if part % 1}
+        """What each stack has done of the epoch in progress. Whole epochs are counted apart, as integers: floats that are
+        added one by one drift away from the total."""
+        self._count = self._at_start = self._whole + math.fsum(self._parts.values())
         self._file = file or sys.stderr
         self._unit = unit
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
+        self._first: tuple[float, float] | None = None
+        """When the first news came and what was done then: the speed is measured from there, without the start."""
         self._bar = None
         if not quiet and self._file.isatty():
             from tqdm import tqdm
@@ -59,8 +69,19 @@ class Progress:
 
     def update(self, stack: int, epochs: float) -> None:
         """Take note that a stack has so many epochs done."""
-        self._count += self._sizes[stack] * (epochs - self._done[stack])
-        self._done[stack] = epochs
+        before, now, size = self._done[stack], min(epochs, self._epochs), self._sizes[stack]
+        if now > before:
+            self._done[stack] = now
+            self._whole += size * (math.floor(now) - math.floor(before))
+            self._parts[stack] = size * (now % 1)
+            if not self._parts[stack]:
+                del self._parts[stack]
+            self._count = self._whole + math.fsum(self._parts.values())
+        if self._first is None:
+            self._first = time.monotonic(), self._count
+            if self._bar is not None:
+                self._bar.initial = self._count
+                self._bar.unpause()
         if self._bar is not None:
             self._bar.n = self._count
             self._bar.refresh()
@@ -76,11 +97,13 @@ class Progress:
         if self._quiet:
             return
         self._last = time.monotonic()
-        elapsed, done = self._last - self._begun, self._count
-        fresh = done - self._at_start
-        left = f", about {duration((self._total - done) * elapsed / fresh)} left" if fresh > 0 else ""
+        since, at_first = self._first or (self._last, self._count)
+        fresh, left = self._count - at_first, ""
+        if fresh > 0:
+            left = f", about {duration((self._total - self._count) * (self._last - since) / fresh)} left"
+        elapsed, done = self._last - self._begun, math.floor(self._count)
         print(
-            f"training: {done:.0f} of {self._total} {self._unit} in {duration(elapsed)}{left}",
+            f"training: {done} of {self._total} {self._unit} in {duration(elapsed)}{left}",
             file=self._file,
             flush=True,
         )

@@ -21,8 +21,8 @@ from pydantic import Field, ValidationError
 
 from zootools.architectures import Schema
 from zootools.checked import FileInfo, unreadable
-from zootools.errors import BusyError, DamagedZooError
-from zootools.files import durable_file, is_held, pretty_json, storage_error
+from zootools.errors import DamagedZooError
+from zootools.files import check_held, durable_file, pretty_json, storage_error
 from zootools.inside import (
     NotPlainError,
     entries_inside,
@@ -221,13 +221,14 @@ class ZooFolder:
     # --- writing -----------------------------------------------------------------------------------------
 
     def fence(self) -> None:
-        """Raise BusyError if the lock has been taken from this process, which then must not write any more.
+        """Raise BusyError or StorageError if this process must not write any more (`check_held`).
 
         Called before every file becomes visible: a builder that was stopped, and whose lock file somebody
-        removed to let another one begin, finds out here when it wakes.
+        removed to let another one begin, finds out here when it wakes. Called every second or so as well, for a
+        folder that is moved or removed while all workers are busy.
         """
-        if self._lock is not None and not is_held(self.lock, self._lock):
-            raise BusyError(f"{self.path}: another builder has taken over this zoo; this one stops")
+        if self._lock is not None:
+            check_held(self.lock, self._lock)
 
     def file(self, name: str) -> AbstractContextManager[BinaryIO]:
         """Write one file of the zoo as a stream (see `durable_file`)."""

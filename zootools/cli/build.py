@@ -6,7 +6,18 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import ADDRESS, DATA, ENGINE, JSON, interruptible, print_value, show_accuracy, show_pairs
+from zootools.choices import BACKENDS, DEVICES, MAX_WORKERS
+from zootools.cli.shared import (
+    ADDRESS,
+    DATA,
+    ENGINE,
+    JSON,
+    Word,
+    interruptible,
+    print_value,
+    show_accuracy,
+    show_pairs,
+)
 
 
 @click.command()
@@ -17,24 +28,30 @@ from zootools.cli.shared import ADDRESS, DATA, ENGINE, JSON, interruptible, prin
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification.")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Word(DEVICES),
     default="auto",
     show_default=True,
     help="What to train on; auto is CUDA where there is one.",
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "native", "torch"]),
+    type=Word(BACKENDS),
     default="auto",
     show_default=True,
     help="What computes: compiled SIMD lanes, or PyTorch.",
 )
 @ENGINE
 @ADDRESS
-@click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes on the CPU; default one per core.")
+@click.option(
+    "--workers", type=click.IntRange(min=1, max=MAX_WORKERS), help="Processes on the CPU; default one per core."
+)
 @DATA
 @click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed.")
-@click.option("--dry-run", is_flag=True, help="Print models, checkpoints, bytes and time; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check all that a build checks before it trains; print models, checkpoints, bytes and time; write nothing.",
+)
 @JSON
 def build(
     spec: str,
@@ -63,7 +80,7 @@ def build(
       zootools build mnist_hyp --engine ray --address auto
     """
     from zootools.builder import build as build_zoo
-    from zootools.builder import estimate
+    from zootools.builder import preview
     from zootools.bundled import find_spec
     from zootools.spec import load_spec
 
@@ -72,29 +89,27 @@ def build(
     changes = [f"models={models}"] * (models is not None) + [f"training.epochs={epochs}"] * (epochs is not None)
     zoo_spec = load_spec(find_spec(spec), [*overrides, *changes])
     out = out or f"zoos/{zoo_spec.name}"
+    options: dict[str, Any] = {
+        "device": device,
+        "backend": backend,
+        "engine": engine,
+        "address": address,
+        "workers": workers,
+        "data": data,
+        "allow_fingerprint_change": allow_fingerprint_change,
+    }
     if dry_run:
         from dataclasses import asdict
 
         from zootools.probe import seconds_per_model_sample
 
-        plan: dict[str, Any] = {"name": zoo_spec.name, **asdict(estimate(zoo_spec, data))}
+        plan: dict[str, Any] = {"name": zoo_spec.name, **asdict(preview(zoo_spec, out, **options))}
         rate = seconds_per_model_sample(zoo_spec, data, workers, backend)
         plan["estimated_seconds"] = round(rate * plan["model_samples"], 1)
         print_value(plan, as_json, show_pairs)
         return
     interruptible()
-    manifest = build_zoo(
-        zoo_spec,
-        out,
-        device=device,
-        backend=backend,
-        engine=engine,
-        address=address,
-        workers=workers,
-        data=data,
-        allow_fingerprint_change=allow_fingerprint_change,
-        quiet=as_json,
-    )
+    manifest = build_zoo(zoo_spec, out, **options, quiet=as_json)
     result = {"zoo": str(out), **manifest["counts"], "test_accuracy": manifest["test_accuracy"]}
 
     def show(result: dict[str, Any]) -> None:
@@ -133,14 +148,17 @@ def specs(as_json: bool) -> None:
 @DATA
 @JSON
 def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: bool) -> None:
-    """Validate a specification, and say what it makes."""
-    from zootools.builder import zoo_schema
+    """Validate a specification, and say what it makes.
+
+    `zootools build --dry-run` also checks the folder, the images that are at hand, and this machine.
+    """
+    from zootools.builder import check_spec
     from zootools.bundled import find_spec
     from zootools.population import expand
     from zootools.spec import load_spec
 
     zoo_spec = load_spec(find_spec(spec), overrides)
-    schema = zoo_schema(zoo_spec, data)
+    schema = check_spec(zoo_spec, data)
     value = {
         "name": zoo_spec.name,
         "configurations": zoo_spec.configuration_count,

@@ -8,6 +8,20 @@ from typing import Any, NoReturn
 
 import click
 
+from zootools.choices import ENGINES
+from zootools.errors import did_you_mean
+
+
+class Word(click.Choice[str]):
+    """One of several words; the refusal of another one names the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"found {value!r}{did_you_mean(str(value), self.choices)}", param, ctx)
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 DATA = click.option(
     "--data",
@@ -29,7 +43,7 @@ SCHEMA = click.option(
 )
 ENGINE = click.option(
     "--engine",
-    type=click.Choice(["local", "ray"]),
+    type=Word(ENGINES),
     default="local",
     show_default=True,
     help="Where to train: on this machine, or on a Ray cluster.",

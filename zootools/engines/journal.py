@@ -24,6 +24,10 @@ class Journal:
         self._records: dict[int, StackRecord] = {}
         self._states: dict[tuple[int, int], str] = {}
 
+    def check(self) -> None:
+        """Raise what `ZooFolder.fence` raises where this process must not write any more."""
+        self._folder.fence()
+
     def record(self, stack: int) -> StackRecord:
         """Return the record of a stack as it is now."""
         if stack not in self._records:

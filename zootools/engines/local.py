@@ -1,31 +1,37 @@
 """The local engine: worker processes on this machine, each training whole stacks with one thread.
 
 Results are files, written by the workers themselves; what travels through the pipes is which stack to train,
-how far it is, and errors. A worker that dies is replaced and its stack tried again from its last whole epoch.
+how far it is, and errors. A worker that dies is replaced and its stack tried again from its last whole epoch. An error
+that a worker can still report would only come again: it ends the build at once, and so does a worker that cannot start.
 """
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from zootools.engines.failures import raise_stopped, stopped_by
 from zootools.engines.worker import RETRIES
-from zootools.errors import StorageError, ZooError
+from zootools.errors import WorkerError
+from zootools.store import ZooFolder
 
 if TYPE_CHECKING:
-    from zootools.architectures import Schema
-    from zootools.spec import Training
     from zootools.store import Plan
     from zootools.training.backend import Backend
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether the folder is still there."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class _Worker:
     """None if it was killed while it was being started; its pipe is at its end then, like that of any dead worker."""
     pipe: connection.Connection
     lifeline: connection.Connection
+    ready: bool = False
+    """Whether it has imported and mapped all that it needs to train."""
     stack: int | None = None
 
 
@@ -62,8 +70,8 @@ def run_local(
     lock: int,
     report: Callable[[int, float], None],
     retried: Callable[[int, str], None],
-) -> list[int]:
-    """Train stacks of a planned zoo and return those that failed.
+) -> dict[int, str]:
+    """Train stacks of a planned zoo; return those whose workers died again and again, and how they did.
 
     Args:
         folder: the zoo's folder; its images are stored.
@@ -76,32 +84,40 @@ def run_local(
         report: called with a stack and its epochs done.
         retried: called with a stack whose worker died, and how.
 
-    Raises the ZooError that a worker met (a full disk, say); what was committed stays.
+    Raises the ZooError that a worker met (a full disk, say), WorkerError when one cannot start or fails, and what
+    `ZooFolder.fence` raises when the folder is no longer there. What was committed stays.
     """
     context = multiprocessing.get_context("forkserver")
     # torch is imported once in the fork server; every worker then starts in a tenth of a second.
     context.set_forkserver_preload(["zootools.engines.worker"])
-    models = plan.models()
-    waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), list[int]()
+    zoo, models, epochs = ZooFolder(folder, lock), plan.models(), plan.spec.training.epochs
+    job = pickle.dumps((folder, plan.schema, plan.spec.training, classes, backend))
+    waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), dict[int, str]()
     crew: list[_Worker] = []
+    looked = time.monotonic()
     try:
         while waiting or any(worker.stack is not None for worker in crew):
             busy = sum(worker.stack is not None for worker in crew)
             while len(crew) < min(workers, busy + len(waiting)):
-                crew.append(_start(context, folder, plan, classes, backend, lock))
+                with _without_script(job):
+                    crew.append(_start(context, job, lock))
             for worker in crew:
                 if worker.stack is None and waiting:
                     worker.stack = waiting.popleft()
                     with suppress(ConnectionError):  # it is dead, which we are told when we read
                         # Its models too: each worker would need seconds to work out those of a zoo of a million.
                         worker.pipe.send((worker.stack, [models[model] for model in plan.stacks[worker.stack]]))
-            ready = connection.wait([worker.pipe for worker in crew])
+            ready = connection.wait([worker.pipe for worker in crew], timeout=LOOK_EVERY)
+            if time.monotonic() - looked > LOOK_EVERY:
+                zoo.fence()
+                looked = time.monotonic()
             for worker in [worker for worker in crew if worker.pipe in ready]:
                 try:
                     message, value = worker.pipe.recv()
                 except (EOFError, ConnectionError):
+                    zoo.fence()
                     crew.remove(worker)
-                    how, stack = _end_of(worker), worker.stack
+                    stack, how = worker.stack, _end_of(worker)
                     if stack is None:
                         continue
                     deaths[stack] += 1
@@ -109,34 +125,47 @@ def run_local(
                     if deaths[stack] <= RETRIES:
                         waiting.appendleft(stack)
                     else:
-                        failed.append(stack)
+                        failed[stack] = how
                     continue
                 if message == "progress":
                     report(*value)
+                elif message == "ready":
+                    worker.ready = True
                 elif message == "done":
                     worker.stack = None
-                elif message == "refused":
-                    raise value
+                    report(value, epochs)  # also where all models have diverged before
                 else:
-                    raise RuntimeError(f"a worker failed; this is a fault of zootools:\n{value}")
+                    raise_stopped(value)
     finally:
         for worker in crew:
             worker.lifeline.close()  # workers leave at once; every file they write appears whole or not at all
             if worker.process is not None:
                 worker.process.kill()
         for worker in crew:
-            _end_of(worker)
-    return sorted(failed)
+            _wait_for(worker)
+    return dict(sorted(failed.items()))
 
 
-def _start(context: Any, folder: Path, plan: "Plan", classes: int, backend: "Backend", lock: int) -> _Worker:
+@contextmanager
+def _without_script(job: bytes) -> Iterator[None]:
+    """Start workers that do not run the user's script, which would build there too unless it guards against that.
+
+    multiprocessing has every new process import the main module again. Only a job with a backend that is defined there
+    needs it.
+    """
+    main = sys.modules["__main__"]
+    if b"__main__" not in job:
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _start(context: Any, job: bytes, lock: int) -> _Worker:
     pipe, worker_pipe = context.Pipe()
     watched, lifeline = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_main,
-        args=(folder, plan.schema, plan.spec.training, classes, backend, worker_pipe, watched, _Shared(lock)),
-        daemon=True,
-    )
+    process = context.Process(target=_main, args=(job, worker_pipe, watched, _Shared(lock)), daemon=True)
     try:
         process.start()
         started = True
@@ -147,29 +176,12 @@ def _start(context: Any, folder: Path, plan: "Plan", classes: int, backend: "Bac
     return _Worker(process if started else None, pipe, lifeline)
 
 
-def _main(
-    folder: Path,
-    schema: "Schema",
-    training: "Training",
-    classes: int,
-    backend: "Backend",
-    pipe: connection.Connection,
-    watched: connection.Connection,
-    lock: _Shared,
-) -> None:
+def _main(job: bytes, pipe: connection.Connection, watched: connection.Connection, lock: _Shared) -> None:
     """Train the stacks that come through the pipe, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=leave_with_parent, args=(watched,), daemon=True).start()
-
-    import torch
-
-    from zootools.engines.worker import map_images, train_stack
-    from zootools.inside import path_inside
-    from zootools.store import IMAGES, ZooFolder
-
-    torch.set_num_threads(1)
-    zoo, last = ZooFolder(folder, lock.descriptor), 0.0
+    last, doing = 0.0, "a worker cannot start"
 
     def report(stack: int, epochs: float) -> None:
         nonlocal last
@@ -177,22 +189,31 @@ def _main(
             last = time.monotonic()
             pipe.send(("progress", (stack, epochs)))
 
-    with path_inside(folder, IMAGES) as path:
-        images = map_images(path, classes, backend.device)
-    while True:
-        try:
-            stack, models = pipe.recv()
-        except EOFError:
-            return
-        try:
+    try:
+        import torch
+
+        from zootools.engines.worker import map_images, train_stack
+        from zootools.inside import path_inside
+        from zootools.store import IMAGES, ZooFolder
+
+        torch.set_num_threads(1)
+        # What was pickled comes as bytes, so that an error in unpickling it is one that can be told of.
+        folder, schema, training, classes, backend = pickle.loads(job)  # noqa: S301 (of the builder)
+        zoo = ZooFolder(folder, lock.descriptor)
+        with path_inside(folder, IMAGES) as path:
+            images = map_images(path, classes, backend.device)
+        pipe.send(("ready", None))
+        while True:
+            try:
+                stack, models = pipe.recv()
+            except EOFError:
+                return
+            doing = f"stack {stack} cannot be trained"
             train_stack(zoo, stack, models, schema, training, images, backend, report)
             pipe.send(("done", stack))
-        except ZooError as error:
-            pipe.send(("refused", error))
-        except OSError as error:
-            pipe.send(("refused", StorageError(f"stack {stack}: {error}")))
-        except Exception:
-            pipe.send(("failed", traceback.format_exc()))
+    except Exception as error:
+        with suppress(OSError):  # the parent is gone
+            pipe.send(("stopped", stopped_by(error, doing)))
 
 
 def leave_with_parent(watched: connection.Connection) -> None:
@@ -203,10 +224,22 @@ def leave_with_parent(watched: connection.Connection) -> None:
         os._exit(1)
 
 
-def _end_of(worker: _Worker) -> str:
-    """Wait until a worker is gone, and say how it went."""
+def _wait_for(worker: _Worker) -> int | None:
+    """Wait until a worker is gone; return its exit code, None if it never was a process."""
     if worker.process is None:
-        return "while it was being started"
+        return None
     worker.process.join()
-    code = worker.process.exitcode
+    return int(worker.process.exitcode)
+
+
+def _end_of(worker: _Worker) -> str:
+    """Wait until a worker is gone, and say how it went. Raises WorkerError if it ended because it cannot start."""
+    code = _wait_for(worker)
+    if code is None:
+        return "while it was being started"
+    if code == 1 and not worker.ready:
+        raise WorkerError(
+            "a worker cannot start: Python ended while it imported the script that calls build(), which defines the "
+            'backend; a script needs `if __name__ == "__main__":` before that call, or the backend a module of its own'
+        )
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -11,7 +11,6 @@ zootools, its numeric fingerprint and a processor for the kernel, else it is lef
 
 import logging
 import time
-import traceback
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +23,10 @@ import numpy.typing as npt
 
 from zootools import __version__
 from zootools.engines.cluster import connect, import_ray
+from zootools.engines.failures import raise_stopped, stopped_by
 from zootools.engines.journal import Journal
 from zootools.engines.worker import RETRIES, compute_epochs, image_tensors, images_of_tensors
-from zootools.errors import ClusterError, StorageError, ZooError
+from zootools.errors import ClusterError, StorageError, WorkerError
 from zootools.native.compiler import NoKernelError
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def run_ray(
     workers: int | None,
     report: Callable[[int, float], None],
     retried: Callable[[int, str], None],
-) -> list[int]:
-    """Train stacks of a planned zoo on a cluster and return those that failed.
+) -> dict[int, str]:
+    """Train stacks of a planned zoo on a cluster; return those whose workers died again and again, and how they did.
 
     Args:
         folder: the zoo's folder, whose lock this process holds.
@@ -94,11 +94,11 @@ def run_ray(
         retried: called with a stack whose worker died, and how.
 
     Raises ClusterError when there is no cluster, no machine of it is fit, or a stack loses one machine after the other;
-    DamagedZooError when an epoch came twice with different bytes; and the ZooError that a task met. What was committed
-    stays.
+    DamagedZooError when an epoch came twice with different bytes; the ZooError that a task met, or WorkerError for any
+    other error; and what `ZooFolder.fence` raises when the folder is no longer there. What was committed stays.
     """
     if not stacks:
-        return []
+        return {}
     ray = import_ray()
     needs = task_needs(backend.device)
     options = {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": AHEAD, **needs}
@@ -115,7 +115,8 @@ def run_ray(
             name = f"stack-{stack:05d} of {plan.spec.name}"
             return task.options(name=name, **machines.selector()).remote(__version__, [*shared, mine])
 
-        return _train(ray, stacks, submit, machines, journal, workers, report, retried)
+        epochs = plan.spec.training.epochs
+        return _train(ray, stacks, submit, machines, journal, workers, epochs, report, retried)
 
 
 def _train(
@@ -125,11 +126,12 @@ def _train(
     machines: "Machines",
     journal: Journal,
     workers: int | None,
+    epochs: int,
     report: Callable[[int, float], None],
     retried: Callable[[int, str], None],
-) -> list[int]:
-    """Submit stacks as there is room for them, and commit what comes; return those that failed."""
-    waiting, failed = deque(stacks), list[int]()
+) -> dict[int, str]:
+    """Submit stacks as there is room for them, and commit what comes; return those that failed, and how."""
+    waiting, failed = deque(stacks), dict[int, str]()
     deaths, losses = Counter[int](), Counter[int]()  # of workers and of machines, since a stack's last committed epoch
     running: dict[Any, int] = {}
     errors = ray.exceptions
@@ -140,6 +142,7 @@ def _train(
                 stack = waiting.popleft()
                 running[submit(stack)] = stack
             ready, _ = ray.wait(list(running), timeout=LOOK_EVERY)
+            journal.check()
             for results in ready:
                 stack = running.pop(results)
                 try:
@@ -160,8 +163,10 @@ def _train(
                     if deaths[stack] <= RETRIES:
                         waiting.appendleft(stack)
                     else:
-                        failed.append(stack)
+                        failed[stack] = _first_sentence(error)
                     continue
+                except errors.RayTaskError as error:
+                    raise WorkerError(f"stack {stack} cannot be trained: {_first_sentence(error)}") from error
                 except errors.RaySystemError as error:
                     raise StorageError(
                         f"the cluster fails: {_first_sentence(error)}; the same command goes on"
@@ -171,19 +176,17 @@ def _train(
                         deaths[stack] = losses[stack] = 0
                     if not value.done:
                         running[results] = stack  # at the end of the row, so that every task has its turn
-                    report(stack, value.number)
+                    report(stack, epochs if value.done else value.number)
                 elif message == "refused":
                     machines.refuse(*value)
                     waiting.appendleft(stack)
-                elif message == "error":
-                    raise value
                 else:
-                    raise RuntimeError(f"a task failed; this is a fault of zootools:\n{value}")
+                    raise_stopped(value)
     finally:
         for results in running:
             with suppress(errors.RayError):
                 ray.cancel(results, force=True)
-    return sorted(failed)
+    return dict(sorted(failed.items()))
 
 
 class Machines:
@@ -260,7 +263,12 @@ def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
             return
         from zootools.engines.ray import train_task
 
-        for message, value in train_task(*ray.get(references)):
+        try:
+            job, arrays, mine = ray.get(references)
+        except ray.exceptions.RaySystemError as error:  # such as a backend whose module is missing there
+            yield "refused", (node, f"{machine} cannot unpack the build ({' '.join(str(error).split())[-300:]})")
+            return
+        for message, value in train_task(job, arrays, mine):
             yield message, (node, f"{machine} {value}") if message == "refused" else value
 
     return train
@@ -273,6 +281,7 @@ def train_task(
     import torch
 
     torch.set_num_threads(1)
+    models, start = mine
     try:
         backend = job.backend
         present = backend.fingerprint()
@@ -287,13 +296,17 @@ def train_task(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
             tensors = {name: torch.from_numpy(array).to(backend.device) for name, array in arrays.items()}
-        models, start = mine
         images = images_of_tensors(tensors, job.classes)
+    except (NoKernelError, StorageError) as error:
+        yield "refused", f"cannot run the kernel ({error})"
+        return
+    except Exception as error:  # another machine may do better
+        yield "refused", f"cannot start ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        return
+    try:
         for epoch in compute_epochs(job.schema, models, images, job.training, backend, start):
             yield "epoch", epoch
     except (NoKernelError, StorageError) as error:
         yield "refused", f"cannot run the kernel ({error})"
-    except ZooError as error:
-        yield "error", error
-    except Exception:
-        yield "failed", traceback.format_exc()
+    except Exception as error:
+        yield "stopped", stopped_by(error, f"the stack of model {models[0].model_id} cannot be trained")

@@ -1,0 +1,35 @@
+"""The words and numbers that a build can be told, checked alike by the command line and by `zootools.build`."""
+
+from collections.abc import Sequence
+from operator import index
+
+from zootools.errors import SpecError, did_you_mean
+
+DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "native", "torch")
+ENGINES = ("local", "ray")
+MAX_WORKERS = 1024
+
+
+def check_word(name: str, value: object, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``. Raises SpecError with the nearest one."""
+    if not isinstance(value, str):
+        raise SpecError(f"{name}: expected one of {', '.join(choices)}, found {value!r:.200}")
+    if value not in choices:
+        raise SpecError(f"{name}: found {value!r:.200}{did_you_mean(value[:200], choices)}")
+    return value
+
+
+def check_workers(value: object) -> int | None:
+    """Return a number of workers, or None for the default. Raises SpecError unless it is from 1 to `MAX_WORKERS`."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        workers = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        workers = 0
+    if not 1 <= workers <= MAX_WORKERS:
+        raise SpecError(f"workers: expected a whole number from 1 to {MAX_WORKERS}, found {value!r:.200}")
+    return workers
