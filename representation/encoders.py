@@ -286,7 +286,8 @@ class Encoder(
             except HFValidationError:
                 raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository") from None
             try:
-                return Path(retried(lambda: hf_hub_download(name, file, revision=revision, **download), name))
+                path = retried(lambda: hf_hub_download(name, file, revision=revision, **download), name, first=True)
+                return Path(path)
             except ZooNotFoundError as error:
                 raise missing from error
 

@@ -5,7 +5,6 @@
 >>> print(results.render())
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from representation.results import Results
 from representation.targets import Target
 from representation.train import train_encoder, training_data
 from zootools.errors import SpecError, did_you_mean
+from zootools.text import say
 from zootools.zoo import Zoo, open_zoo
 
 PROBES = ("paper", "standardised")
@@ -104,9 +104,9 @@ def represent(
         notes.append(how)
     run = Scorer(home, others, targets, excluded)
 
-    def say(text: str) -> None:
+    def note(text: str) -> None:
         if not quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text, err=True)
 
     folders = [out / f"seed-{seed}" for seed in range(seeds)]
     encoders: list[Encoder] = []
@@ -123,7 +123,7 @@ def represent(
     for method in _methods(home, settings, seeds, None if baselines_only else train):
         begun = time.monotonic()
         run.score(method)
-        say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
+        note(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
     label = " ".join([Path(recipe).stem, *overrides])
     results = Results.of(run.rows, home.name, label, home.counts, notes, excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from zootools.population import ModelConfig, expand
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
 from zootools.store import Plan, StackRecord, ZooFolder
+from zootools.text import say
 
 if TYPE_CHECKING:
     from zootools.images import ImageData
@@ -176,7 +176,7 @@ def build(
         else:
             chosen = choose_backend(backend, device, schema, spec.training.batch_size)
         if not quiet:
-            print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
+            say(f"backend {chosen.name}: {chosen.reason}", err=True)
         images = load_images(spec.images, data)
         plan = _plan(zoo, spec, schema, models, images.digest, device)
         output.put_plan()
@@ -284,18 +284,19 @@ def _check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> 
     ]
     if differences:
         raise SpecError(
-            "the folder holds a zoo of another specification; choose another folder with --out\n  "
-            + "\n  ".join(differences)
+            "the folder holds a zoo of another specification; choose another folder with --out",
+            *(f"  {difference}" for difference in differences),
         )
     missing = {model.model_id for model in expand(old)} - {model.model_id for model in models}
     if missing:
         changed = [key for key in POPULATION if before.get(key) != after.get(key)]
-        shown = "".join(
-            f"\n  {key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for" for key in changed
+        shown = (
+            f"  {key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for" for key in changed
         )
         raise SpecError(
             f"{len(missing)} models of the zoo in this folder are not in the specification; "
-            f"a zoo can grow, but not shrink{shown}"
+            "a zoo can grow, but not shrink",
+            *shown,
         )
 
 

@@ -119,6 +119,14 @@ def sha256_of(file: BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def home_expanded(text: str) -> Path:
+    """Return a path in which ``~`` stands for the home folder; unchanged for a user whom this machine does not know."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def pretty_json(value: Any) -> bytes:
     """Return the bytes of a JSON file that people may read."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -3,7 +3,9 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Self, TextIO
+from typing import Self
+
+from zootools.text import say
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -25,18 +27,16 @@ class Progress:
         epochs: int,
         done: Sequence[float],
         quiet: bool = False,
-        file: TextIO | None = None,
         unit: str = "model-epochs",
     ) -> None:
         self._sizes, self._done = sizes, list(done)
         self._total = sum(sizes) * epochs
         self._count = sum(size * part for size, part in zip(sizes, self._done, strict=True))
         self._at_start = self._count
-        self._file = file or sys.stderr
         self._unit = unit
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
         self._bar = None
-        if not quiet and self._file.isatty():
+        if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -44,7 +44,7 @@ class Progress:
                 initial=self._at_start,
                 unit=unit,
                 desc="training",
-                file=self._file,
+                file=sys.stderr,
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]",
             )
 
@@ -70,7 +70,7 @@ class Progress:
     def retried(self, stack: int, reason: str) -> None:
         """Say that the worker of a stack died."""
         if not self._quiet:
-            print(f"the worker of stack {stack} died ({reason}); its last whole epoch is kept", file=self._file)
+            say(f"the worker of stack {stack} died ({reason}); its last whole epoch is kept", err=True)
 
     def _line(self) -> None:
         if self._quiet:
@@ -79,11 +79,7 @@ class Progress:
         elapsed, done = self._last - self._begun, self._count
         fresh = done - self._at_start
         left = f", about {duration((self._total - done) * elapsed / fresh)} left" if fresh > 0 else ""
-        print(
-            f"training: {done:.0f} of {self._total} {self._unit} in {duration(elapsed)}{left}",
-            file=self._file,
-            flush=True,
-        )
+        say(f"training: {done:.0f} of {self._total} {self._unit} in {duration(elapsed)}{left}", err=True)
 
 
 def duration(seconds: float) -> str:

@@ -6,8 +6,16 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
+from zootools.text import say
+
+BY_EPOCH = (
+    "epoch",
+    *(f"{images}_{score}" for images in ("train", "validation", "test") for score in ("loss", "accuracy")),
+    "generalization_gap",
+)
+"""Columns of the metadata that have another value at each epoch of a model."""
 
 
 @click.command()
@@ -73,9 +81,9 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
     opened = open_zoo(zoo, include_diverged=True)
     rows = opened.where(pc.field("model_id") == model_id).metadata.to_pylist()
     if not rows:
-        near = did_you_mean(model_id, opened.models).partition(" (allowed")[0]
+        near = did_you_mean(model_id, opened.models[:1000]).partition(" (allowed")[0]
         raise ZooNotFoundError(f"{zoo}: no model {model_id!r}" + (near if near.startswith("; did") else ""))
-    changing = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "generalization_gap")
+    changing = [name for name in BY_EPOCH if name in rows[0]]
     fixed = {key: rows[0][key] for key in rows[0] if key not in (*changing, "test_f1", "row", "stack")}
     value = {
         **fixed,
@@ -85,9 +93,9 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 
     def show_rows(value: dict[str, Any]) -> None:
         show_pairs({key: item for key, item in value.items() if key != "epochs" and item is not None})
-        click.echo(" ".join(f"{name:>18}" for name in changing))
+        say(" ".join(f"{name:>19}" for name in changing))
         for row in value["epochs"]:
-            click.echo(" ".join(f"{row[name]:>18.6g}" for name in changing))
+            say(" ".join(f"{row[name]:>19.6g}" for name in changing))
 
     print_value(value, as_json, show_rows)
 
@@ -96,7 +104,7 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 @ZOO
 @click.option("--model", "model_id", required=True, help="The model's id.")
 @click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
+@click.option("-o", "--output", required=True, type=PathType(dir_okay=False), help="The file.")
 @SCHEMA
 def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | None) -> None:
     """Write one checkpoint as a safetensors file, parameters by name."""
@@ -107,7 +115,7 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
 
     state = open_zoo(zoo, schema=schema, include_diverged=True).state_dict(model_id, epoch)
     write_durably(output, save(state, {"zootools": json.dumps({"epoch": epoch, "model_id": model_id})}))
-    click.echo(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters")
+    say(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters")
 
 
 @click.command()
@@ -134,26 +142,29 @@ def verify(zoo: str, as_json: bool) -> None:
     if found:
         raise DamagedZooError(f"{zoo}: {len(found)} faults\n  " + "\n  ".join(found))
     if not as_json:
-        click.echo(f"{zoo}: every file is as it was written")
+        say(f"{zoo}: every file is as it was written")
 
 
 @click.command()
-@click.argument("zoo", type=click.Path(path_type=Path))
+@click.argument("zoo", type=PathType())
 @JSON
 def repair(zoo: Path, as_json: bool) -> None:
     """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
+    from zootools.hub.locate import exists, missing
     from zootools.verify import UNLISTED
     from zootools.verify import repair as repair_zoo
 
+    if not exists(zoo):
+        raise missing(zoo, zoo)
     found = repair_zoo(zoo)
     dropped = [str(fault) for fault in found if fault.what != UNLISTED]
     left = [fault.name for fault in found if fault.what == UNLISTED]
 
     def show(value: dict[str, Any]) -> None:
         for fault in value["dropped"]:
-            click.echo(f"dropped {fault}")
+            say(f"dropped {fault}")
         for name in value["left_alone"]:
-            click.echo(f"left alone: {name}, which is no part of the zoo")
-        click.echo("now build it again with its specification" if value["dropped"] else "there is nothing to repair")
+            say(f"left alone: {name}, which is no part of the zoo")
+        say("now build it again with its specification" if value["dropped"] else "there is nothing to repair")
 
     print_value({"zoo": str(zoo), "dropped": dropped, "left_alone": left}, as_json, show)

@@ -41,6 +41,14 @@ def find(hub: Path, name: ZooName) -> Path | None:
     raise ZooNotFoundError(f"{hub}: {name.repo_id} has no revision {name.revision!r}" + _known(hub, name))
 
 
+def require(hub: Path) -> None:
+    """Raise ZooNotFoundError where there is no hub folder, SpecError where it is a file."""
+    if not hub.exists():
+        raise ZooNotFoundError(f"{hub}: there is no such folder; expected a hub folder (--hub or $ZOOTOOLS_HUB)")
+    if not hub.is_dir():
+        raise SpecError(f"{hub}: is a file; expected a hub folder (--hub or $ZOOTOOLS_HUB)")
+
+
 def commit_of(folder: Path) -> str | None:
     """Return the commit of a version's folder, None for a folder that somebody put there by hand."""
     return folder.name if folder.parents[2].name == VERSIONS else None

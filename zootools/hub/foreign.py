@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from zootools.architectures import Layer, Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
 from zootools.hub import folder as hub_folder
-from zootools.hub.locate import LOG, Place
+from zootools.hub.locate import LOG, Place, files_meant
 from zootools.hub.names import hub_setting, parse_name
 from zootools.tables import SPLITS
 from zootools.zoo import Zoo
@@ -77,6 +77,7 @@ def open_foreign(
     where they cannot be read.
     """
     layers, runs = (schema, True) if isinstance(schema, Schema) else read_schema(Path(schema))
+    source = files_meant(source, revision, hub)
     place, files = _parquet_files(source, revision, hub)
     tables, blocks = [], []
     total = 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import durable_path, sha256_file
-from zootools.hub.locate import Place, locate
+from zootools.hub.locate import Place, locate, on_hub
 from zootools.hub.names import require_name
 from zootools.manifest import UNHASHED, read_manifest
 from zootools.objects import is_url
@@ -18,9 +18,8 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     something else, ZooNotFoundError when there is no such zoo, DamagedZooError when a file is not what the manifest
     promises.
     """
-    if not is_url(name):
-        require_name(name, revision)
-    place = locate(name, revision, hub)
+    wanted = None if is_url(name) else require_name(name, revision)
+    place = locate(name, revision, hub) if wanted is None or Path(name).exists() else on_hub(wanted, hub)
     manifest = read_manifest(place.folder)
     files = manifest["files"]
     if folder.exists() and not folder.is_dir():
