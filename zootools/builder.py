@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError, StorageError, WorkerError
-from zootools.files import FolderLock, pretty_json, sweep_temporaries
+from zootools.files import FolderLock, file_above, pretty_json, sweep_temporaries
 from zootools.image_files import image_shape
 from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
 from zootools.mirror import Output, open_output
@@ -265,7 +265,9 @@ def _recorded_spec(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Z
 
 
 def _check_folder(zoo: ZooFolder) -> None:
-    """Refuse a folder that holds something which is no zoo."""
+    """Refuse a folder that holds something which is no zoo, or lies below a file."""
+    if (blocking := file_above(zoo.path)) is not None:
+        raise SpecError(f"{zoo.path}: {blocking} is not a folder; choose another place with --out")
     if zoo.path.exists() and not zoo.path.is_dir():
         raise SpecError(f"{zoo.path}: is a file; expected a folder for the zoo (--out)")
     if zoo.path.is_dir() and not zoo.manifest.exists() and not zoo.work.is_dir() and any(zoo.path.iterdir()):

@@ -81,8 +81,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def nearest_path(path: Path) -> str:
-    """Return ``"; did you mean 'x'?"`` with the path that is there and most like one that is not, or an empty text."""
+    """Return what helps with a path where nothing is: ``"; did you mean 'x'?"`` with the most similar one, or ""."""
     path = path.absolute()
+    if path.is_symlink():
+        return f"; it is a link to {str(path.readlink())!r}, where nothing is"
     there = next(parent for parent in path.parents if parent.is_dir())
     try:
         names = sorted(entry.name for entry in there.iterdir())[:10_000]

@@ -127,6 +127,25 @@ def home_expanded(text: str) -> Path:
         return Path(text)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is anything at a path; not where its name is longer than any can be. Raises OSError."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        return False
+    return True
+
+
+def file_above(path: Path) -> Path | None:
+    """Return what lies on the way to a path and is not a folder, None where a folder can be made there."""
+    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    return None if there.is_dir() else there
+
+
 def pretty_json(value: Any) -> bytes:
     """Return the bytes of a JSON file that people may read."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -72,7 +72,7 @@ def _show_plan(value: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("name", metavar="ORG/NAME|URL")
-@click.argument("folder", metavar="[DIR]", required=False, type=PathType())
+@click.argument("folder", metavar="[DIR]", required=False, type=PathType(new=True))
 @REVISION
 @HUB
 @JSON

@@ -22,7 +22,7 @@ ENCODER = click.option("--encoder", metavar="DIR", help="Show what this encoder 
 @click.command()
 @ZOO
 @ENCODER
-@click.option("-o", "--out", type=PathType(), help="A folder for the pictures; default plots/ZOO.")
+@click.option("-o", "--out", type=PathType(new=True), help="A folder for the pictures; default plots/ZOO.")
 @SCHEMA
 @JSON
 def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
 @ZOO
 @ENCODER
 @click.option("--umap", is_flag=True, help="UMAP instead of PCA; takes minutes for many checkpoints.")
-@click.option("-o", "--out", type=PathType(), help="The file; default plots/ZOO/view.html.")
+@click.option("-o", "--out", type=PathType(new=True), help="The file; default plots/ZOO/view.html.")
 @click.option("--add", is_flag=True, help="Put the page into the zoo: its card links it, publish sends it along.")
 @click.option("--open/--no-open", "opens", default=True, help="Open it in the browser, as it does by default.")
 @SCHEMA

@@ -104,7 +104,7 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 @ZOO
 @click.option("--model", "model_id", required=True, help="The model's id.")
 @click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
-@click.option("-o", "--output", required=True, type=PathType(dir_okay=False), help="The file.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file.")
 @SCHEMA
 def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | None) -> None:
     """Write one checkpoint as a safetensors file, parameters by name."""
@@ -140,7 +140,7 @@ def verify(zoo: str, as_json: bool) -> None:
         found = [str(fault) for fault in faults(place.folder, bar.update)]
     print_value({"zoo": zoo, "faults": found}, as_json, lambda value: None)
     if found:
-        raise DamagedZooError(f"{zoo}: {len(found)} faults\n  " + "\n  ".join(found))
+        raise DamagedZooError(f"{zoo}: {len(found)} faults", *(f"  {fault}" for fault in found))
     if not as_json:
         say(f"{zoo}: every file is as it was written")
 
@@ -150,12 +150,13 @@ def verify(zoo: str, as_json: bool) -> None:
 @JSON
 def repair(zoo: Path, as_json: bool) -> None:
     """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
-    from zootools.hub.locate import exists, missing
+    from zootools.errors import ZooNotFoundError, nearest_path
+    from zootools.files import exists
     from zootools.verify import UNLISTED
     from zootools.verify import repair as repair_zoo
 
     if not exists(zoo):
-        raise missing(zoo, zoo)
+        raise ZooNotFoundError(f"{zoo}: there is no such folder{nearest_path(zoo)}")
     found = repair_zoo(zoo)
     dropped = [str(fault) for fault in found if fault.what != UNLISTED]
     left = [fault.name for fault in found if fault.what == UNLISTED]

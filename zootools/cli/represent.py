@@ -12,7 +12,7 @@ from zootools.text import say
 @click.option("--zoo", required=True, help="The zoo: a folder, or a name on a hub.")
 @click.option("--recipe", default="default", show_default=True, help="A bundled recipe, or a recipe file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe.")
-@click.option("-o", "--out", type=PathType(), help="Encoders and results; default representations/ZOO/RECIPE.")
+@click.option("-o", "--out", type=PathType(new=True), help="Encoders and results; default representations/ZOO/RECIPE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders to train.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train each for so many epochs.")
 @click.option("--transfer-to", multiple=True, metavar="ZOO", help="Score on another zoo of the same layers too.")

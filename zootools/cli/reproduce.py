@@ -17,7 +17,7 @@ from zootools.text import say
     show_default=True,
     help="smoke: minutes; cpu: an hour or two of two cores; full: as the paper.",
 )
-@click.option("-o", "--out", type=PathType(), help="The folder; default reproduction/SCALE.")
+@click.option("-o", "--out", type=PathType(new=True), help="The folder; default reproduction/SCALE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders for each cell.")
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes; default one per core.")
 @DATA

@@ -9,15 +9,19 @@ from typing import Any, NoReturn
 
 import click
 
-from zootools.files import home_expanded
+from zootools.files import file_above, home_expanded
 from zootools.text import say
 
 
 class PathType(click.Path):
-    """A path on the command line: not empty, and ``~`` is the home folder also in ``--out=~/zoo``."""
+    """A path on the command line: not empty, and ``~`` is the home folder also in ``--out=~/zoo``.
 
-    def __init__(self, dir_okay: bool = True) -> None:
+    What will be made there (``new``) must not lie below a file.
+    """
+
+    def __init__(self, dir_okay: bool = True, new: bool = False) -> None:
         super().__init__(path_type=Path, dir_okay=dir_okay)
+        self.new = new
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
@@ -26,7 +30,10 @@ class PathType(click.Path):
         text = os.fspath(value)
         if not text.strip():
             self.fail(f"found an empty path ({text!r})", param, ctx)
-        return super().convert(home_expanded(text), param, ctx)
+        path = home_expanded(text)
+        if self.new and (blocking := file_above(path)) is not None:
+            self.fail(f"{text}: {blocking} is not a folder", param, ctx)
+        return super().convert(path, param, ctx)
 
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")

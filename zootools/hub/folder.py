@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zootools.errors import SpecError, ZooNotFoundError, did_you_mean
-from zootools.files import storage_error
+from zootools.errors import SpecError, ZooNotFoundError, did_you_mean, nearest_path
+from zootools.files import exists, storage_error
 from zootools.hub.names import ZooName, parse_name
 from zootools.population import canonical_json
 
@@ -43,8 +43,10 @@ def find(hub: Path, name: ZooName) -> Path | None:
 
 def require(hub: Path) -> None:
     """Raise ZooNotFoundError where there is no hub folder, SpecError where it is a file."""
-    if not hub.exists():
-        raise ZooNotFoundError(f"{hub}: there is no such folder; expected a hub folder (--hub or $ZOOTOOLS_HUB)")
+    if not exists(hub):
+        raise ZooNotFoundError(
+            f"{hub}: there is no such folder for the hub (--hub or $ZOOTOOLS_HUB){nearest_path(hub)}"
+        )
     if not hub.is_dir():
         raise SpecError(f"{hub}: is a file; expected a hub folder (--hub or $ZOOTOOLS_HUB)")
 

@@ -1,13 +1,14 @@
 """Where a zoo is: an existing path, else the hub folder, else the Hub; or an object store, by its URL."""
 
-import errno
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
+from zootools.files import exists
 from zootools.hub import folder as hub_folder
 from zootools.hub.names import ENDINGS, ZooName, hub_setting, parse_name
 from zootools.objects import folder_of
@@ -59,8 +60,9 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
     if exists(folder):
         if revision is not None:
             raise SpecError(f"{zoo}: is a path; only names have revisions")
-        if folder.is_file():
-            raise ZooNotFoundError(f"{zoo}: is a file; expected a folder (a Parquet file can be read with --schema)")
+        if not folder.is_dir():
+            what = "a file" if folder.is_file() else "neither a folder nor a file"
+            raise ZooNotFoundError(f"{zoo}: is {what}; expected a folder (a Parquet file can be read with --schema)")
         return Place(folder, str(zoo))
     return on_hub(require_meant(zoo, folder, revision, hub), hub)
 
@@ -110,31 +112,16 @@ def files_meant(source: str | Path, revision: str | None, hub: str | Path | None
     """
     path = folder_of(source)
     if path is None:
-        raise SpecError(
-            f"{source}: Parquet files of others are read from a folder or from the Hub; copy them first"
-        )
+        raise SpecError(f"{source}: Parquet files of others are read from a folder or from the Hub; copy them first")
     if exists(path):
         return path
     require_meant(source, path, revision, hub)
     return source
 
 
-def exists(path: Path) -> bool:
-    """Whether there is anything at a path, also where its name is longer than any can be. Raises OSError."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise
-        return False
-    return True
-
-
 def reads_like_a_path(path: Path) -> bool:
-    """Whether ``ORG/NAME`` is rather a mistyped path: a file's name, or something in a folder that is here."""
-    return path.suffix.lower() in FILE_ENDINGS or Path(path.parts[0]).is_dir()
+    """Whether ``ORG/NAME`` is rather a mistyped path: a file's name, or something below a name that is here."""
+    return path.suffix.lower() in FILE_ENDINGS or os.path.lexists(path.parts[0])
 
 
 def missing(zoo: str | Path, path: Path) -> ZooNotFoundError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from zootools.errors import DamagedZooError, SpecError
+from zootools.files import home_expanded
 from zootools.objects import folder_of
 
 ENVIRONMENT = "ZOOTOOLS_HUB"
@@ -72,15 +73,17 @@ def hub_setting(hub: str | Path | None) -> str | Path | None:
     That is ``hub`` if given, else $ZOOTOOLS_HUB. A hub folder need not exist yet.
     """
     value = str(hub) if hub is not None else os.environ.get(ENVIRONMENT, "")
-    if not value:
+    if not value and hub is None:
         return None
+    if not value.strip():
+        raise SpecError(f"found an empty name ({value!r}) for the hub; expected a folder or a URL")
     if match := re.fullmatch(r"https?://(.*)", value):
         if not re.fullmatch(r"[\w.-]+(:[0-9]+)?(/.*)?|\[[0-9a-fA-F:]+\](:[0-9]+)?(/.*)?", match[1], re.ASCII):
             raise SpecError(f"{value}: expected a URL such as https://HOST, for the hub")
         return value.rstrip("/")
     if "://" in value:
         raise SpecError(f"{value}: expected a folder, or a URL that begins with https://, for the hub")
-    return Path(value).expanduser().absolute()
+    return home_expanded(value).absolute()
 
 
 def check_file_names(where: str, names: Iterable[str]) -> None:
