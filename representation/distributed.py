@@ -6,7 +6,6 @@ training on this machine would have left there: a task whose worker or node dies
 epoch, and so does an interrupted command.
 """
 
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from zootools.engines.worker import RETRIES
 from zootools.errors import WorkerError, ZooError
 from zootools.files import FolderLock, write_durably
 from zootools.progress import Progress
+from zootools.text import say
 from zootools.zoo import Zoo
 
 SMALLEST_SHARE = 0.25
@@ -150,7 +150,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
                         ) from error
                     if not quiet:
                         note = f"the worker of seed {job.seed} died; another one goes on after epoch {job.epoch}"
-                        print(note, file=sys.stderr, flush=True)
+                        say(note, err=True)
                     running[start(job)] = job
                     continue
                 for name, data in files.items():
@@ -183,7 +183,7 @@ def _train_seed(
             for epoch in train_epochs(unpacked(shared), recipe, folder, seed, quiet=True, device=share.device):
                 yield epoch.line["epoch"], changed()
         except ZooError as error:
-            raise type(error)(str(error).replace(scratch, name)) from error
+            raise type(error)(*(line.replace(scratch, name) for line in error.args)) from error
         yield recipe.training.epochs, changed()
 
 

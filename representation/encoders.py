@@ -24,9 +24,11 @@ from torch.nn import functional as F
 from representation.recipes import Attention, FeedForward, Head
 from representation.tokens import Tokenizer
 from zootools.architectures import Schema
-from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.files import write_durably
+from zootools.errors import DamagedZooError, HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
+from zootools.files import exists, write_durably
 from zootools.hub.calls import retried
+from zootools.hub.locate import reads_like_a_path
+from zootools.objects import folder_of
 
 VALUES_AT_ONCE = 1 << 24
 """How many activations `Encoder.embed` keeps per layer: it bounds the memory, not the result."""
@@ -277,18 +279,25 @@ class Encoder(
 
         def find(file: str) -> Path:
             missing = ZooNotFoundError(f"{name}: holds no encoder (there is no {file})")
-            if Path(name).is_dir():
-                if not (Path(name) / file).is_file():
+            folder = folder_of(name)
+            if folder is not None and exists(folder):
+                if not (folder / file).is_file():
                     raise missing
-                return Path(name) / file
+                return folder / file
+            near = nearest_path(folder) if folder is not None else ""
             try:
                 validate_repo_id(name)
             except HFValidationError:
-                raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository") from None
+                raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository{near}") from None
+            if folder is not None and revision is None and reads_like_a_path(folder):
+                raise ZooNotFoundError(f"{name}: there is no such folder{near}")
             try:
-                return Path(retried(lambda: hf_hub_download(name, file, revision=revision, **download), name))
+                path = retried(lambda: hf_hub_download(name, file, revision=revision, **download), name, first=True)
+                return Path(path)
             except ZooNotFoundError as error:
                 raise missing from error
+            except (HubError, StorageError) as error:
+                raise type(error)(f"{error} (there is no folder of this name either)") from error
 
         config, path = find(constants.CONFIG_NAME), find(constants.SAFETENSORS_SINGLE_FILE)
         try:

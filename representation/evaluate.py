@@ -6,7 +6,6 @@
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from representation.targets import Target
 from representation.train import Weights, check_folders, train_encoder, training_data
 from zootools.errors import SpecError, StorageError, did_you_mean
 from zootools.extras import optional
+from zootools.text import say
 from zootools.zoo import Zoo, open_zoo
 
 PROBES = ("paper", "standardised")
@@ -111,9 +111,9 @@ def represent(
     _check_fitness(home_zoo, home, settings, out, folders, trains=not baselines_only, here=engine == "local")
     run = Scorer(home, others, targets, excluded)
 
-    def say(text: str) -> None:
+    def note(text: str) -> None:
         if not quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text, err=True)
 
     encoders: list[Encoder] = []
     if engine == "ray" and not baselines_only:
@@ -129,7 +129,7 @@ def represent(
     for method in _methods(home, settings, seeds, None if baselines_only else train, excluded):
         begun = time.monotonic()
         run.score(method)
-        say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
+        note(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
     label = " ".join([Path(recipe).stem, *overrides])
     results = Results.of(run.rows, home.name, label, home.counts, notes, excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from representation.paper import published
 from zootools.files import durable_path
+from zootools.text import printable
 
 SCHEMA = pa.schema(
     [
@@ -117,7 +118,7 @@ class Results:
         fits = {row["method"]: row["fitted_on"] for row in self.table.to_pylist() if row["fitted_on"]}
         lines += ["", "fitted on: " + ", ".join(f"{name} {count:,} checkpoints" for name, count in fits.items())]
         lines += [f"not scored: {name}: {reason}" for name, reason in self.excluded.items()]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join(map(printable, [*lines, *self.notes]))
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -137,7 +138,8 @@ def _grid(entries: list[dict[str, Any]]) -> list[str]:
     targets = list(dict.fromkeys(entry["target"] for entry in entries))
     methods = list(dict.fromkeys(entry["method"] for entry in entries))
     cells = {(entry["target"], entry["method"]): _cell(entry) for entry in entries}
-    rows = [["", *methods], *([target, *(cells.get((target, m), "") for m in methods)] for target in targets)]
+    rows = [["", *methods]]
+    rows += [[printable(target, 60), *(cells.get((target, m), "") for m in methods)] for target in targets]
     widths = [max(len(row[column]) for row in rows) for column in range(len(methods) + 1)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()

@@ -113,7 +113,7 @@ def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple
             except SpecError as error:
                 # A fault of two keys together need not be one of the drawn trials.
                 if f"--set {change}" in str(error):
-                    raise SpecError(str(error).replace(f"--set {change}: ", f"{place}: ")) from None
+                    raise SpecError(*(line.replace(f"--set {change}: ", f"{place}: ") for line in error.args)) from None
     trials = []
     for number in range(space.trials):
         positions = {key: unit_hash(space.seed, "search", key, number) for key in space.vary}
@@ -121,7 +121,8 @@ def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple
         try:
             drawn = load_recipe(recipe, [*overrides, *changes])
         except SpecError as error:
-            raise SpecError(f"{path}: trial {number} ({' '.join(changes)}) is no valid recipe\n  {error}") from None
+            heading = f"{path}: trial {number} ({' '.join(changes)}) is no valid recipe"
+            raise SpecError(heading, *(f"  {line}" for line in error.args)) from None
         if space.objective.score == "reconstruction" and drawn.loss.kind == "Ec":
             raise SpecError(f"{path}: objective.score: found 'reconstruction', but the loss Ec does not reconstruct")
         trials.append(Trial(number, tuple(changes), drawn))

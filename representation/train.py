@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from zootools.extras import optional
 from zootools.files import FolderLock, pretty_json, write_durably
 from zootools.population import canonical_json
 from zootools.progress import Progress
+from zootools.text import say
 from zootools.zoo import Zoo
 
 
@@ -250,7 +250,7 @@ def check_identity(folder: Path, what: str, found: dict[str, Any], identity: dic
         if old.get(key) != new.get(key)
     ]
     if changes:
-        raise SpecError(f"{folder}: holds another {what}; use another folder\n  " + "\n  ".join(changes))
+        raise SpecError(f"{folder}: holds another {what}; use another folder", *(f"  {change}" for change in changes))
 
 
 def _train(
@@ -328,7 +328,7 @@ def _taken_weights(zoo: Zoo, recipe: Recipe, split: str, quiet: bool) -> Tensor:
     if not taken.any():
         raise SpecError(f"{zoo.folder}: all {len(weights)} checkpoints of the {split} split are left out: {reason}")
     if not taken.all() and not quiet:
-        print(f"{int((~taken).sum())} of {len(weights)} {split} checkpoints are left out: {reason}", file=sys.stderr)
+        say(f"{int((~taken).sum())} of {len(weights)} {split} checkpoints are left out: {reason}", err=True)
     return weights if taken.all() else weights[taken]
 
 

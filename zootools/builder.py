@@ -7,7 +7,6 @@ only what is missing is trained, as new stacks.
 import hashlib
 import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from zootools.preflight import (
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
 from zootools.store import MANIFEST, Plan, StackRecord, ZooFolder
+from zootools.text import say
 
 if TYPE_CHECKING:
     from zootools.images import ImageData
@@ -236,7 +236,7 @@ def build(
         output.fetch()
         chosen = _choose_backend(backend, device, spec, schema)
         if not quiet:
-            print(f"backend {chosen.name}: {chosen.reason}", file=sys.stderr)
+            say(f"backend {chosen.name}: {chosen.reason}", err=True)
         old = _stored_plan(zoo, spec)
         stacks = _stacks(old, spec, schema, models, chosen.device)
         workers = _room_for(stacks, schema, chosen, engine, workers)

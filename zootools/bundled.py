@@ -4,10 +4,12 @@ In a checkout they lie at the top level, where people look for them; in an insta
 they lie inside the package (pyproject.toml copies them there).
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from zootools.errors import SpecError, did_you_mean
+from zootools.errors import SpecError, did_you_mean, nearest_path
+from zootools.files import home_expanded
 
 _PACKAGE = Path(__file__).parent
 _ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.parent
@@ -30,11 +32,15 @@ def find_spec(name_or_path: str) -> Path:
 
 def find_bundled(name_or_path: str, bundled: Mapping[str, Path], what: str) -> Path:
     """Return the path if it is a file, else the bundled file of that name; ``what`` it is goes into the SpecError."""
-    path = Path(name_or_path)
-    if path.is_file():
+    if not name_or_path.strip():
+        raise SpecError(f"found an empty name ({name_or_path!r}); expected a {what} file, or a bundled {what}")
+    path = home_expanded(name_or_path)
+    if os.path.isfile(path):  # noqa: PTH113 (also of a name longer than any can be)
         return path
     if name_or_path in bundled:
         return bundled[name_or_path]
-    if path.is_dir():
-        raise SpecError(f"{name_or_path}: is a folder; expected a {what} file (*.yaml)")
-    raise SpecError(f"{name_or_path}: no such file or bundled {what}{did_you_mean(path.stem, bundled)}")
+    if os.path.exists(path):  # noqa: PTH110
+        found = "folder" if path.is_dir() else "device, pipe or socket"
+        raise SpecError(f"{name_or_path}: is a {found}; expected a {what} file (*.yaml)")
+    near = nearest_path(path) if len(path.parts) > 1 or path.suffix else ""
+    raise SpecError(f"{name_or_path}: no such file or bundled {what}{near or did_you_mean(path.stem, bundled)}")

@@ -4,15 +4,27 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
+
+from zootools.text import MOST_LINES, printable
+
+MOST_CHOICES = 50
+"""Allowed values that a message lists."""
 
 
 class ZooError(Exception):
     """A refusal that a user can act on: what was found, where, and what was expected.
 
-    ``exit_code`` is what the command line leaves with.
+    ``exit_code`` is what the command line leaves with. Every argument is one line of the message: a line break inside
+    an argument comes from what somebody else wrote, and is shown as an escape (`zootools.text.printable`).
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        lines = [printable(line) for line in self.args[:MOST_LINES]]
+        left = len(self.args) - MOST_LINES
+        return "\n".join([*lines, f"  ... and {left:,} more"] if left > 0 else lines)
 
 
 class SpecError(ZooError):
@@ -62,9 +74,25 @@ class InterruptedBuildError(ZooError):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'? (allowed: ...)"`` for an unknown ``word``, to end a sentence with."""
     known = sorted(choices)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    allowed = ", ".join(known)
+    close = difflib.get_close_matches(word[:200], known[:10_000], n=1, cutoff=0.5)
+    more = f", ... ({len(known) - MOST_CHOICES:,} more)" if len(known) > MOST_CHOICES else ""
+    allowed = ", ".join(known[:MOST_CHOICES]) + more
     return f"; did you mean {close[0]!r}? (allowed: {allowed})" if close else f"; allowed: {allowed}"
+
+
+def nearest_path(path: Path) -> str:
+    """Return what helps with a path where nothing is: ``"; did you mean 'x'?"`` with the most similar one, or ""."""
+    path = path.absolute()
+    if path.is_symlink():
+        return f"; it is a link to {str(path.readlink())!r}, where nothing is"
+    there = next(parent for parent in path.parents if parent.is_dir())
+    try:
+        names = sorted(entry.name for entry in there.iterdir())[:10_000]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.relative_to(there).parts[0][:255], names, n=1)
+    shown = there.relative_to(Path.cwd()) if there.is_relative_to(Path.cwd()) else there
+    return f"; did you mean {str(shown / near[0])!r}?" if near else ""
 
 
 def redact(text: str) -> str:

@@ -185,6 +185,33 @@ def sha256_of(file: BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def home_expanded(text: str) -> Path:
+    """Return a path in which ``~`` stands for the home folder; unchanged for a user whom this machine does not know."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at a path; not where its name is longer than any can be. Raises OSError."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        return False
+    return True
+
+
+def file_above(path: Path) -> Path | None:
+    """Return what lies on the way to a path and is not a folder, None where a folder can be made there."""
+    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    return None if there.is_dir() else there
+
+
 def pretty_json(value: Any) -> bytes:
     """Return the bytes of a JSON file that people may read."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import mimetypes
 import re
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError, ZooNotFoundError
-from zootools.files import durable_path
+from zootools.files import durable_path, home_expanded
 from zootools.inside import NotPlainError, path_inside
 
 LOG = logging.getLogger(__name__)
@@ -26,6 +27,13 @@ PAUSES: tuple[float, ...] = (1, 4, 15, 60)
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 _S3 = ("s3", "s3a")
+_WEB = ("hf", "http", "https")
+"""Protocols that fsspec knows, but that lead to no object store."""
+_HUB = re.compile(r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)(.*)", re.IGNORECASE)
+_ON_THE_HUB = re.compile(
+    r"(?:datasets/)?([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([\w.-]+)|/(?:tree|blob|resolve)/([\w.-]+))?/?(?:[/?#].*)?",
+    re.ASCII,
+)
 _ONE_PUT = 5 << 30
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG}
@@ -56,19 +64,41 @@ def is_url(text: str | Path) -> bool:
 def folder_of(text: str | Path) -> Path | None:
     """Return the folder that a path or a ``file://`` URL means; None for the URL of an object store.
 
-    Raises SpecError for a URL that cannot be meant.
+    ``~`` stands for the home folder. Raises SpecError for an empty text and for a URL that cannot be meant.
     """
     match = _URL.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        return Path(text)
+        return _folder(str(text))
     protocol, rest = match[1].lower(), match[2]
     if "@" in rest.partition("/")[0]:
         raise SpecError(f"{protocol}://...: there are credentials in this URL; give them in the environment instead")
+    if protocol in _WEB:
+        raise _web_address(str(text))
     if protocol != "file":
         return None
     if not rest.startswith("/"):
         raise SpecError(f"{text}: expected three slashes and an absolute path, as in file:///nfs/zoo")
     return Path(rest)
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise SpecError(f"found an empty name ({text!r}); expected a folder, ORG/NAME or the URL of an object store")
+    return home_expanded(text)
+
+
+def _web_address(url: str) -> SpecError:
+    """Return the refusal of an address of the Hub, which names the ORG/NAME to give instead, or of a web page."""
+    on_the_hub = _HUB.fullmatch(url)
+    match = _ON_THE_HUB.fullmatch(on_the_hub[1]) if on_the_hub else None
+    if match is not None:
+        revision = match[2] or match[3]
+        name = match[1] + (f"@{revision}" if revision else "")
+        return SpecError(f"{url}: is the address of a data set on the Hub; give its name instead: {name}")
+    return SpecError(
+        f"{url}: is not the address of an object store; expected a folder, ORG/NAME of a data set on the Hub, or a URL "
+        "such as s3://BUCKET/PREFIX"
+    )
 
 
 class Objects:
@@ -81,6 +111,7 @@ class Objects:
         import fsspec
 
         self.url = url.rstrip("/")
+        self._has_answered = False
         protocol = url.partition("://")[0].lower()
         self._conditional = protocol in _S3
         try:
@@ -92,6 +123,8 @@ class Objects:
             raise SpecError(f"{self.url}: needs a package that is not installed: {install}") from None
         except (ValueError, TypeError) as error:
             raise SpecError(f"{self.url}: fsspec knows no such store ({str(error).splitlines()[0]})") from None
+        except Exception as error:  # some connect here already
+            raise _refusal(self.url, error) from error
 
     def list(self) -> dict[str, Stored]:
         """Return all objects by name. Raises SpecError where there is no such bucket."""
@@ -207,15 +240,28 @@ class Objects:
         where = f"{self.url}/{name}".rstrip("/")
         for pause in (*PAUSES, None):
             try:
-                return action()
+                result = action()
             except (ConflictError, ZooError):
                 raise
             except Exception as error:  # what fsspec's implementations raise has no common class
-                if pause is None or not _is_passing(error):
+                mistyped = not self._has_answered and _is_unresolved(error)
+                if pause is None or mistyped or not _is_passing(error):
                     raise _refusal(where, error) from error
                 LOG.info("%s: %s; trying again in %g s", where, _short(error), pause)
                 time.sleep(pause)
+            else:
+                self._has_answered = True
+                return result
         raise AssertionError
+
+
+def _is_unresolved(error: BaseException | None) -> bool:
+    """Whether the name of the store's host cannot be resolved; from the start this is a mistake, or no network."""
+    while error is not None:
+        if isinstance(error, socket.gaierror) or type(error).__name__ == "ClientConnectorDNSError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_passing(error: Exception) -> bool:

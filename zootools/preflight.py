@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zootools.architectures import Schema
 from zootools.choices import BACKENDS, DEVICES, ENGINES, check_word, check_workers
 from zootools.errors import ClusterError, SpecError, StorageError
+from zootools.files import file_above
 from zootools.inside import entries_inside
 from zootools.memory import available_memory
 from zootools.population import ModelConfig, expand
@@ -103,7 +104,9 @@ def choose_device(device: str) -> str:
 
 
 def check_folder(zoo: ZooFolder) -> None:
-    """Refuse a folder that holds something which is not a zoo. Raises SpecError."""
+    """Refuse a folder that holds something which is not a zoo, or lies below a file. Raises SpecError."""
+    if (blocking := file_above(zoo.path)) is not None:
+        raise SpecError(f"{zoo.path}: {blocking} is not a folder; choose another place with --out")
     if zoo.path.exists() and not zoo.path.is_dir():
         raise SpecError(f"{zoo.path}: is a file; expected a folder for the zoo (--out)")
     if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
@@ -122,18 +125,19 @@ def check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> N
     ]
     if differences:
         raise SpecError(
-            "the folder holds a zoo of another specification; choose another folder with --out\n  "
-            + "\n  ".join(differences)
+            "the folder holds a zoo of another specification; choose another folder with --out",
+            *(f"  {difference}" for difference in differences),
         )
     missing = {model.model_id for model in expand(old)} - {model.model_id for model in models}
     if missing:
         changed = [key for key in POPULATION if before.get(key) != after.get(key)]
-        shown = "".join(
-            f"\n  {key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for" for key in changed
+        shown = (
+            f"  {key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for" for key in changed
         )
         raise SpecError(
             f"{len(missing)} models of the zoo in this folder are not in the specification; "
-            f"a zoo can grow, but not shrink{shown}"
+            "a zoo can grow, but not shrink",
+            *shown,
         )
 
 

@@ -4,7 +4,9 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from typing import Self, TextIO
+from typing import Self
+
+from zootools.text import say
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -29,7 +31,6 @@ class Progress:
         epochs: int,
         done: Sequence[float],
         quiet: bool = False,
-        file: TextIO | None = None,
         unit: str = "model-epochs",
     ) -> None:
         self._sizes, self._epochs = sizes, epochs
@@ -40,13 +41,12 @@ class Progress:
         """What each stack has done of the epoch in progress. Whole epochs are counted apart, as integers: floats that are
         added one by one drift away from the total."""
         self._count = self._at_start = self._whole + math.fsum(self._parts.values())
-        self._file = file or sys.stderr
         self._unit = unit
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
         self._first: tuple[float, float] | None = None
         """When the first news came and what was done then: the speed is measured from there, without the start."""
         self._bar = None
-        if not quiet and self._file.isatty():
+        if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -54,7 +54,7 @@ class Progress:
                 initial=self._at_start,
                 unit=unit,
                 desc="training",
-                file=self._file,
+                file=sys.stderr,
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]",
             )
 
@@ -91,7 +91,7 @@ class Progress:
     def retried(self, stack: int, reason: str) -> None:
         """Say that the worker of a stack died."""
         if not self._quiet:
-            print(f"the worker of stack {stack} died ({reason}); its last whole epoch is kept", file=self._file)
+            say(f"the worker of stack {stack} died ({reason}); its last whole epoch is kept", err=True)
 
     def _line(self) -> None:
         if self._quiet:
@@ -102,11 +102,7 @@ class Progress:
         if fresh > 0:
             left = f", about {duration((self._total - self._count) * (self._last - since) / fresh)} left"
         elapsed, done = self._last - self._begun, math.floor(self._count)
-        print(
-            f"training: {done} of {self._total} {self._unit} in {duration(elapsed)}{left}",
-            file=self._file,
-            flush=True,
-        )
+        say(f"training: {done} of {self._total} {self._unit} in {duration(elapsed)}{left}", err=True)
 
 
 def duration(seconds: float) -> str:

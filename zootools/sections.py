@@ -69,7 +69,7 @@ def parse_section(
             # After a bad item pydantic also calls the list too short; the item's own error says it all.
             if not (detail["type"] == "too_short" and detail["input"])
         ]
-        raise SpecError("\n".join(dict.fromkeys(lines))) from None
+        raise SpecError(*dict.fromkeys(lines)) from None
 
 
 def _apply_override(values: dict[str, Any], override: str, places: dict[Key, str]) -> None:

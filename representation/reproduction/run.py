@@ -7,7 +7,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ from zootools.errors import StorageError, WorkerError
 from zootools.image_files import data_folder
 from zootools.images import has_images, load_images
 from zootools.progress import duration
+from zootools.text import say
 
 
 def reproduce(
@@ -189,7 +189,7 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if not self.quiet:
-            print(f"[{duration(time.monotonic() - self.begun)}] {text}", file=sys.stderr, flush=True)
+            say(f"[{duration(time.monotonic() - self.begun)}] {text}", err=True)
 
 
 @contextmanager

@@ -10,33 +10,68 @@ import traceback
 from typing import Any, NoReturn
 
 import click
+from click.exceptions import Exit, NoArgsIsHelpError
 
 from zootools import __version__
 from zootools.cli import build, hub, look, read, represent, reproduce
-from zootools.errors import InterruptedBuildError, ZooError, redact
+from zootools.errors import InterruptedBuildError, StorageError, ZooError, redact
+from zootools.text import printable, say, tame_libraries
 
 
 class _Group(click.Group):
-    """Turns refusals of the library into one line and an exit code; tracebacks only with --debug."""
+    """Turns refusals of the library into a message and an exit code; tracebacks only with --debug."""
+
+    def main(self, *arguments: Any, **settings: Any) -> NoReturn:
+        """Run a command; what click refuses is printed like everything else, because it repeats the user's words."""
+        settings["standalone_mode"] = False
+        try:
+            code = super().main(*arguments, **settings)
+        except click.ClickException as error:
+            _show_usage(error)
+            code = error.exit_code
+        except click.Abort:
+            code = InterruptedBuildError.exit_code
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except ZooError as error:
-            if context.params.get("debug"):
-                click.echo(redact(traceback.format_exc()), err=True)
-            _fail(str(error), error.exit_code)
+        except (click.ClickException, click.Abort, Exit):
+            raise
         except KeyboardInterrupt:
             interrupted = InterruptedBuildError("interrupted; the same command goes on where this one stopped")
             _fail(str(interrupted), interrupted.exit_code)
-        except OSError as error:
+        except Exception as error:
             if isinstance(error, BrokenPipeError) and _nobody_listens():
                 # The reader of our output (head, less) has left: nothing is wrong.
                 sys.stdout = None
                 sys.exit(0)
             if context.params.get("debug"):
-                click.echo(redact(traceback.format_exc()), err=True)
-            _fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 74)
+                trace = redact(traceback.format_exc()).split("\n")
+                say(*(f"  {line}" for line in trace), err=True, limit=None)
+            _fail(*_refusal(error))
+
+
+def _refusal(error: Exception) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code."""
+    if isinstance(error, ZooError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        return printable(f"{error.filename or 'input/output'}: {error.strerror or error}"), StorageError.exit_code
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this", StorageError.exit_code
+    said = printable(f"{type(error).__name__}: {error}")
+    return f"this is a mistake in zootools, please report it with what `zootools --debug` shows ({said})", 1
+
+
+def _show_usage(error: click.ClickException) -> None:
+    """Print what click refuses, and how the command is used."""
+    if isinstance(error, NoArgsIsHelpError):
+        say(*error.format_message().split("\n"), err=True)
+        return
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        say(*error.ctx.get_usage().split("\n"), f"Try '{error.ctx.command_path} --help' for help.", "", err=True)
+    say(f"Error: {redact(error.format_message())}", err=True)
 
 
 def _nobody_listens() -> bool:
@@ -48,7 +83,8 @@ def _nobody_listens() -> bool:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"zootools: {redact(message)}", err=True)
+    """Print a message whose values are printable already, and leave; its line breaks are those of `ZooError`."""
+    say(*f"zootools: {redact(message)}".split("\n"), err=True)
     sys.exit(code)
 
 
@@ -56,7 +92,7 @@ class _Notices(logging.Handler):
     """Prints what the library notes (which hub a zoo comes from, a retry) on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"zootools: {redact(record.getMessage())}", err=True)
+        say(f"zootools: {redact(record.getMessage())}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -64,6 +100,7 @@ class _Notices(logging.Handler):
 @click.option("--debug", is_flag=True, help="Show the traceback of a refusal.")
 def main(debug: bool) -> None:
     """Build, publish and learn from model zoos: populations of neural networks with every checkpoint kept."""
+    tame_libraries()
     log = logging.getLogger("zootools")
     log.setLevel(logging.INFO)
     if not log.handlers:

@@ -18,6 +18,7 @@ from zootools.cli.shared import (
     show_accuracy,
     show_pairs,
 )
+from zootools.text import say
 
 
 @click.command()
@@ -113,7 +114,7 @@ def build(
     result = {"zoo": str(out), **manifest["counts"], "test_accuracy": manifest["test_accuracy"]}
 
     def show(result: dict[str, Any]) -> None:
-        click.echo(
+        say(
             f"{out}: {result['expected']} models = {result['ok']} ok + {result['diverged']} diverged + "
             f"{result['failed']} failed + {result['missing']} missing; {result['checkpoints']:,} checkpoints"
         )
@@ -137,7 +138,7 @@ def specs(as_json: bool) -> None:
 
     def show(table: dict[str, Any]) -> None:
         for name, row in table.items():
-            click.echo(f"{name:<18} {row['models']:>6} x {row['architecture']:<16} {row['description']}")
+            say(f"{name:<18} {row['models']:>6} x {row['architecture']:<16} {row['description']}")
 
     print_value(table, as_json, show)
 
@@ -182,9 +183,9 @@ def doctor(data: Path | None, as_json: bool) -> None:
     def show(findings: dict[str, Any]) -> None:
         show_pairs(findings["machine"])
         for problem in findings["problems"]:
-            click.echo(f"PROBLEM: {problem}")
+            say(f"PROBLEM: {problem}")
         if not findings["problems"]:
-            click.echo("fit to build zoos")
+            say("fit to build zoos")
 
     print_value(findings, as_json, show)
     if findings["problems"]:

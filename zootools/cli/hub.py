@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import HUB, JSON, REVISION, ZOO, print_value, show_pairs
+from zootools.cli.shared import HUB, JSON, REVISION, ZOO, PathType, print_value, show_pairs
+from zootools.text import say
 
 
 @click.command()
@@ -63,15 +64,15 @@ def publish(
 
 
 def _show_plan(value: dict[str, Any]) -> None:
-    click.echo(value["card"])
+    say(*value["card"].split("\n"), limit=None)
     for file, size in value["files"].items():
-        click.echo(f"{size:>15,}  {file}")
-    click.echo(f"{value['bytes']:>15,}  bytes in {len(value['files'])} files")
+        say(f"{size:>15,}  {file}")
+    say(f"{value['bytes']:>15,}  bytes in {len(value['files'])} files")
 
 
 @click.command()
 @click.argument("name", metavar="ORG/NAME|URL")
-@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[DIR]", required=False, type=PathType(new=True))
 @REVISION
 @HUB
 @JSON
@@ -113,10 +114,12 @@ def _print_zoos(word: str, hub: str | None, as_json: bool) -> None:
 
     def show(value: dict[str, Any]) -> None:
         for name, entry in value.items():
-            click.echo(f"{name:<40} {entry['description']}")
+            say(f"{name:<40} {entry['description']}")
 
     found = {entry.name: {"description": entry.description, "commit": entry.commit} for entry in zoos(word, hub)}
     print_value(found, as_json, show)
+    if not found:
+        say("no zoo here" + (f" has {word!r} in its name or description" if word else ""), err=True)
 
 
 @hub.command()

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, ZOO, interruptible, print_value
+from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, interruptible, print_value
 from zootools.errors import SpecError
 from zootools.extras import optional
+from zootools.text import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ ENCODER = click.option("--encoder", metavar="DIR", help="Show what this encoder 
 @click.command()
 @ZOO
 @ENCODER
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="A folder for the pictures; default plots/ZOO.")
+@click.option("-o", "--out", type=PathType(new=True), help="A folder for the pictures; default plots/ZOO.")
 @SCHEMA
 @JSON
 def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, as_json: bool) -> None:
@@ -50,9 +51,9 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
 
     def show(value: dict[str, Any]) -> None:
         for file in value["files"]:
-            click.echo(file)
+            say(file)
         for name, reason in value["skipped"].items():
-            click.echo(f"no picture {name}: {reason}", err=True)
+            say(f"no picture {name}: {reason}", err=True)
 
     print_value({"files": [str(file) for file in files], "skipped": skipped}, as_json, show)
 
@@ -61,7 +62,7 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
 @ZOO
 @ENCODER
 @click.option("--umap", is_flag=True, help="UMAP instead of PCA; takes minutes for many checkpoints.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The file; default plots/ZOO/view.html.")
+@click.option("-o", "--out", type=PathType(new=True), help="The file; default plots/ZOO/view.html.")
 @click.option("--add", is_flag=True, help="Put the page into the zoo: its card links it, publish sends it along.")
 @click.option("--open/--no-open", "opens", default=True, help="Open it in the browser, as it does by default.")
 @SCHEMA
@@ -114,7 +115,7 @@ def view(
         out = out or default_folder(opened.name) / PAGE
         write_output(out, made, PAGE)
     value = {"file": str(out), "bytes": len(made), "checkpoints": len(portrait.zoo)}
-    print_value(value, as_json, lambda value: click.echo(value["file"]))
+    print_value(value, as_json, lambda value: say(value["file"]))
     if opens and out.is_file():  # not a pipe or a device
         click.launch(out.absolute().as_uri())
 

@@ -6,8 +6,16 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
+from zootools.text import say
+
+BY_EPOCH = (
+    "epoch",
+    *(f"{images}_{score}" for images in ("train", "validation", "test") for score in ("loss", "accuracy")),
+    "generalization_gap",
+)
+"""Columns of the metadata that have another value at each epoch of a model."""
 
 
 @click.command()
@@ -74,9 +82,9 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
     opened = open_zoo(zoo, include_diverged=True)
     rows = opened.where(pc.field("model_id") == model_id).metadata.to_pylist()
     if not rows:
-        near = did_you_mean(model_id, opened.models).partition(" (allowed")[0]
+        near = did_you_mean(model_id, opened.models[:1000]).partition(" (allowed")[0]
         raise ZooNotFoundError(f"{zoo}: no model {model_id!r}" + (near if near.startswith("; did") else ""))
-    changing = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "generalization_gap")
+    changing = [name for name in BY_EPOCH if name in rows[0]]
     fixed = {key: rows[0][key] for key in rows[0] if key not in (*changing, "test_f1", "row", "stack")}
     value = {
         **fixed,
@@ -86,9 +94,9 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 
     def show_rows(value: dict[str, Any]) -> None:
         show_pairs({key: item for key, item in value.items() if key != "epochs" and item is not None})
-        click.echo(" ".join(f"{name:>18}" for name in changing))
+        say(" ".join(f"{name:>19}" for name in changing))
         for row in value["epochs"]:
-            click.echo(" ".join(f"{row[name]:>18.6g}" for name in changing))
+            say(" ".join(f"{row[name]:>19.6g}" for name in changing))
 
     print_value(value, as_json, show_rows)
 
@@ -111,7 +119,7 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
     state = open_zoo(zoo, schema=schema, include_diverged=True).state_dict(model_id, epoch)
     write_output(output, save(state, {"zootools": json.dumps({"epoch": epoch, "model_id": model_id})}), example)
     # On stderr, because the file may be stdout itself (-o /dev/stdout).
-    click.echo(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters", err=True)
+    say(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters", err=True)
 
 
 @click.command()
@@ -137,30 +145,34 @@ def verify(zoo: str, as_json: bool) -> None:
         found = [str(fault) for fault in place_faults(place, bar.update)]
     print_value({"zoo": zoo, "faults": found}, as_json, lambda value: None)
     if found:
-        raise DamagedZooError(f"{zoo}: {len(found)} faults\n  " + "\n  ".join(found))
+        raise DamagedZooError(f"{zoo}: {len(found)} faults", *(f"  {fault}" for fault in found))
     if not as_json:
-        click.echo(f"{zoo}: every file is as it was written")
+        say(f"{zoo}: every file is as it was written")
         if place.repository is None and (named := card_repository(place.folder)):
-            click.echo(f"its card says that it was published as {named}")
+            say(f"its card says that it was published as {named}")
 
 
 @click.command()
-@click.argument("zoo", type=click.Path(path_type=Path))
+@click.argument("zoo", type=PathType())
 @JSON
 def repair(zoo: Path, as_json: bool) -> None:
     """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
+    from zootools.errors import ZooNotFoundError, nearest_path
+    from zootools.files import exists
     from zootools.verify import UNLISTED
     from zootools.verify import repair as repair_zoo
 
+    if not exists(zoo):
+        raise ZooNotFoundError(f"{zoo}: there is no such folder{nearest_path(zoo)}")
     found = repair_zoo(zoo)
     dropped = [str(fault) for fault in found if fault.what != UNLISTED]
     left = [fault.name for fault in found if fault.what == UNLISTED]
 
     def show(value: dict[str, Any]) -> None:
         for fault in value["dropped"]:
-            click.echo(f"dropped {fault}")
+            say(f"dropped {fault}")
         for name in value["left_alone"]:
-            click.echo(f"left alone: {name}, which is no part of the zoo")
-        click.echo("now build it again with its specification" if value["dropped"] else "there is nothing to repair")
+            say(f"left alone: {name}, which is no part of the zoo")
+        say("now build it again with its specification" if value["dropped"] else "there is nothing to repair")
 
     print_value({"zoo": str(zoo), "dropped": dropped, "left_alone": left}, as_json, show)

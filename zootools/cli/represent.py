@@ -4,16 +4,15 @@ from pathlib import Path
 
 import click
 
-from zootools.cli.shared import ADDRESS, ENGINE, JSON, SCHEMA, interruptible, print_value
+from zootools.cli.shared import ADDRESS, ENGINE, JSON, SCHEMA, PathType, interruptible, print_value
+from zootools.text import say
 
 
 @click.command()
 @click.option("--zoo", required=True, help="The zoo: a folder, or a name on a hub.")
 @click.option("--recipe", default="default", show_default=True, help="A bundled recipe, or a recipe file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe.")
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="Encoders and results; default representations/ZOO/RECIPE."
-)
+@click.option("-o", "--out", type=PathType(new=True), help="Encoders and results; default representations/ZOO/RECIPE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders to train.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train each for so many epochs.")
 @click.option("--transfer-to", multiple=True, metavar="ZOO", help="Score on another zoo of the same layers too.")
@@ -22,7 +21,7 @@ from zootools.cli.shared import ADDRESS, ENGINE, JSON, SCHEMA, interruptible, pr
 @ADDRESS
 @click.option(
     "--search",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     metavar="SPACE",
     help="Search for the best recipe first, as this YAML file says; on Ray.",
 )
@@ -76,4 +75,4 @@ def represent(
         track=track,
         quiet=as_json,
     )
-    print_value(results.to_json(), as_json, lambda value: click.echo(results.render()))
+    print_value(results.to_json(), as_json, lambda value: say(*results.render().split("\n")))

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import DATA, JSON, interruptible, print_value
+from zootools.cli.shared import DATA, JSON, PathType, interruptible, print_value
+from zootools.text import say
 
 
 @click.command()
@@ -16,7 +17,7 @@ from zootools.cli.shared import DATA, JSON, interruptible, print_value
     show_default=True,
     help="smoke: minutes; cpu: an hour or two of two cores; full: as the paper.",
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder; default reproduction/SCALE.")
+@click.option("-o", "--out", type=PathType(new=True), help="The folder; default reproduction/SCALE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders for each cell.")
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes; default one per core.")
 @DATA
@@ -52,7 +53,7 @@ def reproduce(
         from representation.reproduction.estimate import plan, show_plan
 
         value = plan(items, settings, seeds, workers, data)
-        print_value(value, as_json, lambda value: click.echo(show_plan(value)))
+        print_value(value, as_json, lambda value: say(*show_plan(value).split("\n")))
         return
     from representation.reproduction.report import summary
     from representation.reproduction.run import reproduce as reproduce_items
@@ -61,10 +62,10 @@ def reproduce(
     standing = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=as_json)
 
     def show(value: dict[str, Any]) -> None:
-        click.echo(f"{value['cells']} cells, {value['cells'] - value['without']} with a figure of ours")
+        say(f"{value['cells']} cells, {value['cells'] - value['without']} with a figure of ours")
         for reason, count in value["reasons"].items():
-            click.echo(f"{count:>5} without: {reason}")
+            say(f"{count:>5} without: {reason}")
         for file in value["files"]:
-            click.echo(file)
+            say(file)
 
     print_value(summary(standing), as_json, show)

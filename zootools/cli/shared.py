@@ -1,6 +1,7 @@
 """What several commands share: options, the two ways of printing, and being interrupted."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import click
 
 from zootools.choices import ENGINES
 from zootools.errors import did_you_mean
+from zootools.files import file_above, home_expanded
+from zootools.text import say
 
 
 class Word(click.Choice[str]):
@@ -22,10 +25,33 @@ class Word(click.Choice[str]):
             self.fail(f"found {value!r}{did_you_mean(str(value), self.choices)}", param, ctx)
 
 
+class PathType(click.Path):
+    """A path on the command line: not empty, and ``~`` is the home folder also in ``--out=~/zoo``.
+
+    What will be made there (``new``) must not lie below a file.
+    """
+
+    def __init__(self, dir_okay: bool = True, new: bool = False) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+        self.new = new
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return the path. Fails like every type of click."""
+        text = os.fspath(value)
+        if not text.strip():
+            self.fail(f"found an empty path ({text!r})", param, ctx)
+        path = home_expanded(text)
+        if self.new and (blocking := file_above(path)) is not None:
+            self.fail(f"{text}: {blocking} is not a folder", param, ctx)
+        return super().convert(path, param, ctx)
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 DATA = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="Where image files lie and are downloaded to; else $ZOOTOOLS_DATA, else the user's cache.",
 )
 ZOO = click.argument("zoo")
@@ -38,7 +64,7 @@ HUB = click.option(
 )
 SCHEMA = click.option(
     "--schema",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     help="A layer schema or index (JSON), to read Parquet files with a weights column that are no zoo.",
 )
 ENGINE = click.option(
@@ -57,7 +83,7 @@ REVISION = click.option("--revision", help="A branch, tag or commit.")
 def print_value(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     """Print a value as one line of JSON, or as ``show`` does for people."""
     if as_json:
-        click.echo(json.dumps(value))
+        say(json.dumps(value), limit=None)
     else:
         show(value)
 
@@ -66,14 +92,14 @@ def show_pairs(value: dict[str, Any]) -> None:
     """Print one line per key."""
     for key, item in value.items():
         text = f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) and key != "seed" else item
-        click.echo(f"{key.replace('_', ' '):<22} {text}")
+        say(f"{key.replace('_', ' '):<22} {text}")
 
 
 def show_accuracy(summary: dict[str, list[float]]) -> None:
     """Print minimum, quartiles and maximum by epoch (`zootools.tables.accuracy_summary`)."""
-    click.echo("test accuracy   minimum  quartile    median  quartile   maximum")
+    say("test accuracy   minimum  quartile    median  quartile   maximum")
     for epoch, values in summary.items():
-        click.echo(f"  epoch {epoch:>6} " + " ".join(f"{value:9.4f}" for value in values))
+        say(f"  epoch {epoch:>6} " + " ".join(f"{value:9.4f}" for value in values))
 
 
 def interruptible() -> None:

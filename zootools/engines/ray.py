@@ -216,8 +216,8 @@ class Machines:
                 has = node["Resources"]
                 self._room += min(int(has.get(kind, 0) / need) for kind, need in self._needs.items() if need)
         if self._refused and not self._room:
-            reasons = "\n  ".join(self._refused.values())
-            raise ClusterError(f"no machine of the cluster is fit for this build\n  {reasons}")
+            reasons = (f"  {reason}" for reason in self._refused.values())
+            raise ClusterError("no machine of the cluster is fit for this build", *reasons)
         if not self._room and not self._told:
             log.warning("no machine of the cluster has what a task needs (%s); waiting for one", self._needs)
             self._told = True

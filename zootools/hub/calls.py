@@ -1,12 +1,17 @@
 """Calls to the Hub: which failures are worth another try, and what a refusal means in one line.
 
-Tokens are huggingface-hub's business alone (its environment variables, its file): nothing here reads one.
+A request that fails is sent again by one layer only: by `retried`, in whose calls huggingface-hub sends each request
+once; or, in `sent_by_library`, by huggingface-hub. Tokens are huggingface-hub's business (its environment variables,
+its file): a token is only looked at for characters that no header can carry.
 """
 
 import logging
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from huggingface_hub import constants, get_session, get_token
 from huggingface_hub.errors import (
@@ -17,6 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
 from zootools.errors import HubError, StorageError, ZooError, ZooNotFoundError
 
@@ -24,7 +30,8 @@ LOG = logging.getLogger(__name__)
 
 PAUSES = (1, 2, 4, 8)
 """Seconds before each further attempt, where the Hub does not name its own."""
-LONGEST_PAUSE = 300
+LONGEST_WAIT = 300
+"""Seconds that all pauses of one call may take, where the Hub asks for longer ones (``Retry-After``)."""
 TIMEOUT = 10
 """Seconds that the Hub may take to answer the first request."""
 SILENCE = 60
@@ -32,7 +39,26 @@ SILENCE = 60
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 CONFLICT = {409, 412}
 
+_OURS = {"UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects"}
+"""Names of errors of the HTTP client that have their cause on this side."""
+
 T = TypeVar("T")
+
+
+class UnansweredError(ClientError):
+    """A request got no answer; unlike its cause, it is not of a class for which huggingface-hub sends it again."""
+
+
+class _Here(threading.local):
+    """What this thread does with huggingface-hub."""
+
+    once = False
+    """Whether each request is sent once."""
+    heads: set[str]
+    """The addresses of the HEAD requests that failed in this call."""
+
+
+_HERE = _Here()
 
 
 def offline() -> bool:
@@ -53,7 +79,7 @@ def is_transient(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in TRANSIENT
-    if _without_xet(error):
+    if _without_xet(error) or any(type(e).__name__ in _OURS for e in _chain(error)):
         return False
     # A ConnectionError is what hf_xet raises for network trouble.
     return any(
@@ -62,42 +88,126 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether no connection could be made at all."""
-    return any(type(e).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError") for e in _chain(error))
+    """Whether no connection could be made at all: the name cannot be resolved, or nobody answers."""
+    return any(type(e).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "gaierror") for e in _chain(error))
 
 
 def retried(call: Callable[[], T], what: str, first: bool = False) -> T:
     """Call, and call again after a pause while the failure is transient.
 
-    A ``Retry-After`` of the Hub is obeyed. ``first`` marks the first request of all: a Hub that cannot be reached is
-    then no passing trouble. Raises the refusal of `translated`.
+    The pauses are `PAUSES`, 15 s in all; a ``Retry-After`` of the Hub is obeyed instead, up to `LONGEST_WAIT` in all.
+    ``first`` marks the first request of all: where the Hub cannot be reached then, there is no second attempt.
+    Raises the refusal of `translated`.
     """
-    get_session().timeout = SILENCE
+    check_token()
+    left = float(LONGEST_WAIT)
     for pause in (*PAUSES, None):
         try:
-            return call()
+            with each_request_once():
+                return call()
         except ZooError:
             raise
         except (ClientError, OSError, RuntimeError, ValueError) as error:
             if pause is None or not is_transient(error) or (first and is_unreachable(error)):
                 raise translated(error, what) from error
-            wait(error, pause, what)
+            left -= wait(error, pause, what, left)
     raise AssertionError
 
 
-def wait(error: BaseException, pause: float, what: str) -> None:
-    """Sleep before another attempt: as long as the Hub asks for, else ``pause`` seconds."""
+def sent_by_library(call: Callable[[], T], what: str) -> T:
+    """Call once, for calls of many requests: huggingface-hub sends each again by itself, for 23 s.
+
+    Raises the refusal of `translated`.
+    """
+    check_token()
+    try:
+        get_session().timeout = SILENCE
+        return call()
+    except ZooError:
+        raise
+    except (ClientError, OSError, RuntimeError, ValueError) as error:
+        raise translated(error, what) from error
+
+
+def wait(error: BaseException, pause: float, what: str, left: float) -> float:
+    """Sleep before another attempt, as long as the Hub asks for or else ``pause`` seconds; return how long.
+
+    Raises the refusal of `translated` where the Hub asks for more than the ``left`` seconds.
+    """
     response = next((e.response for e in _chain(error) if isinstance(e, HfHubHTTPError)), None)
     asked = "" if response is None else response.headers.get("Retry-After", "")
-    seconds = min(float(asked), LONGEST_PAUSE) if asked.isdigit() else pause
+    seconds = float(asked) if asked.isascii() and asked.isdigit() else pause
+    if seconds > left:
+        raise translated(error, what) from error
     LOG.info("%s: %s; trying again in %g s", what, _short(error), seconds)
     time.sleep(seconds)
+    return seconds
+
+
+@contextmanager
+def each_request_once() -> Iterator[None]:
+    """Let huggingface-hub send each request once while the block runs, in this thread.
+
+    Its own loops would otherwise repeat what `retried` repeats again: 30 requests, and minutes, for one that fails.
+    """
+    client = get_session()
+    client.timeout = SILENCE
+    if "send" not in vars(client):
+        client.send = _sending(client.send)  # type: ignore[method-assign]
+    _HERE.once, _HERE.heads = True, set()
+    try:
+        yield
+    finally:
+        _HERE.once = False
+
+
+def _sending(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a client's ``send`` that makes failures final for huggingface-hub inside `each_request_once`."""
+
+    def send_once(request: Any, **options: Any) -> Any:
+        try:
+            response = send(request, **options)
+        except ClientError as error:
+            if _is_final(request):
+                raise UnansweredError(f"{type(error).__name__}: {error}") from error
+            raise
+        if response.status_code in TRANSIENT and _is_final(request):
+            response.read()
+            hf_raise_for_status(response)
+        return response
+
+    return send_once
+
+
+def _is_final(request: Any) -> bool:
+    """Whether a failed request is not to be sent again here.
+
+    After the first HEAD that fails huggingface-hub looks in its cache, and sends it again only if nothing is there.
+    """
+    if not _HERE.once:
+        return False
+    if request.method == "HEAD" and str(request.url) not in _HERE.heads:
+        _HERE.heads.add(str(request.url))
+        return False
+    return True
+
+
+def check_token() -> bool:
+    """Return whether there is a token. Raises HubError for one that cannot be read or sent."""
+    where = "the access token of the Hub (HF_TOKEN, or what `hf auth login` stored)"
+    try:
+        token = get_token()
+    except (OSError, UnicodeDecodeError):
+        raise HubError(f"{where} cannot be read; log in again with `hf auth login`") from None
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise HubError(f"{where} has characters that no token has, such as letters with accents or spaces; set it anew")
+    return token is not None
 
 
 def translated(error: BaseException, what: str) -> ZooError:
     """Return the refusal that says what happened to ``what``, and what to do."""
     chain, status = list(_chain(error)), status_of(error)
-    login = "log in with `hf auth login`" if get_token() is None else "check `hf auth whoami` and the token's rights"
+    login = "log in with `hf auth login`" if not check_token() else "check `hf auth whoami` and the token's rights"
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain) or offline():
         return HubError(f"{what}: not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch from the Hub")
     if any(isinstance(e, GatedRepoError) for e in chain):
@@ -115,7 +225,10 @@ def translated(error: BaseException, what: str) -> ZooError:
     if _without_xet(error):
         return HubError(f"{what}: this Hub has no Xet storage; set HF_HUB_DISABLE_XET=1 and run the same command again")
     if is_unreachable(error):
-        return HubError(f"{what}: the Hub cannot be reached ({_short(error)}); check network, proxy and HF_ENDPOINT")
+        return StorageError(
+            f"{what}: the Hub cannot be reached ({_short(error)}); check network, proxy and HF_ENDPOINT, or set "
+            "HF_HUB_OFFLINE=1 to use what is in the cache"
+        )
     return StorageError(f"{what}: the Hub failed ({_short(error)}); run the same command again, it goes on from here")
 
 

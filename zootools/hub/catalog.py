@@ -8,7 +8,7 @@ from typing import Any
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
 from zootools.hub import folder as hub_folder
-from zootools.hub.locate import locate
+from zootools.hub.locate import locate, on_hub
 from zootools.hub.names import hub_setting, require_name
 from zootools.manifest import read_manifest, stored_spec
 
@@ -26,6 +26,7 @@ def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
     """Return the zoos of a hub (see `hub_setting`) that ``word`` occurs in, by name or description."""
     setting = hub_setting(hub)
     if isinstance(setting, Path):
+        hub_folder.require(setting)
         return [e for e in _in_folder(setting) if word.lower() in f"{e.name} {e.description}".lower()]
     from zootools.hub import remote
 
@@ -46,7 +47,7 @@ def _in_folder(hub: Path) -> Iterator[Entry]:
 def describe(name: str, *, revision: str | None = None, hub: str | Path | None = None) -> dict[str, Any]:
     """Return what a hub says of one zoo: version, tags, size, counts. Fetches no weights."""
     wanted = require_name(name, revision)
-    place = locate(Path(name), revision, hub)
+    place = locate(Path(name), revision, hub) if Path(name).exists() else on_hub(wanted, hub)
     manifest = read_manifest(place.folder)
     setting = hub_setting(hub)
     if isinstance(setting, Path) and setting in place.folder.parents:

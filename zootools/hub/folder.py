@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
-from zootools.files import storage_error
+from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest_path
+from zootools.files import exists, storage_error
 from zootools.hub.names import ZooName, parse_name
 from zootools.inside import (
     NotPlainError,
@@ -85,6 +85,16 @@ def has_version(hub: Path, name: ZooName, commit: str) -> bool:
     with suppress(FileNotFoundError, NotADirectoryError, NotPlainError):
         return stat.S_ISDIR(stat_inside(hub, f"{VERSIONS}/{name.repo_id}/{commit}").st_mode)
     return False
+
+
+def require(hub: Path) -> None:
+    """Raise ZooNotFoundError where there is no hub folder, SpecError where it is a file."""
+    if not exists(hub):
+        raise ZooNotFoundError(
+            f"{hub}: there is no such folder for the hub (--hub or $ZOOTOOLS_HUB){nearest_path(hub)}"
+        )
+    if not hub.is_dir():
+        raise SpecError(f"{hub}: is a file; expected a hub folder (--hub or $ZOOTOOLS_HUB)")
 
 
 def commit_of(folder: Path) -> str | None:

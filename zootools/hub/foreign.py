@@ -24,7 +24,7 @@ from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoun
 from zootools.files import open_inside
 from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
-from zootools.hub.locate import LOG, Place
+from zootools.hub.locate import LOG, Place, files_meant
 from zootools.hub.names import hub_setting, is_hidden, parse_name
 from zootools.zoo import Zoo
 
@@ -83,6 +83,7 @@ def open_foreign(
     where they cannot be read.
     """
     layers, runs = (schema, True) if isinstance(schema, Schema) else read_schema(Path(schema))
+    source = files_meant(source, revision, hub)
     place, files = _parquet_files(source, revision, hub)
     chosen = _with_weights(place.name, files)
     memory = Memory(sum(path.stat().st_size for path in chosen.values()))

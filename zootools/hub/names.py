@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from zootools.errors import DamagedZooError, SpecError
+from zootools.files import home_expanded
+from zootools.objects import folder_of
 
 ENVIRONMENT = "ZOOTOOLS_HUB"
 
@@ -57,9 +59,10 @@ def parse_name(text: str, revision: str | None = None) -> ZooName | None:
 
 
 def require_name(text: str, revision: str | None = None) -> ZooName:
-    """Like `parse_name`, with a SpecError for what is no name."""
+    """Like `parse_name`, with a SpecError for what is not a name, and for the address of a data set on the Hub."""
     name = parse_name(text, revision)
     if name is None:
+        folder_of(text)
         raise SpecError(f"{text!r} is no name of a zoo on a hub; expected ORG/NAME, such as my-group/tetris_seed")
     return name
 
@@ -76,13 +79,17 @@ def hub_setting(hub: str | Path | None) -> str | Path | None:
     That is ``hub`` if given, else $ZOOTOOLS_HUB. A hub folder need not exist yet.
     """
     value = str(hub) if hub is not None else os.environ.get(ENVIRONMENT, "")
-    if not value:
+    if not value and hub is None:
         return None
-    if value.startswith(("http://", "https://")):
+    if not value.strip():
+        raise SpecError(f"found an empty name ({value!r}) for the hub; expected a folder or a URL")
+    if match := re.fullmatch(r"https?://(.*)", value):
+        if not re.fullmatch(r"[\w.-]+(:[0-9]+)?(/.*)?|\[[0-9a-fA-F:]+\](:[0-9]+)?(/.*)?", match[1], re.ASCII):
+            raise SpecError(f"{value}: expected a URL such as https://HOST, for the hub")
         return value.rstrip("/")
     if "://" in value:
         raise SpecError(f"{value}: expected a folder, or a URL that begins with https://, for the hub")
-    return Path(value).expanduser().absolute()
+    return home_expanded(value).absolute()
 
 
 def check_file_names(where: str, names: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from zootools.checked import FileInfo, file_fault, unreadable
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import durable_file, write_durably
-from zootools.hub.locate import Place, locate
+from zootools.hub.locate import Place, locate, on_hub
 from zootools.hub.names import require_name
 from zootools.inside import is_snapshot, names_inside, open_inside
 from zootools.manifest import UNHASHED, read_manifest
@@ -25,9 +25,8 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     `open_zoo` refuses and for a card that is not this zoo's, and when a file is not what the manifest promises.
     The weights in shards and tables are not compared with each other: `zootools verify` does that.
     """
-    if not is_url(name):
-        require_name(name, revision)
-    place = locate(name, revision, hub)
+    wanted = None if is_url(name) else require_name(name, revision)
+    place = locate(name, revision, hub) if wanted is None or Path(name).exists() else on_hub(wanted, hub)
     manifest = read_manifest(place.folder)
     files = manifest["files"]
     if folder.exists() and not folder.is_dir():

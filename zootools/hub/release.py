@@ -111,7 +111,9 @@ def _release(zoo: Path, name: ZooName) -> Release:
     # The card is rendered anew, so that an old one, or one for another name, is no reason to refuse.
     found = [str(fault) for fault in faults(zoo) if fault.name != "README.md"]
     if found:
-        raise DamagedZooError(f"{zoo}: not published, because it has {len(found)} faults\n  " + "\n  ".join(found))
+        raise DamagedZooError(
+            f"{zoo}: not published, because it has {len(found)} faults", *(f"  {fault}" for fault in found)
+        )
     texts = {"README.md": render_card(manifest, stored_spec(zoo, manifest), name.repo_id).encode()}
     for unhashed in ("zoo.json", "build.json"):
         if (data := read_unhashed(zoo, unhashed)) is not None:

@@ -13,14 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from zootools import __version__
 from zootools.checked import CheckedFiles
 from zootools.errors import DamagedZooError, HubError, SpecError, ZooError, ZooNotFoundError
-from zootools.hub.calls import CONFLICT, PAUSES, TIMEOUT, is_transient, offline, retried, status_of, translated, wait
+from zootools.hub.calls import (
+    CONFLICT,
+    LONGEST_WAIT,
+    PAUSES,
+    TIMEOUT,
+    check_token,
+    each_request_once,
+    is_transient,
+    offline,
+    retried,
+    sent_by_library,
+    status_of,
+    translated,
+    wait,
+)
 from zootools.hub.names import ZooName
 from zootools.hub.release import Published, Release
 from zootools.inside import is_snapshot, stat_inside
@@ -78,7 +92,7 @@ def check_access(name: ZooName, endpoint: str | None) -> None:
     """Raise HubError, before anything is hashed or sent, where publishing must fail for want of network or token."""
     if offline():
         raise HubError(f"{name}: HF_HUB_OFFLINE is set; unset it to publish, or give a folder with --hub")
-    if get_token() is None:
+    if not check_token():
         raise HubError(f"{name}: there is no token; run `hf auth login` or set HF_TOKEN, or give a folder with --hub")
     with suppress(ZooNotFoundError):
         Target(name, endpoint).state(first=True)
@@ -150,10 +164,11 @@ class Target:
         for addition in additions:
             if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo]["sha256"]:
                 raise DamagedZooError(f"{release.folder / addition.path_in_repo}: has changed while it was published")
-        self._call(
+        sent_by_library(
             lambda: self.api.preupload_lfs_files(
                 self.name.repo_id, additions, repo_type="dataset", revision=self.branch, free_memory=False
-            )
+            ),
+            str(self.name),
         )
 
     def commit(self, release: Release, operations: list[Operation], parent: State) -> State:
@@ -162,16 +177,18 @@ class Target:
         Where the answer is lost, the branch itself says whether the commit was made. Raises HubError when somebody
         else was faster.
         """
+        left = float(LONGEST_WAIT)
         for pause in (*PAUSES, None):
             try:
-                made = self.api.create_commit(
-                    self.name.repo_id,
-                    operations,
-                    commit_message=_title(release),
-                    repo_type="dataset",
-                    revision=self.branch,
-                    parent_commit=parent.commit,
-                )
+                with each_request_once():
+                    made = self.api.create_commit(
+                        self.name.repo_id,
+                        operations,
+                        commit_message=_title(release),
+                        repo_type="dataset",
+                        revision=self.branch,
+                        parent_commit=parent.commit,
+                    )
                 self.commits += 1
                 return self.state(made.oid)
             except (ClientError, OSError, RuntimeError, ValueError) as error:
@@ -186,7 +203,7 @@ class Target:
                     raise _conflict(self.name) from error
                 if pause is None:
                     raise translated(error, str(self.name)) from error
-                wait(error, pause, str(self.name))
+                left -= wait(error, pause, str(self.name), left)
         raise AssertionError
 
     def commit_by_pull_request(self, release: Release, parent: State) -> State:
@@ -198,7 +215,7 @@ class Target:
         repo = self.name.repo_id
         if self.branch != constants.DEFAULT_REVISION:
             raise SpecError(f"{self.name}: more than {FILES_PER_COMMIT} files can only be published to main")
-        number = self._call(lambda: self._pull_request(release) or self._open_pull_request(release, parent))
+        number = self._call(lambda: self._pull_request(release)) or self._open_pull_request(release, parent)
         side = Target(ZooName(self.name.org, self.name.name, f"refs/pr/{number}"), self.api.endpoint)
         state = side.state()
         while batch := difference(release, state)[:FILES_PER_COMMIT]:
@@ -225,16 +242,21 @@ class Target:
         """Open the pull request with its first commit, and return its number."""
         batch = difference(release, parent)[:FILES_PER_COMMIT]
         self.send_blobs(release, batch)
-        made = self.api.create_commit(
-            self.name.repo_id,
-            batch,
-            commit_message=_title(release),
-            repo_type="dataset",
-            parent_commit=parent.commit,
-            create_pr=True,
-        )
-        assert made.pr_num is not None
-        return made.pr_num
+
+        def create() -> int:
+            made = self.api.create_commit(
+                self.name.repo_id,
+                batch,
+                commit_message=_title(release),
+                repo_type="dataset",
+                parent_commit=parent.commit,
+                create_pr=True,
+            )
+            assert made.pr_num is not None
+            return int(made.pr_num)
+
+        # Where the answer was lost, the pull request is there.
+        return self._call(lambda: self._pull_request(release) or create())
 
     def _call(self, call: Callable[[], T]) -> T:
         return retried(call, str(self.name))
