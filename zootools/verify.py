@@ -33,6 +33,7 @@ from zootools.inside import (
 from zootools.manifest import UNHASHED, read_manifest, reopen, stored_spec
 from zootools.shards import read_info
 from zootools.store import IMAGES, MANIFEST, PLAN, Plan, ZooFolder
+from zootools.unhashed import read_unhashed
 
 UNLISTED = "is not in the manifest"
 
@@ -78,6 +79,10 @@ def _finished_faults(folder: Path, tick: Callable[[int], None]) -> Iterator[Faul
         yield from _card_faults(folder, manifest)
         if not any(name.startswith(("checkpoints/", "metadata/")) for name in damaged):
             yield from _content_faults(folder, manifest)
+    try:
+        read_unhashed(folder, "build.json")
+    except DamagedZooError as error:
+        yield Fault("build.json", _without(folder / "build.json", error))
     known = {*manifest["files"], *UNHASHED}
     for name in names_inside(folder):
         if not name.startswith(".") and name not in known:
@@ -258,8 +263,13 @@ def repair(folder: Path) -> list[Fault]:
         zoo = ZooFolder(folder, lock.descriptor)
         found = list(faults(folder))
         damaged = {fault.name for fault in found if fault.what != UNLISTED}
-        for name in sorted(damaged):
-            _check_no_folder(folder, name)
+        in_the_way = [name for name in sorted(damaged) if _is_folder(folder, name)]
+        if in_the_way:
+            if not zoo.has(PLAN):
+                zoo.remove_work()
+            raise DamagedZooError(
+                f"{folder}: {in_the_way[0]}: is a folder, expected a file; move it away, then repair again"
+            )
         if zoo.has(PLAN):
             _repair_unfinished(zoo, damaged)
         elif damaged:
@@ -321,8 +331,8 @@ def _drop(zoo: ZooFolder, name: str) -> None:
             return zoo.remove(part)
 
 
-def _check_no_folder(folder: Path, name: str) -> None:
-    """Raise DamagedZooError for a folder in the place of a file: what is in it is not ours to remove."""
+def _is_folder(folder: Path, name: str) -> bool:
+    """Whether there is a folder in the place of a file: what is in it is not ours to remove."""
     with suppress(FileNotFoundError, NotPlainError):
-        if stat.S_ISDIR(stat_inside(folder, name).st_mode):
-            raise DamagedZooError(f"{folder}: {name}: is a folder, expected a file; move it away, then repair again")
+        return stat.S_ISDIR(stat_inside(folder, name).st_mode)
+    return False
