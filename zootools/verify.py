@@ -484,8 +484,13 @@ def repair(folder: Path) -> list[Fault]:
         zoo = ZooFolder(folder, lock.descriptor)
         found = list(faults(folder))
         damaged = {fault.name for fault in found if fault.what != UNLISTED}
-        for name in sorted(damaged):
-            _check_no_folder(folder, name)
+        in_the_way = [name for name in sorted(damaged) if _is_folder(folder, name)]
+        if in_the_way:
+            if not zoo.has(PLAN):
+                zoo.remove_work()
+            raise DamagedZooError(
+                f"{folder}: {in_the_way[0]}: is a folder, expected a file; move it away, then repair again"
+            )
         if zoo.has(PLAN):
             _repair_unfinished(zoo, damaged)
         elif damaged:
@@ -547,8 +552,8 @@ def _drop(zoo: ZooFolder, name: str) -> None:
             return zoo.remove(part)
 
 
-def _check_no_folder(folder: Path, name: str) -> None:
-    """Raise DamagedZooError for a folder in the place of a file: what is in it is not ours to remove."""
+def _is_folder(folder: Path, name: str) -> bool:
+    """Whether there is a folder in the place of a file: what is in it is not ours to remove."""
     with suppress(FileNotFoundError, NotPlainError):
-        if stat.S_ISDIR(stat_inside(folder, name).st_mode):
-            raise DamagedZooError(f"{folder}: {name}: is a folder, expected a file; move it away, then repair again")
+        return stat.S_ISDIR(stat_inside(folder, name).st_mode)
+    return False
