@@ -114,16 +114,18 @@ def held(epoch: int, release: Path) -> Callable[..., None]:
 
 HELD = """
 import sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import crash
-from zootools.store import ZooFolder
-ZooFolder.commit = crash.held({epoch}, Path({release!r}))
+if sys.orig_argv[1:3] == ["-m", "zootools"] or "multiprocessing.forkserver" in " ".join(sys.orig_argv):
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    import crash
+    from zootools.store import ZooFolder
+    ZooFolder.commit = crash.held({epoch}, Path({release!r}))
 """
+"""What the command and the local engine's workers do first; Ray's own processes need not."""
 
 
 def held_environment(folder: Path, epoch: int, release: Path) -> dict[str, str]:
-    """Return the environment of a command, with all its workers, whose builds are `held`; ``folder`` is for this alone."""
+    """Return the environment of a command whose build is `held`; ``folder`` is for this alone."""
     folder.mkdir()
     text = HELD.format(tests=str(Path(__file__).parent), epoch=epoch, release=str(release))
     (folder / "sitecustomize.py").write_text(text)
@@ -289,6 +291,13 @@ def _haste(heartbeat: float, expiry: float, pauses: list[float]) -> None:
     lease.HEARTBEAT, lease.EXPIRY, objects.PAUSES = heartbeat, expiry, tuple(pauses)
 
 
+def _held(epoch: int, release: str) -> None:
+    """Let the build wait at an epoch (`held`)."""
+    from zootools.store import ZooFolder
+
+    ZooFolder.commit = held(epoch, Path(release))  # type: ignore[method-assign]
+
+
 def _file_size(limit: int) -> None:
     """Let every file be at most so large."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -391,6 +400,7 @@ CHANGES: dict[str, Callable[..., None]] = {
     "hold_worker": _hold_worker,
     "hold_reader": _hold_reader,
     "environment": os.environ.update,
+    "held": lambda moment: _held(*moment),
     "haste": lambda times: _haste(*times),
     "list_modules": _list_modules,
     "file_size": _file_size,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import needs_strace
-from crash import NIGHTLY, SMALL, TINY, Builders, fault_random, lane, traced, tree
+from crash import NIGHTLY, SMALL, TINY, Builders, fault_random, held_environment, lane, traced, tree
 
 from zootools import build, load_spec, open_zoo
 from zootools.builder import status
@@ -338,8 +338,9 @@ mount -t tmpfs -o size=2M tmpfs "$1" || exit 99
 (
   while [ ! -e "$1/zoo/.work/stack-00000.record" ]; do sleep 0.01; done
   head -c 2M /dev/zero > "$1/filler"
+  touch "$4"
 ) 2>/dev/null &
-"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=300 --set training.checkpoint_every=300
+PYTHONPATH="$5" "$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=300 --set training.checkpoint_every=300
 echo "full $?"
 wait
 rm "$1/filler"
@@ -351,9 +352,11 @@ echo "verified $?"
 
 
 def test_c7_a_build_on_a_disk_that_fills_up_goes_on_when_there_is_space(tmp_path: Path, folder: Path) -> None:
-    disk = tmp_path / "disk"
+    disk, full = tmp_path / "disk", tmp_path / "full"
     disk.mkdir()
-    words = ["unshare", "-rm", "sh", "-c", FILL, "sh", str(disk), sys.executable, str(folder / "tiny.yaml")]
+    path = held_environment(tmp_path / "held", 1, full)["PYTHONPATH"]
+    arguments = [disk, sys.executable, folder / "tiny.yaml", full, path]
+    words = ["unshare", "-rm", "sh", "-c", FILL, "sh", *map(str, arguments)]
     try:
         run = subprocess.run(words, capture_output=True, text=True)
     except FileNotFoundError:

@@ -396,7 +396,7 @@ def test_s5_a_build_does_not_go_on_with_another_specification(tmp_path: Path, ol
     try:
         (tmp_path / "first.yaml").write_text(TINY)
         (tmp_path / "second.yaml").write_text(TINY.replace(old, new))
-        builder = server.start(tmp_path / "first.yaml", out)
+        builder = server.start(tmp_path / "first.yaml", out, held=[1, str(tmp_path / "never")])
         while not list(out.glob(".work/*.record")):
             time.sleep(0.001)
         builder.kill()

@@ -152,7 +152,7 @@ def test_a_seed_whose_worker_dies_goes_on_after_its_last_epoch_and_is_given_up_i
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     with pytest.raises(WorkerError, match=r"seed-0: its workers died 3 times after epoch \d+") as error:
-        on_ray(tiny_zoo, tmp_path)
+        on_ray(tiny_zoo, tmp_path, epochs=5000)  # more than are trained before the first of them dies
     thread.join()
     assert error.value.exit_code == 74
     found = re.findall(r"seed 0 died; another one goes on after epoch (\d+)", capsys.readouterr().err)

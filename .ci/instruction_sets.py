@@ -1,0 +1,40 @@
+"""Runs the tests of the kernel, of training, of builds and of crashes once for every smaller instruction set.
+
+The whole suite has run before with the widest one that the processor offers. Those that it does not offer are named.
+"""
+
+import os
+import subprocess
+import sys
+
+from zootools.native.compiler import INSTRUCTION_SETS, ISA, missing_instructions
+
+TESTS = (
+    "tests/test_native.py",
+    "tests/test_training.py",
+    "tests/test_build.py",
+    "tests/test_crash.py",
+)
+TORCH = {"avx512": "avx512", "avx2": "avx2"}
+"""What PyTorch calls them, for the backend `torch` beside the kernel; every smaller one is its default."""
+
+
+def main() -> None:
+    """Leave with the names of the instruction sets with which tests have failed."""
+    missing = {name: missing_instructions(name) for name in INSTRUCTION_SETS}
+    offered = [name for name, lacking in missing.items() if not lacking]
+    for name, lacking in missing.items():
+        if lacking:
+            print(f"{name}: NOT TESTED, this processor lacks {', '.join(lacking)}", flush=True)
+    failed = []
+    for name in offered[1:]:
+        print(f"+ {ISA}={name} pytest {' '.join(TESTS)}", flush=True)
+        environment = {**os.environ, ISA: name, "ATEN_CPU_CAPABILITY": TORCH.get(name, "default")}
+        command = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir=.pytest_cache/{name}", *TESTS]
+        if subprocess.run(command, env=environment, check=False).returncode:
+            failed.append(name)
+    sys.exit(f"tests fail with {ISA}={' and '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
