@@ -59,10 +59,14 @@ class InterruptedBuildError(ZooError):
     exit_code = 130
 
 
+_SYNONYMS = {"gpu": "cuda"}
+"""Words for which the one that is spelled most alike is not the one that is meant."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'? (allowed: ...)"`` for an unknown ``word``, to end a sentence with."""
     known = sorted(choices)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(_SYNONYMS.get(word, word), known, n=1, cutoff=0.5)
     allowed = ", ".join(known)
     return f"; did you mean {close[0]!r}? (allowed: {allowed})" if close else f"; allowed: {allowed}"
 

@@ -104,8 +104,9 @@ def choose_device(device: str) -> str:
 
 def check_folder(zoo: ZooFolder) -> None:
     """Refuse a folder that holds something which is not a zoo. Raises SpecError."""
-    if zoo.path.exists() and not zoo.path.is_dir():
-        raise SpecError(f"{zoo.path}: is a file; expected a folder for the zoo (--out)")
+    there = _nearest(zoo.path)
+    if not there.is_dir():
+        raise SpecError(f"{there}: is not a folder; expected one for the zoo (--out)")
     if zoo.path.is_dir() and not zoo.manifest.exists() and not zoo.work.is_dir() and any(zoo.path.iterdir()):
         raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
 
@@ -210,11 +211,14 @@ def check_images(images: Images, data: Path | None = None) -> None:
 # --- the machine ---------------------------------------------------------------------------------------
 
 
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that is there."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+
+
 def check_space(out: Path, needed: int) -> None:
     """Refuse a place that cannot be written to, or that has not the bytes that a zoo takes. Raises StorageError."""
-    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    if not folder.is_dir():
-        raise SpecError(f"{out}: {folder} is a file; choose another folder with --out")
+    folder = _nearest(out)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{folder}: cannot be written to; choose another folder with --out")
     free = shutil.disk_usage(folder).free
