@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-BACKEND = "torch"
+import own_backends
+
+BACKEND: Any = "torch"
 """What the builds of the fork server train with: it has torch imported anyway."""
 
 NIGHTLY = float(os.environ.get("ZOOTOOLS_NIGHTLY", 0))
@@ -390,12 +392,54 @@ def _hold_reader(where: str) -> None:
     checked.CheckedFiles._fault = fault  # type: ignore[method-assign]
 
 
+def _mischief(command: str, then: str = "go") -> None:
+    """Run a shell command after stack 0 has committed epoch 1; then let its worker go, wait for ever, or die."""
+    from zootools import store
+
+    real = store.ZooFolder.commit
+
+    def commit(self: Any, stack: int, record: Any, epoch: Any) -> None:
+        real(self, stack, record, epoch)
+        if (stack, epoch.number) == (0, 1):
+            subprocess.run(command, shell=True, check=True)
+            if then == "wait":
+                threading.Event().wait()
+            elif then == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    store.ZooFolder.commit = commit  # type: ignore[method-assign]
+
+
+def _fail_to_start(how: str) -> None:
+    """Let every worker fail while it maps the images: for want of a module, of memory, or with any other error."""
+    from zootools.engines import worker
+
+    real = worker.map_images
+
+    def map_images(*arguments: Any) -> Any:
+        if how == "import":
+            sys.modules["safetensors"] = None  # type: ignore[assignment]
+        elif how == "memory":
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used, used))
+            bytearray(2**30)
+        else:
+            raise RuntimeError(how)
+        return real(*arguments)
+
+    worker.map_images = map_images
+
+
 CHANGES: dict[str, Callable[..., None]] = {
+    "mischief": lambda words: _mischief(*words),
+    "fail_to_start": _fail_to_start,
+    "backend": lambda name: globals().update(BACKEND=own_backends.BACKENDS[name]),
     "in_place": lambda _: _in_place(),
     "no_sync": lambda _: _no_sync(),
     "journal_first": lambda _: _journal_first(),
     "positional": lambda _: _positional(),
     "abort": _abort,
+    "abort_all": lambda _: _abort_all(),
     "die_idle": lambda _: _die_idle(),
     "hold_worker": _hold_worker,
     "hold_reader": _hold_reader,
@@ -405,6 +449,13 @@ CHANGES: dict[str, Callable[..., None]] = {
     "list_modules": _list_modules,
     "file_size": _file_size,
 }
+
+
+def _abort_all() -> None:
+    """Let the worker of every stack die, always."""
+    from zootools.engines import worker
+
+    worker.train_stack = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _build(spec: str, out: str, change: dict[str, Any]) -> None:

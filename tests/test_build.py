@@ -298,7 +298,8 @@ def test_a_second_builder_is_refused(tmp_path: Path, specs: Path) -> None:
 
 
 def test_more_than_the_disk_holds_is_refused_before_anything_is_written(tmp_path: Path, specs: Path) -> None:
-    huge = spec_of(TINY, "architecture.hidden=[4000, 1000]", "seeds.range=[1, 40000]", folder=specs)
+    many = ("architecture.hidden=[500, 500]", "seeds.range=[1, 20000]", "training.epochs=40")
+    huge = spec_of(TINY, *many, folder=specs)
     with pytest.raises(StorageError, match="GB are free"):
         build(huge, tmp_path / "zoo", quiet=True)
     assert not (tmp_path / "zoo").exists()

@@ -302,9 +302,17 @@ def _give_up(
         output.put_stack(stack)
     first, how = next(iter(failed.items()))
     memory = " (which the system does when memory runs out; fewer --workers need less)" if "SIGKILL" in how else ""
+    records = [zoo.read_record(stack) for stack in range(len(plan.stacks)) if stack not in failed]
+    untried = sum(record is None or not record.done for record in records)
     raise WorkerError(
         f"{out}: the worker of {len(failed)} of {len(plan.stacks)} stacks died {RETRIES + 1} times "
-        f"(stack {first} first: {how}{memory}); the others are kept, and the same command tries these again"
+        f"(stack {first} first: {how}{memory}); "
+        + (
+            f"{untried} more were not tried, because no worker got anywhere; "
+            if untried
+            else "the others are kept, and "
+        )
+        + "the same command tries these again"
     )
 
 

@@ -71,10 +71,14 @@ class InterruptedBuildError(ZooError):
     exit_code = 130
 
 
+_SYNONYMS = {"gpu": "cuda"}
+"""Words for which the one that is spelled most alike is not the one that is meant."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'? (allowed: ...)"`` for an unknown ``word``, to end a sentence with."""
     known = sorted(choices)
-    close = difflib.get_close_matches(word[:200], known[:10_000], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(_SYNONYMS.get(word, word)[:200], known[:10_000], n=1, cutoff=0.5)
     more = f", ... ({len(known) - MOST_CHOICES:,} more)" if len(known) > MOST_CHOICES else ""
     allowed = ", ".join(known[:MOST_CHOICES]) + more
     return f"; did you mean {close[0]!r}? (allowed: {allowed})" if close else f"; allowed: {allowed}"

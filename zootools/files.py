@@ -301,7 +301,7 @@ def check_held(path: Path, descriptor: int) -> None:
         )
     try:
         path.stat(follow_symlinks=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         raise StorageError(

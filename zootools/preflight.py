@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from zootools.architectures import Schema
 from zootools.choices import BACKENDS, DEVICES, ENGINES, check_word, check_workers
 from zootools.errors import ClusterError, SpecError, StorageError
-from zootools.files import file_above
 from zootools.inside import entries_inside
 from zootools.memory import available_memory
 from zootools.population import ModelConfig, expand
@@ -104,11 +103,10 @@ def choose_device(device: str) -> str:
 
 
 def check_folder(zoo: ZooFolder) -> None:
-    """Refuse a folder that holds something which is not a zoo, or lies below a file. Raises SpecError."""
-    if (blocking := file_above(zoo.path)) is not None:
-        raise SpecError(f"{zoo.path}: {blocking} is not a folder; choose another place with --out")
-    if zoo.path.exists() and not zoo.path.is_dir():
-        raise SpecError(f"{zoo.path}: is a file; expected a folder for the zoo (--out)")
+    """Refuse a folder that holds something which is not a zoo. Raises SpecError."""
+    there = _nearest(zoo.path)
+    if not there.is_dir():
+        raise SpecError(f"{there}: is not a folder; expected one for the zoo (--out)")
     if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
         raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
 
@@ -174,11 +172,14 @@ def check_fingerprints(records: Sequence[StackRecord | None], present: Mapping[s
 # --- the machine ---------------------------------------------------------------------------------------
 
 
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that is there."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+
+
 def check_space(out: Path, needed: int) -> None:
     """Refuse a place that cannot be written to, or that has not the bytes that a zoo takes. Raises StorageError."""
-    folder = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    if not folder.is_dir():
-        raise SpecError(f"{out}: {folder} is a file; choose another folder with --out")
+    folder = _nearest(out)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{folder}: cannot be written to; choose another folder with --out")
     free = shutil.disk_usage(folder).free

@@ -38,8 +38,8 @@ class Progress:
         self._total = sum(sizes) * epochs
         self._whole = sum(size * math.floor(part) for size, part in zip(sizes, self._done, strict=True))
         self._parts = {stack: sizes[stack] * (part % 1) for stack, part in enumerate(self._done) if part % 1}
-        """What each stack has done of the epoch in progress. Whole epochs are counted apart, as integers: floats that are
-        added one by one drift away from the total."""
+        """What each stack has done of the epoch in progress. Whole epochs are counted apart, as integers: a sum of
+        floats that is updated by differences drifts away from the total."""
         self._count = self._at_start = self._whole + math.fsum(self._parts.values())
         self._unit = unit
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0

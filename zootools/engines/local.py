@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the folder is still there."""
+HOPELESS = 3
+"""Where so many stacks are given up before any worker has got anywhere, the others are not tried."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ def run_local(
     job = pickle.dumps((folder, plan.schema, plan.spec.training, classes, backend))
     waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), dict[int, str]()
     crew: list[_Worker] = []
-    looked = time.monotonic()
+    looked, progress = time.monotonic(), False
     try:
-        while waiting or any(worker.stack is not None for worker in crew):
+        while (waiting or any(worker.stack is not None for worker in crew)) and (progress or len(failed) < HOPELESS):
             busy = sum(worker.stack is not None for worker in crew)
             while len(crew) < min(workers, busy + len(waiting)):
                 with _without_script(job):
@@ -128,6 +130,7 @@ def run_local(
                         failed[stack] = how
                     continue
                 if message == "progress":
+                    progress = True
                     report(*value)
                 elif message == "ready":
                     worker.ready = True

@@ -121,14 +121,23 @@ def compute_epochs(
     if start is None:
         yield _epoch(run, schema, training)
     else:
+        what = f"the weights and optimizer state of epoch {start.number}"
         try:
-            run.restore(load(start.state), start.number, start.stopped)
+            saved = load(start.state)
         except SafetensorError as error:
-            raise DamagedZooError(f"the weights and optimizer state of epoch {start.number}: {error}") from error
+            raise DamagedZooError(f"{what}: {error}") from error
+        found, expected = _shapes(saved), _shapes(run.save())
+        if found != expected:
+            raise DamagedZooError(f"{what}: found {found}, expected {expected}")
+        run.restore(saved, start.number, start.stopped)
     while run.epoch < training.epochs and not run.all_stopped:
         done = run.epoch
         run.train_epoch(lambda share, done=done: report(done + share))  # type: ignore[misc]
         yield _epoch(run, schema, training)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))[:500]
 
 
 def _epoch(run: StackRun, schema: Schema, training: Training) -> Epoch:
