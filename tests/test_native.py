@@ -1,5 +1,6 @@
 """The compiled kernel: gradients of every kind of layer, every instruction set, and compilers that fail."""
 
+import json
 import os
 import platform
 import random
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import ARCHITECTURES, TINY_ZOO, make_model, make_trainer, other_processor
 from crash import fault_random, lane, tree
 from torch.nn import functional as F
 
 from zootools import build
 from zootools.architectures import Layer, Schema, build_schema
+from zootools.cli import main
 from zootools.errors import SpecError, StorageError, ZooError
 from zootools.images import ImageData, Subset
 from zootools.native.compiler import (
@@ -210,6 +213,17 @@ def test_an_instruction_set_that_the_processor_lacks_is_refused_by_name(
     for name in ("sse", "SSE"):
         monkeypatch.setenv(ISA, name)
         assert choose_backend(backend, "cpu", SMALL).name == "native"
+
+
+def test_doctor_lists_the_instruction_sets_and_names_a_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = [name for name in INSTRUCTION_SETS if not missing_instructions(name)]
+    for name in ["", *offered]:
+        monkeypatch.setenv(ISA, name)
+        done = CliRunner().invoke(main, ["doctor", "--json"])
+        assert json.loads(done.stdout)["machine"]["instruction_sets"] == (", ".join(offered) or platform.machine())
+    monkeypatch.setenv(ISA, "mmx")
+    done = CliRunner().invoke(main, ["doctor", "--json"])
+    assert "$ZOOTOOLS_ISA: 'mmx'" in " ".join(json.loads(done.stdout)["problems"])
 
 
 def smallest() -> str:

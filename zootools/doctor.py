@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from zootools import __version__
+from zootools.errors import SpecError
 from zootools.image_files import data_folder
-from zootools.native.compiler import NoKernelError, describe_compiler
+from zootools.native.compiler import INSTRUCTION_SETS, NoKernelError, describe_compiler, missing_instructions
 
 PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "datasets", "huggingface-hub")
 
@@ -42,9 +43,13 @@ def examine(data: Path | None = None) -> dict[str, dict[str, Any] | list[str]]:
             f"torchvision does not fit torch ({error}); install the pair together: pip install -U torch torchvision"
         )
     try:
+        offered = [name for name in INSTRUCTION_SETS if not missing_instructions(name)]
+        machine["instruction_sets"] = ", ".join(offered) or platform.machine()
         machine["compiler"] = describe_compiler()["compiler"]
     except NoKernelError as error:  # no problem: PyTorch serves instead
         machine["compiler"] = f"none, so training is slower ({error})"
+    except SpecError as error:  # of $ZOOTOOLS_ISA
+        problems.append(str(error))
     folder = data_folder(data)
     machine["image_files"] = str(folder)
     machine["free_bytes_here"] = shutil.disk_usage(Path.cwd()).free
