@@ -261,33 +261,27 @@ def _read_stl10(known: ImageSet, root: Path, part: str) -> Arrays:
 def _read_usps(known: ImageSet, root: Path, part: str) -> Arrays:
     """Read lines ``label 1:value ... 256:value`` with labels 1 to 10 and values in [-1, 1]."""
     path, pixels, labels, size = root / known.files[part][0], list[npt.NDArray[np.uint8]](), list[int](), 0
-    count = math.prod(known.shape)
+    indices = [b"%d" % index for index in range(1, 1 + math.prod(known.shape))]
     with _reading(known, path) as file, bz2.open(file) as text:
         while line := text.readline(_MAX_LINE):
-            label, values = _usps_line(line, count, f"line {len(labels) + 1:,}")
-            if not 1 <= label <= known.classes:
+            where = f"line {len(labels) + 1:,}"
+            label, *words = line.replace(b":", b" ").split() or [b""]
+            if words[::2] != indices or len(words) != 2 * len(indices):
+                raise ValueError(f"{where} is not a label and the values 1 to {len(indices)}")
+            values = np.array([float(word) for word in words[1::2]], np.float32)
+            if not (np.abs(values) <= 1).all():  # NaN included
+                raise ValueError(f"{where} has values outside [-1, 1]")
+            if not 1 <= int(label) <= known.classes:
                 raise StorageError(
-                    f"images: {path}, line {len(labels) + 1:,}: label {label}, "
+                    f"images: {path}, {where}: label {int(label)}, "
                     f"but labels in the files of {known.name} are 1 to {known.classes}; {_OWN}"
                 )
-            pixels.append(values)
-            labels.append(label - 1)
+            pixels.append(((values + 1) / 2 * 255).astype(np.uint8))
+            labels.append(int(label) - 1)
             size += len(line)
             if size > _MAX_TEXT:
                 raise ValueError(f"it unpacks to more than {_MAX_TEXT:,} bytes")
         return np.array(pixels, np.uint8).reshape(-1, *known.shape), np.array(labels, np.int64)
-
-
-def _usps_line(line: bytes, count: int, where: str) -> tuple[int, npt.NDArray[np.uint8]]:
-    words = line.replace(b":", b" ").split()
-    if len(words) != 1 + 2 * count:
-        raise ValueError(f"{where} has {len(words)} words, expected a label and {count} pairs index:value")
-    values = np.array(words[2::2], np.float32)
-    if not np.array_equal(np.array(words[1::2], np.float32), np.arange(1, count + 1)):
-        raise ValueError(f"the indices in {where} are not 1 to {count}")
-    if not (np.abs(values) <= 1).all():  # NaN included
-        raise ValueError(f"{where} has values outside [-1, 1]")
-    return int(words[0]), ((values + 1) / 2 * 255).astype(np.uint8)
 
 
 def _read_digits(known: ImageSet, root: Path, part: str) -> Arrays:

@@ -123,7 +123,7 @@ def _unfit(picture: "Image.Image") -> str:
     if picture.mode not in MODES:
         return f"its pixels have the mode {picture.mode}; {_REMEDY}"
     if _has_wide_channels(picture):
-        return f"its {picture.mode} pixels have more than 8 bits per channel; {_REMEDY}"
+        return f"its {picture.mode} pixels have more than 8 bits per channel, or signed ones; {_REMEDY}"
     # A JPEG of several pictures (MPO) has its main one in front: phones add previews and brightness maps.
     frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
     return f"it holds {frames} pictures; save each in a file of its own" if frames != 1 else ""

@@ -1,0 +1,787 @@
+"""Image files of others: loaded with exactly the pixels and labels that they hold, or refused by name."""
+
+import bz2
+import math
+import os
+import pickle
+import socketserver
+import stat
+import struct
+import threading
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from io import BytesIO
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from conftest import mnist_folder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from zootools.engines.worker import image_tensors, images_of_tensors, map_images
+from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
+from zootools.image_files import check_images, has_images, image_faults, image_shape
+from zootools.image_sets import IMAGE_SETS
+from zootools.images import load_images
+from zootools.spec import DatasetImages, FolderImages, TetrisImages
+from zootools.streams import stream
+
+some = partial(settings, max_examples=40, deadline=None, derandomize=True, database=None)
+in_place = some(suppress_health_check=[HealthCheck.function_scoped_fixture])  # examples overwrite the same files
+
+SMALL: dict[str, Any] = {"train": 5, "test": 3}
+
+
+def known(name: str = "mnist", **changes: Any) -> DatasetImages:
+    return DatasetImages(**{"name": name} | SMALL | changes)
+
+
+# --- files like MNIST's --------------------------------------------------------------------------------
+
+IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+def idx(values: np.ndarray[Any, Any], kind: int = 8) -> bytes:
+    """Return an array as an idx file."""
+    head = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape)
+    return head + values.astype(IDX_TYPES[kind]).tobytes()
+
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+LABELS = np.arange(20, dtype=np.uint8) % 10
+TRAIN_PICTURES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_PICTURES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """The folder of four small files under MNIST's names."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for pictures, labels in ((TRAIN_PICTURES, TRAIN_LABELS), (TEST_PICTURES, TEST_LABELS)):
+        (folder / pictures).write_bytes(idx(PICTURES))
+        (folder / labels).write_bytes(idx(LABELS))
+    return folder
+
+
+def refused(root: Path, images: DatasetImages | FolderImages) -> str:
+    """Return why images are refused."""
+    with pytest.raises(ZooError) as caught:
+        load_images(images, root)
+    return str(caught.value)
+
+
+def test_the_specification_and_the_table_name_the_same_sets() -> None:
+    names = get_args(DatasetImages.model_fields["name"].annotation)
+    assert {*names, "tetris"} == set(IMAGE_SETS)
+
+
+def test_small_files_are_loaded_as_they_are(raw: Path, tmp_path: Path) -> None:
+    images = load_images(known(validation=2), tmp_path)
+    assert torch.equal(images.train.images, torch.from_numpy(PICTURES[:5, None]).float() / 255)
+    assert images.validation.labels.tolist() == LABELS[5:7].tolist()
+    assert images.test.labels.tolist() == LABELS[:3].tolist()
+    check_images(known(validation=2), tmp_path)
+    assert image_faults(tmp_path) == []
+
+
+@in_place
+@given(data=st.data())
+def test_files_under_a_known_name_are_loaded_exactly_or_refused(raw: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Sides, counts, labels, element types and sizes at random: never a picture or label that is not in the files."""
+    count = data.draw(st.integers(0, 12), "pictures")
+    labelled = data.draw(st.sampled_from([count, count, count, max(0, count - 3), count + 1]), "labels")
+    side = data.draw(st.sampled_from([28, 28, 28, 27, 32, 0]), "side")
+    low, high = data.draw(st.sampled_from([(0, 9), (0, 9), (0, 0), (1, 10), (1, 26), (0, 255), (9, 9)]), "range")
+    kinds = st.sampled_from([8, 8, 8, 8, *IDX_TYPES])
+    kind, label_kind = data.draw(kinds, "type"), data.draw(kinds, "label type")
+    extra = data.draw(st.sampled_from([0, 0, 0, 1, -1, 784]), "bytes too many")
+    part = data.draw(st.sampled_from(["train", "t10k"]), "part")
+
+    random = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    pictures = random.integers(0, 256, (count, side, side), np.uint8)
+    labels = random.integers(low, high + 1, labelled).astype(np.uint8)
+    content = idx(pictures, kind)
+    for name, other in ((TRAIN_PICTURES, PICTURES), (TEST_PICTURES, PICTURES)):
+        (raw / name).write_bytes(idx(other))
+    for name in (TRAIN_LABELS, TEST_LABELS):
+        (raw / name).write_bytes(idx(LABELS))
+    (raw / f"{part}-images-idx3-ubyte").write_bytes(content[:extra] if extra < 0 else content + bytes(extra))
+    (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels, label_kind))
+
+    fits = count > 0 and labelled == count and side == 28 and kind == label_kind == 8 and not extra
+    fits = fits and int(labels.max()) < 10
+    images = known(train=max(count, 1) if part == "train" else 5, test=max(count, 1) if part == "t10k" else 3)
+    if fits:
+        loaded = load_images(images, tmp_path)
+        subset = loaded.train if part == "train" else loaded.test
+        assert torch.equal(subset.images, torch.from_numpy(pictures[:, None]).float() / 255)
+        assert subset.labels.tolist() == labels.tolist()
+        check_images(images, tmp_path)
+        assert image_faults(tmp_path) == []
+    else:
+        message = refused(tmp_path, images)
+        assert f"{part}-images-idx3-ubyte" in message or f"{part}-labels-idx1-ubyte" in message
+        with pytest.raises(StorageError) as caught:
+            check_images(images, tmp_path)
+        assert str(caught.value) == message
+        assert image_faults(tmp_path) == [message]
+
+
+@pytest.mark.parametrize("changes", [{"size": 28}, {"crop": 20}, {"crop": 20, "size": 28}, {"greyscale": True}])
+def test_no_resizing_makes_pictures_of_another_size_fit_a_known_name(
+    raw: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    (raw / TRAIN_PICTURES).write_bytes(idx(np.zeros((20, 32, 32))))
+    message = refused(tmp_path, known(**changes))
+    assert "holds pictures of 32 x 32, but those of mnist are 28 x 28" in message
+    assert "image_folder" in message
+
+
+BROKEN = {
+    "empty": b"",
+    "compressed": b"\x1f\x8b\x08\x00" + bytes(30),
+    "text": b"<html>404 Not Found</html>",
+    "a header alone": idx(PICTURES)[:16],
+    "more pictures than memory": struct.pack(">HBB3I", 0, 8, 3, 2**31, 28, 28) + bytes(784),
+    "pictures beyond memory": struct.pack(">HBB3I", 0, 8, 3, 1, 2**32 - 1, 2**32 - 1),
+    "of a type that there is not": struct.pack(">HBB3I", 0, 200, 3, 1, 28, 28) + bytes(784),
+    "of 255 dimensions": struct.pack(">HBB3I", 0, 8, 255, 1, 28, 28) + bytes(784),
+    "floats": idx(PICTURES / 255, 13),
+    "labels": idx(LABELS),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_said_to_be_there_by_its_name(raw: Path, tmp_path: Path, content: bytes) -> None:
+    (raw / TEST_PICTURES).write_bytes(content)
+    message = refused(tmp_path, known())
+    assert str(raw / TEST_PICTURES) in message
+    assert "downloaded" not in message
+    assert has_images(known(), tmp_path)  # it is there
+    assert image_faults(tmp_path) == [message]
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder"])
+def test_what_is_not_a_regular_file_is_refused_at_once(raw: Path, tmp_path: Path, what: str) -> None:
+    (raw / TRAIN_LABELS).unlink()
+    os.mkfifo(raw / TRAIN_LABELS) if what == "pipe" else (raw / TRAIN_LABELS).mkdir()
+    message = refused(tmp_path, known())
+    assert f"{raw / TRAIN_LABELS} is there, but cannot be read" in message
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every download fails at once: nothing listens on that port."""
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies that it was made with
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_only_files_that_are_missing_are_said_to_be(raw: Path, tmp_path: Path) -> None:
+    (raw / TEST_LABELS).unlink()
+    (raw / f"{TRAIN_PICTURES}.gz").write_bytes(b"half of an archive")
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    message = refused(tmp_path, known())
+    assert f"(missing: MNIST/raw/{TEST_LABELS}), and could not be downloaded" in message
+    assert not has_images(known(), tmp_path)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
+
+
+# --- downloads ------------------------------------------------------------------------------------------
+
+
+def usps(labels: list[int], value: str = "0.5") -> bytes:
+    """Return a file like USPS's, with all pixels of one value."""
+    pixels = " ".join(f"{index}:{value}" for index in range(1, 257))
+    return bz2.compress("".join(f"{label} {pixels} \n" for label in labels).encode())
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder on a server on loopback, and its address."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_download_adds_what_is_missing_and_touches_nothing_else(
+    web: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+    from torchvision.datasets.utils import calculate_md5
+
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies that it was made with
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder, address = web
+    for part, name in (("train", "usps.bz2"), ("test", "usps.t.bz2")):
+        (folder / name).write_bytes(usps([1, 2, 3, 4, 5, 6]))
+        published = [f"{address}/{name}", name, calculate_md5(folder / name)]
+        monkeypatch.setitem(datasets.USPS.split_list, part, published)
+    mine = tmp_path / "data" / "usps.bz2"
+    mine.parent.mkdir()
+    mine.write_bytes(usps([10] * 5))
+    images = load_images(known("usps"), tmp_path / "data")
+    assert images.train.labels.tolist() == [9] * 5
+    assert images.test.labels.tolist() == [0, 1, 2]
+    assert mine.read_bytes() == usps([10] * 5)
+    assert sorted(path.name for path in mine.parent.iterdir()) == ["usps.bz2", "usps.t.bz2"]
+
+    (mine.parent / "usps.t.bz2").unlink()
+    (folder / "usps.t.bz2").write_bytes(b"another file")  # whose md5 is not the published one
+    assert "could not be downloaded" in refused(mine.parent, known("usps"))
+    assert [path.name for path in mine.parent.iterdir()] == ["usps.bz2"]
+
+
+# --- the other formats -----------------------------------------------------------------------------------
+
+
+@in_place
+@given(labels=st.lists(st.integers(0, 11), min_size=5, max_size=8), value=st.floats(-1.01, 1.01))
+def test_usps_is_loaded_exactly_or_refused(tmp_path: Path, labels: list[int], value: float) -> None:
+    (tmp_path / "usps.bz2").write_bytes(usps(labels, repr(value)))
+    (tmp_path / "usps.t.bz2").write_bytes(usps([1, 2, 3]))
+    if all(1 <= label <= 10 for label in labels) and abs(np.float32(value)) <= 1:
+        images = load_images(known("usps"), tmp_path)
+        assert images.train.labels.tolist() == [label - 1 for label in labels[:5]]
+        pixel = int((np.float32(value) + 1) / 2 * 255)
+        assert torch.equal(images.train.images, torch.full((5, 1, 16, 16), float(pixel)) / 255)
+    else:
+        assert f"{tmp_path / 'usps.bz2'}" in refused(tmp_path, known("usps"))
+
+
+def pairs(*values: str) -> bytes:
+    return bz2.compress(f"3 {' '.join(values)}\n".encode() * 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (usps([0, 1, 2, 3, 4]), "line 1: label 0, but labels in the files of usps are 1 to 10"),
+        (pairs(*(f"{index}:0.5" for index in range(1, 256))), "line 1 is not a label and the values 1 to 256"),
+        (pairs(*(f"{index}:0.5" for index in range(256))), "line 1 is not a label and the values 1 to 256"),
+        (pairs(*(f"{index}:nan" for index in range(1, 257))), r"line 1 has values outside \[-1, 1\]"),
+        (pairs(*(f"{index}:x" for index in range(1, 257))), "cannot be read as a file of usps"),
+        (bz2.compress(b"\0" * 50_000_000), "line 1 is not a label"),  # a bomb: one line of it is read
+        (usps([1] * 9)[:-5], "ended before the end-of-stream marker"),
+        (b"not bz2 at all", "cannot be read as a file of usps"),
+        (b"", "ended before the end-of-stream marker"),
+        (usps([]), "there are no pictures"),
+    ],
+    ids=["labels from 0", "255 values", "index 0", "NaN", "text", "bomb", "truncated", "not bz2", "empty", "no lines"],
+)
+def test_a_usps_file_that_is_not_one_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "usps.bz2").write_bytes(content)
+    (tmp_path / "usps.t.bz2").write_bytes(usps([1, 2, 3]))
+    with pytest.raises(StorageError, match=message) as caught:
+        load_images(known("usps"), tmp_path)
+    assert str(tmp_path / "usps.bz2") in str(caught.value)
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "stl10"])
+def test_a_file_whose_digest_is_not_the_published_one_is_not_even_parsed(tmp_path: Path, name: str) -> None:
+    files = [file for part in IMAGE_SETS[name].files.values() for file in part]
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(pickle.dumps(Touch(tmp_path / "was run")))
+    message = refused(tmp_path, known(name))
+    assert f"is not the file of {name} that was published" in message
+    assert any(str(tmp_path / file) in message for file in files)
+    assert not (tmp_path / "was run").exists()
+    assert pickle.loads((tmp_path / files[0]).read_bytes()) is None  # it would have been run
+    assert (tmp_path / "was run").exists()
+    assert len(image_faults(tmp_path)) == 2
+    with pytest.raises(StorageError, match="that was published"):
+        check_images(known(name), tmp_path)
+
+
+def test_published_counts_serve_where_files_are_missing(tmp_path: Path) -> None:
+    check_images(known(train=60_000, test=10_000), tmp_path)
+    with pytest.raises(SpecError, match=r"train \+ validation asks for 60,001 images, but mnist has 60,000"):
+        check_images(known(train=60_000, validation=1), tmp_path)
+    with pytest.raises(SpecError, match="crop: 29 is larger than the images"):
+        check_images(known(crop=29), tmp_path)
+    check_images(TetrisImages(name="tetris", train=10**6, test=1, noise_train=0, noise_test=0), tmp_path)
+
+
+def test_pixels_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"pixels that are not finite; look at images\.mean and images\.std"):
+        load_images(known("digits", std=1e-45))
+
+
+# --- digests -----------------------------------------------------------------------------------------------
+
+
+def test_digests_of_images_are_what_they_always_were(tmp_path: Path) -> None:
+    """As computed before image files were checked: a zoo that was begun then resumes."""
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in ("b", "a", "A c"):
+            for folder in (".", "more", "more-of-it", "more/still"):
+                inner = tmp_path / "mine" / part / label / folder
+                inner.mkdir(parents=True, exist_ok=True)
+                for number, shape in enumerate([(8, 8), (8, 8, 3)]):
+                    pixels = random.integers(0, 256, shape, np.uint8)
+                    Image.fromarray(pixels).save(inner / f"{number}.{('png', 'BMP')[number]}")
+    found = {
+        "tetris": load_images(
+            TetrisImages(name="tetris", train=40, validation=7, test=20, noise_train=0.2, noise_test=0.8)
+        ),
+        "digits": load_images(known("digits", train=900, validation=100, test=None, crop=6, mean=0.5, std=0.25)),
+        "folder": load_images(
+            FolderImages(name="image_folder", folder="mine", train=20, validation=3, size=8), tmp_path
+        ),
+    }
+    assert {name: images.digest[:16] for name, images in found.items()} == DIGESTS
+
+
+DIGESTS = {"tetris": "8e16e7c33a992ef2", "digits": "7bc90299b8cac44f", "folder": "8d12cc8445346a94"}
+
+
+def test_the_digest_of_mnist_is_what_it_always_was() -> None:
+    images = DatasetImages(name="mnist", train=50_000, validation=10_000, mean=0.1307, std=0.3081)
+    assert (
+        load_images(images, mnist_folder()).digest == "666ae6f0df96027036e3f0813d3b1bc3f4cada3d0d59ebe95edd759a605bd470"
+    )
+
+
+# --- pictures of one's own -----------------------------------------------------------------------------------
+
+SIDE = 6
+
+
+def folder(**changes: Any) -> FolderImages:
+    return FolderImages(**{"name": "image_folder", "folder": "mine", "train": 2, "test": 2, "size": SIDE} | changes)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder with one black picture in each of two classes; the tests put another in the place of train/a/0.png."""
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "mine" / part / name).mkdir(parents=True)
+            Image.new("L", (SIDE, SIDE)).save(tmp_path / "mine" / part / name / "0.png")
+    return tmp_path / "mine"
+
+
+def first_picture(mine: Path, **changes: Any) -> np.ndarray[Any, Any]:
+    """Return the picture of class a in the training images, ``[channels, height, width]`` in 0 to 255."""
+    images = load_images(folder(**changes), mine.parent).train
+    (row,) = (images.labels == 0).nonzero()[0].tolist()
+    pixels = images.images[row].double().numpy() * 255
+    assert np.abs(pixels - pixels.round()).max() < 1e-4 or changes
+    return pixels.round() if not changes else pixels
+
+
+def random_pixels(seed: int, *shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, *shape), np.uint8)
+
+
+MODES = {
+    "1": ["PNG", "BMP", "TIFF"],
+    "L": ["PNG", "BMP", "TIFF", "PPM"],
+    "P": ["PNG", "BMP", "TIFF", "GIF"],
+    "LA": ["PNG", "TIFF"],
+    "RGB": ["PNG", "BMP", "TIFF", "PPM", "WEBP"],
+    "RGBA": ["PNG", "TIFF", "WEBP"],
+    "CMYK": ["TIFF"],
+    "LAB": ["TIFF"],
+    "I;16": ["PNG", "TIFF", "PPM"],
+    "I": ["TIFF"],
+    "F": ["TIFF", "PPM"],
+}
+"""Pillow's modes, and the formats that keep them without loss."""
+
+
+Array = np.ndarray[Any, Any]
+
+
+def drawn(mode: str, seed: int, opaque: bool) -> tuple[Image.Image, Array | None]:
+    """Return a picture of a mode, and the RGB pixels ``[SIDE, SIDE, 3]`` that it must become; None for a refusal."""
+    channels = {"LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4, "LAB": 3}.get(mode)
+    pixels = random_pixels(seed, *([channels] if channels else []))
+    if mode == "1":
+        return Image.fromarray(pixels > 127), grey(np.where(pixels > 127, 255, 0))
+    if mode in ("I;16", "I", "F"):
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        return Image.fromarray(pixels.astype(kind)), None
+    if mode == "P":
+        colours = random_pixels(seed + 1, 3).reshape(-1, 3)[:16]
+        picture = Image.frombytes(mode, (SIDE, SIDE), (pixels % 16).tobytes())
+        picture.putpalette(colours.tobytes())
+        return picture, colours[pixels % 16]
+    if mode in ("LA", "RGBA"):
+        pixels[..., -1] = 255 if opaque else pixels[..., -1] // 2
+    picture = Image.frombytes(mode, (SIDE, SIDE), pixels.tobytes())
+    if mode == "LAB" or (mode in ("LA", "RGBA") and not opaque):
+        return picture, None
+    if mode == "CMYK":
+        return picture, np.asarray(picture.convert("RGB"))
+    return picture, pixels[..., :3] if channels and channels > 2 else grey(pixels[..., 0] if channels else pixels)
+
+
+def grey(pixels: Array) -> Array:
+    return np.repeat(pixels[..., None], 3, axis=2)
+
+
+def turned_upright(pixels: Array, orientation: int) -> Array:
+    """Turn pixels ``[height, width, ...]`` as EXIF has it: which corner the first row and the first column begin at."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+
+
+@in_place
+@given(
+    source=st.sampled_from([(mode, kind) for mode, kinds in MODES.items() for kind in kinds]),
+    ending=st.sampled_from([".png", ".jpg", ".TIF", ".webp"]),
+    opaque=st.booleans(),
+    orientation=st.sampled_from([1, 1, 2, 3, 4, 5, 6, 7, 8]),
+    seed=st.integers(0, 99),
+)
+def test_a_picture_of_any_mode_is_loaded_exactly_or_refused(
+    mine: Path, source: tuple[str, str], ending: str, opaque: bool, orientation: int, seed: int
+) -> None:
+    """The content counts, not the ending; what pixels must come out is known without Pillow's conversions."""
+    mode, kind = source
+    picture, expected = drawn(mode, seed, opaque)
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    if orientation != 1 and kind in ("PNG", "TIFF", "WEBP"):
+        options["exif"] = Image.Exif()
+        options["exif"][274] = orientation
+        expected = None if expected is None else turned_upright(expected, orientation)
+    for path in (mine / "train" / "a").iterdir():
+        path.unlink()
+    path = mine / "train" / "a" / f"0{ending}"
+    picture.save(path, kind, **options)
+
+    if expected is None:
+        message = refused(mine.parent, folder())
+        assert str(path) in message
+        assert ("transparent" if mode in ("LA", "RGBA") else "8 bits per channel") in message
+    else:
+        assert np.array_equal(first_picture(mine), expected.transpose(2, 0, 1))
+        assert np.allclose(first_picture(mine, greyscale=True), expected.mean(axis=2)[None], atol=1e-3)
+
+
+def png(bits: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes], size: tuple[int, int] = (SIDE, SIDE)) -> bytes:
+    """Return a PNG of its parts: bits per channel, kind of colour, and rows that begin with a zero each."""
+    head = struct.pack(">2I5B", *size, bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    coded = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(coded)
+
+
+def png_rows(bits: int, channels: int) -> bytes:
+    row = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE * channels * bits // 8), np.uint8)
+    return b"".join(b"\0" + line.tobytes() for line in row)
+
+
+def tiff(channels: int, bits: int, kind: int) -> bytes:
+    """Return a TIFF in RGB or grey whose samples are of a kind: 1 unsigned, 2 signed, 3 float."""
+    body = random_pixels(0, channels * bits // 8).tobytes()
+    end = 8 + len(body)
+    tags = [
+        (256, 3, [SIDE]), (257, 3, [SIDE]), (258, 3, [bits] * channels), (259, 3, [1]), (262, 3, [channels // 3 + 1]),
+        (273, 4, [8]), (277, 3, [channels]), (278, 3, [SIDE]), (279, 4, [len(body)]), (339, 3, [kind] * channels),
+    ]  # fmt: skip
+    extra, entries = b"", b""
+    after = end + 2 + 12 * len(tags) + 4
+    for tag, type_, values in tags:
+        data = struct.pack(f"<{len(values)}{'H' if type_ == 3 else 'I'}", *values)
+        if len(data) > 4:
+            data, extra = struct.pack("<I", after + len(extra)), extra + data
+        entries += struct.pack("<HHI", tag, type_, len(values)) + data.ljust(4, b"\0")
+    return b"II*\0" + struct.pack("<I", end) + body + struct.pack("<H", len(tags)) + entries + bytes(4) + extra
+
+
+def saved(kind: str, *frames: Image.Image, **options: Any) -> bytes:
+    stream = BytesIO()
+    frames[0].save(stream, kind, save_all=len(frames) > 1, append_images=frames[1:], **options)
+    return stream.getvalue()
+
+
+TWO = [Image.fromarray(random_pixels(seed, 3)) for seed in (0, 1)]
+CLEAR = Image.fromarray(random_pixels(0) % 4).convert("P")
+
+UNFIT = {
+    # Pillow opens the first four as 8-bit RGB or RGBA, and drops the lower byte of every channel.
+    "16-bit RGB PNG": (png(16, 2, png_rows(16, 3)), "more than 8 bits per channel"),
+    "16-bit RGBA PNG": (png(16, 6, png_rows(16, 4)), "more than 8 bits per channel"),
+    "16-bit grey PNG with alpha": (png(16, 4, png_rows(16, 2)), "more than 8 bits per channel"),
+    "16-bit RGB PPM": (b"P6 6 6 65535\n" + bytes(216), "more than 8 bits per channel"),
+    "16-bit RGB PPM as text": (b"P3 6 6 256\n" + b"256 " * 108, "more than 8 bits per channel"),
+    "10-bit grey PGM": (b"P5 6 6 1023\n" + bytes(72), "mode I"),
+    "16-bit RGB TIFF": (tiff(3, 16, 1), "more than 8 bits per channel"),
+    "signed 8-bit TIFF": (tiff(1, 8, 2), "more than 8 bits per channel, or signed ones"),
+    "signed 16-bit TIFF": (tiff(1, 16, 2), "mode I"),
+    "float TIFF": (tiff(1, 32, 3), "mode F"),
+    "transparent grey value": (png(8, 0, b"\0\5\5\5\5\5\5" * 6, (b"tRNS", b"\0\5")), "transparent pixels"),
+    "transparent palette entry": (saved("PNG", CLEAR, transparency=0), "transparent pixels"),
+    "animated GIF": (saved("GIF", *TWO), "holds 2 pictures"),
+    "animated PNG": (saved("PNG", *TWO), "holds 2 pictures"),
+    "animated WebP": (saved("WEBP", *TWO), "holds 2 pictures"),
+    "TIFF with pages": (saved("TIFF", *TWO), "holds 2 pictures"),
+    "a bomb's header": (png(8, 0, b"", size=(10_000, 10_000)), "exceeds limit"),
+    "a large bomb's header": (png(8, 0, b"", size=(2**31 - 1, 2**31 - 1)), "exceeds limit"),
+    "no pixels": (png(8, 0, b"", size=(0, 0)), "cannot be read as a picture"),
+    "half a file": (saved("PNG", TWO[0])[:90], "cannot be read as a picture"),
+    "pixels damaged": (png(8, 2, png_rows(8, 3)).replace(b"IDATx", b"IDATy"), "cannot be read as a picture"),
+    "empty": (b"", "cannot be read as a picture"),
+    "text": (b"<html>404 Not Found</html>", "cannot be read as a picture"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n%%EndComments\n", "cannot be read as a picture"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), UNFIT.values(), ids=UNFIT)
+def test_a_picture_that_cannot_be_converted_without_loss_is_refused_by_name(
+    mine: Path, content: bytes, message: str
+) -> None:
+    path = mine / "train" / "a" / "0.png"
+    path.write_bytes(content)
+    found = refused(mine.parent, folder())
+    assert str(path) in found
+    assert message in found
+
+
+BLACK = Image.new("L", (SIDE, SIDE))
+
+FIT = {
+    "a grey value that is not there is transparent": png(8, 0, (b"\0" + bytes(6)) * 6, (b"tRNS", b"\0\5")),
+    "an opaque palette": saved("PNG", BLACK.convert("P"), transparency=b"\xff\xff"),
+    "PGM of 15 grey values": b"P5 6 6 15\n" + bytes(36),
+    "a JPEG": saved("JPEG", BLACK),
+    "a JPEG with EXIF that is none": saved("JPEG", BLACK, exif=b"Exif\0\0nonsense"),
+    "a JPEG in CMYK": saved("JPEG", Image.new("CMYK", (SIDE, SIDE), (0, 0, 0, 255))),
+    "a JPEG with a second picture": saved("MPO", BLACK.convert("RGB"), TWO[0]),
+    "4-bit grey PNG": png(4, 0, (b"\0" + bytes(3)) * 6),
+}
+
+
+@pytest.mark.parametrize("content", FIT.values(), ids=FIT)
+def test_a_black_picture_is_black_in_every_format(mine: Path, content: bytes) -> None:
+    (mine / "train" / "a" / "0.png").write_bytes(content)
+    assert not first_picture(mine).any()
+
+
+def test_orientation_turns_pictures_that_are_not_square(mine: Path) -> None:
+    pixels = np.zeros((SIDE, 2 * SIDE), np.uint8)
+    pixels[:, SIDE:] = 255  # the right half is white; turned to the right, the lower half
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(mine / "train" / "a" / "0.png", exif=exif)
+    rows = first_picture(mine, size=2).mean(axis=(0, 2))
+    assert rows[0] < 60
+    assert rows[1] > 195
+
+
+# --- folders of pictures ------------------------------------------------------------------------------------
+
+
+def test_hidden_names_and_other_files_are_not_data(mine: Path) -> None:
+    clean = load_images(folder(), mine.parent)
+    for part in ("train", "test"):
+        for hidden in (".ipynb_checkpoints", ".git", "a/.ipynb_checkpoints", "a/.thumbnails"):
+            (mine / part / hidden).mkdir()
+            Image.new("L", (3, 3), 200).save(mine / part / hidden / "0.png")
+        for name in (
+            "._0.png",
+            ".0.png.swp",
+            ".DS_Store",
+            "Thumbs.db",
+            "desktop.ini",
+            "notes.txt",
+            "0.png~",
+            ".hidden.jpg",
+        ):
+            (mine / part / "a" / name).write_bytes(b"\0\5\26\7")
+        (mine / part / "README.md").write_text("not a class")
+        (mine / part / "._a").write_bytes(b"\0\5\26\7")
+    (mine / "train" / ".empty").mkdir()
+    assert load_images(folder(), mine.parent).digest == clean.digest
+    assert image_shape(folder(), mine.parent) == ((3, SIDE, SIDE), 2)
+    check_images(folder(), mine.parent)
+    with pytest.raises(SpecError, match="asks for 3 images, but image_folder has 2"):
+        check_images(folder(train=3), mine.parent)
+
+
+def test_a_class_without_a_picture_is_named(mine: Path) -> None:
+    for part in ("train", "test"):
+        (mine / part / "c").mkdir()
+        (mine / part / "c" / ".hidden.png").write_bytes(b"")
+    for call in (check_images, load_images):
+        with pytest.raises(
+            StorageError, match=f"the class {mine / 'train' / 'c'} has no picture; their names end in .jpg"
+        ):
+            call(folder(), mine.parent)
+
+
+def test_classes_that_only_one_part_has_are_named(mine: Path) -> None:
+    for number in range(8):
+        (mine / "train" / f"new{number}").mkdir()
+    (mine / "test" / "b").rename(mine / "test" / "B")
+    for call in (check_images, load_images):
+        with pytest.raises(
+            SpecError, match="only train has 'b', 'new0', 'new1', 'new2', 'new3' and 4 more and only test has 'B'"
+        ):
+            call(folder(), mine.parent)
+
+
+def test_a_folder_with_hidden_classes_only_has_none(mine: Path) -> None:
+    for name in ("a", "b"):
+        (mine / "train" / name).rename(mine / "train" / f".{name}")
+    with pytest.raises(StorageError, match="train has no folder of pictures per class"):
+        image_shape(folder(), mine.parent)
+
+
+def test_links_to_pictures_and_classes_are_followed(mine: Path, tmp_path: Path) -> None:
+    clean = load_images(folder(), mine.parent)
+    elsewhere = tmp_path / "elsewhere"
+    (mine / "train" / "b").rename(elsewhere)
+    (mine / "train" / "b").symlink_to(elsewhere)
+    (mine / "train" / "a" / "0.png").rename(elsewhere / "x.bin")
+    (mine / "train" / "a" / "0.png").symlink_to(elsewhere / "x.bin")
+    assert load_images(folder(), mine.parent).digest == clean.digest
+
+
+@pytest.mark.parametrize("target", [".", "..", "../../train"])
+def test_a_link_to_a_folder_around_it_is_refused(mine: Path, target: str) -> None:
+    """Every picture would count forty times, until the system gives up."""
+    (mine / "train" / "a" / "again").symlink_to(target)
+    for call in (check_images, load_images):
+        with pytest.raises(StorageError, match=r"again.* is a link to a folder that contains it"):
+            call(folder(), mine.parent)
+
+
+@pytest.mark.parametrize("what", ["pipe", "broken link", "socket"])
+def test_what_is_called_a_picture_and_is_not_a_file_is_refused_at_once(mine: Path, what: str) -> None:
+    path = mine / "train" / "a" / "0.png"
+    path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "socket":
+        os.mknod(path, 0o600 | stat.S_IFSOCK)
+    else:
+        path.symlink_to("nowhere.png")
+    message = refused(mine.parent, folder())
+    assert f"{path}: cannot be read as a picture" in message
+
+
+def test_only_pictures_that_are_asked_for_are_opened(mine: Path) -> None:
+    for number in range(1, 30):
+        (mine / "train" / "a" / f"{number}.png").write_bytes(b"damaged")
+    with pytest.raises(StorageError, match="cannot be read as a picture"):
+        load_images(folder(train=31), mine.parent)
+    check_images(folder(train=31), mine.parent)  # pictures are listed, and not opened
+    first = stream(0, "image_folder").permutation(31)[0]
+    name = sorted([*(f"a/{number}.png" for number in range(30)), "b/0.png"])[first]
+    (mine / "train" / name).write_bytes((mine / "train" / "b" / "0.png").read_bytes())
+    assert len(load_images(folder(train=1), mine.parent).train) == 1
+
+
+# --- the file that workers map ---------------------------------------------------------------------------------
+
+TETRIS = TetrisImages(name="tetris", train=12, validation=4, test=8, noise_train=0.2, noise_test=0.8)
+
+
+def _change(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], None]:
+    def apply(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = change(tensors[name].clone()).contiguous()
+
+    return apply
+
+
+def _put(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def put(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return put
+
+
+@given(data=st.data())
+@some()
+def test_stored_images_are_mapped_as_they_are_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    tensors = image_tensors(load_images(TETRIS))
+    part = data.draw(st.sampled_from(["train", "validation", "test"]), "part")
+    pictures, labels = f"{part}.images", f"{part}.labels"
+    changes: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
+        "nothing": lambda tensors: None,
+        "a label too large": _change(labels, _put(4)),
+        "a negative label": _change(labels, _put(-1)),
+        "a huge label": _change(labels, _put(2**62)),
+        "labels of 32 bits": _change(labels, torch.Tensor.int),
+        "a label too few": _change(labels, lambda tensor: tensor[1:]),
+        "labels in rows": _change(labels, lambda tensor: tensor[:, None]),
+        "an image too few": _change(pictures, lambda tensor: tensor[1:]),
+        "images of 64 bits": _change(pictures, torch.Tensor.double),
+        "larger images": _change(pictures, lambda tensor: F.pad(tensor, (0, 1))),
+        "images without channels": _change(pictures, lambda tensor: tensor[:, 0]),
+        "a pixel that is no number": _change(pictures, _put(math.nan)),
+        "a pixel that is infinite": _change(pictures, _put(math.inf)),
+        "no labels": lambda tensors: tensors.pop(labels),
+        "another tensor": lambda tensors: tensors.update(more=torch.zeros(1)),
+    }
+    change = data.draw(st.sampled_from(list(changes)), "change")
+    changes[change](tensors)
+    path = tmp_path_factory.mktemp("stored") / "images.safetensors"
+    save_file(tensors, path)
+    if change == "nothing":
+        assert map_images(path, 4, "cpu").digest == load_images(TETRIS).digest
+        with pytest.raises(DamagedZooError, match="labels are 0 to 3, expected 0 to 2"):
+            map_images(path, 3, "cpu")
+    else:
+        with pytest.raises(DamagedZooError, match="the stored images: "):
+            map_images(path, 4, "cpu")
+        with pytest.raises(DamagedZooError, match="the stored images: "):
+            images_of_tensors(tensors, 4)
+
+
+@pytest.mark.parametrize("what", ["nothing", "pipe", "folder", "text", "empty"])
+def test_stored_images_that_cannot_be_read_are_refused_at_once(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "images.safetensors"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what != "nothing":
+        path.write_bytes(b"" if what == "empty" else b"not tensors at all")
+    with pytest.raises(DamagedZooError, match=r"images\.safetensors"):
+        map_images(path, 4, "cpu")
