@@ -375,6 +375,8 @@ def _property(array: pa.Array, kind: pa.DataType, path: Path, memory: Memory) ->
         _count_texts(array, path, memory)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if pa.types.is_decimal(array.type) and pa.types.is_floating(kind):
+        array = array.cast(pa.string())  # whose digits become the nearest float64; a direct cast may miss it
     try:
         made = array.cast(kind)
     except pa.ArrowInvalid as error:
