@@ -59,9 +59,12 @@ def durable_file(
 
 @contextmanager
 def durable_path(path: Path, root: Path | None = None) -> Iterator[Path]:
-    """Like `durable_file`, for writers that take a path only: yield the path of the temporary file."""
+    """Like `durable_file`, for writers that take a path only: yield the path of the temporary file.
+
+    With ``root`` it leads through the descriptor of the folder that was opened, and is good in this process only.
+    """
     with _replacing(path, root or path.parent, None, None) as (folder, name):
-        yield Path(f"/dev/fd/{folder}") / name
+        yield (path.parent if root is None else Path(f"/dev/fd/{folder}")) / name
 
 
 def write_durably(path: Path, data: bytes, root: Path | None = None) -> None:
