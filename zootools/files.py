@@ -59,9 +59,12 @@ def durable_file(
 
 @contextmanager
 def durable_path(path: Path, root: Path | None = None) -> Iterator[Path]:
-    """Like `durable_file`, for writers that take a path only: yield the path of the temporary file."""
+    """Like `durable_file`, for writers that take a path only: yield the path of the temporary file.
+
+    With ``root`` it leads through the descriptor of the folder that was opened, and is good in this process only.
+    """
     with _replacing(path, root or path.parent, None, None) as (folder, name):
-        yield Path(f"/dev/fd/{folder}") / name
+        yield (path.parent if root is None else Path(f"/dev/fd/{folder}")) / name
 
 
 def write_durably(path: Path, data: bytes, root: Path | None = None) -> None:
@@ -159,19 +162,22 @@ def _open_stream(path: Path, state: os.stat_result) -> int | None:
     return descriptor
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """Say what the disk refused, and what helps."""
+def storage_error(path: Path, error: OSError, verb: str = "written") -> StorageError:
+    """Say what the disk refused (to be written, read or removed), and what helps."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hint = "free some space and run the same command again" if full else "nothing written before is lost"
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}); {hint}")
+    return StorageError(f"{path}: cannot be {verb} ({error.strerror or error}); {hint}")
 
 
 def sweep_temporaries(folder: Path) -> None:
     """Remove what dead writers left below a folder; only its builder, who holds the lock, may call this."""
-    for name in names_inside(folder):
-        last = name.rpartition("/")[2]
-        if last.startswith(".") and TEMPORARY in last:
-            remove_inside(folder, name)
+    try:
+        for name in names_inside(folder):
+            last = name.rpartition("/")[2]
+            if last.startswith(".") and TEMPORARY in last:
+                remove_inside(folder, name)
+    except OSError as error:
+        raise storage_error(folder, error) from error
 
 
 def sha256_file(path: Path) -> str:

@@ -118,14 +118,12 @@ def names_inside(root: Path, folder: str = "") -> list[str]:
     """Return the names (relative to ``root``) of all that is not a folder, in a folder and those within it, sorted.
 
     A link is a name like any other, also one to a folder: nothing behind it is listed; and so is a folder that may not
-    be read. Raises OSError for folders within folders beyond `MAX_DEPTH`.
+    be read, or is more than `MAX_DEPTH` deep.
     """
     top = _parts(folder) if folder else ()
     found, left = list[str](), [top]
     while left:
         parts = left.pop()
-        if len(parts) > MAX_DEPTH:
-            raise OSError(errno.ENAMETOOLONG, f"has folders more than {MAX_DEPTH} deep", "/".join(parts))
         try:
             descriptor = open_folder(root, parts)
         except (FileNotFoundError, PermissionError) as error:
@@ -138,7 +136,7 @@ def names_inside(root: Path, folder: str = "") -> list[str]:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     inner = (*parts, entry.name)
-                    if entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False) and len(inner) <= MAX_DEPTH:
                         left.append(inner)
                     else:
                         found.append("/".join(inner))

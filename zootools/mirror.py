@@ -23,7 +23,7 @@ from zootools.checked import FileInfo, file_fault
 from zootools.errors import BusyError, DamagedZooError, SpecError
 from zootools.files import write_durably
 from zootools.image_files import cache_folder
-from zootools.inside import entries_inside, is_file_inside, read_inside, remove_tree_inside
+from zootools.inside import is_file_inside, read_inside, remove_tree_inside
 from zootools.lease import NAME as LEASE
 from zootools.lease import Lease
 from zootools.manifest import UNHASHED, read_manifest
@@ -127,7 +127,7 @@ class Mirror(Output):
 
     def _meet_finished(self) -> None:
         """The store holds a finished zoo, and nothing that a working folder may still hold is worth more."""
-        records = [f".work/{entry}" for entry in entries_inside(self.folder, ".work") if entry.startswith("stack-")]
+        records = [f".work/{entry}" for entry in self._zoo.entries(".work") if entry.startswith("stack-")]
         for name in (PLAN, MANIFEST, *records):
             self._zoo.remove(name)
         self.objects.download(MANIFEST, self.folder)

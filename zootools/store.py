@@ -10,7 +10,8 @@ whole epoch as safetensors, whose size and sha256 stand in the line. Whoever res
 """
 
 import hashlib
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -181,42 +182,45 @@ class ZooFolder:
 
     def has(self, name: str) -> bool:
         """Whether there is anything of a name. Raises DamagedZooError where a link, or no folder, lies in the way."""
-        try:
+        with self._asking(name):
             return exists_inside(self.path, name)
-        except NotADirectoryError:  # the zoo's folder itself is a file
-            return False
-        except NotPlainError as error:
-            raise self._damaged(name, error) from error
+        return False
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files below a folder, none where there is no such folder. Raises DamagedZooError."""
-        try:
+        """Return the names of the files below a folder, none where there is no such folder."""
+        with self._asking(folder), suppress(FileNotFoundError):
             return names_inside(self.path, folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except NotPlainError as error:
-            raise self._damaged(folder, error) from error
+        return []
+
+    def entries(self, folder: str) -> list[str]:
+        """Return the names of what lies directly in a folder, none where there is no such folder."""
+        with self._asking(folder), suppress(FileNotFoundError):
+            return entries_inside(self.path, folder)
+        return []
 
     def remove(self, name: str) -> None:
-        """Remove a file, or the link in its place, if it is there. Raises DamagedZooError, StorageError."""
-        try:
+        """Remove a file, or the link in its place, if it is there."""
+        with self._asking(name, "removed"):
             remove_inside(self.path, name)
-        except NotPlainError as error:
-            raise self._damaged(name, error) from error
-        except OSError as error:
-            raise storage_error(self.path / name, error) from error
 
     def check_folders(self) -> None:
         """Raise DamagedZooError, before anything is computed, for a folder of the zoo that is a link or no folder."""
         for folder in FOLDERS:
-            with suppress(FileNotFoundError):
-                try:
-                    entries_inside(self.path, folder)
-                except NotPlainError as error:
-                    raise self._damaged(folder, error) from error
+            self.entries(folder)
 
-    def _damaged(self, name: str, error: NotPlainError) -> DamagedZooError:
-        return DamagedZooError(f"{self.path}: {name}: {error.what}; remove it, a zoo of zootools has none")
+    @contextmanager
+    def _asking(self, name: str, verb: str = "read") -> Iterator[None]:
+        """Say what is wrong with a name: DamagedZooError for what no builder puts there, StorageError for the rest."""
+        try:
+            yield
+        except NotPlainError as error:
+            raise DamagedZooError(
+                f"{self.path}: {name}: {error.what}; remove it, a zoo of zootools has none"
+            ) from error
+        except NotADirectoryError:
+            return  # the zoo's own folder is a file, which holds nothing
+        except OSError as error:
+            raise storage_error(self.path / name, error, verb) from error
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -368,9 +372,10 @@ class ZooFolder:
     def remove_work(self) -> None:
         """Remove what only a resume needs: the plan first, without which the zoo is finished, the lock last."""
         self.remove(PLAN)
-        for entry in entries_inside(self.path, ".work"):
+        for entry in self.entries(".work"):
             if entry != self.lock.name:
-                remove_tree_inside(self.path, f".work/{entry}")
+                with self._asking(entry, "removed"):
+                    remove_tree_inside(self.path, f".work/{entry}")
         self.remove(".work/lock")
         with suppress(OSError):  # another builder has come to see whether there is work left
             remove_folder_inside(self.path, ".work")

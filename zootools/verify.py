@@ -30,7 +30,6 @@ from zootools.hub.locate import Place
 from zootools.image_files import cache_folder
 from zootools.inside import (
     NotPlainError,
-    entries_inside,
     names_inside,
     path_inside,
     read_inside,
@@ -517,7 +516,7 @@ def _repair_finished(zoo: ZooFolder, damaged: set[str]) -> None:
 
 def _repair_unfinished(zoo: ZooFolder, damaged: set[str]) -> None:
     if ".work/plan.json" in damaged:
-        for entry in entries_inside(zoo.path, ".work"):
+        for entry in zoo.entries(".work"):
             if entry.startswith("stack-"):
                 zoo.remove(f".work/{entry}")
         zoo.remove(PLAN)
@@ -549,7 +548,8 @@ def _drop(zoo: ZooFolder, name: str) -> None:
         except FileNotFoundError:
             return
         if not is_folder:
-            return zoo.remove(part)
+            zoo.remove(part)
+            return
 
 
 def _is_folder(folder: Path, name: str) -> bool:

@@ -105,7 +105,7 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 @ZOO
 @click.option("--model", "model_id", required=True, help="The model's id.")
 @click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file.")
+@click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The file.")
 @SCHEMA
 def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | None) -> None:
     """Write one checkpoint as a safetensors file, parameters by name."""
