@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -239,7 +240,7 @@ def _read_split(files: CheckedFiles, expected: pa.Schema, split: str, count: int
             for group in range(parquet.num_row_groups):
                 _check_statistics(parquet.metadata, group, table.slice(group * GROUP_ROWS, GROUP_ROWS))
     except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        raise DamagedZooError(f"{path}: cannot be read ({error!s:.400})") from error
+        raise DamagedZooError(f"{path}: {_refusal(error)}") from error
     return table
 
 
@@ -260,6 +261,8 @@ def data_fault(files: CheckedFiles, schema: Schema, name: str, rows: pa.Table, g
     (expected,) = _with_weights(files, schema, rows.slice(group * step, step), step)
     try:
         with files.open(name) as file:
+            if os.fstat(file.fileno()).st_size < len(b"PAR1....PAR1"):
+                raise ValueError("is not a Parquet file")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _check_footer(data, expected.schema, rows.num_rows, -(-rows.num_rows // step))
         for column, (values, size) in zip(expected.column_names, unpacked_sizes(data, group), strict=True):
@@ -274,8 +277,13 @@ def data_fault(files: CheckedFiles, schema: Schema, name: str, rows: pa.Table, g
                     return f"the column {column} is not what the shards and spec.yaml say (row group {group})"
             _check_statistics(parquet.metadata, group, expected)
     except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        return f"cannot be read ({error!s:.400})"
+        return _refusal(error)
     return None
+
+
+def _refusal(error: Exception) -> str:
+    """Say why a table is refused: in the words of this module, or in those of the library that could not read it."""
+    return str(error) if type(error) is ValueError else f"cannot be read ({error!s:.400})"
 
 
 def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
@@ -312,8 +320,10 @@ def _opened(data: bytes | mmap.mmap, expected: pa.Schema) -> pq.ParquetFile:
 
 def _check_footer(data: bytes | mmap.mmap, expected: pa.Schema, rows: int, groups: int) -> None:
     """Raise ValueError unless a file has these columns, with nothing added to them, rows and row groups."""
+    if data[-4:] != b"PAR1":
+        raise ValueError("is not a Parquet file")
     if (length := int.from_bytes(data[-8:-4], "little")) > MAX_FOOTER:
-        raise ValueError(f"its footer has {length} bytes")
+        raise ValueError(f"its footer has {length} bytes, more than {MAX_FOOTER}")
     footer = pq.read_metadata(pa.BufferReader(data))
     columns = footer.schema.to_arrow_schema()
     if not columns.equals(expected):
