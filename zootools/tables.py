@@ -292,21 +292,20 @@ def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
         return False
     if not pa.types.is_fixed_size_list(first.type) and not first.equals(second):
         return False
-    one, two = _floats(first), _floats(second)
-    bits = np.dtype(f"u{one.dtype.itemsize}")
-    return one.dtype == two.dtype and np.array_equal(one.view(bits), two.view(bits))
+    one, two = _flat(first), _flat(second)
+    if not pa.types.is_floating(one.type):
+        return True  # `equals` has compared them
+    bits = pa.uint32() if one.type == pa.float32() else pa.uint64()
+    return one.type == two.type and bool(np.array_equal(one.view(bits).to_numpy(), two.view(bits).to_numpy()))
 
 
-def _floats(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Return the floats in a column or in its lists; none of a column of another type."""
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        kind, chunks = kind.value_type, [chunk.flatten() for chunk in column.chunks]
-    else:
-        chunks = column.chunks
-    if not pa.types.is_floating(kind) or not chunks:
-        return np.empty(0, np.float32)
-    return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    """Return the values of a column, or of its lists, as one array; not copied if they are in one already."""
+    listed = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    chunks = [chunk.flatten() if listed else chunk for chunk in column.chunks]
+    if not chunks:
+        return pa.array([], column.type.value_type if listed else column.type)
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
 
 
 def _opened(data: bytes | mmap.mmap, expected: pa.Schema) -> pq.ParquetFile:
@@ -370,10 +369,12 @@ def _check_statistics(footer: pq.FileMetaData, group: int, table: pa.Table) -> N
         if statistics.null_count:
             raise ValueError(f"the statistics of the column {name} count missing values")
         if statistics.has_min_max:
-            values = table[name]
-            values = pc.list_flatten(values) if pa.types.is_nested(values.type) else values
-            bounds = pc.min_max(values).as_py()
-            if not (statistics.min <= bounds["min"] and bounds["max"] <= statistics.max):
+            values = _flat(table[name])
+            if pa.types.is_string(values.type):
+                low, high = pc.min_max(values).as_py().values()
+            else:
+                low, high = values.to_numpy().min(), values.to_numpy().max()
+            if not (statistics.min <= low and high <= statistics.max):
                 raise ValueError(f"the statistics of the column {name} are not those of its values")
 
 
