@@ -1,45 +1,98 @@
-"""How fast a zoo is verified: bytes per second of one core and of all, on a zoo of a few large shards.
+"""How fast a zoo is verified: its hashes alone, and everything that is compared with what it is derived from.
 
-    python benchmarks/verify.py [--gigabytes 2]
+    python benchmarks/verify.py [--gigabytes 1]
 
-Prints the throughput of hashing alone (what `zootools verify` does with every file of a manifest), with one thread and
-with all, in processor time and in wall time.
+Makes a zoo of random weights of about this size (nothing is trained), and verifies it. Prints, in gigabytes of all its
+files, the throughput of hashing with one thread and with all, then of the whole verification (shards, tables, card)
+with the largest memory that it needed. About as many bytes lie in the shards as, compressed, in the tables.
 """
 
 import argparse
-import hashlib
 import os
+import resource
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from zootools import verify
-from zootools.files import write_durably
+import numpy as np
+
+from zootools.architectures import build_schema
+from zootools.checked import CheckedFiles
+from zootools.manifest import finish_zoo, read_manifest
+from zootools.population import ModelConfig
+from zootools.shards import ShardInfo, shard_bytes, shard_name
+from zootools.spec import parse_spec
+from zootools.store import Plan, StackRecord, ZooFolder
+from zootools.verify import faults, file_faults
+
+MODELS = 256
+BYTES = 2 * 4 * 2464
+"""Of one checkpoint, in shards and tables."""
 
 
 def main() -> None:
-    """Write files, forget them from this process, and hash them."""
+    """Make a zoo, and verify it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
     arguments = parser.parse_args()
-    size, files = 32 << 20, {}
     with tempfile.TemporaryDirectory() as folder:
-        block = os.urandom(size)
-        for number in range(round(arguments.gigabytes * 2**30 / size)):
-            data = number.to_bytes(8) + block[8:]
-            name = f"checkpoints/stack-00000/epoch-{number:04d}.safetensors"
-            write_durably(Path(folder) / name, data)
-            files[name] = {"size": size, "sha256": hashlib.sha256(data).hexdigest()}
-        total = len(files) * size / 1e9
+        make_zoo(Path(folder), max(1, round(arguments.gigabytes * 1e9 / BYTES / MODELS)))
+        files = read_manifest(Path(folder))["files"]
+        size = sum(info["size"] for info in files.values())
+        print(f"{size / 1e9:.2f} GB in {len(files)} files")
         for threads in (1, os.cpu_count() or 1):
-            wall, cpu = time.perf_counter(), time.process_time()
-            found = list(verify.file_faults(Path(folder), files, threads=threads))
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            assert not found
-            print(
-                f"{total:.2f} GB, {threads} thread(s): {total / wall:.2f} GB/s of wall time, "
-                f"{total / cpu:.2f} GB/s of processor time and core"
-            )
+            with measured(f"hashing, {threads} thread(s)", size):
+                assert not list(file_faults(CheckedFiles(Path(folder), files), threads=threads))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with measured(f"everything, {os.cpu_count()} thread(s)", size):
+            assert not list(faults(Path(folder)))
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(f"memory: {before / 1e3:.0f} MB before, {after / 1e3:.0f} MB at most (mapped files included)")
+
+
+@contextmanager
+def measured(what: str, size: int) -> Iterator[None]:
+    """Print how long a block has taken."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"{what}: {size / wall / 1e9:.2f} GB/s of wall time, {size / cpu / 1e9:.2f} GB/s of processor time and core")
+
+
+def make_zoo(folder: Path, epochs: int) -> None:
+    """Write a zoo of `MODELS` models in one stack, with random weights and scores."""
+    spec = parse_spec(
+        {
+            "name": "random",
+            "images": {"name": "mnist", "train": 100, "test": 100},
+            "architecture": {"name": "cnn_small"},
+            "grid": {"activation": ["tanh"], "init": ["uniform"], "optimizer": ["adam"], "lr": [1e-3]},
+            "seeds": {"range": [1, MODELS]},
+            "training": {"epochs": epochs, "batch_size": 10},
+        },
+        "benchmark",
+    )
+    schema = build_schema(spec.architecture, (1, 28, 28), 10)
+    zoo, plan = ZooFolder(folder), Plan(spec, schema, "0" * 64, [[]])
+    plan.stacks[0].extend(plan.models())
+    record = StackRecord({}, epochs, True)
+    random = np.random.default_rng(0)
+    for epoch in spec.training.kept_epochs:
+        weights = (0.1 * random.standard_normal((MODELS, schema.size))).astype(np.float32)
+        name = shard_name(0, epoch)
+        record.shards[name] = dict(zoo.write(name, shard_bytes(schema, weights, scores(plan.models(), epoch))))
+    finish_zoo(zoo, plan, [record])
+
+
+def scores(models: dict[str, ModelConfig], epoch: int) -> ShardInfo:
+    """Return scores that can be."""
+    columns = {
+        f"{images}_{score}": [0.5] * len(models) for images in ("train", "test") for score in ("loss", "accuracy")
+    }
+    columns |= {"generalization_gap": [0.0] * len(models), "test_f1": [[0.5] * 10] * len(models)}
+    return ShardInfo(epoch, list(models), columns)
 
 
 if __name__ == "__main__":

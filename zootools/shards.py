@@ -239,8 +239,12 @@ def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
                     f"{parameter.name} is {entry['dtype']!s:.40} {shape!s:.80}, "
                     f"expected F32 [models, {', '.join(map(str, parameter.shape))}]"
                 )
+        models = entries[names[0]]["shape"][0]
+        expected = [[4 * start, 4 * end] for _, start, end in _layout(schema, models)[1]] if type(models) is int else []
         spans = [entries[name]["data_offsets"] for name in names]
-        return f"its tensors lie at {spans!s:.200}, expected one behind the other up to the end, {size} bytes in all"
+        if spans != expected or spans[-1][1] != size:
+            return f"its tensors lie at {spans!s:.200} in {size} bytes, expected one behind the other up to the end"
+        return "its header is not written as zootools writes it"
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return f"cannot be read as safetensors ({error!s:.200})"
 

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -239,7 +240,7 @@ def _read_split(files: CheckedFiles, expected: pa.Schema, split: str, count: int
             for group in range(parquet.num_row_groups):
                 _check_statistics(parquet.metadata, group, table.slice(group * GROUP_ROWS, GROUP_ROWS))
     except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        raise DamagedZooError(f"{path}: cannot be read ({error!s:.400})") from error
+        raise DamagedZooError(f"{path}: {_refusal(error)}") from error
     return table
 
 
@@ -260,6 +261,8 @@ def data_fault(files: CheckedFiles, schema: Schema, name: str, rows: pa.Table, g
     (expected,) = _with_weights(files, schema, rows.slice(group * step, step), step)
     try:
         with files.open(name) as file:
+            if os.fstat(file.fileno()).st_size < len(b"PAR1....PAR1"):
+                raise ValueError("is not a Parquet file")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _check_footer(data, expected.schema, rows.num_rows, -(-rows.num_rows // step))
         pages = column_pages(data, OWN_ENCODINGS, group)
@@ -277,8 +280,13 @@ def data_fault(files: CheckedFiles, schema: Schema, name: str, rows: pa.Table, g
                     return f"the column {column} is not what the shards and spec.yaml say (row group {group})"
             _check_statistics(parquet.metadata, group, expected)
     except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        return f"cannot be read ({error!s:.400})"
+        return _refusal(error)
     return None
+
+
+def _refusal(error: Exception) -> str:
+    """Say why a table is refused: in the words of this module, or in those of the library that could not read it."""
+    return str(error) if type(error) is ValueError else f"cannot be read ({error!s:.400})"
 
 
 def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
@@ -287,21 +295,20 @@ def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
         return False
     if not pa.types.is_fixed_size_list(first.type) and not first.equals(second):
         return False
-    one, two = _floats(first), _floats(second)
-    bits = np.dtype(f"u{one.dtype.itemsize}")
-    return one.dtype == two.dtype and np.array_equal(one.view(bits), two.view(bits))
+    one, two = _flat(first), _flat(second)
+    if not pa.types.is_floating(one.type):
+        return True  # `equals` has compared them
+    bits = pa.uint32() if one.type == pa.float32() else pa.uint64()
+    return one.type == two.type and bool(np.array_equal(one.view(bits).to_numpy(), two.view(bits).to_numpy()))
 
 
-def _floats(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Return the floats in a column or in its lists; none of a column of another type."""
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        kind, chunks = kind.value_type, [chunk.flatten() for chunk in column.chunks]
-    else:
-        chunks = column.chunks
-    if not pa.types.is_floating(kind) or not chunks:
-        return np.empty(0, np.float32)
-    return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    """Return the values of a column, or of its lists, as one array; not copied if they are in one already."""
+    listed = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    chunks = [chunk.flatten() if listed else chunk for chunk in column.chunks]
+    if not chunks:
+        return pa.array([], column.type.value_type if listed else column.type)
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
 
 
 def _opened(data: bytes | mmap.mmap, expected: pa.Schema) -> pq.ParquetFile:
@@ -315,8 +322,10 @@ def _opened(data: bytes | mmap.mmap, expected: pa.Schema) -> pq.ParquetFile:
 
 def _check_footer(data: bytes | mmap.mmap, expected: pa.Schema, rows: int, groups: int) -> None:
     """Raise ValueError unless a file has these columns, with nothing added to them, rows and row groups."""
+    if data[-4:] != b"PAR1":
+        raise ValueError("is not a Parquet file")
     if (length := int.from_bytes(data[-8:-4], "little")) > MAX_FOOTER:
-        raise ValueError(f"its footer has {length} bytes")
+        raise ValueError(f"its footer has {length} bytes, more than {MAX_FOOTER}")
     footer = pq.read_metadata(pa.BufferReader(data))
     columns = footer.schema.to_arrow_schema()
     if not columns.equals(expected):
@@ -363,10 +372,12 @@ def _check_statistics(footer: pq.FileMetaData, group: int, table: pa.Table) -> N
         if statistics.null_count:
             raise ValueError(f"the statistics of the column {name} count missing values")
         if statistics.has_min_max:
-            values = table[name]
-            values = pc.list_flatten(values) if pa.types.is_nested(values.type) else values
-            bounds = pc.min_max(values).as_py()
-            if not (statistics.min <= bounds["min"] and bounds["max"] <= statistics.max):
+            values = _flat(table[name])
+            if pa.types.is_string(values.type):
+                low, high = pc.min_max(values).as_py().values()
+            else:
+                low, high = values.to_numpy().min(), values.to_numpy().max()
+            if not (statistics.min <= low and high <= statistics.max):
                 raise ValueError(f"the statistics of the column {name} are not those of its values")
 
 

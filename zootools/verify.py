@@ -269,9 +269,10 @@ def _table_faults(
     if tables.pop(metadata, None):
         try:
             stored = read_metadata(files, spec, {split: rows.num_rows}, schema.classes)
-            for column in rows.column_names:
-                if not same_values(rows[column], stored[column]):
-                    yield Fault(metadata, f"the column {column} is not what the shards and spec.yaml say")
+            odd = [column for column in rows.column_names if not same_values(rows[column], stored[column])]
+            if odd:
+                more = f" (and {len(odd) - 1} others)" if len(odd) > 1 else ""
+                yield Fault(metadata, f"the column {odd[0]} is not what the shards and spec.yaml say{more}")
         except DamagedZooError as error:
             yield Fault(metadata, _without(files.folder, metadata, error))
     step = rows_per_group(schema)

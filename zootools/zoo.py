@@ -28,7 +28,7 @@ from zootools.manifest import (
 from zootools.shards import gather_weights, read_info, shard_name
 from zootools.spec import ZooSpec
 from zootools.store import PLAN, Plan, ZooFolder
-from zootools.tables import SPLITS, check_scores, metadata_table, read_metadata
+from zootools.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,6 +204,8 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
     for name, expected in keys.items():
         if not metadata[name].combine_chunks().equals(pa.array(expected, metadata.schema.field(name).type)):
             raise DamagedZooError(f"{folder}: the metadata's column {name} is not what zoo.json and spec.yaml make")
+    if not is_accuracy_summary(manifest["test_accuracy"], metadata):
+        raise DamagedZooError(f"{folder / 'zoo.json'}: test_accuracy: is not that of the metadata")
     stopped = {model: info for stack in manifest["stacks"] for model, info in stack["stopped"].items()}
     return Zoo(
         folder, spec, schema, metadata, manifest["counts"], stopped, files=files, finished=not is_partial(manifest)

@@ -113,8 +113,10 @@ def check_file_names(where: str, names: Iterable[str]) -> None:
             raise DamagedZooError(
                 f"{where}: {name!r} is no kind of file that a zoo consists of; allowed: {', '.join(ENDINGS)}"
             )
-        if seen.setdefault(name.lower(), name) != name:
-            raise DamagedZooError(f"{where}: {name!r} and {seen[name.lower()]!r} are one file on some systems")
+        for end in range(1, len(parts) + 1):  # its folders, too
+            path = "/".join(parts[:end])
+            if (other := seen.setdefault(path.lower(), path)) != path:
+                raise DamagedZooError(f"{where}: {path!r} and {other!r} are one file on some systems")
 
 
 def check_sizes(where: str, sizes: dict[str, int]) -> None:
