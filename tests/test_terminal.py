@@ -238,7 +238,7 @@ def test_names_of_columns(tmp_path: Path, text: str) -> None:
     assert command("show", tmp_path / "files", name).exit_code == 2
     row = {"evaluated_on": "zoo", "method": "W", "probe": "paper", "split": "test", "metric": "r2", "value": 0.5}
     counts = {f"{split}_models": 3 for split in ("train", "validation", "test")}
-    results = Results.make([{**row, "target": text}], "zoo", "recipe", counts, [f"note {text}"], {text: text})
+    results = Results.of([{**row, "target": name}], "zoo", "recipe", counts, [f"note {text}"], {text: text})
     shown = results.render()
     assert unseen(shown) == []
     assert FAKE not in shown.splitlines()
