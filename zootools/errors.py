@@ -87,9 +87,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def nearest_path(path: Path) -> str:
     """Return what helps with a path where nothing is: ``"; did you mean 'x'?"`` with the most similar one, or ""."""
     path = path.absolute()
-    if path.is_symlink():
+    if os.path.islink(path):  # noqa: PTH114 (also of a name longer than any can be)
         return f"; it is a link to {str(path.readlink())!r}, where nothing is"
-    there = next(parent for parent in path.parents if parent.is_dir())
+    there = next(parent for parent in path.parents if os.path.isdir(parent))  # noqa: PTH112
     try:
         names = sorted(entry.name for entry in there.iterdir())[:10_000]
     except OSError:

@@ -366,7 +366,7 @@ def find_items(names: Sequence[str]) -> list[Item]:
     """Return the items of some names, in the paper's order; ``all`` names all. Raises SpecError for other names."""
     for name in names:
         if name != "all" and name not in ITEMS:
-            raise SpecError(f"{name}: no table or figure that can be reproduced{did_you_mean(name, [*ITEMS, 'all'])}")
+            raise SpecError(f"{name!r}: no table or figure that can be reproduced{did_you_mean(name, [*ITEMS, 'all'])}")
     return [item for name, item in ITEMS.items() if "all" in names or name in names]
 
 

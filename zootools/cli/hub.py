@@ -64,7 +64,7 @@ def publish(
 
 
 def _show_plan(value: dict[str, Any]) -> None:
-    say(*value["card"].split("\n"), limit=None)
+    say(*(f"  {line}".rstrip() for line in value["card"].split("\n")), limit=None)
     for file, size in value["files"].items():
         say(f"{size:>15,}  {file}")
     say(f"{value['bytes']:>15,}  bytes in {len(value['files'])} files")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 from zootools.text import say
 
@@ -153,18 +153,22 @@ def verify(zoo: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("zoo", type=PathType())
+@click.argument("zoo")
 @JSON
-def repair(zoo: Path, as_json: bool) -> None:
+def repair(zoo: str, as_json: bool) -> None:
     """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
-    from zootools.errors import ZooNotFoundError, nearest_path
+    from zootools.errors import SpecError, ZooNotFoundError, nearest_path
     from zootools.files import exists
+    from zootools.objects import folder_of
     from zootools.verify import UNLISTED
     from zootools.verify import repair as repair_zoo
 
-    if not exists(zoo):
-        raise ZooNotFoundError(f"{zoo}: there is no such folder{nearest_path(zoo)}")
-    found = repair_zoo(zoo)
+    folder = folder_of(zoo)
+    if folder is None:
+        raise SpecError(f"{zoo}: is the URL of an object store; only a folder can be repaired")
+    if not exists(folder):
+        raise ZooNotFoundError(f"{zoo}: there is no such folder{nearest_path(folder)}")
+    found = repair_zoo(folder)
     dropped = [str(fault) for fault in found if fault.what != UNLISTED]
     left = [fault.name for fault in found if fault.what == UNLISTED]
 
@@ -175,4 +179,4 @@ def repair(zoo: Path, as_json: bool) -> None:
             say(f"left alone: {name}, which is no part of the zoo")
         say("now build it again with its specification" if value["dropped"] else "there is nothing to repair")
 
-    print_value({"zoo": str(zoo), "dropped": dropped, "left_alone": left}, as_json, show)
+    print_value({"zoo": zoo, "dropped": dropped, "left_alone": left}, as_json, show)
