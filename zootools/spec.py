@@ -448,7 +448,9 @@ _REGISTERED = {"activation": Activation, "init": Init, "optimizer": Optimizer}
 
 def _names(union: Any) -> set[str]:
     """Return the names by which the sections of a union are told apart."""
-    return {name for section in get_args(get_args(union)[0]) for name in get_args(section.model_fields["name"].annotation)}
+    return {
+        name for section in get_args(get_args(union)[0]) for name in get_args(section.model_fields["name"].annotation)
+    }
 
 
 class UnknownImages(StoredImages):

@@ -18,7 +18,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from zootools.architectures import Schema
 from zootools.checked import FileInfo, unreadable
@@ -33,16 +34,21 @@ from zootools.spec import ZooSpec, parse_spec
 FORMAT = 1
 
 
-class FileEntry(Section):
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FileEntry(TypedDict):
     """What records and manifests say of a file."""
 
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Stop(Section):
+class Stop(TypedDict):
     """When and why a model diverged."""
 
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     epoch: Annotated[int, Field(ge=0, le=100_000)]
     reason: Annotated[str, Field(max_length=200)]
 
