@@ -6,31 +6,35 @@ only what is missing is trained, as new stacks.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zootools.architectures import Schema, build_schema
-from zootools.errors import SpecError, StorageError, WorkerError
+from zootools.errors import DamagedZooError, SpecError, StorageError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
 from zootools.image_files import image_shape
 from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
 from zootools.mirror import Output, open_output
-from zootools.population import ModelConfig, expand
+from zootools.population import ModelConfig, count_structures, expand
 from zootools.progress import Progress
+from zootools.sealed import MAX_BYTES
 from zootools.spec import ZooSpec
-from zootools.store import Plan, StackRecord, ZooFolder
+from zootools.store import MAX_SESSIONS, Plan, StackRecord, ZooFolder, read_build_log
 
 if TYPE_CHECKING:
     from zootools.images import ImageData
     from zootools.training.backend import Backend
+
+LOG = logging.getLogger(__name__)
 
 MAX_STACK = 256
 FEW_FILES = 1000
@@ -38,6 +42,10 @@ FEW_FILES = 1000
 HUGE_STACK = 4096
 MANY_FILES = 9000
 """Beyond so many shards, which is nearly what a hub takes, stacks grow further: up to `HUGE_STACK` models."""
+
+MODEL_BYTES, SHARD_BYTES = 120, 175
+"""What zoo.json takes for a model at most (one that has diverged), and for a shard."""
+MAX_SHARDS = 200_000
 
 POPULATION = ("grid", "sample", "seeds", "models")
 """The sections that may change when a zoo grows."""
@@ -72,14 +80,29 @@ def plan_stacks(
     for model in sorted(models, key=lambda model: model.model_id):
         hyper = model.hyperparameters
         groups.setdefault((hyper.activation, hyper.optimizer, hyper.dropout > 0), []).append(model.model_id)
+    size = _stack_size([len(ids) for ids in groups.values()], schema, checkpoints, device)
+    return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
+
+
+def _stack_size(groups: Iterable[int], schema: Schema, checkpoints: int, device: str = "cpu") -> int:
+    """Return how many models a stack has at most, where so many are of each structure.
+
+    Raises SpecError where there would be more shards than a manifest can name.
+    """
+    groups = list(groups)
     size = 256 if device == "cuda" or schema.size <= 2_000 else 16
 
     def shards() -> int:
-        return checkpoints * sum(-(-len(ids) // size) for ids in groups.values())
+        return checkpoints * sum(-(-count // size) for count in groups)
 
     while (size < MAX_STACK and shards() > FEW_FILES) or (size < HUGE_STACK and shards() > MANY_FILES):
         size *= 2
-    return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
+    if shards() > MAX_SHARDS or sum(groups) * MODEL_BYTES + shards() * SHARD_BYTES > MAX_BYTES:
+        raise SpecError(
+            f"{sum(groups):,} models of {checkpoints:,} checkpoints in {shards():,} shards are more than one zoo can "
+            "have: keep fewer (training.checkpoint_every, checkpoint_epochs), or make several zoos"
+        )
+    return size
 
 
 def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConfig] | None = None) -> Estimate:
@@ -87,18 +110,29 @@ def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConf
 
     ``models`` are those of the specification, for who has them at hand.
     """
-    schema, models = zoo_schema(spec, data), expand(spec) if models is None else models
-    kept, training = len(spec.training.kept_epochs), spec.training
-    counts = [max(1, int(spec.images.train * model.hyperparameters.train_fraction)) for model in models]
+    schema, kept, training = zoo_schema(spec, data), len(spec.training.kept_epochs), spec.training
+    if models is None:
+        structures = count_structures(spec)
+    else:
+        hyper = [model.hyperparameters for model in models]
+        structures = Counter((h.activation, h.optimizer, h.dropout > 0, h.train_fraction) for h in hyper)
+    groups: Counter[tuple[str, str, bool]] = Counter()
+    steps = samples = 0
+    for (activation, optimizer, dropout, fraction), number in structures.items():
+        groups[activation, optimizer, dropout] += number
+        images = max(1, int(spec.images.train * fraction))
+        samples += number * images
+        steps += number * -(-images // training.batch_size)
+    total, size = sum(groups.values()), _stack_size(groups.values(), schema, kept)
     # The shard, the row of Parquet (compressed by about a fifth at best), and the scores in both.
     per_checkpoint = 8 * schema.size + 600
     return Estimate(
-        models=len(models),
-        checkpoints=len(models) * kept,
-        stacks=len(plan_stacks(models, schema, kept)),
-        bytes=len(models) * (kept * per_checkpoint + 12 * schema.size),
-        steps=training.epochs * sum(-(-count // training.batch_size) for count in counts),
-        model_samples=training.epochs * sum(counts),
+        models=total,
+        checkpoints=total * kept,
+        stacks=sum(-(-number // size) for number in groups.values()),
+        bytes=total * (kept * per_checkpoint + 12 * schema.size),
+        steps=training.epochs * steps,
+        model_samples=training.epochs * samples,
     )
 
 
@@ -181,7 +215,7 @@ def build(
         plan = _plan(zoo, spec, schema, models, images.digest, device)
         output.put_plan()
         present = chosen.fingerprint()
-        records = [zoo.read_record(stack) for stack in range(len(plan.stacks))]
+        records = zoo.read_records(plan)
         if not allow_fingerprint_change:
             _check_fingerprints(records, present)
         train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
@@ -381,10 +415,10 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine:
     """Add this session to build.json: when, where and how long; the one file that may differ between equal zoos."""
     import platform
 
-    path = zoo.path / "build.json"
     try:
-        sessions = json.loads(path.read_bytes())["sessions"] if path.exists() else []
-    except (ValueError, KeyError):
+        sessions = read_build_log(zoo.path)
+    except DamagedZooError as error:  # a log; it is no reason to lose what has been trained
+        LOG.warning("%s; a new one is begun", error)
         sessions = []
     now = time.time()
     sessions.append(
@@ -399,7 +433,7 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine:
             "system": platform.system(),
         }
     )
-    zoo.write("build.json", pretty_json({"sessions": sessions}))
+    zoo.write("build.json", pretty_json({"sessions": sessions[-MAX_SESSIONS:]}))
 
 
 def status(out: Path) -> dict[str, Any]:
@@ -415,8 +449,8 @@ def status(out: Path) -> dict[str, Any]:
         return {"state": "partial" if is_partial(manifest) else "finished", **manifest["counts"]}
     counts: Counter[str] = Counter()
     epochs, done = 0, 0
-    for stack, ids in enumerate(plan.stacks):
-        record = zoo.read_record(stack) or StackRecord({})
+    for ids, found in zip(plan.stacks, zoo.read_records(plan), strict=True):
+        record = found or StackRecord({})
         counts["diverged"] += len(record.stopped)
         counts[record.standing] += len(ids) - len(record.stopped)
         epochs += _epochs_done(record, plan.spec)

@@ -20,9 +20,9 @@ from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
 from zootools.files import FolderLock, pretty_json, remove_durably
 from zootools.hub.names import check_file_names, check_sizes
 from zootools.sealed import read_sealed, require, seal
-from zootools.sections import Section, parse_section
-from zootools.shards import read_info, shard_name
-from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, Name, ZooSpec
+from zootools.sections import Section
+from zootools.shards import shard_name
+from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, Name, ZooSpec, parse_stored_spec
 from zootools.store import FORMAT, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
 from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.yaml_reader import parse_yaml
@@ -71,7 +71,7 @@ class _Stack(Section):
     epoch: Annotated[int, Field(ge=-1, le=100_000)]
     stopped: dict[ModelId, Stop]
     fingerprint: Count
-    resumed: Annotated[list[_ManifestResumption], FailFast()] = []
+    resumed: Annotated[list[_ManifestResumption], FailFast()] = Field(default_factory=list)
 
 
 class _Manifest(Section):
@@ -109,14 +109,11 @@ def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None
     from zootools.tables import SPLITS, accuracy_summary, metadata_table, write_parquet
 
     if records is None:
-        records = [zoo.read_record(stack) or StackRecord({}) for stack in range(len(plan.stacks))]
+        records = [record or StackRecord({}) for record in zoo.read_records(plan)]
     stopped = {model: info for record in records for model, info in record.stopped.items()}
     models = plan.models()
     # One at a time: as Python objects they take many times the memory of the table.
-    shards = (
-        (stack, read_info(zoo.path, name)) for stack, record in enumerate(records) for name in sorted(record.shards)
-    )
-    table = metadata_table(plan.spec, models, shards, stopped)
+    table = metadata_table(plan.spec, models, zoo.read_shards(plan, records), stopped)
     files: dict[str, FileInfo] = {name: info for record in records for name, info in record.shards.items()}
     zoo.fence()
     # From here on the old tables of a zoo that has grown are being replaced, so its old manifest must go.
@@ -289,9 +286,9 @@ def stored_spec(folder: Path, manifest: dict[str, Any]) -> ZooSpec:
         values, places = parse_yaml(files.read("spec.yaml", MAX_SPEC_BYTES).decode(), str(path))
         if not isinstance(values, dict):
             raise SpecError(f"{path}: expected a mapping of keys")
-        return parse_section(ZooSpec, values, str(path), places)
+        return parse_stored_spec(values, str(path), places)
     except (SpecError, UnicodeDecodeError) as error:
-        raise DamagedZooError(f"{path}: is no specification of a zoo ({error})") from error
+        raise DamagedZooError(f"{path}: is not a specification of a zoo ({error})") from error
 
 
 def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:

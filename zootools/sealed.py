@@ -12,7 +12,7 @@ from zootools.json_reader import parse_json
 from zootools.population import canonical_json
 
 MAX_BYTES = 128 << 20
-"""Of a manifest, a plan, or the first line of a record: what a million models need that all diverge, in 80,000 shards."""
+"""Of a manifest, a plan, or the first line of a record. A million models that all diverge need that."""
 
 
 def own_hash(value: dict[str, Any]) -> str:

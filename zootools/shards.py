@@ -5,23 +5,27 @@ metadata key ``zootools`` a canonical JSON text with the epoch, the model ids of
 score. Weights and scores so become visible in one rename, and every table can be rebuilt from shards.
 """
 
-import json
 import mmap
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import FailFast, Field, TypeAdapter
 
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, unreadable
 from zootools.errors import DamagedZooError
 from zootools.files import open_inside
+from zootools.json_reader import parse_json
 from zootools.population import canonical_json
+from zootools.sealed import require
+from zootools.sections import Section
 
 MAX_HEADER = 10 << 20
 SMALL = 1 << 20
@@ -41,6 +45,17 @@ def shard_name(stack: int, epoch: int) -> str:
     return f"checkpoints/stack-{stack:05d}/epoch-{epoch:04d}.safetensors"
 
 
+def stack_of(name: str) -> int:
+    """Return the number of the stack in the name of a shard, or -1 when it is not one."""
+    match = re.match(r"checkpoints/stack-(\d{5})/", name, re.ASCII)
+    return int(match[1]) if match else -1
+
+
+_Values = Annotated[list[float], FailFast()]
+_Column = Annotated[_Values | Annotated[list[_Values], FailFast()], Field(union_mode="left_to_right")]
+"""A number for each row, or a list of numbers."""
+
+
 def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInfo) -> bytes:
     """Serialise flat weights ``[models, parameters]`` and their info; equal input gives equal bytes."""
     from safetensors.numpy import save
@@ -53,17 +68,34 @@ def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInf
     return save(tensors, {"zootools": text})
 
 
+class _Info(Section):
+    """What the metadata of a shard may hold."""
+
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    model_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]], FailFast(), Field(min_length=1)]
+    properties: Annotated[dict[str, _Column], Field(max_length=100)]
+
+
+_INFO = TypeAdapter(_Info)
+
+
 def read_info(folder: Path, name: str) -> ShardInfo:
     """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
     path = folder / name
+    header = parse_json(_read_header(folder, name), str(path))
     try:
-        value = json.loads(json.loads(_read_header(folder, name))["__metadata__"]["zootools"])
-        info = ShardInfo(int(value["epoch"]), list(value["model_ids"]), dict(value["properties"]))
-        if any(len(column) != len(info.model_ids) for column in info.properties.values()):
-            raise ValueError("a property has another number of rows than there are models")
-    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
-        raise DamagedZooError(f"{path}: is no shard of a zoo ({error})") from error
-    return info
+        text = header["__metadata__"]["zootools"].encode()
+    except (KeyError, TypeError, AttributeError):
+        raise DamagedZooError(f"{path}: is not a shard of a zoo: it has no metadata zootools") from None
+    value = parse_json(text, f"{path}: metadata")
+    info = require(_INFO, value, f"{path}: metadata")
+    rows = len(info.model_ids)
+    for column, values in info.properties.items():
+        if len(values) != rows:
+            raise DamagedZooError(f"{path}: metadata: {column!r}: {len(values)} values for {rows} models")
+    if name != shard_name(stack_of(name), info.epoch):
+        raise DamagedZooError(f"{path}: metadata: epoch: found {info.epoch}, which is not that of its name")
+    return ShardInfo(info.epoch, info.model_ids, dict(info.properties))
 
 
 def _read_header(folder: Path, name: str, whole: bool = True) -> bytes:

@@ -16,7 +16,7 @@ from zootools.errors import DamagedZooError
 from zootools.parquet_pages import check_pages
 from zootools.population import ModelConfig
 from zootools.shards import ShardInfo, gather_weights
-from zootools.spec import ZooSpec
+from zootools.spec import Hyperparameters, ZooSpec
 from zootools.store import ZooFolder
 
 SPLITS = ("train", "validation", "test")
@@ -55,8 +55,6 @@ def metadata_schema(spec: ZooSpec) -> pa.Schema:
 
 
 def _axis_order(name: str) -> int:
-    from zootools.spec import Hyperparameters
-
     return list(Hyperparameters.model_fields).index(name)
 
 
@@ -85,10 +83,16 @@ def metadata_table(
             "row": list(range(len(of_rows))),
         }
         values |= {name: column for name, column in info.properties.items() if name not in values}
+        place = f"stack {stack}, epoch {info.epoch}"
         for name in schema.names:
-            if name not in values:
+            if name in Hyperparameters.model_fields:
                 values[name] = [getattr(model.hyperparameters, name) for model in of_rows]
-        parts.append(pa.table({name: values[name] for name in schema.names}, schema))
+            elif name not in values:
+                raise DamagedZooError(f"{place}: has no {name}")
+        try:
+            parts.append(pa.table({name: values[name] for name in schema.names}, schema))
+        except pa.ArrowException as error:
+            raise DamagedZooError(f"{place}: its scores are not those of a zoo ({error})") from error
     return pa.concat_tables(parts)
 
 

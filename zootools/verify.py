@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from zootools.checked import FileInfo, content_fault, identity, unreadable
-from zootools.errors import DamagedZooError, StorageError, ZooNotFoundError
+from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError
 from zootools.files import FolderLock, open_inside, remove_durably, write_durably
 from zootools.image_files import cache_folder
 from zootools.manifest import UNHASHED, read_manifest, reopen, stored_spec
-from zootools.shards import read_info
-from zootools.store import Plan, ZooFolder
+from zootools.shards import read_info, shard_name
+from zootools.store import Plan, StackRecord, ZooFolder, read_build_log
 
 UNLISTED = "is not in the manifest"
 
@@ -63,8 +63,14 @@ def _finished_faults(folder: Path, tick: Callable[[int], None]) -> Iterator[Faul
         return
     found = list(file_faults(folder, manifest["files"], tick))
     yield from found
+    yield from _log_faults(folder)
     damaged = {fault.name for fault in found}
     if "spec.yaml" not in damaged:
+        try:
+            stored_spec(folder, manifest)
+        except DamagedZooError as error:  # its bytes are those that the manifest names, so the manifest is at fault
+            yield Fault("zoo.json", f"files.spec.yaml: {_without(folder / 'spec.yaml', error)}")
+            return
         yield from _card_faults(folder, manifest)
         if not any(name.startswith(("checkpoints/", "metadata/")) for name in damaged):
             yield from _content_faults(folder, manifest)
@@ -73,6 +79,13 @@ def _finished_faults(folder: Path, tick: Callable[[int], None]) -> Iterator[Faul
         name = path.relative_to(folder).as_posix()
         if not name.startswith(".") and name not in known and (path.is_symlink() or not path.is_dir()):
             yield Fault(name, UNLISTED)
+
+
+def _log_faults(folder: Path) -> Iterator[Fault]:
+    try:
+        read_build_log(folder)
+    except DamagedZooError as error:
+        yield Fault("build.json", _without(folder / "build.json", error))
 
 
 def _card_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[Fault]:
@@ -89,13 +102,21 @@ def _card_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _content_faults(folder: Path, manifest: dict[str, Any]) -> Iterator[Fault]:
-    """Intact files can still say what is not so: hold models, shards and tables against each other."""
-    from zootools.population import expand
+    """Intact files can still say what is not so: compare models, shards and tables with each other."""
+    from zootools.population import count_models, expand
     from zootools.tables import metadata_name, metadata_table
     from zootools.zoo import open_zoo
 
     spec = stored_spec(folder, manifest)
-    models = {model.model_id: model for model in expand(spec)}
+    try:
+        if (count := count_models(spec)) != manifest["counts"]["expected"]:
+            found = manifest["counts"]["expected"]
+            yield Fault("zoo.json", f"counts.expected: found {found}, but spec.yaml makes {count} models")
+            return
+        models = {model.model_id: model for model in expand(spec)}
+    except SpecError as error:
+        yield Fault("zoo.json", f"files.spec.yaml: {error}")
+        return
     listed = {model for stack in manifest["stacks"] for model in stack["models"]}
     if listed != set(models):
         odd = min(listed ^ set(models))
@@ -124,19 +145,45 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
     except DamagedZooError as error:
         yield Fault(".work/plan.json", _without(zoo.plan, error))
         return
+    yield from _log_faults(zoo.path)
+    try:
+        plan.models()
+    except DamagedZooError as error:
+        yield Fault(".work/plan.json", _without(zoo.plan, error))
+        return
     files: dict[str, FileInfo] = {}
+    records: list[StackRecord | None] = []
     for stack in range(len(plan.stacks)):
-        name = zoo.record_name(stack)
+        name, record = zoo.record_name(stack), None
         try:
-            record = zoo.read_record(stack)
+            record = zoo.check_record(plan, stack, zoo.read_record(stack))
             if record is not None:
                 files |= record.shards
                 zoo.state_bytes(stack)
         except DamagedZooError as error:
             yield Fault(name, _without(zoo.path / name, error))
-    yield from file_faults(zoo.path, files, tick)
+        records.append(record)
+    found = list(file_faults(zoo.path, files, tick))
+    yield from found
+    yield from _shard_faults(zoo, plan, records, {fault.name for fault in found})
     if zoo.images.exists() and not _images_intact(zoo, plan):
         yield Fault(zoo.images.relative_to(zoo.path).as_posix(), "does not hold the images of this zoo")
+
+
+def _shard_faults(
+    zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord | None], damaged: set[str]
+) -> Iterator[Fault]:
+    """Yield the shards whose bytes are as they were noted, but say what no table can be made of."""
+    from zootools.tables import metadata_table
+
+    for stack, record in enumerate(records):
+        for name in sorted(record.shards.keys() - damaged) if record else ():
+            assert record is not None
+            try:
+                info = zoo.read_shard(plan, stack, record, name)
+                metadata_table(plan.spec, plan.models(), [(stack, info)], record.stopped)
+            except DamagedZooError as error:
+                yield Fault(name, _without(zoo.path / name, error))
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
@@ -153,7 +200,8 @@ def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
 def _without(path: Path, error: DamagedZooError) -> str:
     """Return what an error says, without the path that a fault names already."""
     text = str(error)
-    for prefix in (f"{path}: ", f"{path.parent}: {path.name}: ", f"{path.parents[1]}: .work/{path.name}: "):
+    relative = f".work/{path.name}: "
+    for prefix in (f"{path}: ", f"{path.parent}: {path.name}: ", f"{path.parents[1]}: {relative}", relative):
         text = text.removeprefix(prefix)
     return text
 
@@ -206,7 +254,7 @@ class _Notes:
         self.path = cache_folder() / "verified" / f"{key}.json"
         self.intact: dict[str, list[Any]] = {}
         self._began, self._written, self._lock = time.time(), time.monotonic(), threading.Lock()
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             value = json.loads(self.path.read_bytes())
             if 0 <= self._began - value["began"] < REMEMBERED:
                 self._began, self.intact = value["began"], dict(value["intact"])
@@ -274,6 +322,8 @@ def _repair_finished(zoo: ZooFolder, damaged: set[str]) -> None:
 
 
 def _repair_unfinished(zoo: ZooFolder, damaged: set[str]) -> None:
+    if "build.json" in damaged:
+        _drop(zoo.path, "build.json")
     if ".work/plan.json" in damaged:
         for path in zoo.work.glob("stack-*"):
             path.unlink()
@@ -291,8 +341,9 @@ def _repair_unfinished(zoo: ZooFolder, damaged: set[str]) -> None:
         except DamagedZooError:
             _drop(zoo.path, name)
             continue
-        if record is not None and damaged & {name, *record.shards}:
-            record.shards = {shard: info for shard, info in record.shards.items() if shard not in damaged}
+        if plan is not None and record is not None and damaged & {name, *record.shards}:
+            kept = {shard_name(stack, epoch) for epoch in plan.spec.training.kept_epochs} - damaged
+            record.shards = {shard: info for shard, info in record.shards.items() if shard in kept}
             zoo.restart_stack(stack, record)
 
 
