@@ -70,6 +70,7 @@ RAW = [
     "[" * 200 + "]" * 200, "[" * 3000 + "]" * 3000, '{"a":1,"a":2}', '{"":{}}', '"\\u0000\\u001b[2J"',
 ]  # fmt: skip
 """JSON texts that no value of Python makes, or that are odd in another way."""
+HARMLESS = ("-0.0", "1E5", "1" + "0" * 400, '{"":{}}', '"\\u0000\\u001b[2J"')
 
 _leaves = st.one_of(
     st.none(),
@@ -218,14 +219,13 @@ def test_random_json_is_refused_and_a_repair_lets_a_build_restore_every_byte(
 
 @pytest.mark.parametrize("text", RAW)
 def test_what_json_and_python_disagree_on_is_refused_or_read_as_it_is(text: str) -> None:
-    try:
-        value = parse_json(f'{{"key": {text}}}'.encode(), "a file")
-    except DamagedZooError as error:
-        assert str(error).startswith("a file: is not valid JSON")
-        assert len(str(error)) < 400
+    data = f'{{"key": {text}}}'.encode()
+    if text in HARMLESS:
+        assert parse_json(data, "a file") == json.loads(data)
         return
-    assert json.loads(json.dumps(value).encode()) == value
-    assert text in ("-0.0", "1E5", "1" + "0" * 400, '{"":{}}', '"\\u0000\\u001b[2J"')
+    with pytest.raises(DamagedZooError, match="a file: is not valid JSON") as caught:
+        parse_json(data, "a file")
+    assert len(str(caught.value)) < 400
 
 
 def test_json_is_read_as_deep_as_it_may_be_and_no_deeper() -> None:

@@ -51,11 +51,6 @@ def stack_of(name: str) -> int:
     return int(match[1]) if match else -1
 
 
-_Values = Annotated[list[float], FailFast()]
-_Column = Annotated[_Values | Annotated[list[_Values], FailFast()], Field(union_mode="left_to_right")]
-"""A number for each row, or a list of numbers."""
-
-
 def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInfo) -> bytes:
     """Serialise flat weights ``[models, parameters]`` and their info; equal input gives equal bytes."""
     from safetensors.numpy import save
@@ -73,10 +68,14 @@ class _Info(Section):
 
     epoch: Annotated[int, Field(ge=0, le=100_000)]
     model_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]], FailFast(), Field(min_length=1)]
-    properties: Annotated[dict[str, _Column], Field(max_length=100)]
+    properties: Annotated[dict[str, list[Any]], Field(max_length=100)]
 
 
 _INFO = TypeAdapter(_Info)
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_NUMBERS = TypeAdapter(Annotated[list[_Number], FailFast()])
+_LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailFast()])
+"""What a shard has in a column: a number for each row, or a list of numbers."""
 
 
 def read_info(folder: Path, name: str) -> ShardInfo:
@@ -89,13 +88,15 @@ def read_info(folder: Path, name: str) -> ShardInfo:
         raise DamagedZooError(f"{path}: is not a shard of a zoo: it has no metadata zootools") from None
     value = parse_json(text, f"{path}: metadata")
     info = require(_INFO, value, f"{path}: metadata")
-    rows = len(info.model_ids)
+    rows, properties = len(info.model_ids), dict[str, list[Any]]()
     for column, values in info.properties.items():
         if len(values) != rows:
             raise DamagedZooError(f"{path}: metadata: {column!r}: {len(values)} values for {rows} models")
+        kind = _LISTS if isinstance(values[0], list) else _NUMBERS
+        properties[column] = require(kind, values, f"{path}: metadata", f"properties.{column}")
     if name != shard_name(stack_of(name), info.epoch):
         raise DamagedZooError(f"{path}: metadata: epoch: found {info.epoch}, which is not that of its name")
-    return ShardInfo(info.epoch, info.model_ids, dict(info.properties))
+    return ShardInfo(info.epoch, info.model_ids, properties)
 
 
 def _read_header(folder: Path, name: str, whole: bool = True) -> bytes:
