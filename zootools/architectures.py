@@ -19,6 +19,10 @@ from zootools.errors import DamagedZooError, SpecError
 from zootools.spec import Architecture, Mlp
 
 MAX_PARAMETERS = 10_000_000
+MAX_LAYERS = 1000
+MAX_NAME = 100
+"""Characters in the name of a network or a layer."""
+_SIZES = ("inputs", "outputs", "kernel", "stride", "max_pool")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,19 @@ class Schema:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        _ = self.output_shapes  # refuses layers that do not fit each other
+        """Refuse, with its name and key, a layer that cannot be, and layers that do not fit each other (SpecError)."""
+        if not 1 <= len(self.layers) <= MAX_LAYERS:
+            raise SpecError(f"{self.name}: found {len(self.layers)} layers; expected 1 to {MAX_LAYERS}")
+        for key, side in zip(("channels", "height", "width"), self.input_shape, strict=True):
+            _check_size(f"{self.name}: input_shape: {key}", side)
+        for layer in self.layers:
+            _check_layer(self.name, layer)
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) < len(names):
+            raise SpecError(f"{self.name}: layer names must differ, found {names[:20]}")
+        _ = self.output_shapes
+        if self.size > MAX_PARAMETERS:
+            raise SpecError(f"{self.name}: {self.size:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
 
     @property
     def classes(self) -> int:
@@ -115,9 +131,12 @@ class Schema:
 
         Raises SpecError where a layer does not fit what comes before it.
         """
-        shapes, shape = [], self.input_shape
+        shapes, shape, linear = [], self.input_shape, False
         for layer in self.layers:
             channels, height, width = shape
+            if linear and layer.kind == "conv":
+                raise SpecError(f"{self.name}: {layer.name}: a convolution cannot follow a linear layer")
+            linear = layer.kind == "linear"
             if layer.kind == "linear":
                 if layer.inputs != math.prod(shape):
                     raise SpecError(
@@ -217,40 +236,64 @@ class Schema:
     @classmethod
     def from_json(cls, value: Any) -> "Schema":
         """Read a schema back; raises DamagedZooError for anything that `to_json` would not write."""
-        types = {field.name: type(getattr(_EXAMPLE, field.name)) for field in fields(Layer)}
+        if not isinstance(value, dict) or value.keys() != {"name", "input_shape", "layers"}:
+            raise DamagedZooError("layer schema: expected an object with name, input_shape and layers")
+        name, shape, layers = value["name"], value["input_shape"], value["layers"]
+        if not isinstance(name, str) or len(name) > MAX_NAME:
+            raise DamagedZooError(f"layer schema: name: found {name!r:.80}; expected at most {MAX_NAME} characters")
+        if not isinstance(shape, list) or len(shape) != 3:
+            raise DamagedZooError(f"layer schema: input_shape: found {shape!r:.80}; expected three whole numbers")
+        if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
+            raise DamagedZooError(f"layer schema: layers: expected a list of at most {MAX_LAYERS} layers")
+        for number, entry in enumerate(layers):
+            _check_entry(f"layer schema: layers.{number}", entry)
         try:
-            layers = []
-            for entry in value["layers"]:
-                if {name: type(item) for name, item in entry.items()} != types:
-                    raise ValueError(f"unexpected layer {entry}")
-                layers.append(Layer(**entry))
-            channels, height, width = value["input_shape"]
-            if any(type(side) is not int for side in (channels, height, width)) or not isinstance(value["name"], str):
-                raise ValueError("expected a name and three whole numbers in input_shape")
-            numbers = [n for layer in layers for n in (layer.inputs, layer.outputs, layer.kernel, layer.stride)]
-            numbers += [channels, height, width, *(layer.max_pool for layer in layers)]
-            if not layers or min(numbers) < 1 or any(la.kind not in ("conv", "linear") for la in layers):
-                raise ValueError("sizes must be positive and kinds conv or linear")
-            if any(la.kind == "linear" and (la.kernel, la.stride, la.max_pool) != (1, 1, 1) for la in layers):
-                raise ValueError("a linear layer has no kernel, stride or pooling")
-            schema = cls(value["name"], (channels, height, width), tuple(layers))
-            names = [layer.name for layer in layers]
-            if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
-                raise ValueError(f"layer names must be different identifiers, found {names}")
-            if schema.size > MAX_PARAMETERS:
-                raise ValueError(f"{schema.size} parameters are more than {MAX_PARAMETERS}")
-        except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+            return cls(name, (shape[0], shape[1], shape[2]), tuple(Layer(**entry) for entry in layers))
+        except SpecError as error:
             raise DamagedZooError(f"layer schema: {error}") from error
-        return schema
 
 
 _EXAMPLE = Layer("example", "linear", 1, 1)
+_TYPES = {field.name: type(getattr(_EXAMPLE, field.name)) for field in fields(Layer)}
+
+
+def _check_entry(place: str, entry: Any) -> None:
+    """Refuse what is not the JSON of a layer: other keys, or values of other types (true is not a number)."""
+    if not isinstance(entry, dict):
+        raise DamagedZooError(f"{place}: found {entry!r:.80}; expected a layer")
+    for key in sorted(entry.keys() ^ _TYPES.keys()):
+        raise DamagedZooError(f"{place}: the key {key!r:.80} {'is missing' if key in _TYPES else 'is unknown'}")
+    for key, kind in _TYPES.items():
+        if type(entry[key]) is not kind:
+            raise DamagedZooError(f"{place}.{key}: found {entry[key]!r:.80}; expected {kind.__name__}")
+
+
+def _check_layer(network: str, layer: Layer) -> None:
+    """Refuse a layer that no images could go through. Raises SpecError naming the layer and the key."""
+    if not layer.name.isidentifier() or len(layer.name) > MAX_NAME:
+        raise SpecError(f"{network}: layer names must be identifiers, found {layer.name!r:.120}")
+    if layer.kind not in ("conv", "linear"):
+        raise SpecError(f"{network}: {layer.name}: kind: found {layer.kind!r:.80}; expected conv or linear")
+    for key in _SIZES:
+        _check_size(f"{network}: {layer.name}: {key}", getattr(layer, key))
+    if layer.kind == "linear":
+        for key in ("kernel", "stride", "max_pool", "global_average_pool"):
+            if getattr(layer, key) != getattr(_EXAMPLE, key):
+                raise SpecError(
+                    f"{network}: {layer.name}: {key}: found {getattr(layer, key)}; "
+                    "a linear layer has no kernel, stride or pooling"
+                )
+
+
+def _check_size(place: str, value: object) -> None:
+    if type(value) is not int or not 1 <= value <= MAX_PARAMETERS:
+        raise SpecError(f"{place}: found {value!r:.80}; expected a whole number from 1 to {MAX_PARAMETERS:,}")
 
 
 def build_schema(architecture: Architecture, input_shape: tuple[int, int, int], classes: int) -> Schema:
     """Return the layer schema of an architecture for images of one shape.
 
-    Raises SpecError when the images are too small for it.
+    Raises SpecError when the images are too small for it, or a layer cannot be.
     """
     channels, height, width = input_shape
     if isinstance(architecture, Mlp):
@@ -266,10 +309,7 @@ def build_schema(architecture: Architecture, input_shape: tuple[int, int, int], 
         layers = _CNNS[architecture.name](channels)
         features = math.prod(Schema(architecture.name, input_shape, tuple(layers)).output_shapes[-1])
         layers += _head(architecture.name, features, classes)
-    schema = Schema(architecture.name, input_shape, tuple(layers))
-    if schema.size > MAX_PARAMETERS:
-        raise SpecError(f"{schema.name}: {schema.size:,} parameters; at most {MAX_PARAMETERS:,} are allowed")
-    return schema
+    return Schema(architecture.name, input_shape, tuple(layers))
 
 
 def _cnn_small(channels: int) -> list[Layer]:

@@ -5,11 +5,11 @@ only what is missing is trained, as new stacks.
 """
 
 import hashlib
-import json
+import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zootools.architectures import Schema, build_schema
-from zootools.errors import WorkerError
+from zootools.errors import DamagedZooError, SpecError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
 from zootools.image_files import check_images, image_shape
-from zootools.inside import read_inside
 from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
 from zootools.mirror import Output, open_output
-from zootools.population import ModelConfig, expand
+from zootools.population import ModelConfig, count_structures, expand
 from zootools.preflight import (
     check_arguments,
     check_fingerprints,
@@ -36,13 +35,17 @@ from zootools.preflight import (
     workers_that_fit,
 )
 from zootools.progress import Progress
+from zootools.sealed import MAX_BYTES
 from zootools.spec import ZooSpec
 from zootools.store import MANIFEST, Plan, StackRecord, ZooFolder
 from zootools.text import say
+from zootools.unhashed import MAX_SESSIONS, read_build_log
 
 if TYPE_CHECKING:
     from zootools.images import ImageData
     from zootools.training.backend import Backend
+
+LOG = logging.getLogger(__name__)
 
 MAX_STACK = 256
 FEW_FILES = 1000
@@ -51,8 +54,9 @@ HUGE_STACK = 4096
 MANY_FILES = 9000
 """Beyond so many shards, which is nearly what a hub takes, stacks grow further: up to `HUGE_STACK` models."""
 
-MAX_BUILD_NOTE = 16 << 20
-"""Bytes of build.json, beyond which it is not added to but begun anew."""
+MODEL_BYTES, SHARD_BYTES = 120, 175
+"""What zoo.json takes for a model at most (one that has diverged), and for a shard."""
+MAX_SHARDS = 200_000
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,29 @@ def plan_stacks(
     for model in sorted(models, key=lambda model: model.model_id):
         hyper = model.hyperparameters
         groups.setdefault((hyper.activation, hyper.optimizer, hyper.dropout > 0), []).append(model.model_id)
+    size = _stack_size([len(ids) for ids in groups.values()], schema, checkpoints, device)
+    return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
+
+
+def _stack_size(groups: Iterable[int], schema: Schema, checkpoints: int, device: str = "cpu") -> int:
+    """Return how many models a stack has at most, where so many are of each structure.
+
+    Raises SpecError where there would be more shards than a manifest can name.
+    """
+    groups = list(groups)
     size = 256 if device == "cuda" or schema.size <= 2_000 else 16
 
     def shards() -> int:
-        return checkpoints * sum(-(-len(ids) // size) for ids in groups.values())
+        return checkpoints * sum(-(-count // size) for count in groups)
 
     while (size < MAX_STACK and shards() > FEW_FILES) or (size < HUGE_STACK and shards() > MANY_FILES):
         size *= 2
-    return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
+    if shards() > MAX_SHARDS or sum(groups) * MODEL_BYTES + shards() * SHARD_BYTES > MAX_BYTES:
+        raise SpecError(
+            f"{sum(groups):,} models of {checkpoints:,} checkpoints in {shards():,} shards are more than one zoo can "
+            "have: keep fewer (training.checkpoint_every, checkpoint_epochs), or make several zoos"
+        )
+    return size
 
 
 def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConfig] | None = None) -> Estimate:
@@ -99,18 +118,29 @@ def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConf
 
     ``models`` are those of the specification, for who has them at hand.
     """
-    schema, models = zoo_schema(spec, data), expand(spec) if models is None else models
-    kept, training = len(spec.training.kept_epochs), spec.training
-    counts = [max(1, int(spec.images.train * model.hyperparameters.train_fraction)) for model in models]
+    schema, kept, training = zoo_schema(spec, data), len(spec.training.kept_epochs), spec.training
+    if models is None:
+        structures = count_structures(spec)
+    else:
+        hyper = [model.hyperparameters for model in models]
+        structures = Counter((h.activation, h.optimizer, h.dropout > 0, h.train_fraction) for h in hyper)
+    groups: Counter[tuple[str, str, bool]] = Counter()
+    steps = samples = 0
+    for (activation, optimizer, dropout, fraction), number in structures.items():
+        groups[activation, optimizer, dropout] += number
+        images = max(1, int(spec.images.train * fraction))
+        samples += number * images
+        steps += number * -(-images // training.batch_size)
+    total, size = sum(groups.values()), _stack_size(groups.values(), schema, kept)
     # The shard, the row of Parquet (compressed by about a fifth at best), and the scores in both.
     per_checkpoint = 8 * schema.size + 600
     return Estimate(
-        models=len(models),
-        checkpoints=len(models) * kept,
-        stacks=len(plan_stacks(models, schema, kept)),
-        bytes=len(models) * (kept * per_checkpoint + 12 * schema.size),
-        steps=training.epochs * sum(-(-count // training.batch_size) for count in counts),
-        model_samples=training.epochs * sum(counts),
+        models=total,
+        checkpoints=total * kept,
+        stacks=sum(-(-number // size) for number in groups.values()),
+        bytes=total * (kept * per_checkpoint + 12 * schema.size),
+        steps=training.epochs * steps,
+        model_samples=training.epochs * samples,
     )
 
 
@@ -250,7 +280,7 @@ def build(
             zoo.write_plan(plan)
         output.put_plan()
         if not allow_fingerprint_change:
-            check_fingerprints([zoo.read_record(stack) for stack in range(len(stacks))], chosen.fingerprint())
+            check_fingerprints(zoo.read_records(plan), chosen.fingerprint())
         train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
         del images  # the local engine's workers map the file that it has written
         failed = _train(train, zoo, plan, output, quiet)
@@ -278,7 +308,7 @@ def _train(
     train: Callable[..., dict[int, str]], zoo: ZooFolder, plan: Plan, output: Output, quiet: bool
 ) -> dict[int, str]:
     """Let an engine train what is left of a plan; return the stacks that it gave up, and how their workers died."""
-    records = [zoo.read_record(stack) for stack in range(len(plan.stacks))]
+    records = zoo.read_records(plan)
     done = [_epochs_done(record, plan.spec) for record in records]
     todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
     with Progress([len(ids) for ids in plan.stacks], plan.spec.training.epochs, done, quiet) as bar:
@@ -452,8 +482,9 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine:
     import platform
 
     try:
-        sessions = json.loads(read_inside(zoo.path, "build.json", MAX_BUILD_NOTE))["sessions"]
-    except (OSError, ValueError, KeyError):
+        sessions = read_build_log(zoo.path)
+    except DamagedZooError as error:  # a log; it is no reason to lose what has been trained
+        LOG.warning("%s; a new one is begun", error)
         sessions = []
     now = time.time()
     sessions.append(
@@ -468,7 +499,7 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine:
             "system": platform.system(),
         }
     )
-    zoo.write("build.json", pretty_json({"sessions": sessions}))
+    zoo.write("build.json", pretty_json({"sessions": sessions[-MAX_SESSIONS:]}))
 
 
 def status(out: Path) -> dict[str, Any]:
@@ -484,8 +515,8 @@ def status(out: Path) -> dict[str, Any]:
         return {"state": "partial" if is_partial(manifest) else "finished", **manifest["counts"]}
     counts: Counter[str] = Counter()
     epochs, done = 0, 0
-    for stack, ids in enumerate(plan.stacks):
-        record = zoo.read_record(stack) or StackRecord({})
+    for ids, found in zip(plan.stacks, zoo.read_records(plan), strict=True):
+        record = found or StackRecord({})
         counts["diverged"] += len(record.stopped)
         counts[record.standing] += len(ids) - len(record.stopped)
         epochs += _epochs_done(record, plan.spec)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
 from zootools.architectures import Schema, build_schema
 from zootools.checked import CheckedFiles, FileInfo
@@ -22,10 +22,10 @@ from zootools.hub.names import check_file_names, check_sizes
 from zootools.image_files import image_shape
 from zootools.inside import is_file_inside
 from zootools.population import canonical_json
-from zootools.sealed import read_sealed, seal
-from zootools.sections import Section, parse_section
-from zootools.shards import read_info, shard_name
-from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, FolderImages, Name, ZooSpec
+from zootools.sealed import read_sealed, require, seal
+from zootools.sections import Section
+from zootools.shards import shard_name
+from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, FolderImages, Name, ZooSpec, parse_stored_spec
 from zootools.store import FORMAT, MANIFEST, PLAN, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
 from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.yaml_reader import parse_yaml
@@ -47,6 +47,7 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 ModelId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Accuracy = Annotated[float, Field(ge=0, le=1)]
+Epoch = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$")]
 
 
 class _Counts(Section):
@@ -69,15 +70,18 @@ class _ManifestResumption(Resumption):
 
 
 class _Stack(Section):
-    models: Annotated[list[ModelId], Field(min_length=1, max_length=MAX_STACK)]
+    models: Annotated[list[ModelId], FailFast(), Field(min_length=1, max_length=MAX_STACK)]
     epoch: Annotated[int, Field(ge=-1, le=100_000)]
     stopped: dict[ModelId, Stop]
     fingerprint: Count
-    resumed: tuple[_ManifestResumption, ...] = ()
+    resumed: Annotated[list[_ManifestResumption], FailFast()] = Field(default_factory=list)
 
 
 class _Manifest(Section):
-    """The fields of zoo.json. The layer schema is checked by `Schema.from_json`."""
+    """The fields of zoo.json. The layer schema is checked by `Schema.from_json`, the files by `_FILES`.
+
+    Lists fail fast: of a million wrong entries the first is enough, and each fault takes a kilobyte.
+    """
 
     format: Literal[1]
     name: Name
@@ -86,11 +90,17 @@ class _Manifest(Section):
     images_sha256: Digest
     counts: _Counts
     splits: _Splits
-    test_accuracy: dict[str, Annotated[list[Accuracy], Field(min_length=5, max_length=5)]]
-    fingerprints: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
-    stacks: Annotated[list[_Stack], Field(min_length=1, max_length=100_000)]
-    files: dict[str, FileEntry]
+    test_accuracy: Annotated[
+        dict[Epoch, Annotated[list[Accuracy], FailFast(), Field(min_length=5, max_length=5)]], Field(max_length=100)
+    ]
+    fingerprints: Annotated[list[dict[str, Any]], FailFast(), Field(min_length=1, max_length=10_000)]
+    stacks: Annotated[list[_Stack], FailFast(), Field(min_length=1, max_length=100_000)]
+    files: dict[str, Any]
     sha256: Digest
+
+
+_FILES = TypeAdapter(Annotated[list[FileEntry], FailFast()])
+_SHARD = re.compile(r"checkpoints/stack-\d{5}/epoch-\d{4,6}\.safetensors", re.ASCII)
 
 
 def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None = None) -> dict[str, Any]:
@@ -102,14 +112,11 @@ def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None
     from zootools.tables import SPLITS, accuracy_summary, metadata_table, write_parquet
 
     if records is None:
-        records = [zoo.read_record(stack) or StackRecord({}) for stack in range(len(plan.stacks))]
+        records = [record or StackRecord({}) for record in zoo.read_records(plan)]
     stopped = {model: info for record in records for model, info in record.stopped.items()}
     models = plan.models()
     # One at a time: as Python objects they take many times the memory of the table.
-    shards = (
-        (stack, read_info(zoo.path, name)) for stack, record in enumerate(records) for name in sorted(record.shards)
-    )
-    table = metadata_table(plan.spec, models, shards, stopped)
+    table = metadata_table(plan.spec, models, zoo.read_shards(plan, records), stopped)
     files: dict[str, FileInfo] = {name: info for record in records for name, info in record.shards.items()}
     old = [name for folder in ("data", "metadata") for name in zoo.names(folder) if _TABLE.fullmatch(name)]
     zoo.fence()
@@ -223,17 +230,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ZooNotFoundError(f"{folder}: holds no finished zoo (there is no zoo.json)") from None
     if value.get("format") != FORMAT:
         raise DamagedZooError(f"{path}: format {value.get('format')!r}; this version of zootools reads {FORMAT}")
+    require(_Manifest, value, str(path))
+    files = value["files"]
+    # The names are looked at first: they are part of what is said of an entry that is wrong.
+    check_file_names(str(path), [*UNHASHED, *(name for name in files if not _SHARD.fullmatch(name))])
+    _check_entries(files, str(path))
+    check_sizes(str(path), {name: info["size"] for name, info in files.items()})
     try:
-        _Manifest.model_validate_json(canonical_json(value))
+        for contradiction in _contradictions(value):
+            raise DamagedZooError(contradiction)
+    except DamagedZooError as error:
+        raise DamagedZooError(f"{path}: {error}") from None
+    return value
+
+
+def _check_entries(files: dict[str, Any], source: str) -> None:
+    try:
+        _FILES.validate_python(list(files.values()))
     except ValidationError as error:
         detail = error.errors()[0]
-        place = ".".join(map(str, detail["loc"]))
-        raise DamagedZooError(f"{path}: {place}: found {detail['input']!r:.80}; {detail['msg']}") from None
-    check_file_names(str(path), [*UNHASHED, *value["files"]])
-    check_sizes(str(path), {name: info["size"] for name, info in value["files"].items()})
-    for contradiction in _contradictions(value):
-        raise DamagedZooError(f"{path}: {contradiction}")
-    return value
+        number, *fields = detail["loc"]
+        place = ".".join(["files", list(files)[int(number)], *map(str, fields)])
+        raise DamagedZooError(f"{source}: {place}: found {detail['input']!r:.80}; {detail['msg']}") from None
 
 
 def _contradictions(manifest: dict[str, Any]) -> Iterator[str]:
@@ -288,9 +306,9 @@ def stored_spec(folder: Path, manifest: dict[str, Any]) -> ZooSpec:
         values, places = parse_yaml(files.read("spec.yaml", MAX_SPEC_BYTES).decode(), str(path))
         if not isinstance(values, dict):
             raise SpecError(f"{path}: expected a mapping of keys")
-        return parse_section(ZooSpec, values, str(path), places)
+        return parse_stored_spec(values, str(path), places)
     except (SpecError, UnicodeDecodeError) as error:
-        raise DamagedZooError(f"{path}: is no specification of a zoo ({error})") from error
+        raise DamagedZooError(f"{path}: is not a specification of a zoo ({error})") from error
 
 
 def checkpoint_keys(manifest: dict[str, Any], spec: ZooSpec) -> dict[str, Any]:
@@ -387,8 +405,11 @@ def table_set_faults(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def schema_fault(schema: Schema, spec: ZooSpec) -> str | None:
     """Return in words why a layer schema is not that of a specification's models, or None.
 
-    How many classes a folder of pictures has is known where it lies only; of all other images it is known here.
+    How many classes a folder of pictures has is known where it lies only; of all other images it is known here. A
+    specification with `ZooSpec.unknown_names` does not say what its schema is.
     """
+    if spec.unknown_names:
+        return None
     images, shape, classes = spec.images, schema.input_shape, schema.classes
     if not isinstance(images, FolderImages):
         shape, classes = image_shape(images)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zootools.architectures import Schema
+from zootools.errors import SpecError, did_you_mean
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -16,6 +17,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": F.leaky_relu,
     "silu": F.silu,
 }
+
+
+def activation_of(name: str) -> Callable[[Tensor], Tensor]:
+    """Return a registered activation. Raises SpecError for one that another version of zootools may have."""
+    if name not in ACTIVATIONS:
+        raise SpecError(f"activation: found {name!r}{did_you_mean(name, ACTIVATIONS)}; the network cannot be run")
+    return ACTIVATIONS[name]
+
 
 Dropout = Callable[[str, Tensor], Tensor]
 """Drops units of one layer's activations: given the layer's name and the activations, returns them scaled."""
@@ -30,9 +39,11 @@ class Network(nn.Module):
     def __init__(self, schema: Schema, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
         self.schema = schema
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation_of(activation)
         self.dropout = dropout
         for layer in schema.layers:
+            if hasattr(self, layer.name):
+                raise SpecError(f"{schema.name}: a layer called {layer.name!r} cannot be a part of a module")
             module: nn.Module
             if layer.kind == "conv":
                 module = nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, bias=layer.bias)
@@ -81,7 +92,7 @@ def stacked_forward(
         Logits ``[M, B, classes]``.
     """
     models, batch = next(iter(weights.values())).shape[0], images.shape[0]
-    function = ACTIVATIONS[activation]
+    function = activation_of(activation)
     # Before the first linear layer activations are [B, M, channels, height, width] ([B, channels, height, width]
     # while all models still share them), so that a grouped convolution takes all channels side by side;
     # from there on they are [M, B, features], for one batched product per layer.

@@ -9,6 +9,7 @@ import heapq
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -80,6 +81,24 @@ def count_models(spec: ZooSpec) -> int:
         if len(draws) < spec.sample.count:
             return len(expand(spec))  # which says what occurs twice, if it is among the models that are taken
     return spec.models or spec.model_count
+
+
+def count_structures(spec: ZooSpec) -> Counter[tuple[str, str, bool, float]]:
+    """Return how many models there are of each activation, optimizer, use of dropout, and share of training images.
+
+    Every configuration has as many models as any other, so only the part that ``models`` takes has to be expanded.
+    Raises SpecError as `expand` does.
+    """
+    if spec.models is not None:
+        hyper = [model.hyperparameters for model in expand(spec)]
+        return Counter((h.activation, h.optimizer, h.dropout > 0, h.train_fraction) for h in hyper)
+    count_models(spec)
+    counts: Counter[tuple[str, str, bool, float]] = Counter()
+    for cell in _cells(spec):
+        values = {**_DEFAULTS, **cell}
+        structure = (values["activation"], values["optimizer"], values["dropout"] > 0, values["train_fraction"])
+        counts[structure] += spec.seeds.per_configuration
+    return counts
 
 
 def configurations(spec: ZooSpec) -> Iterator[Hyperparameters]:

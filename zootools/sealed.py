@@ -1,16 +1,19 @@
 """Sealed JSON: a text that carries the sha256 of its own content, in which every flipped bit is found."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from zootools.errors import DamagedZooError
 from zootools.files import pretty_json
 from zootools.inside import NotPlainError, read_inside
+from zootools.json_reader import parse_json
 from zootools.population import canonical_json
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 128 << 20
+"""Of a manifest, a plan, or the first line of a record. A million models that all diverge need that."""
 
 
 def own_hash(value: dict[str, Any]) -> str:
@@ -47,12 +50,26 @@ def read_sealed(folder: Path, name: str) -> dict[str, Any]:
 
 
 def open_seal(data: bytes, source: str) -> dict[str, Any]:
-    """Parse JSON that was read from ``source`` and hold it against its own sha256. Raises DamagedZooError."""
+    """Parse JSON that was read from ``source`` and compare it with its own sha256; the caller compares the bytes.
+
+    Raises DamagedZooError.
+    """
+    value = parse_json(data, source, exact=True)
     try:
-        value = json.loads(data)
         intact = isinstance(value, dict) and value.get("sha256") == own_hash(value)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:  # a number that is not finite
         raise DamagedZooError(f"{source}: is not valid JSON ({error})") from error
     if not intact:
         raise DamagedZooError(f"{source}: its own sha256 does not match its content")
     return dict(value)
+
+
+def require(model: Any, value: Any, source: str, place: str = "") -> Any:
+    """Return ``value`` as a section or a type demands it (strict). Raises DamagedZooError naming the field at fault."""
+    adapter: TypeAdapter[Any] = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        field = ".".join(map(str, ([place] if place else []) + list(detail["loc"])))
+        raise DamagedZooError(f"{source}: {field}: found {detail['input']!r:.80}; {detail['msg']}") from None

@@ -5,9 +5,9 @@ metadata key ``zootools`` a canonical JSON text with the epoch, the model ids of
 score. Weights and scores so become visible in one rename, and every table can be rebuilt from shards.
 """
 
-import json
 import mmap
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,30 +15,21 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import FailFast, Field, TypeAdapter
 
 from zootools.architectures import Parameter, Schema
 from zootools.checked import CheckedFiles, unreadable
 from zootools.errors import DamagedZooError
 from zootools.inside import open_inside
+from zootools.json_reader import parse_json
 from zootools.population import canonical_json
+from zootools.sealed import require
 from zootools.sections import Section
 
 MAX_HEADER = 10 << 20
 SMALL = 1 << 20
 _BEFORE_INFO = b'{"__metadata__":{"zootools":"'
 """How the header of every shard begins; the info follows, as a JSON text inside a JSON string."""
-
-Row = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Values = list[float] | list[list[float]]
-
-
-class _Info(Section):
-    """What the info of a shard may hold."""
-
-    epoch: Annotated[int, Field(ge=0, le=100_000)]
-    model_ids: list[Row]
-    properties: dict[str, Values]
 
 
 @dataclass(frozen=True)
@@ -56,8 +47,9 @@ def shard_name(stack: int, epoch: int) -> str:
 
 
 def stack_of(name: str) -> int:
-    """Return the number of the stack in the name of a shard."""
-    return int(name.removeprefix("checkpoints/stack-").partition("/")[0])
+    """Return the number of the stack in the name of a shard, or -1 when it is not one."""
+    match = re.match(r"checkpoints/stack-(\d{5})/", name, re.ASCII)
+    return int(match[1]) if match else -1
 
 
 def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInfo) -> bytes:
@@ -72,26 +64,42 @@ def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInf
     return save(tensors, {"zootools": text})
 
 
+class _Info(Section):
+    """What the metadata of a shard may hold."""
+
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    model_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]], FailFast(), Field(min_length=1)]
+    properties: Annotated[dict[str, list[Any]], Field(max_length=100)]
+
+
+_INFO = TypeAdapter(_Info)
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_NUMBERS = TypeAdapter(Annotated[list[_Number], FailFast()])
+_LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailFast()])
+"""What a shard has in a column: a number for each row, or a list of numbers."""
+
+
 def read_info(folder: Path, name: str) -> ShardInfo:
     """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
     path = folder / name
+    header = parse_json(_read_header(folder, name), str(path))
     try:
-        text = _without_repeats(_read_header(folder, name))["__metadata__"]["zootools"]
-        value = json.loads(text)
-        if canonical_json(value) != text:
-            raise ValueError("the text under the key zootools is not canonical JSON")
-        info = ShardInfo(**dict(_Info.model_validate(value)))
-        if any(len(column) != len(info.model_ids) for column in info.properties.values()):
-            raise ValueError("a property has another number of rows than there are models")
-        if name != shard_name(stack_of(name), info.epoch):
-            raise ValueError(f"it says that it is of epoch {info.epoch}")
-    except ValidationError as error:
-        detail = error.errors()[0]
-        place = ".".join(map(str, detail["loc"]))
-        raise DamagedZooError(f"{path}: is not a shard of a zoo ({place:.80}: {detail['msg']})") from error
-    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
-        raise DamagedZooError(f"{path}: is not a shard of a zoo ({error!s:.200})") from error
-    return info
+        text = header["__metadata__"]["zootools"].encode()
+    except (KeyError, TypeError, AttributeError):
+        raise DamagedZooError(f"{path}: is not a shard of a zoo: it has no metadata zootools") from None
+    value = parse_json(text, f"{path}: metadata")
+    if canonical_json(value).encode() != text:
+        raise DamagedZooError(f"{path}: metadata: is not canonical JSON")
+    info = require(_INFO, value, f"{path}: metadata")
+    rows, properties = len(info.model_ids), dict[str, list[Any]]()
+    for column, values in info.properties.items():
+        if len(values) != rows:
+            raise DamagedZooError(f"{path}: metadata: {column!r}: {len(values)} values for {rows} models")
+        kind = _LISTS if isinstance(values[0], list) else _NUMBERS
+        properties[column] = require(kind, values, f"{path}: metadata", f"properties.{column}")
+    if name != shard_name(stack_of(name), info.epoch):
+        raise DamagedZooError(f"{path}: metadata: epoch: found {info.epoch}, which is not that of its name")
+    return ShardInfo(info.epoch, info.model_ids, properties)
 
 
 def check_shard(files: CheckedFiles, schema: Schema, name: str) -> ShardInfo:
@@ -118,18 +126,6 @@ def _read_header(folder: Path, name: str) -> bytes:
             return file.read(length)
     except OSError as error:
         raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
-
-
-def _without_repeats(text: bytes) -> Any:
-    """Parse JSON in which no key occurs twice: readers differ in which of the two they take. Raises ValueError."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            raise ValueError("a key occurs twice")
-        return value
-
-    return json.loads(text, object_pairs_hook=unique)
 
 
 def gather_weights(
@@ -227,7 +223,7 @@ def _is_as_written(header: bytes, after: bytes) -> bool:
 def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
     """Say why a header, with ``size`` bytes of values behind it, is not that of a shard."""
     try:
-        entries = _without_repeats(header)
+        entries = parse_json(header, "its header")
         names, found = sorted(parameter.name for parameter in schema.parameters), sorted({*entries} - {"__metadata__"})
         if found != names:
             return f"expected the tensors {names}, found {found!s:.400}"
@@ -245,6 +241,8 @@ def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
         if spans != expected or spans[-1][1] != size:
             return f"its tensors lie at {spans!s:.200} in {size} bytes, expected one behind the other up to the end"
         return "its header is not written as zootools writes it"
+    except DamagedZooError as error:
+        return str(error)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return f"cannot be read as safetensors ({error!s:.200})"
 

@@ -10,19 +10,20 @@ whole epoch as safetensors, whose size and sha256 stand in the line. Whoever res
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from zootools.architectures import Schema
 from zootools.checked import FileInfo, unreadable
-from zootools.errors import DamagedZooError
+from zootools.errors import DamagedZooError, SpecError
 from zootools.files import check_held, durable_file, pretty_json, storage_error
 from zootools.inside import (
     NotPlainError,
@@ -34,11 +35,11 @@ from zootools.inside import (
     remove_inside,
     remove_tree_inside,
 )
-from zootools.population import ModelConfig, canonical_json, expand
-from zootools.sealed import MAX_BYTES, open_seal, read_sealed, seal
+from zootools.population import ModelConfig, canonical_json, count_models, expand
+from zootools.sealed import MAX_BYTES, open_seal, read_sealed, require, seal
 from zootools.sections import Section
-from zootools.shards import shard_name
-from zootools.spec import ZooSpec, parse_spec
+from zootools.shards import ShardInfo, read_info, shard_name
+from zootools.spec import ZooSpec, parse_stored_spec
 
 FORMAT = 1
 
@@ -51,17 +52,21 @@ IMAGES = ".work/images.safetensors"
 FOLDERS = (".work", "checkpoints", "data", "metadata")
 """The folders that a builder writes into."""
 
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-class FileEntry(Section):
+
+class FileEntry(TypedDict):
     """What records and manifests say of a file."""
 
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Stop(Section):
+class Stop(TypedDict):
     """When and why a model diverged."""
 
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     epoch: Annotated[int, Field(ge=0, le=100_000)]
     reason: Annotated[str, Field(max_length=200)]
 
@@ -73,6 +78,21 @@ class Resumption(Section):
     fingerprint: dict[str, Any]
 
 
+ModelId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _PlanValue(Section):
+    """What plan.json may hold. Specification and layer schema are read by their own functions."""
+
+    format: Literal[1]
+    spec: dict[str, Any]
+    layer_schema: dict[str, Any] = Field(alias="schema")
+    images_sha256: Digest
+    stacks: Annotated[list[Annotated[list[ModelId], FailFast(), Field(min_length=1)]], FailFast(), Field(min_length=1)]
+    sha256: Digest
+
+
 class _RecordLine(Section):
     """What the first line of a record may hold."""
 
@@ -80,11 +100,14 @@ class _RecordLine(Section):
     epoch: Annotated[int, Field(ge=-1, le=100_000)]
     done: bool
     failed: Annotated[str, Field(max_length=200)] | None
-    resumed: list[Resumption]
-    stopped: dict[str, Stop]
+    resumed: Annotated[list[Resumption], FailFast()]
+    stopped: dict[ModelId, Stop]
     shards: dict[str, FileEntry]
     state: FileEntry
-    sha256: str
+    sha256: Digest
+
+
+_PLAN, _RECORD = TypeAdapter(_PlanValue), TypeAdapter(_RecordLine)
 
 
 @dataclass
@@ -143,11 +166,25 @@ class Plan:
 
     @cached_property
     def _models(self) -> dict[str, ModelConfig]:
-        return {model.model_id: model for model in expand(self.spec)}
+        try:
+            models = {model.model_id: model for model in expand(self.spec)}
+        except SpecError as error:
+            raise DamagedZooError(f".work/plan.json: spec: {error}") from error
+        if odd := models.keys() ^ {model for stack in self.stacks for model in stack}:
+            raise DamagedZooError(
+                f".work/plan.json: stacks: the models are not those that its specification makes ({min(odd)} is in one "
+                "only); zootools repair drops it"
+            )
+        return models
 
     def models(self) -> dict[str, ModelConfig]:
-        """Return the configurations of all models by id."""
+        """Return the configurations of all models by id. Raises DamagedZooError for a plan of other models."""
         return self._models
+
+    def alive(self, stack: int, record: StackRecord, epoch: int) -> list[str]:
+        """Return the models of a stack that have not diverged at an epoch, in the order of the rows of its shard."""
+        stopped = {model: stop["epoch"] for model, stop in record.stopped.items()}
+        return [model for model in self.stacks[stack] if stopped.get(model, epoch + 1) > epoch]
 
 
 class ZooFolder:
@@ -252,13 +289,19 @@ class ZooFolder:
             value = read_sealed(self.path, PLAN)
         except FileNotFoundError:
             return None
+        require(_PLAN, value, str(self.plan))
         try:
-            spec = parse_spec(value["spec"], str(self.plan))
+            spec = parse_stored_spec(value["spec"], f"{self.plan}: spec")
             schema = Schema.from_json(value["schema"])
-            stacks = [[str(model) for model in stack] for stack in value["stacks"]]
-            return Plan(spec, schema, str(value["images_sha256"]), stacks)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedZooError(f"{self.plan}: is no plan of a zoo ({error})") from error
+            models = count_models(spec)
+        except (SpecError, DamagedZooError) as error:
+            raise DamagedZooError(f"{self.plan}: is not the plan of a zoo ({error})") from error
+        ids = [model for stack in value["stacks"] for model in stack]
+        if len(ids) != models or len(set(ids)) != models:
+            raise DamagedZooError(
+                f"{self.plan}: stacks: found {len(set(ids))} models {len(ids)} times; the specification makes {models}"
+            )
+        return Plan(spec, schema, value["images_sha256"], value["stacks"])
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan."""
@@ -286,6 +329,52 @@ class ZooFolder:
             return None
         except OSError as error:
             raise DamagedZooError(f"{self.path}: {self.record_name(stack)}: {unreadable(error)}") from error
+
+    def read_records(self, plan: Plan) -> list[StackRecord | None]:
+        """Return the records of all stacks (`read_record`), each compared with the plan. Raises DamagedZooError."""
+        return [self.check_record(plan, stack, self.read_record(stack)) for stack in range(len(plan.stacks))]
+
+    def check_record(self, plan: Plan, stack: int, record: StackRecord | None) -> StackRecord | None:
+        """Return a record that says nothing which the plan of its zoo makes impossible. Raises DamagedZooError."""
+        if record is None:
+            return None
+        source, training = f"{self.path}: {self.record_name(stack)}", plan.spec.training
+        if unknown := record.stopped.keys() - set(plan.stacks[stack]):
+            raise DamagedZooError(f"{source}: stopped: {min(unknown)} is not a model of this stack")
+        latest = max([record.epoch, *(stop["epoch"] for stop in record.stopped.values())])
+        if latest > training.epochs:
+            raise DamagedZooError(f"{source}: epoch: found {latest}; the models are trained for {training.epochs}")
+        if record.done and record.epoch < training.epochs and len(record.stopped) < len(plan.stacks[stack]):
+            raise DamagedZooError(f"{source}: done: is true at epoch {record.epoch} of {training.epochs}")
+        kept = {shard_name(stack, epoch): epoch for epoch in training.kept_epochs}
+        for name in record.shards.keys() - kept.keys():
+            raise DamagedZooError(f"{source}: shards: {name} is not an epoch that is kept")
+        needed = [n for n, epoch in kept.items() if epoch <= record.epoch and plan.alive(stack, record, epoch)]
+        for name in needed:
+            if name not in record.shards:
+                raise DamagedZooError(f"{source}: shards: {name} is missing, although epoch {record.epoch} is reached")
+        return record
+
+    def read_shards(self, plan: Plan, records: Sequence[StackRecord | None]) -> Iterator[tuple[int, ShardInfo]]:
+        """Yield the number of its stack, and what it says of its rows, for every shard that records name.
+
+        Raises DamagedZooError for a shard of other models than it should have.
+        """
+        for stack, record in enumerate(records):
+            for name in sorted(record.shards) if record else ():
+                assert record is not None
+                yield stack, self.read_shard(plan, stack, record, name)
+
+    def read_shard(self, plan: Plan, stack: int, record: StackRecord, name: str) -> ShardInfo:
+        """Return what one shard says of its rows. Raises DamagedZooError where they are other models than planned."""
+        info = read_info(self.path, name)
+        expected = plan.alive(stack, record, info.epoch)
+        if info.epoch > record.epoch:  # the stack is trained again; models that will diverge are missing already
+            known = set(info.model_ids)
+            expected = [model for model in plan.stacks[stack] if model in known]
+        if info.model_ids != expected:
+            raise DamagedZooError(f"{self.path / name}: metadata: model_ids: are not those of its stack and epoch")
+        return info
 
     def state_bytes(self, stack: int) -> bytes:
         """Return the weights and optimizer state in a stack's record (`Epoch.state`), held against their sha256.
@@ -319,12 +408,7 @@ class ZooFolder:
         source = f"{self.path}: {self.record_name(stack)}"
         line = file.readline(MAX_BYTES)
         value = open_seal(line, source)
-        try:
-            _RecordLine.model_validate_json(line)
-        except ValidationError as error:
-            detail = error.errors()[0]
-            place = ".".join(map(str, detail["loc"]))
-            raise DamagedZooError(f"{source}: {place}: {detail['msg'].lower()}") from None
+        require(_RECORD, value, source)
         if line != _record_line(value):
             raise DamagedZooError(f"{source}: its bytes are not those that its content makes")
         record = StackRecord(**{key: item for key, item in value.items() if key not in ("state", "sha256")})

@@ -18,7 +18,7 @@ from zootools.errors import DamagedZooError
 from zootools.parquet_pages import OWN_ENCODINGS, check_pages, column_pages
 from zootools.population import ModelConfig
 from zootools.shards import ShardInfo, gather_weights
-from zootools.spec import ZooSpec
+from zootools.spec import Hyperparameters, ZooSpec
 from zootools.store import ZooFolder
 
 SPLITS = ("train", "validation", "test")
@@ -65,8 +65,6 @@ def metadata_schema(spec: ZooSpec) -> pa.Schema:
 
 
 def _axis_order(name: str) -> int:
-    from zootools.spec import Hyperparameters
-
     return list(Hyperparameters.model_fields).index(name)
 
 
@@ -103,14 +101,17 @@ def metadata_table(
             "stack": [stack] * len(of_rows),
             "row": list(range(len(of_rows))),
         }
-        values |= info.properties
+        values |= {name: column for name, column in info.properties.items() if name not in values}
+        place = f"stack {stack}, epoch {info.epoch}"
         for name in schema.names:
-            if name not in values:
+            if name in Hyperparameters.model_fields:
                 values[name] = [getattr(model.hyperparameters, name) for model in of_rows]
+            elif name not in values:
+                raise DamagedZooError(f"{place}: has no {name}")
         try:
             parts.append(pa.table({name: values[name] for name in schema.names}, schema))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise DamagedZooError(f"stack {stack}, epoch {info.epoch}: its scores are not numbers ({error})") from error
+            raise DamagedZooError(f"{place}: its scores are not those of a zoo ({error})") from error
     return pa.concat_tables(parts)
 
 

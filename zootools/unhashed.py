@@ -5,13 +5,14 @@ its form can be checked: that it is a note of this program, and not some other f
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import FailFast, Field, ValidationError
 
 from zootools.checked import unreadable
 from zootools.errors import DamagedZooError
 from zootools.inside import read_inside
+from zootools.json_reader import parse_json
 from zootools.sealed import MAX_BYTES, open_seal
 from zootools.sections import Section
 
@@ -26,8 +27,23 @@ class _BuildNote(Section):
     """What build.json holds: of each session, when, where and how long. Other versions may note other things."""
 
     sessions: Annotated[
-        list[Annotated[dict[_Key, _Text | float | int | None], Field(max_length=40)]], Field(max_length=100_000)
+        list[Annotated[dict[_Key, _Text | float | int | None], Field(max_length=40)]],
+        FailFast(),
+        Field(max_length=100_000),
     ]
+
+
+MAX_SESSIONS = 10_000
+"""Sessions that a build keeps in build.json: the last ones."""
+
+
+def read_build_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the sessions in which a zoo was built, as build.json has them; none where there is no such file.
+
+    Nothing but reports depends on it. Raises DamagedZooError where it is not what a build writes.
+    """
+    data = read_unhashed(folder, "build.json")
+    return [] if data is None else list(parse_json(data, str(folder / "build.json"))["sessions"])
 
 
 def read_unhashed(folder: Path, name: str) -> bytes | None:
@@ -51,8 +67,8 @@ def read_unhashed(folder: Path, name: str) -> bytes | None:
 def note_fault(data: bytes) -> str | None:
     """Return why some bytes are not a build.json, in words that tell nothing of what they are; None if they are."""
     try:
-        _BuildNote.model_validate_json(data)
-    except ValidationError:
+        _BuildNote.model_validate(parse_json(data, "build.json"))
+    except (DamagedZooError, ValidationError):
         return "is not the note of a build (a JSON object with the key 'sessions', as zootools writes it)"
     return None
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo, unreadable
-from zootools.errors import DamagedZooError, StorageError, ZooNotFoundError
+from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError
 from zootools.files import FolderLock, write_durably
 from zootools.hub.locate import Place
 from zootools.image_files import cache_folder
@@ -45,10 +45,10 @@ from zootools.manifest import (
     stored_spec,
     table_set_faults,
 )
-from zootools.population import ModelConfig, expand
-from zootools.shards import check_shard, stack_of
+from zootools.population import ModelConfig, count_models, expand
+from zootools.shards import check_shard, shard_name, stack_of
 from zootools.spec import ZooSpec
-from zootools.store import IMAGES, MANIFEST, PLAN, Plan, ZooFolder
+from zootools.store import IMAGES, MANIFEST, PLAN, Plan, StackRecord, ZooFolder
 from zootools.tables import (
     SPLITS,
     accuracy_summary,
@@ -158,10 +158,7 @@ def _finished_faults(folder: Path, tick: Callable[[int], None], repository: str 
         yield fault
     if "spec.yaml" not in damaged:
         yield from _content_faults(files, manifest, damaged, repository)
-    try:
-        read_unhashed(folder, "build.json")
-    except DamagedZooError as error:
-        yield Fault("build.json", _without(folder, "build.json", error))
+    yield from _log_faults(folder)
     known = {*manifest["files"], *UNHASHED}
     try:
         strangers = [name for name in names_inside(folder) if name not in known and is_looked_at(name)]
@@ -172,6 +169,13 @@ def _finished_faults(folder: Path, tick: Callable[[int], None], repository: str 
     notes.forget()
 
 
+def _log_faults(folder: Path) -> Iterator[Fault]:
+    try:
+        read_unhashed(folder, "build.json")
+    except DamagedZooError as error:
+        yield Fault("build.json", _without(folder, "build.json", error))
+
+
 def _content_faults(
     files: CheckedFiles, manifest: dict[str, Any], damaged: set[str], repository: str | None
 ) -> Iterator[Fault]:
@@ -179,8 +183,8 @@ def _content_faults(
     folder = files.folder
     try:
         spec = stored_spec(folder, manifest)
-    except DamagedZooError as error:
-        yield Fault("spec.yaml", _without(folder, "spec.yaml", error))
+    except DamagedZooError as error:  # its bytes are those that the manifest names, so the manifest is at fault
+        yield Fault("zoo.json", f"files.spec.yaml: {_without(folder, 'spec.yaml', error)}")
         return
     if fault := card_fault(folder, manifest, spec, repository):
         yield Fault("README.md", fault)
@@ -191,7 +195,15 @@ def _content_faults(
     except DamagedZooError as error:
         yield Fault("zoo.json", _without(folder, "zoo.json", error))
         return
-    models = {model.model_id: model for model in expand(spec)}
+    try:
+        if (count := count_models(spec)) != manifest["counts"]["expected"]:
+            found = manifest["counts"]["expected"]
+            yield Fault("zoo.json", f"counts.expected: found {found}, but spec.yaml makes {count} models")
+            return
+        models = {model.model_id: model for model in expand(spec)}
+    except SpecError as error:
+        yield Fault("zoo.json", f"files.spec.yaml: {error}")
+        return
     listed = {model for stack in manifest["stacks"] for model in stack["models"]}
     if listed != set(models):
         only = min(listed ^ set(models))
@@ -320,24 +332,34 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
     except DamagedZooError as error:
         yield Fault(".work/plan.json", _without(zoo.path, ".work/plan.json", error))
         return
-    if contradiction := _plan_fault(plan):
-        yield Fault(".work/plan.json", contradiction)
+    yield from _log_faults(zoo.path)
+    try:
+        plan.models()
+    except DamagedZooError as error:
+        yield Fault(PLAN, _without(zoo.path, PLAN, error))
+        return
+    if contradiction := schema_fault(plan.schema, plan.spec):
+        yield Fault(PLAN, f"schema: {contradiction}")
         return
     shards: dict[str, FileInfo] = {}
+    records: list[StackRecord | None] = []
     for stack in range(len(plan.stacks)):
-        name = zoo.record_name(stack)
+        name, record = zoo.record_name(stack), None
         try:
-            record = zoo.read_record(stack)
+            record = zoo.check_record(plan, stack, zoo.read_record(stack))
             if record is not None:
                 shards |= record.shards
                 zoo.state_bytes(stack)
         except DamagedZooError as error:
             yield Fault(name, _without(zoo.path, name, error))
+        records.append(record)
     files, damaged, notes = CheckedFiles(zoo.path, shards), set[str](), _Notes(zoo.path)
     for fault in file_faults(files, tick, notes):
         damaged.add(fault.name)
         yield fault
-    for name, what in _in_threads(lambda name: _planned(files, plan, name), sorted(shards.keys() - damaged)):
+    for name, what in _in_threads(
+        lambda name: _planned(files, zoo, plan, records, name), sorted(shards.keys() - damaged)
+    ):
         if what is not None:
             yield Fault(name, what)
     if zoo.has(IMAGES) and not _images_intact(zoo, plan):
@@ -345,24 +367,19 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
     notes.forget()
 
 
-def _plan_fault(plan: Plan) -> str | None:
-    """Return in words why a plan is not one of its specification, or None."""
-    ids = [model for stack in plan.stacks for model in stack]
-    if sorted(ids) != sorted(plan.models()):
-        return "stacks: the models are not those that its specification makes"
-    fault = schema_fault(plan.schema, plan.spec)
-    return f"schema: {fault}" if fault else None
-
-
-def _planned(files: CheckedFiles, plan: Plan, name: str) -> str | None:
+def _planned(
+    files: CheckedFiles, zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord | None], name: str
+) -> str | None:
     """Return in words why a shard does not hold models of its stack, in their order, with their scores; or None."""
+    stack = stack_of(name)
+    record = records[stack]
+    assert record is not None  # it is what names the shard
+    try:
+        zoo.read_shard(plan, stack, record, name)
+    except DamagedZooError as error:
+        return _without(zoo.path, name, error)
     table = _shard_table(files, plan.schema, plan.spec, plan.models(), {}, name)
-    if isinstance(table, str):
-        return table
-    left = iter(plan.stacks[stack_of(name)])
-    if not all(model in left for model in table["model_id"].to_pylist()):
-        return "its models are not those of its stack, in their order"
-    return None
+    return table if isinstance(table, str) else None
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
@@ -377,7 +394,10 @@ def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
 
 def _without(folder: Path, name: str, error: Exception) -> str:
     """Return what an error says, without the path that a fault names already."""
-    return str(error).removeprefix(f"{folder / name}: ").removeprefix(f"{folder}: {name}: ")
+    text = str(error)
+    for prefix in (f"{folder / name}: ", f"{folder}: {name}: ", f"{name}: "):
+        text = text.removeprefix(prefix)
+    return text
 
 
 # --- files, in threads, and again from where we were ---------------------------------------------------
@@ -436,7 +456,7 @@ class _Notes:
         self.path = cache_folder() / "verified" / f"{key}.json"
         self.intact: dict[str, list[Any]] = {}
         self._began, self._written, self._lock = time.time(), time.monotonic(), threading.Lock()
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             value = json.loads(self.path.read_bytes())
             if 0 <= self._began - value["began"] < REMEMBERED:
                 self._began, self.intact = value["began"], dict(value["intact"])
@@ -516,6 +536,8 @@ def _repair_finished(zoo: ZooFolder, damaged: set[str]) -> None:
 
 
 def _repair_unfinished(zoo: ZooFolder, damaged: set[str]) -> None:
+    if "build.json" in damaged:
+        _drop(zoo, "build.json")
     if ".work/plan.json" in damaged:
         for entry in zoo.entries(".work"):
             if entry.startswith("stack-"):
@@ -534,8 +556,9 @@ def _repair_unfinished(zoo: ZooFolder, damaged: set[str]) -> None:
         except DamagedZooError:
             _drop(zoo, name)
             continue
-        if record is not None and damaged & {name, *record.shards}:
-            record.shards = {shard: info for shard, info in record.shards.items() if shard not in damaged}
+        if plan is not None and record is not None and damaged & {name, *record.shards}:
+            kept = {shard_name(stack, epoch) for epoch in plan.spec.training.kept_epochs} - damaged
+            record.shards = {shard: info for shard, info in record.shards.items() if shard in kept}
             zoo.restart_stack(stack, record)
 
 

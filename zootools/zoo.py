@@ -5,6 +5,7 @@
 >>> zoo.module(zoo.models[0], epoch=75)
 """
 
+import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from zootools.manifest import (
     shard_rows,
     stored_spec,
 )
-from zootools.shards import gather_weights, read_info, shard_name
+from zootools.shards import gather_weights, shard_name
 from zootools.spec import ZooSpec
 from zootools.store import PLAN, Plan, ZooFolder
 from zootools.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zootools.networks import Network
+
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,12 @@ class Zoo:
         if self.stored_spec is not None:
             return self.stored_spec.name
         return self.place.name if self.place is not None else self.folder.name
+
+    @property
+    def notes(self) -> list[str]:
+        """What this version cannot do with the zoo, because another one has built it: names that it does not know."""
+        names = self.stored_spec.unknown_names if self.stored_spec is not None else []
+        return [f"{name} is not known to this version of zootools" for name in names]
 
     def __len__(self) -> int:
         return int(self.metadata.num_rows)
@@ -172,6 +182,8 @@ def open_zoo(
     else:
         place = locate(path, revision, hub)
         zoo = replace(_open(ZooFolder(place.folder), verify), place=place)
+        for note in zoo.notes:
+            LOG.info("%s: %s", path, note)
     if not include_diverged:
         zoo = zoo.where(pc.field("status") == "ok")
     if split is not None:
@@ -215,15 +227,12 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
 def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
     from zootools.builder import status
 
-    names, stopped, files = list[tuple[int, str]](), dict[str, dict[str, Any]](), dict[str, FileInfo]()
-    for stack in range(len(plan.stacks)):
-        record = store.read_record(stack)
+    records, stopped, files = store.read_records(plan), dict[str, dict[str, Any]](), dict[str, FileInfo]()
+    for record in records:
         if record is not None:
             stopped |= record.stopped
             files |= record.shards
-            names += [(stack, name) for name in sorted(record.shards)]
-    shards = ((stack, read_info(store.path, name)) for stack, name in names)
-    metadata = metadata_table(plan.spec, plan.models(), shards, stopped)
+    metadata = metadata_table(plan.spec, plan.models(), store.read_shards(plan, records), stopped)
     try:
         check_scores(metadata, plan.schema.classes)
     except ValueError as error:

@@ -155,7 +155,7 @@ def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: boo
     """
     from zootools.builder import check_spec
     from zootools.bundled import find_spec
-    from zootools.population import expand
+    from zootools.population import count_models
     from zootools.spec import load_spec
 
     zoo_spec = load_spec(find_spec(spec), overrides)
@@ -163,7 +163,7 @@ def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: boo
     value = {
         "name": zoo_spec.name,
         "configurations": zoo_spec.configuration_count,
-        "models": len(expand(zoo_spec)),
+        "models": count_models(zoo_spec),
         "checkpoints_per_model": len(zoo_spec.training.kept_epochs),
         "parameters": schema.size,
         "layers": [layer.name for layer in schema.layers],

@@ -1,0 +1,90 @@
+"""JSON from somebody else: values that Python and JSON agree on, and no more of them than the size of the text allows.
+
+Python's own reader lets the last of two equal keys win, reads NaN and 1e400, and keeps halves of surrogate pairs, which
+can be neither printed nor hashed. All of these, and text that is nested too deep, are refused here.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from zootools.errors import DamagedZooError
+
+MAX_DEPTH = 40
+SPARSE = 12
+"""A text of many values has at least so many bytes for each: those of zootools have more than 16. A value takes up to a
+hundred bytes of memory, so this bounds what reading takes."""
+FEW_VALUES = 500_000
+"""Values that are read however densely they are written."""
+
+
+MAX_KEYS = 250_000
+"""Of one object. The largest that zootools writes are the files of a manifest."""
+
+
+def parse_json(data: bytes, source: str, exact: bool = False) -> Any:
+    """Return the value of a JSON text in UTF-8 that was read from ``source``. Raises DamagedZooError.
+
+    ``exact`` says that the caller compares the text with the one that the value makes, which finds equal keys, too.
+    """
+    separators = data.count(b",") + data.count(b"[") + data.count(b"{")
+    if separators > FEW_VALUES + len(data) // SPARSE:
+        raise DamagedZooError(f"{source}: about {separators:,} values in {len(data):,} bytes are more than it can have")
+    try:
+        hook = None if exact else _object
+        value = json.loads(data.decode(), object_pairs_hook=hook, parse_constant=_refuse_constant)
+        _check_values(value)
+    except (ValueError, RecursionError) as error:
+        raise DamagedZooError(f"{source}: is not valid JSON ({error})") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!a:.80} occurs twice")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a number")
+
+
+def _check_values(value: Any) -> None:
+    """Refuse deep nesting, and values that are none, level by level: recursion could end the process."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                if len(item) > MAX_KEYS:
+                    raise ValueError(f"an object of {len(item):,} keys, more than {MAX_KEYS:,}")
+                _check_plain(item)
+                values: Any = item.values()
+            else:
+                values = item if isinstance(item, list) else (item,)
+            inner += [entry for entry in values if isinstance(entry, dict | list)]
+            _check_plain(values)
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_plain(values: Iterable[Any]) -> None:
+    for value in values:
+        if isinstance(value, str):
+            if not value.isascii():
+                _check_string(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a number is too large")
+
+
+def _check_string(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"half of a surrogate pair in {value!a:.80}") from None
