@@ -1,21 +1,24 @@
 """Damaged zoos (rows D1-D4): every fault is found and named, loading refuses it, and a repair is undone by a build."""
 
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from crash import TINY, Builders, fault_random, lane, tree
+from hostile import replace_file, rewrite_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zootools import open_zoo
 from zootools.errors import BusyError, DamagedZooError, SpecError, ZooError
-from zootools.files import FolderLock, pretty_json
+from zootools.files import FolderLock
 from zootools.manifest import read_manifest, reopen, stored_spec
-from zootools.sealed import seal
 from zootools.shards import read_info
 from zootools.store import ZooFolder
 from zootools.tables import metadata_table
@@ -249,19 +252,12 @@ def test_d2_a_file_beside_the_zoo_and_a_table_of_another_build_are_named(
 
 def test_d2_intact_files_that_do_not_fit_each_other_are_named(finished: Path, copy_of: Callable[[Path], Path]) -> None:
     """All hashes are right, but the table says that the models have other scores than the shards do."""
-    import hashlib
-
-    import pyarrow.parquet as pq
-
     zoo = copy_of(finished)
     table = pq.read_table(zoo / TABLE)
-    column = table.column_names.index("test_accuracy")
-    pq.write_table(table.set_column(column, "test_accuracy", pa.array([0.5] * len(table))), zoo / TABLE)
-    manifest = json.loads((zoo / "zoo.json").read_bytes())
-    data = (zoo / TABLE).read_bytes()
-    manifest["files"][TABLE] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (zoo / "zoo.json").write_bytes(pretty_json(seal(manifest)))
-    assert any("test_accuracy is not what the shards" in fault.what for fault in faults(zoo))
+    column = table.column_names.index("test_loss")
+    pq.write_table(table.set_column(column, "test_loss", pa.array([0.5] * len(table))), zoo / TABLE)
+    replace_file(zoo, TABLE, (zoo / TABLE).read_bytes())
+    assert any("the column test_loss is not what the shards" in fault.what for fault in faults(zoo))
 
 
 # --- D3 ------------------------------------------------------------------------------------------------
@@ -329,6 +325,73 @@ def test_d3_a_repaired_unfinished_zoo_resumes_to_the_same_bytes(
         if (zoo / name).exists():
             damage(zoo / name)
     assert repair(zoo)
+    assert builders.build(spec, zoo) == 0, Path(f"{zoo}.log").read_text()
+    assert tree(zoo) == tree(finished)
+
+
+def test_d3_a_table_that_was_changed_together_with_its_hash_is_derived_again(
+    finished: Path, copy_of: Callable[[Path], Path], builders: Builders, spec: Path
+) -> None:
+    """Zeroed weights in what ``load_dataset`` reads, one table that is not listed any more, and one too many."""
+    zoo = copy_of(finished)
+    table = pq.read_table(zoo / DATA)
+    size = table.schema.field("weights").type.list_size
+    zeros = pa.array([[0.0] * size] * len(table), table.schema.field("weights").type)
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(table.num_columns - 1, table.schema.field("weights"), zeros), sink)
+    replace_file(zoo, DATA, sink.getvalue())
+    replace_file(zoo, EXTRA := "data/validation-00000-of-00007.parquet", sink.getvalue())
+    rewrite_manifest(zoo, lambda manifest: manifest["files"].pop(TABLE))
+    found = repair(zoo)
+    assert {fault.name for fault in found} == {DATA, EXTRA, TABLE}
+    assert "the column weights is not what the shards" in next(f.what for f in found if f.name == DATA)
+    assert not any((zoo / name).exists() for name in (DATA, EXTRA, "zoo.json"))
+    assert builders.build(spec, zoo) == 0, Path(f"{zoo}.log").read_text()
+    assert tree(zoo) == tree(finished)
+
+
+def spoil_shard(zoo: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change a committed shard of an unfinished zoo, and its size and sha256 in the record."""
+    folder, name = ZooFolder(zoo), SHARD.replace("0002", "0001")
+    record, state = folder.read_record(1), folder.state_bytes(1)
+    assert record is not None
+    data = change((zoo / name).read_bytes())
+    record.shards[name] = dict(folder.write(name, data))
+    folder.write_record(1, record, state)
+
+
+def swap_ids(data: bytes) -> bytes:
+    ids = re.findall(rb"[0-9a-f]{16}", data)
+    return data.replace(ids[0], b"_" * 16).replace(ids[1], ids[0]).replace(b"_" * 16, ids[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data[:-4] + b"\x00\x00\xc0\x7f", "not finite"),
+        (lambda data: data + b"tail", "expected one behind the other up to the end"),
+        (lambda data: data.replace(b"test_accuracy", b"test_accurate"), "found the scores"),
+        (swap_ids, "not those of its stack"),
+    ],
+)
+def test_d3_a_shard_that_was_changed_together_with_its_record_is_trained_again(
+    unfinished: Path,
+    finished: Path,
+    copy_of: Callable[[Path], Path],
+    builders: Builders,
+    spec: Path,
+    change: Callable[[bytes], bytes],
+    words: str,
+) -> None:
+    zoo = copy_of(unfinished)
+    spoil_shard(zoo, change)
+    (fault,) = faults(zoo)
+    assert fault.name == SHARD.replace("0002", "0001")
+    assert words in fault.what
+    if change is not swap_ids:
+        with pytest.raises(DamagedZooError):
+            load(zoo)
+    assert repair(zoo) == [fault]
     assert builders.build(spec, zoo) == 0, Path(f"{zoo}.log").read_text()
     assert tree(zoo) == tree(finished)
 

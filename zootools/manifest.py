@@ -25,7 +25,18 @@ from zootools.population import canonical_json
 from zootools.sealed import read_sealed, require, seal
 from zootools.sections import Section
 from zootools.shards import shard_name
-from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, FolderImages, Name, ZooSpec, parse_stored_spec
+from zootools.spec import (
+    MAX_CHECKPOINTS,
+    MAX_MODELS,
+    Cnn,
+    DatasetImages,
+    FolderImages,
+    Mlp,
+    Name,
+    TetrisImages,
+    ZooSpec,
+    parse_stored_spec,
+)
 from zootools.store import FORMAT, MANIFEST, PLAN, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
 from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.yaml_reader import parse_yaml
@@ -405,17 +416,17 @@ def table_set_faults(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def schema_fault(schema: Schema, spec: ZooSpec) -> str | None:
     """Return in words why a layer schema is not that of a specification's models, or None.
 
-    How many classes a folder of pictures has is known where it lies only; of all other images it is known here. A
-    specification with `ZooSpec.unknown_names` does not say what its schema is.
+    How many classes a folder of pictures has is known where it lies only. Of images and architectures that only another
+    version knows the schema itself is all that is known.
     """
-    if spec.unknown_names:
-        return None
     images, shape, classes = spec.images, schema.input_shape, schema.classes
-    if not isinstance(images, FolderImages):
-        shape, classes = image_shape(images)
-    elif images.size is not None:
-        shape = (1 if images.greyscale else 3, images.size, images.size)
     try:
+        if isinstance(images, TetrisImages | DatasetImages):
+            shape, classes = image_shape(images)
+        elif isinstance(images, FolderImages):
+            shape = (1 if images.greyscale else 3, images.size or shape[1], images.size or shape[2])
+        if not isinstance(spec.architecture, Mlp | Cnn):
+            return None
         expected = build_schema(spec.architecture, shape, classes)
     except SpecError as error:
         return str(error)
