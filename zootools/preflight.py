@@ -18,7 +18,7 @@ from zootools.errors import ClusterError, SpecError, StorageError
 from zootools.image_files import INPUT_SHAPES, data_folder
 from zootools.memory import memory_limit
 from zootools.population import ModelConfig, expand
-from zootools.spec import FolderImages, Images, TetrisImages, ZooSpec
+from zootools.spec import FolderImages, Images, TetrisImages, ZooSpec, parse_spec
 from zootools.store import StackRecord, ZooFolder
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def check_arguments(
     """
     if not isinstance(spec, ZooSpec):
         raise SpecError(f"spec: expected a ZooSpec, as zootools.load_spec returns, found {type(spec).__name__}")
+    parse_spec(spec.dump(), "spec")  # for pydantic lets copies be made that nothing has checked
     check_word("device", device, DEVICES)
     if isinstance(backend, str):
         check_word("backend", backend, BACKENDS)
