@@ -590,37 +590,53 @@ def test_the_state_of_other_models_is_refused(tmp_path: Path, folder: Path, buil
     assert "found first_moment torch.float32 [3, 120]" in ended_once(out)
 
 
-READ_ONLY = """
+UNMOUNTED = """
 set -u
 mount -t tmpfs -o size=20M tmpfs "$1" || exit 99
 (
   while [ ! -e "$1/zoo/.work/stack-00000.record" ]; do sleep 0.01; done
-  mount -o remount,ro "$1" || echo "not read-only" >&2
+  umount -l "$1"
 ) &
-"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=3000 --set training.checkpoint_every=300
-echo "read-only $?"
+"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=100000 --set training.checkpoint_every=1000 --json
+echo "unmounted $?"
 wait
-"$2" -m zootools build "$3" --out "$1/zoo" --dry-run --set training.epochs=3000 --set training.checkpoint_every=300
-echo "dry $?"
+ls -A "$1"
 """
 
 
-def test_a_disk_that_becomes_read_only_ends_the_build_once(tmp_path: Path, folder: Path) -> None:
+def test_a_disk_that_is_unmounted_ends_the_build_once(tmp_path: Path, folder: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    words = ["unshare", "-rm", "sh", "-c", READ_ONLY, "sh", str(disk), sys.executable, str(folder / "tiny.yaml")]
+    words = ["unshare", "-rm", "sh", "-c", UNMOUNTED, "sh", str(disk), sys.executable, str(folder / "tiny.yaml")]
     try:
         run = subprocess.run(words, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("lacks unshare")
-    if run.returncode == 99 or "unshare" in run.stderr or "not read-only" in run.stderr:
+    if run.returncode == 99 or "unshare" in run.stderr:
         pytest.skip("lacks the right to mount a small disk (unshare -rm)")
-    assert "read-only 74" in run.stdout, run.stderr
-    assert "Read-only file system" in run.stderr
-    assert "dry 74" in run.stdout, run.stderr
-    assert "cannot be written to" in run.stderr
-    assert "Traceback" not in run.stderr
-    assert "died" not in run.stderr
+    assert run.stdout == "unmounted 74\n", "no JSON, and nothing is left where the disk was"
+    assert "is no longer there" in run.stderr
+    assert "its disk was unmounted" in run.stderr
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+
+
+@pytest.mark.parametrize("then", ["go", "die"])
+@pytest.mark.parametrize("mode", ["a-w", "000"])
+def test_a_right_that_is_taken_away_ends_the_build_once(
+    tmp_path: Path, folder: Path, builders: Builders, served: dict[str, bytes], mode: str, then: str
+) -> None:
+    spec, out = folder / "served.yaml", tmp_path / "zoo"
+    (tmp_path / "locked").mkdir(0o000)
+    if os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("lacks a user who may not write everywhere, as root may")
+    folders = f"{out}/checkpoints/* {out}/checkpoints {out}/.work {out}"
+    code = builders.build(spec, out, mischief=[f"for folder in {folders}; do chmod {mode} $folder; done", then])
+    for path in (out, out / ".work", out / "checkpoints", out / "checkpoints/stack-00000"):  # from the top down
+        path.chmod(0o700)
+    assert code == 74
+    assert "Permission denied" in ended_once(out)
+    assert builders.build(spec, out) == 0
+    assert tree(out) == served
 
 
 # --- workers that cannot start or fail -------------------------------------------------------------------

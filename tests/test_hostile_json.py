@@ -26,8 +26,9 @@ from zootools.manifest import finish_zoo, read_manifest
 from zootools.population import canonical_json, count_models, expand
 from zootools.shards import ShardInfo, read_info, shard_bytes
 from zootools.spec import parse_spec, parse_stored_spec
-from zootools.store import Plan, StackRecord, ZooFolder, read_build_log
+from zootools.store import Plan, StackRecord, ZooFolder
 from zootools.tables import accuracy_summary
+from zootools.unhashed import read_build_log
 from zootools.verify import faults, repair
 
 SHARD = "checkpoints/stack-00000/epoch-0001.safetensors"

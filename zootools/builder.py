@@ -20,7 +20,7 @@ from zootools.architectures import Schema, build_schema
 from zootools.errors import DamagedZooError, SpecError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
 from zootools.image_files import check_images, image_shape
-from zootools.manifest import finish_zoo, is_partial, read_manifest, reopen, spec_yaml, stored_spec
+from zootools.manifest import finish_zoo, is_partial, read_manifest, reopened, spec_yaml, stored_spec
 from zootools.mirror import Output, open_output
 from zootools.population import ModelConfig, count_structures, expand
 from zootools.preflight import (
@@ -37,7 +37,7 @@ from zootools.preflight import (
 from zootools.progress import Progress
 from zootools.sealed import MAX_BYTES
 from zootools.spec import ZooSpec
-from zootools.store import MANIFEST, Plan, StackRecord, ZooFolder
+from zootools.store import MANIFEST, PLAN, Plan, StackRecord, ZooFolder
 from zootools.text import say
 from zootools.unhashed import MAX_SESSIONS, read_build_log
 
@@ -183,11 +183,9 @@ def preview(
         if _finished(output, zoo, spec, models) is not None:
             return asked
     _check_machine(zoo, spec, schema, models, asked, engine)
-    chosen = _choose_backend(backend, device, spec, schema)
     old, records = _stored(zoo, spec) if output.is_local else (None, [])
-    _room_for(_stacks(old, spec, schema, models, chosen.device), schema, chosen, engine, workers)
-    if old is not None and not allow_fingerprint_change:
-        check_fingerprints([*records, None], chosen.fingerprint())
+    chosen = _choose_backend(backend, device, spec, schema)
+    _check_training(old, records, spec, schema, models, chosen, engine, workers, allow_fingerprint_change)
     from zootools.images import has_images, load_images
 
     if has_images(spec.images, data):
@@ -267,20 +265,18 @@ def build(
         chosen = _choose_backend(backend, device, spec, schema)
         if not quiet:
             say(f"backend {chosen.name}: {chosen.reason}", err=True)
-        old = _stored_plan(zoo, spec)
-        stacks = _stacks(old, spec, schema, models, chosen.device)
-        workers = _room_for(stacks, schema, chosen, engine, workers)
+        old, records = _stored(zoo, spec)
+        stacks, workers = _check_training(
+            old, records, spec, schema, models, chosen, engine, workers, allow_fingerprint_change
+        )
         from zootools.images import load_images
 
         images = load_images(spec.images, data)
         if old is not None:
             check_same_images(old.images_sha256, images.digest)
         plan = Plan(spec, schema, images.digest, stacks)
-        if plan != old:
-            zoo.write_plan(plan)
+        _write_plan(zoo, plan, old, records)
         output.put_plan()
-        if not allow_fingerprint_change:
-            check_fingerprints(zoo.read_records(plan), chosen.fingerprint())
         train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
         del images  # the local engine's workers map the file that it has written
         failed = _train(train, zoo, plan, output, quiet)
@@ -366,18 +362,34 @@ def _choose_backend(backend: "str | Backend", device: str, spec: ZooSpec, schema
     return choose_backend(backend, choose_device(device), schema, spec.training.batch_size)
 
 
-def _room_for(
-    stacks: Sequence[Sequence[str]], schema: Schema, backend: "Backend", engine: str, workers: int | None
-) -> int | None:
-    """Return how many workers train at once; None on a cluster, for as many as it has room for."""
+def _check_training(
+    old: Plan | None,
+    records: Sequence[StackRecord | None],
+    spec: ZooSpec,
+    schema: Schema,
+    models: Sequence[ModelConfig],
+    backend: "Backend",
+    engine: str,
+    workers: int | None,
+    allow_fingerprint_change: bool,
+) -> tuple[list[list[str]], int | None]:
+    """Refuse what cannot be trained here, or not in one zoo with what is there.
+
+    Returns which models are in which stack, and how many workers train at once: None on a cluster, for as many as it
+    has room for.
+    """
+    stacks = _stacks(old, spec, schema, models, backend.device)
+    if not allow_fingerprint_change:
+        new: list[StackRecord | None] = [None] * (len(stacks) - len(records))
+        check_fingerprints([*records, *new], backend.fingerprint())
     if engine == "ray":
-        return workers
+        return stacks, workers
     if backend.device != "cpu":
-        return 1
+        return stacks, 1
     from zootools.training.backend import StandardBackend
 
     width = backend.width(schema) if isinstance(backend, StandardBackend) else 1
-    return workers_that_fit(workers, os.cpu_count() or 1, max(map(len, stacks)), schema, width)
+    return stacks, workers_that_fit(workers, os.cpu_count() or 1, max(map(len, stacks)), schema, width)
 
 
 def _engine(
@@ -432,31 +444,26 @@ def _recorded_spec(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Z
     return stored_spec(zoo.path, manifest)
 
 
-def _stored_plan(zoo: ZooFolder, spec: ZooSpec) -> Plan | None:
-    """Return the plan of the zoo that is there, of a finished one after its records are written again; else None."""
-    old = zoo.read_plan()
-    if old is None and zoo.has(MANIFEST):
-        manifest = read_manifest(zoo.path)
-        old = reopen(zoo, manifest, _recorded_spec(zoo, manifest, spec))
-        zoo.write_plan(old)
-    return old
-
-
-def _stored(zoo: ZooFolder, spec: ZooSpec) -> tuple[Plan | None, list[StackRecord | None]]:
-    """Return plan and records of the zoo that is there, as `_stored_plan` would make them, without writing any."""
+def _stored(zoo: ZooFolder, spec: ZooSpec) -> tuple[Plan | None, Sequence[StackRecord | None]]:
+    """Return plan and records of the zoo that is there, of a finished one as they were before; nothing is written."""
     plan = zoo.read_plan()
     if plan is not None:
-        return plan, [zoo.read_record(stack) for stack in range(len(plan.stacks))]
+        return plan, zoo.read_records(plan)
     if not zoo.has(MANIFEST):
         return None, []
     manifest = read_manifest(zoo.path)
-    records = list[StackRecord | None]()
-    for stack in manifest["stacks"]:
-        last = stack["resumed"][-1] if stack.get("resumed") else stack
-        records.append(StackRecord(manifest["fingerprints"][last["fingerprint"]], stack["epoch"]))
-    stacks = [stack["models"] for stack in manifest["stacks"]]
-    schema = Schema.from_json(manifest["schema"])
-    return Plan(_recorded_spec(zoo, manifest, spec), schema, manifest["images_sha256"], stacks), records
+    return reopened(zoo, manifest, _recorded_spec(zoo, manifest, spec))
+
+
+def _write_plan(zoo: ZooFolder, plan: Plan, old: Plan | None, records: Sequence[StackRecord | None]) -> None:
+    """Store the plan to work on; of a finished zoo first its records, and the plan that belongs to them."""
+    if old is not None and not zoo.has(PLAN):
+        for stack, record in enumerate(records):
+            assert record is not None, "a finished zoo has one of every stack"
+            zoo.write_record(stack, record)
+        zoo.write_plan(old)
+    if plan != old:
+        zoo.write_plan(plan)
 
 
 def _stacks(

@@ -447,11 +447,20 @@ def shard_rows(keys: dict[str, Any]) -> dict[str, int]:
 
 
 def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:
-    """Write the records of a finished zoo again, and return its plan: to let it grow, to finish or to repair it.
+    """Write the records of a finished zoo again, and return its plan: to let it grow, to finish or to repair it."""
+    plan, records = reopened(zoo, manifest, spec)
+    for number, record in enumerate(records):
+        zoo.write_record(number, record)
+    return plan
+
+
+def reopened(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> tuple[Plan, list[StackRecord]]:
+    """Return plan and records of a finished zoo, as they were before it was finished; nothing is written.
 
     A stack of which a shard is missing, or that was not trained to the end, will be trained again; what remains of it
     stays readable meanwhile.
     """
+    records = []
     for number, stack in enumerate(manifest["stacks"]):
         prefix = f"checkpoints/stack-{number:05d}/"
         shards = {name: info for name, info in manifest["files"].items() if name.startswith(prefix)}
@@ -462,11 +471,10 @@ def reopen(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> Plan:
             fingerprints[stack["fingerprint"]], stack["epoch"], True, None, resumed, stack["stopped"], present
         )
         if len(present) < len(shards) or _is_open(stack, spec):
-            zoo.restart_stack(number, record)
-        else:
-            zoo.write_record(number, record)
+            record = StackRecord(record.fingerprint, shards=present)
+        records.append(record)
     stacks = [stack["models"] for stack in manifest["stacks"]]
-    return Plan(spec, Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks)
+    return Plan(spec, Schema.from_json(manifest["schema"]), manifest["images_sha256"], stacks), records
 
 
 def spec_yaml(spec: ZooSpec) -> bytes:

@@ -1,15 +1,35 @@
-"""How much memory this process may still take: by the machine, its control group, and the limits of the process."""
+"""How much memory there is, and how much of it may still be taken: of the machine, a control group, this process."""
 
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _GROUPS = Path("/sys/fs/cgroup")
 
 
+def memory_limit() -> int:
+    """Return the bytes of memory that the processes of a build may use together, whatever is in use at the moment.
+
+    It is that of the machine, or less where a batch system or a container allows less.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for group, limit, _ in _groups():
+        with suppress(OSError, ValueError):  # ValueError: "max", where there is no limit
+            limits.append(int((group / limit).read_text()))
+    return min(limits)
+
+
 def available_memory() -> int:
     """Return bytes that this process may take now without being ended or refused; swap space counts."""
-    limits = [_of_machine(), *_of_group()]
+    limits = [_free_of_machine()]
+    for group, limit, used in _groups():
+        with suppress(OSError, ValueError):
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            # Pages of files that were read count as used, but are given back when they are needed.
+            given_back = int(statistics.get("inactive_file", 0))
+            limits.append(int((group / limit).read_text()) - int((group / used).read_text()) + given_back)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         limits.append(soft - _address_space())
@@ -21,26 +41,32 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:,.{1 if count >= 1e9 else 2}f} GB"
 
 
-def _of_machine() -> int:
+def _groups() -> Iterator[tuple[Path, str, str]]:
+    """Yield the control groups of this process, inner ones first (versions 2 and 1), and their files: limit, usage."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if not controllers:
+            root, files = _GROUPS, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root, files = _GROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = root / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                yield folder, *files
+
+
+def _free_of_machine() -> int:
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         return sum(int(lines[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
     except (OSError, ValueError, KeyError, IndexError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _of_group() -> list[int]:
-    """Return what the control group (version 2) of a container or a job leaves; nothing where it has no limit."""
-    try:
-        name = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        folder = _GROUPS / name.strip("/")
-        folder = folder if folder.is_dir() else _GROUPS
-        most, used = ((folder / f"memory.{what}").read_text().strip() for what in ("max", "current"))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        # Pages of files that were read count as used, but are given back when they are needed.
-        return [int(most) - int(used) + int(stat.get("inactive_file", 0))]
-    except (OSError, ValueError, StopIteration):
-        return []
 
 
 def _address_space() -> int:

@@ -16,9 +16,9 @@ from zootools.architectures import Schema
 from zootools.choices import BACKENDS, DEVICES, ENGINES, check_word, check_workers
 from zootools.errors import ClusterError, SpecError, StorageError
 from zootools.inside import entries_inside
-from zootools.memory import available_memory
+from zootools.memory import memory_limit
 from zootools.population import ModelConfig, expand
-from zootools.spec import ZooSpec
+from zootools.spec import ZooSpec, parse_spec
 from zootools.store import MANIFEST, StackRecord, ZooFolder
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def check_arguments(
     """
     if not isinstance(spec, ZooSpec):
         raise SpecError(f"spec: expected a ZooSpec, as zootools.load_spec returns, found {type(spec).__name__}")
+    parse_spec(spec.dump(), "spec")  # for pydantic lets copies be made that nothing has checked
     check_word("device", device, DEVICES)
     if isinstance(backend, str):
         check_word("backend", backend, BACKENDS)
@@ -196,7 +197,7 @@ def check_images_fit(spec: ZooSpec, schema: Schema) -> None:
     images = spec.images
     count = images.train + images.validation + (images.test or 0)
     channels, height, width = schema.input_shape
-    needed, limit = 2 * 4 * count * channels * height * width, available_memory()
+    needed, limit = 2 * 4 * count * channels * height * width, memory_limit()
     if needed > limit:
         raise StorageError(
             f"images: {count:,} images of {channels} x {height} x {width} take at least {needed / 1e9:.1f} GB of "
@@ -219,7 +220,7 @@ def workers_that_fit(asked: int | None, cores: int, largest: int, schema: Schema
     ``largest`` is the number of models of the largest stack. Raises StorageError, with the numbers, when there is not
     enough memory for the workers asked for, or for a single one.
     """
-    needed, limit = stack_bytes(largest, schema, width), available_memory()
+    needed, limit = stack_bytes(largest, schema, width), memory_limit()
     fit = limit // max(needed, 1)
     workers = asked or max(1, min(cores, fit))
     if workers > fit:

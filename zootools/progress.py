@@ -88,6 +88,18 @@ class Progress:
         elif time.monotonic() - self._last > SECONDS_BETWEEN_LINES:
             self._line()
 
+    @property
+    def share(self) -> float:
+        """What is done of the whole, from 0 to 1."""
+        return self._count / self._total
+
+    def seconds_left(self) -> float | None:
+        """Return how long the rest takes at the speed of this session; None before anything is done in it."""
+        if self._first is None or self._count <= self._first[1]:
+            return None
+        elapsed, fresh = time.monotonic() - self._first[0], self._count - self._first[1]
+        return (self._total - self._count) * elapsed / fresh
+
     def retried(self, stack: int, reason: str) -> None:
         """Say that the worker of a stack died."""
         if not self._quiet:
@@ -97,10 +109,8 @@ class Progress:
         if self._quiet:
             return
         self._last = time.monotonic()
-        since, at_first = self._first or (self._last, self._count)
-        fresh, left = self._count - at_first, ""
-        if fresh > 0:
-            left = f", about {duration((self._total - self._count) * (self._last - since) / fresh)} left"
+        seconds = self.seconds_left()
+        left = "" if seconds is None else f", about {duration(seconds)} left"
         elapsed, done = self._last - self._begun, math.floor(self._count)
         say(f"training: {done} of {self._total} {self._unit} in {duration(elapsed)}{left}", err=True)
 
