@@ -68,6 +68,30 @@ def test_one_model_is_shown_and_exported(folder: Path) -> None:
     }
 
 
+def test_a_model_is_shown_with_the_scores_of_each_epoch(folder: Path, tmp_path: Path) -> None:
+    spec = TINY.replace("test: 50,", "test: 50, validation: 30,")
+    (tmp_path / "validated.yaml").write_text(spec)
+    assert run("build", tmp_path / "validated.yaml", "--out", tmp_path / "zoo").returncode == 0
+    from zootools import open_zoo
+
+    table = open_zoo(tmp_path / "zoo").metadata.to_pylist()
+    model = table[0]["model_id"]
+    shown = json.loads(run("show", tmp_path / "zoo", model, "--json").stdout)
+    scores = ("train_loss", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+    for epoch in shown["epochs"]:
+        (row,) = (row for row in table if (row["model_id"], row["epoch"]) == (model, epoch["epoch"]))
+        assert {name: epoch[name] for name in scores} == {name: row[name] for name in scores}
+    assert len({epoch["validation_loss"] for epoch in shown["epochs"]}) == 3
+    # What is said of the model as a whole is the same at every epoch.
+    for name, value in shown.items():
+        if name in table[0]:
+            assert {row[name] for row in table if row["model_id"] == model} == {value}
+    lines = run("show", tmp_path / "zoo", model).stdout.splitlines()
+    heading = next(line for line in lines if line.split()[:1] == ["epoch"]).split()
+    assert "validation_accuracy" in heading
+    assert {len(line.split()) for line in lines[-3:]} == {len(heading)}
+
+
 def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:
     assert run("build", folder / "tiny.yaml", "--dry-run", cwd=tmp_path).returncode == 0
     assert list(tmp_path.iterdir()) == []
@@ -92,7 +116,9 @@ def test_overrides_are_recorded(folder: Path, tmp_path: Path) -> None:
         (("build", "tiny.yaml", "--device", "cuda", "--out", "x"), 2, "no CUDA device"),
         (("check", "cnn.yaml"), 2, "leaves nothing of an input"),
         (("biuld", "tiny.yaml"), 2, "Did you mean"),
-        (("info", "nowhere"), 2, "no finished zoo"),
+        (("info", "nowhere"), 2, "nowhere: there is no such folder"),
+        (("info", "zoos"), 2, "no finished zoo"),
+        (("build", "tiny.yaml", "--out", "tiny.yaml/zoo"), 2, "tiny.yaml is not a folder"),
         (("show", "zoos/tiny", "0"), 2, "no model '0'"),
         (("build", "mnist_seed", "--data", "empty", "--out", "x", "--models", "1"), 74, "could not be downloaded"),
     ],

@@ -16,6 +16,7 @@ from hub_server import READER, TOKEN, Blob, Fault, HubServer
 from zootools import open_zoo
 from zootools.card import render_card
 from zootools.errors import DamagedZooError, HubError, StorageError, ZooError, ZooNotFoundError
+from zootools.hub import calls
 from zootools.hub.catalog import describe, zoos
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
@@ -253,6 +254,95 @@ def test_a_hub_that_stays_down_is_exit_code_74(published: HubServer, monkeypatch
         open_zoo(NAME, hub=published.url)
     assert caught.value.exit_code == 74
     assert waits == sorted(waits)
+
+
+@pytest.mark.parametrize("kind", [429, 503, "reset"])
+@pytest.mark.parametrize("failing", ["HEAD .*zoo.json", "GET .*zoo.json"])
+def test_a_request_that_fails_is_sent_again_by_one_layer_only(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch, failing: str, kind: int | str
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)  # of every library
+    published.faults = [Fault(failing, kind, 999)]
+    with pytest.raises(StorageError, match=r"zoo\.json: the Hub failed"):
+        open_zoo(NAME, hub=published.url)
+    sent = [request for request in published.requests if request.path.endswith("zoo.json")]
+    # huggingface-hub looks into its cache after a first HEAD, and sends it once more.
+    assert len([request for request in sent if request.method == failing.split()[0]]) <= 2 * (1 + len(calls.PAUSES))
+    assert waits == list(calls.PAUSES)
+
+
+def test_waiting_is_bounded_also_where_the_hub_asks_for_more(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    published.faults = [Fault("GET /api", 429, 999, {"Retry-After": "100"})]
+    with pytest.raises(StorageError, match="HTTP 429"):
+        open_zoo(NAME, hub=published.url)
+    assert waits == [100, 100, 100]
+    waits.clear()
+    published.faults = [Fault("GET /api", 429, 999, {"Retry-After": "86400"})]
+    with pytest.raises(StorageError, match="HTTP 429"):
+        open_zoo(NAME, hub=published.url)
+    assert waits == []
+
+
+@pytest.mark.parametrize("hub", ["http://no-such-host.invalid", "http://127.0.0.1:9"])
+def test_a_hub_that_cannot_be_reached_is_answered_at_once(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: str
+) -> None:
+    from representation import Encoder
+
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    ends = (
+        lambda: open_zoo("group/typo", hub=hub),
+        lambda: zoos(hub=hub),
+        lambda: describe("group/typo", hub=hub),
+        lambda: pull("group/typo", tmp_path / "x", hub=hub),
+        lambda: Encoder.from_pretrained("group/typo", endpoint=hub),
+    )
+    for end in ends:
+        with pytest.raises(StorageError, match=r"cannot be reached.*HF_HUB_OFFLINE=1"):
+            end()
+    assert waits == []
+    assert StorageError.exit_code == 74
+
+
+def test_a_mistyped_encoder_is_answered_by_one_request_or_none(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from representation import Encoder
+
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with pytest.raises(ZooNotFoundError, match="holds no encoder"):
+        Encoder.from_pretrained("group/typo", endpoint=server.url)
+    assert len(server.requests) == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoders" / "tiny").mkdir(parents=True)
+    with pytest.raises(ZooNotFoundError, match="did you mean 'encoders/tiny'"):
+        Encoder.from_pretrained("encoders/tny", endpoint=server.url)
+    assert len(server.requests) == 1
+    assert waits == []
+
+
+@pytest.mark.parametrize("token", ["hf_\u00e9" + "x" * 30, "hf_ab cd", "hf_ab\tcd", "\u202ehf_abcd", "hf_\u0430bcd"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(
+    server: HubServer, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    for end in (
+        lambda: open_zoo(NAME, hub=server.url),
+        lambda: zoos(hub=server.url),
+        lambda: publish(tiny_zoo, NAME, hub=server.url),
+    ):
+        with pytest.raises(HubError, match="has characters that no token has") as caught:
+            end()
+        assert caught.value.exit_code == 2
+        assert token not in str(caught.value)
+    assert server.requests == []
 
 
 def test_end_to_end_with_the_real_clients(server: HubServer, tiny_zoo: Path, tmp_path: Path) -> None:
