@@ -1,6 +1,7 @@
 """Image files of others: loaded with exactly the pixels and labels that they hold, or refused by name."""
 
 import bz2
+import hashlib
 import math
 import os
 import pickle
@@ -11,6 +12,7 @@ import threading
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from io import BytesIO
@@ -25,18 +27,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.io import savemat
 from torch.nn import functional as F
 
 from zootools.engines.worker import image_tensors, images_of_tensors, map_images
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
 from zootools.image_files import check_images, has_images, image_faults, image_shape
-from zootools.image_sets import IMAGE_SETS
+from zootools.image_sets import IMAGE_SETS, read_part
 from zootools.images import load_images
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
 from zootools.streams import stream
 
 some = partial(settings, max_examples=40, deadline=None, derandomize=True, database=None)
 in_place = some(suppress_health_check=[HealthCheck.function_scoped_fixture])  # examples overwrite the same files
+
+Array = np.ndarray[Any, Any]
 
 SMALL: dict[str, Any] = {"train": 5, "test": 3}
 
@@ -50,7 +55,7 @@ def known(name: str = "mnist", **changes: Any) -> DatasetImages:
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
-def idx(values: np.ndarray[Any, Any], kind: int = 8) -> bytes:
+def idx(values: Array, kind: int = 8) -> bytes:
     """Return an array as an idx file."""
     head = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape)
     return head + values.astype(IDX_TYPES[kind]).tobytes()
@@ -328,6 +333,44 @@ def test_a_file_whose_digest_is_not_the_published_one_is_not_even_parsed(tmp_pat
         check_images(known(name), tmp_path)
 
 
+def cifar10_batch(pixels: Array, labels: Array) -> bytes:
+    return pickle.dumps({"data": pixels.reshape(len(pixels), -1), "labels": labels.tolist()})
+
+
+def svhn_file(pixels: Array, labels: Array) -> bytes:
+    stream = BytesIO()
+    savemat(stream, {"X": pixels.transpose(2, 3, 1, 0), "y": np.where(labels == 0, 10, labels)[:, None]})
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "stl10"])
+@pytest.mark.parametrize("low", [0, 1])
+def test_files_with_published_digests_are_read_as_their_authors_wrote_them(tmp_path: Path, name: str, low: int) -> None:
+    """The digests are those of small files here. With ``low`` 1 there is a label 10, which is out of range."""
+    published, random = IMAGE_SETS[name], np.random.default_rng(0)
+    pixels = random.integers(0, 256, (5, *published.shape), np.uint8)
+    labels = np.array([9, 0, 3, 9, 5]) + low
+    for file in published.files["train"]:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        if name == "cifar10":
+            content = cifar10_batch(pixels, labels)
+        elif name == "svhn":
+            content = svhn_file(pixels, labels + low)  # its 10 is a 0
+        else:
+            content = (labels + 1).astype(np.uint8).tobytes() if "_y" in file else pixels.swapaxes(2, 3).tobytes()
+        (tmp_path / file).write_bytes(content)
+    files = published.files["train"]
+    small = replace(published, md5={file: hashlib.md5((tmp_path / file).read_bytes()).hexdigest() for file in files})
+    if low:
+        with pytest.raises(StorageError, match=f"label 1[01] of picture 0, but labels of {name} are 0 to 9"):
+            read_part(small, tmp_path, "train")
+        return
+    found, numbers = read_part(small, tmp_path, "train")
+    batches = len(files) if name == "cifar10" else 1
+    assert np.array_equal(found, np.concatenate([pixels] * batches))
+    assert numbers.tolist() == labels.tolist() * batches
+
+
 def test_published_counts_serve_where_files_are_missing(tmp_path: Path) -> None:
     check_images(known(train=60_000, test=10_000), tmp_path)
     with pytest.raises(SpecError, match=r"train \+ validation asks for 60,001 images, but mnist has 60,000"):
@@ -397,7 +440,7 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def first_picture(mine: Path, **changes: Any) -> np.ndarray[Any, Any]:
+def first_picture(mine: Path, **changes: Any) -> Array:
     """Return the picture of class a in the training images, ``[channels, height, width]`` in 0 to 255."""
     images = load_images(folder(**changes), mine.parent).train
     (row,) = (images.labels == 0).nonzero()[0].tolist()
@@ -406,7 +449,7 @@ def first_picture(mine: Path, **changes: Any) -> np.ndarray[Any, Any]:
     return pixels.round() if not changes else pixels
 
 
-def random_pixels(seed: int, *shape: int) -> np.ndarray[Any, Any]:
+def random_pixels(seed: int, *shape: int) -> Array:
     return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, *shape), np.uint8)
 
 
@@ -424,9 +467,6 @@ MODES = {
     "F": ["TIFF", "PPM"],
 }
 """Pillow's modes, and the formats that keep them without loss."""
-
-
-Array = np.ndarray[Any, Any]
 
 
 def drawn(mode: str, seed: int, opaque: bool) -> tuple[Image.Image, Array | None]:
@@ -555,6 +595,8 @@ UNFIT = {
     "float TIFF": (tiff(1, 32, 3), "mode F"),
     "transparent grey value": (png(8, 0, b"\0\5\5\5\5\5\5" * 6, (b"tRNS", b"\0\5")), "transparent pixels"),
     "transparent palette entry": (saved("PNG", CLEAR, transparency=0), "transparent pixels"),
+    "no palette": (png(8, 3, b"\0\0\0\0\0\0\1" * 6), "the number 1 in a palette of 0 colours"),
+    "a short palette": (png(8, 3, b"\0\0\0\0\0\0\2" * 6, (b"PLTE", bytes(6))), "2 in a palette of 2 colours"),
     "animated GIF": (saved("GIF", *TWO), "holds 2 pictures"),
     "animated PNG": (saved("PNG", *TWO), "holds 2 pictures"),
     "animated WebP": (saved("WEBP", *TWO), "holds 2 pictures"),

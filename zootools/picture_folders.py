@@ -27,12 +27,16 @@ MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 def class_folders(folder: Path) -> list[str]:
     """Return the sorted names of the classes in a part. Raises StorageError where there is none."""
+    reason = "hidden ones do not count"
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
     except OSError as error:
-        raise StorageError(f"images: {folder} has no folder of pictures per class ({reason_of(error)})") from error
+        names, reason = [], reason_of(error)
     if not names:
-        raise StorageError(f"images: {folder} has no folder of pictures per class (hidden ones do not count)")
+        raise StorageError(
+            f"images: {folder} has no folder of pictures per class ({reason}); "
+            "expected <data folder>/<images.folder>/{train,test}/<class>/<picture>, with --data or $ZOOTOOLS_DATA"
+        )
     return names
 
 
@@ -153,7 +157,12 @@ _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _ORIENTATION = 258, 339, 274
 
 
 def _opaque(picture: "Image.Image") -> tuple[str, "Image.Image"]:
-    """Return why a loaded picture is not opaque, or an empty string; and the picture, its alpha left out."""
+    """Return why some pixels of a loaded picture have no colour of their own, or an empty string; and the picture."""
+    if picture.mode in ("P", "PA"):
+        colours = len(picture.getpalette("RGB") or ()) // 3
+        highest = max(picture.getchannel(0).tobytes())
+        if highest >= colours:  # Pillow makes them black
+            return f"pixels have the number {highest} in a palette of {colours} colours", picture
     if "transparency" not in picture.info and picture.mode not in ("LA", "PA", "P", "RGBA"):
         return "", picture
     with_alpha = picture.convert("RGBA")
