@@ -22,7 +22,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from conftest import mnist_folder
+from conftest import make_spec, mnist_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 from torch.nn import functional as F
 
+from zootools.builder import build
 from zootools.engines.worker import image_tensors, images_of_tensors, map_images
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
 from zootools.image_files import check_images, has_images, image_faults, image_shape
@@ -204,6 +205,16 @@ def test_only_files_that_are_missing_are_said_to_be(raw: Path, tmp_path: Path) -
     assert not has_images(known(), tmp_path)
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
+
+
+def test_a_build_trains_nothing_on_images_that_are_refused(raw: Path, tmp_path: Path) -> None:
+    (raw / TRAIN_LABELS).write_bytes(idx(LABELS + 1))
+    spec = make_spec(images={"name": "mnist", "train": 5, "test": 3})
+    with pytest.raises(
+        StorageError, match=r"train-labels-idx1-ubyte: label 10 of picture 9, but labels of mnist are 0 to 9"
+    ):
+        build(spec, tmp_path / "zoo", data=tmp_path, workers=1, quiet=True)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 # --- downloads ------------------------------------------------------------------------------------------
@@ -825,5 +836,5 @@ def test_stored_images_that_cannot_be_read_are_refused_at_once(tmp_path: Path, w
         path.mkdir()
     elif what != "nothing":
         path.write_bytes(b"" if what == "empty" else b"not tensors at all")
-    with pytest.raises(DamagedZooError, match=r"images\.safetensors"):
+    with pytest.raises(DamagedZooError, match="the stored images: "):
         map_images(path, 4, "cpu")

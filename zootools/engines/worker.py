@@ -40,12 +40,14 @@ def map_images(path: Path, classes: int, device: str) -> ImageData:
 
     try:
         if not path.is_file():  # opening a FIFO would wait for its writer
-            raise DamagedZooError(f"{path.name}: there is no such file; the same build writes it again")
+            raise DamagedZooError("the stored images: there is no such file; the same build writes them again")
         with safe_open(path, framework="pt", device=device) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return images_of_tensors(tensors, classes)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise DamagedZooError(f"{path.name}: cannot be read ({error}); the same build writes it again") from error
+        raise DamagedZooError(
+            f"the stored images: cannot be read ({error}); the same build writes them again"
+        ) from error
 
 
 def image_tensors(images: ImageData) -> dict[str, Tensor]:
