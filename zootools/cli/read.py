@@ -128,7 +128,7 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
 def verify(zoo: str, as_json: bool) -> None:
     """Compare every file of a zoo with its manifest and with what it is made from; exit code 3 when something is wrong.
 
-    Tables are compared with the checkpoints, scores and layers with the specification, the card with all of them.
+    Tables are compared with the checkpoints, models and layers with the specification, the card with all of them.
     Hidden files at the top of the folder are not looked at. An interrupted verification does not hash again what it has
     hashed.
     """
