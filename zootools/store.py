@@ -317,6 +317,10 @@ class ZooFolder:
         for path in self.work.iterdir():
             if path != self.lock:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        self.remove_lock()
+
+    def remove_lock(self) -> None:
+        """Remove the lock file, and its folder if nothing else is in it."""
         self.lock.unlink(missing_ok=True)
         with suppress(OSError):  # another builder has come to see whether there is work left
             self.work.rmdir()
