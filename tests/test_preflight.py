@@ -246,16 +246,11 @@ def refusals(tmp_path: Path, specs: Path, tiny: Path) -> Iterator[tuple[str, Pat
         ("test asks for 2,008 images, but usps has 2,007"),
     )
     yield "too large a crop", new, ["--set", "images={name: mnist, train: 5, crop: 29}"], "larger than the images"
-    # 64 layers of 4096: no machine holds 256 models of it.
-    wide = "architecture.hidden=[" + ", ".join(["4096"] * 16) + "]"
-    many = ["--set", "seeds.range=[1, 9000]", "--set", "training.checkpoint_every=3", "--set", wide]
-    yield "too large a network", new, many, "a stack of 256 models x 251,740,160 parameters takes at least 2577.8 GB"
-    yield (
-        "too many workers",
-        new,
-        ["--set", "architecture.hidden=[4096, 4096]", "--workers", "1024"],
-        ("1024 workers take at least"),
-    )
+    wide = ["--set", "architecture.hidden=[3100, 3100]"]
+    yield "too many workers", new, [*wide, "--workers", "1024"], "1024 workers take at least 3762.8 GB"
+    if memory_limit() < 800e9:
+        many = [*wide, "--set", "seeds.range=[1, 5000]", "--epochs", "999"]
+        yield "too large stacks", new, many, "a stack of 2,048 models x 9,672,000 parameters takes at least 792.3 GB"
     large = "images={name: svhn, train: 73257, test: 26032, size: 1024}"
     yield "too large images", new, ["--set", large], "99,289 images of 3 x 1024 x 1024 take at least 2498.7 GB"
     assert not zoo.work.exists()
@@ -284,7 +279,7 @@ def test_a_dry_run_refuses_what_the_build_refuses_and_writes_nothing(tmp_path: P
         assert (done.exit_code, done.stdout, done.stderr) == (dry.exit_code, "", dry.stderr), what
         assert dry.exit_code in (2, 3, 74)
         tried += 1
-    assert tried == 15
+    assert tried >= 14
 
 
 def test_a_dry_run_approves_what_the_build_takes(tmp_path: Path, specs: Path, tiny: Path) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import own_backends
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -30,7 +31,7 @@ from zootools.engines.cluster import connect
 from zootools.engines.journal import Journal
 from zootools.engines.ray import QUEUED, Machines, task_needs
 from zootools.engines.worker import compute_epochs
-from zootools.errors import ClusterError, DamagedZooError, WorkerError
+from zootools.errors import ClusterError, DamagedZooError, StorageError, WorkerError
 from zootools.images import load_images
 from zootools.native.compiler import INSTRUCTION_SETS, ISA
 from zootools.population import expand
@@ -438,6 +439,51 @@ def test_ctrl_c_and_sigterm_stop_a_build_and_its_ray_and_the_local_engine_goes_o
         assert not alive
     build(load_spec(specs / "long.yaml"), out, workers=2, quiet=True)
     assert tree(out) == local("long")
+
+
+# --- backends of one's own, and tasks that fail ----------------------------------------------------------
+
+
+def test_a_backend_of_ones_own_trains_on_a_cluster(nodes: Nodes, specs: Path, local: Any, tmp_path: Path) -> None:
+    spec = load_spec(specs / "tiny.yaml")
+    manifest = build(spec, tmp_path / "zoo", engine="ray", backend=own_backends.Own(), quiet=True)
+    assert manifest["fingerprints"] == [{"backend": "own", "version": 1}]
+    theirs = local("tiny", "torch")
+    assert {name: data for name, data in tree(tmp_path / "zoo").items() if "checkpoints" in name} == {
+        name: data for name, data in theirs.items() if "checkpoints" in name
+    }
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "message"),
+    [
+        (own_backends.Faulty(), WorkerError, "cannot be trained: ZeroDivisionError: out of order"),
+        (own_backends.Hungry(), WorkerError, "cannot be trained: MemoryError; fewer --workers take less memory"),
+        (own_backends.Homesick(), ClusterError, "only_installed_on_another_machine"),
+    ],
+)
+def test_a_task_that_cannot_start_or_train_ends_the_build_at_once(
+    nodes: Nodes, specs: Path, tmp_path: Path, backend: Any, error: type[Exception], message: str
+) -> None:
+    out = tmp_path / "zoo"
+    with pytest.raises(error, match=message) as caught:
+        build(load_spec(specs / "tiny.yaml"), out, engine="ray", backend=backend, quiet=True)
+    assert "died" not in str(caught.value)
+    assert (status(out)["failed"], status(out)["missing"]) == (0, 6)
+
+
+def test_a_folder_that_is_moved_ends_a_build_on_a_cluster(
+    nodes: Nodes, specs: Path, local: Any, tmp_path: Path
+) -> None:
+    out, moved = tmp_path / "zoo", tmp_path / "moved"
+    building = Building(load_spec(specs / "long.yaml"), out)
+    building.reach(5)
+    out.rename(moved)
+    with pytest.raises(StorageError, match=f"was moved to {moved} during the build"):
+        building.wait()
+    assert not out.exists()
+    build(load_spec(specs / "long.yaml"), moved, engine="ray", quiet=True)
+    assert tree(moved) == local("long")
 
 
 # --- machines that are not fit ---------------------------------------------------------------------------

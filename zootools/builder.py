@@ -292,11 +292,16 @@ def build(
 
 @contextmanager
 def _blaming_the_folder(zoo: ZooFolder) -> Iterator[None]:
-    """Where something fails because the zoo's folder is no longer there, let that be what is said."""
+    """Where something fails because the zoo's folder is no longer there, let that be what is said.
+
+    What is refused before there is a plan leaves the folder as it was.
+    """
     try:
         yield
     except Exception:
         zoo.fence()
+        if not zoo.plan.exists():
+            zoo.remove_lock()
         raise
 
 

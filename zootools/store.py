@@ -460,6 +460,10 @@ class ZooFolder:
             if entry != self.lock.name:
                 with self._asking(entry, "removed"):
                     remove_tree_inside(self.path, f".work/{entry}")
+        self.remove_lock()
+
+    def remove_lock(self) -> None:
+        """Remove the lock file, and its folder if nothing else is in it."""
         self.remove(".work/lock")
         with suppress(OSError):  # another builder has come to see whether there is work left
             remove_folder_inside(self.path, ".work")
