@@ -300,7 +300,7 @@ def _blaming_the_folder(zoo: ZooFolder) -> Iterator[None]:
         yield
     except Exception:
         zoo.fence()
-        if not zoo.plan.exists():
+        if not zoo.has(PLAN):
             zoo.remove_lock()
         raise
 
