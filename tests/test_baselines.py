@@ -1,5 +1,7 @@
 """The baselines: statistics against numpy, PCA against its definition."""
 
+from contextlib import nullcontext, suppress
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,9 @@ from representation.baselines import (
     PaperStatistics,
     RbfPca,
     Umap,
+    UnfitError,
     UnterthinerStatistics,
+    flatten,
 )
 from zootools.architectures import Schema, build_schema
 from zootools.images import ImageData
@@ -121,3 +125,30 @@ def test_umap_maps_unseen_weights_and_says_when_it_cannot(schema: Schema) -> Non
     method.fit(random_weights(40, 100), schema)
     assert method.embed(random_weights(7, 100, seed=1)).shape == (7, 38)
     assert torch.get_num_threads() == threads
+
+
+def test_what_a_baseline_cannot_compute_is_refused_with_the_reason(schema: Schema) -> None:
+    with pytest.raises(UnfitError, match=r"rows of length up to .*e\+30, whose squared distances overflow its float32"):
+        Umap(2).fit(random_weights(40, 100) * 1e30, schema)
+    for method in (LinearPca(3), CosinePca(3), RbfPca(3)):
+        with pytest.raises(UnfitError, match=r"it fails on these weights \(ValueError: Input X? ?contains NaN"):
+            method.fit(torch.full((10, 100), torch.nan), schema)
+        method.fit(random_weights(10, 100), schema)
+        with pytest.raises(UnfitError, match="it fails on these weights"):
+            method.embed(random_weights(10, 99))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30, 3e38])
+@pytest.mark.parametrize("rows", [1, 2, 3, 40])
+def test_any_finite_weights_have_finite_features_and_a_place_in_the_plane(
+    schema: Schema, rows: int, scale: float
+) -> None:
+    weights = random_weights(rows, 100) * scale
+    points, name = flatten(weights, umap=scale > 1)
+    assert points.shape == (rows, 2)
+    assert points.isfinite().all()
+    assert name == "PCA"
+    for method in (LinearPca(3), CosinePca(3), RbfPca(3), PaperStatistics(), UnterthinerStatistics()):
+        with nullcontext() if rows > 2 else suppress(UnfitError):
+            method.fit(weights, schema)
+            assert method.embed(weights).isfinite().all() or rows == 1

@@ -214,6 +214,20 @@ def test_a_file_that_is_no_configuration_is_refused(schema: Schema, tmp_path: Pa
         Encoder.from_pretrained(str(tmp_path))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_an_encoder_whose_weights_are_not_finite_is_refused_by_tensor(
+    schema: Schema, tmp_path: Path, value: float
+) -> None:
+    make(schema, "FF").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[3]
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, path)
+    with pytest.raises(DamagedZooError, match=rf"model\.safetensors: 1 tensors hold NaN or infinity, '{name}'"):
+        Encoder.from_pretrained(str(tmp_path))
+
+
 def test_where_there_is_no_encoder_it_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ZooNotFoundError, match=r"holds no encoder \(there is no config\.json\)"):
         Encoder.from_pretrained(str(tmp_path))

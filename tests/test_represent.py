@@ -1,6 +1,7 @@
 """The whole of `represent` on small real zoos: results, transfer, refusals, command line."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from threadpoolctl import threadpool_limits
 
 from representation import Encoder, embed, represent
 from representation.checkpoints import Checkpoints
+from representation.encoders import projection_head
+from representation.memory import check_memory, estimate
 from representation.paper import published
 from representation.probes import ALPHAS
 from representation.recipes import load_recipe
@@ -32,7 +35,7 @@ from representation.train import Weights
 from zootools import Zoo, build, open_zoo
 from zootools.architectures import build_schema
 from zootools.cli import main
-from zootools.errors import SpecError
+from zootools.errors import SpecError, StorageError
 from zootools.hub.release import publish
 from zootools.spec import Mlp, parse_spec
 
@@ -469,4 +472,117 @@ def test_bad_input_is_one_clear_error(words: list[str], code: int, message: str,
     assert refused.exit_code == code
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert list(in_folder.iterdir()) == []
+
+
+# --- populations of others ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e30, 3e38])
+def test_odd_properties_and_huge_weights_have_finite_scores_or_a_reason(tmp_path: Path, scale: float) -> None:
+    count, big = 36, 1 << 62
+    schema = build_schema(Mlp(name="mlp", hidden=(2,), bias=False), (1, 1, 2), 2)
+    weights = np.random.default_rng(0).uniform(-1, 1, (count, schema.size)) * scale
+    columns: dict[str, Any] = {
+        "weights": pa.array(list(weights.astype(np.float32)), pa.list_(pa.float32())),
+        "split": ["train"] * 24 + ["validation"] * 4 + ["test"] * 8,
+        "epoch": [5] * count,
+        "largest": weights.max(1) / scale,
+        "kind": pa.array(["a", "b", None, "b"] * 9).dictionary_encode(),
+        "flag": [None, True, False, True] * 9,
+        "nothing": pa.array([None] * count, pa.float64()),
+        "no text": pa.array([None] * count, pa.string()),
+        "one text": ["x"] * count,
+        "constant": [3] * count,
+        "seed of the order": [big + (row << 20) for row in range(count)],
+        "same in float64": [big + row % 3 for row in range(count)],
+        "large": pa.array([2**64 - 1 - (row << 20) for row in range(count)], pa.uint64()),
+        "infinite": [float("inf"), 1.0, float("nan"), 2.0] * 9,
+        "huge": [1.7e308, -1.7e308, 1.0, -1.7e308] * 9,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "w.parquet")
+    zoo = open_zoo(tmp_path / "w.parquet", schema=schema)
+    results = represent(zoo, "smoke", tmp_path / "out", baselines_only=True, quiet=True)
+    table = results.table.to_pylist()
+    assert {"W", "PCA-linear", "s(W)"} <= {row["method"] for row in table}
+    assert {"largest", "kind", "flag", "seed of the order", "large", "infinite"} <= {row["target"] for row in table}
+    for name in ("nothing", "no text", "one text", "constant", "same in float64"):
+        assert name in results.excluded
+    assert any("huge" in name for name in results.excluded)
+    # A rank correlation is not defined where all predictions are equal, as those from RBF features of huge weights are.
+    undefined = {row["target"] for row in table if row["value"] is None and row["metric"] != "kendall_tau"}
+    assert undefined <= {"huge"}
+    for name in ("seed of the order", "same in float64", "large"):
+        note = f"{name}: whole numbers beyond 2^53 are rounded to the nearest float64"
+        assert any(note in text for text in results.notes)
+    if scale > 1e38:
+        assert results.excluded["untrained"] == "its features are not finite"
+    assert "not scored: nothing: never a finite number" in results.render()
+
+
+# --- before anything is computed ------------------------------------------------------------------------
+
+
+def test_a_folder_with_another_training_is_refused_before_the_baselines(
+    learned: Results, varied: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    with pytest.raises(SpecError, match=r"seed-0: holds another training(.|\n)*training.epochs: 1 there, 2 now"):
+        represent(varied, "smoke", folder / "out", epochs=2)
+    # The first seed would do; the second folder is another's.
+    shutil.copytree(folder / "out" / "seed-0", folder / "mixed" / "seed-0")
+    shutil.copytree(folder / "out" / "seed-0", folder / "mixed" / "seed-1")
+    with pytest.raises(SpecError, match=r"seed-1: holds another training(.|\n)*seed: 0 there, 1 now"):
+        represent(varied, "smoke", folder / "mixed", seeds=2, epochs=1)
+    assert "probed" not in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == kept
+
+
+def test_a_place_that_is_no_folder_is_refused_before_the_baselines(
+    varied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="file: is not a folder"):
+            represent(varied, "smoke", out, baselines_only=True)
+    assert "probed" not in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("what", [["--baselines-only"], ["--epochs", "1"]])
+def test_an_encoder_beyond_memory_is_refused_with_the_numbers_and_the_key(
+    varied: Path, in_folder: Path, what: list[str]
+) -> None:
+    changes = ("width=65536", "hidden=65536", "blocks=20", "heads=1")
+    words = [word for change in changes for word in ("--set", f"encoder.{change}")]
+    refused = CliRunner().invoke(main, ["represent", "--zoo", str(varied), "--recipe", "smoke", *words, *what])
+    assert refused.exit_code == 2, refused.output
+    text = r"the encoder has [0-9,]+ parameters; .* takes at least [0-9,.]+ GB of memory.*, and [0-9,.]+ GB are free; "
+    assert re.search(text + r"use a smaller encoder\.(width|hidden|blocks) \(now [0-9]+\)", refused.stderr), (
+        refused.stderr
+    )
+    assert list(in_folder.iterdir()) == []
+
+
+def test_a_batch_beyond_memory_names_the_batch_size(varied: Path) -> None:
+    schema, recipe = open_zoo(varied).schema, load_recipe("smoke", ["training.batch_size=1000000"])
+    with pytest.raises(SpecError, match=r"GB for a batch\).*use a smaller training.batch_size \(now 1000000\)"):
+        check_memory(schema, recipe, rows=10**12)
+    check_memory(schema, load_recipe("smoke"), rows=10**12)
+    # The estimate knows what is allocated: parameters with gradient, moments and the copies of a commit.
+    need = estimate(schema, load_recipe("smoke"), rows=100)
+    encoder = Encoder.build(schema, load_recipe("smoke").encoder)
+    head = projection_head(load_recipe("smoke").encoder.latent, load_recipe("smoke").head)
+    assert need.parameters == sum(p.numel() for module in (encoder, head) for p in module.parameters())
+
+
+def test_a_missing_package_is_named_with_its_extra_before_anything_is_computed(
+    varied: Path, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    words = ["represent", "--zoo", str(varied), "--recipe", "smoke", "--epochs", "1", "--track", "mine"]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert "track needs trackio: pip install 'zootools[track]'" in refused.stderr
+    assert "probed" not in refused.stderr
     assert list(in_folder.iterdir()) == []

@@ -1,7 +1,10 @@
 """The interactive page in a real browser: clicks and filters do what they say, a stranger's texts do nothing."""
 
+import base64
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import LOOK_ZOO
+from conftest import LOOK_ZOO, TINY_ZOO
 
+from representation.baselines import flatten
 from zootools import build, open_zoo
+from zootools.architectures import build_schema
 from zootools.cli import main
+from zootools.errors import SpecError
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
 from zootools.manifest import read_manifest
-from zootools.spec import parse_spec
+from zootools.plots.page import page
+from zootools.plots.portrait import Portrait
+from zootools.spec import Mlp, parse_spec
 from zootools.verify import faults
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -257,6 +265,105 @@ def test_even_a_script_that_got_into_the_page_would_not_run(browser: Any, page_f
     assert refused == "script-src-elem"
     assert page.evaluate("window.harmed") is None
     page.close()
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    """The JSON in a page."""
+    text = page.read_text().split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    return dict(json.loads(text))
+
+
+def unpacked(column: dict[str, str]) -> list[Any]:
+    """An array as it is in the JSON of a page."""
+    return list(np.frombuffer(base64.b64decode(column["data"]), f"<{column['type']}").tolist())
+
+
+def test_large_seeds_keep_their_digits(tmp_path: Path) -> None:
+    """JavaScript rounds whole numbers beyond 2^53."""
+    seeds = [(1 << 53) + 1, (1 << 53) + 2, (1 << 62) + 1, (1 << 63) - 1]
+    zoo = tmp_path / "zoo"
+    build(parse_spec(TINY_ZOO | {"seeds": {"fixed": seeds}}, "test"), zoo, workers=1, quiet=True)
+    view(zoo, "-o", tmp_path / "page.html")
+    data = data_of(tmp_path / "page.html")
+    (column,) = [column for column in data["columns"] if column["name"] == "seed"]
+    assert sorted(column["digits"], key=int) == [str(seed) for seed in seeds]
+    shown = [column["digits"][code] for code in unpacked(column["codes"])]
+    table = Portrait.of(open_zoo(zoo, include_diverged=True), 50_000, whole_models=True).zoo.metadata
+    assert shown == [str(seed) for seed in table["seed"].to_pylist()]
+    assert column["choices"] == column["digits"]  # two of them are one float64, and still two choices
+    (epoch,) = [column for column in data["columns"] if column["name"] == "epoch"]
+    assert (epoch["whole"], unpacked(epoch["values"])) == (True, table["epoch"].to_pylist())
+    assert "digits" not in epoch
+    assert "seed" not in Portrait.of(open_zoo(zoo)).properties
+
+
+def test_whole_numbers_of_others_and_missing_ones_keep_their_digits(tmp_path: Path) -> None:
+    schema = build_schema(Mlp(name="mlp", hidden=(1,), bias=False), (1, 1, 1), 2)
+    columns = {
+        "weights": [[float(row), 1.0, 2.0] for row in range(20)],
+        "hash": pa.array([None, *(2**64 - 1 - row for row in range(19))], pa.uint64()),
+        "huge": [1.7e308, -1.7e308] * 10,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "w.parquet")
+    portrait = Portrait.of(open_zoo(tmp_path / "w.parquet", schema=schema), whole_models=True)
+    points, method = flatten(portrait.zoo.weights() * 1e30, umap=False)
+    made = page(portrait.with_plane("W", points * 1e15, method))
+    (tmp_path / "page.html").write_bytes(made)
+    data = data_of(tmp_path / "page.html")
+    assert np.isfinite(unpacked(data["planes"][0]["x"])).all()
+    (column,) = [column for column in data["columns"] if column["name"] == "hash"]
+    digits = [*column["digits"], "unknown"]
+    expected = ["unknown" if value is None else str(value) for value in portrait.zoo.metadata["hash"].to_pylist()]
+    assert [digits[code] for code in unpacked(column["codes"])] == expected
+    assert (column["choices"], column["filter"], column["colour"]) == (None, False, True)
+
+
+WITHOUT = """
+import sys
+sys.modules["matplotlib"] = None
+from zootools.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_the_page_needs_no_matplotlib_and_pictures_say_that_they_do(tiny_zoo: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT, *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+
+    made = run("view", str(tiny_zoo), "--no-open", "-o", "page.html")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert data_of(tmp_path / "page.html")["name"] == "tiny"
+    refused = run("plot", str(tiny_zoo))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "zootools: zootools plot needs matplotlib: pip install 'zootools[plots]'\n"
+
+
+@pytest.mark.parametrize("package", ["plotly", "umap"])
+def test_a_missing_package_is_named_with_its_extra(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    words = ["view", str(tiny_zoo), "--umap", "--no-open", "-o", str(tmp_path / "page.html")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert f"needs {package}: pip install 'zootools[plots]'" in refused.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_pictures_and_pages_of_a_library_user_name_what_is_missing(
+    tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zootools.plots
+
+    portrait = Portrait.of(open_zoo(tiny_zoo))
+    points, method = flatten(portrait.zoo.weights(), umap=False)
+    for name in ("matplotlib", "plotly.offline"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SpecError, match=r"zootools\.plots\.write_pictures needs matplotlib: pip install"):
+        _ = zootools.plots.write_pictures
+    with pytest.raises(SpecError, match="the page of a zoo needs plotly: pip install"):
+        page(portrait.with_plane("W", points, method))
 
 
 def test_the_same_zoo_makes_the_same_page(tiny_zoo: Path, tmp_path: Path) -> None:

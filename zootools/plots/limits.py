@@ -21,9 +21,10 @@ def limits(values: Array, typical: Array | None = None) -> tuple[float, float]:
     typical = values if typical is None else typical[np.isfinite(typical)]
     if not len(values) or not len(typical):
         return 0.0, 1.0
-    low, high = np.quantile(typical, [0.1, 0.9])
-    if low < high:
+    with np.errstate(over="ignore", invalid="ignore"):  # values at both ends of float64: nothing is beyond
+        low, high = np.quantile(typical, [0.1, 0.9])
         room = 3 * (high - low)
+    if low < high:
         inside = values[(values >= low - room) & (values <= high + room)]
         values = inside if len(inside) else np.array([low, high])
     return float(values.min()), float(values.max())

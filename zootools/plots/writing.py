@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from zootools.errors import ZooError
 from zootools.files import write_output
 from zootools.plots import figures
 from zootools.plots.portrait import Portrait
@@ -42,10 +43,18 @@ def write_pictures(portrait: Portrait, folder: Path) -> tuple[list[Path], dict[s
         if reason:
             skipped[name] = reason
             continue
-        figure = draw()
-        for ending in ("svg", "png"):
+        try:
+            figure = draw()
+            made = {ending: image_bytes(figure, ending) for ending in ("svg", "png")}
+        except (MemoryError, ZooError):
+            raise
+        except Exception as error:
+            # Of values at the end of float64, say, matplotlib computes ticks that overflow.
+            skipped[name] = f"matplotlib fails on these values ({type(error).__name__}: {error!s:.100})"
+            continue
+        for ending, data in made.items():
             files.append(folder / f"{name}.{ending}")
-            write_output(files[-1], image_bytes(figure, ending), files[-1].name)
+            write_output(files[-1], data, files[-1].name)
     return files, skipped
 
 
