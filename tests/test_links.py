@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from conftest import TINY_ZOO
+from conftest import TINY_ZOO, needs_strace
 from crash import lane
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -163,9 +164,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "add a page": lambda zoo, made, spec: add_page_or_not(zoo),
     "pull into it": lambda zoo, made, spec: run("pull", NAME, zoo, "--hub", made / "good"),
-    "build": lambda zoo, made, spec: run(
-        "build", spec, "-o", zoo, "--workers", 1, "--backend", "torch", "--device", "cpu", "--json"
-    ),
+    "build": lambda zoo, made, spec: run("build", spec, "-o", zoo, "--workers", 1, "--device", "cpu", "--json"),
 }
 
 
@@ -244,6 +243,48 @@ def test_x5_nothing_outside_is_read_or_changed(
         assert state_of(outside) == before
         published = [path for path in made.rglob("*") if path.is_file() and SECRET in path.read_bytes()]
         assert published == []
+
+
+EVERYTHING = """
+import sys
+from pathlib import Path
+from zootools import build, load_spec, open_zoo
+from zootools.builder import status
+from zootools.hub.pull import pull
+from zootools.hub.release import publish
+from zootools.manifest import add_page
+from zootools.verify import faults, repair
+
+zoo, unfinished, made, spec = map(Path, sys.argv[1:])
+for folder in (zoo, unfinished):
+    status(folder), open_zoo(folder).weights(), list(faults(folder)), repair(folder)
+(made / "cut").symlink_to(zoo)  # the folder itself may be a link
+add_page(made / "cut", b"<html>")
+publish(zoo, "group/tiny", hub=made / "hub", tag="v1")
+publish(unfinished, "group/part", hub=made / "hub", allow_partial=True)
+pull("group/tiny", made / "pulled", hub=made / "hub")
+pull("group/tiny", made / "pulled", hub=made / "hub")
+build(load_spec(spec), zoo, device="cpu", workers=1, quiet=True)
+"""
+
+
+@needs_strace
+def test_x5_no_system_call_names_a_path_inside_a_zoo(stages: Path, grow: Path, tmp_path: Path) -> None:
+    """The system is asked for names relative to folders that are open; libraries and workers included."""
+    zoo, unfinished, made = tmp_path / "zoo", tmp_path / "unfinished", tmp_path / "made"
+    shutil.copytree(stages / "finished", zoo)
+    shutil.copytree(stages / "unfinished", unfinished)
+    made.mkdir()
+    log = tmp_path / "log"
+    trace = ["strace", "-f", "--seccomp-bpf", "-s", "4096", "-o", str(log), "-e", "trace=%file"]
+    words = [sys.executable, "-c", EVERYTHING, *map(str, (zoo, unfinished, made, grow))]
+    ran = subprocess.run([*trace, *words], capture_output=True, text=True, timeout=400)
+    assert ran.returncode == 0, ran.stderr
+    folders = "|".join(re.escape(str(folder)) for folder in (zoo, unfinished, made / "pulled", made / "cut"))
+    lines = log.read_text(errors="replace").splitlines()
+    assert [line for line in lines if re.search(rf'"({folders})/[^"]', line)] == []
+    assert sum(f'"{zoo}"' in line for line in lines) > 100
+    assert any('"train-00000-of-00001.parquet"' in line and "openat" in line for line in lines)
 
 
 # --- each thing that was found ----------------------------------------------------------------------------------
