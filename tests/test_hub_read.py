@@ -18,10 +18,11 @@ from zootools.card import render_card
 from zootools.errors import DamagedZooError, HubError, StorageError, ZooError, ZooNotFoundError
 from zootools.hub import calls
 from zootools.hub.catalog import describe, zoos
+from zootools.hub.locate import locate
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
 from zootools.manifest import read_manifest, stored_spec
-from zootools.verify import faults
+from zootools.verify import faults, place_faults
 
 NAME = "group/tiny"
 MB = 1 << 20
@@ -111,6 +112,14 @@ def test_a_pulled_zoo_is_whole_and_its_card_is_rendered_from_the_manifest(publis
     manifest = read_manifest(tmp_path / "zoo")
     card = render_card(manifest, stored_spec(tmp_path / "zoo", manifest), NAME)
     assert (tmp_path / "zoo" / "README.md").read_text() == card
+
+
+def test_files_beside_a_published_zoo_are_named(published: HubServer) -> None:
+    """`load_dataset` would read the table, and believe the hidden file instead of the card."""
+    assert list(place_faults(locate(NAME, hub=published.url))) == []
+    rewrite(published, **{"data/train-00001-of-00002.parquet": b"x", ".huggingface.yaml": b"x", ".gitattributes": b"x"})
+    found = {fault.name for fault in place_faults(locate(NAME, hub=published.url))}
+    assert found == {"data/train-00001-of-00002.parquet", ".huggingface.yaml"}
 
 
 def test_offline_the_cache_is_all_there_is(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ Whoever makes a zoo can also write zoo.json with the hashes of whatever files he
 an author; the contents must follow from each other.
 """
 
+import base64
 import io
 import json
 import re
@@ -92,6 +93,18 @@ def lie_in_statistics(zoo: Path) -> None:
     lie = re.sub(rb"([\x18\x28]\x04)\x03\0\0\0", lambda match: match[1] + b"\2\0\0\0", data)
     assert lie != data
     replace_file(zoo, DATA_TABLE, lie)
+
+
+def note_other_types(zoo: Path) -> None:
+    """Let the Arrow schema that a footer notes say another type than the columns have, which pyarrow believes."""
+    one = pq.read_metadata(zoo / DATA_TABLE).metadata[b"ARROW:schema"]
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(one)))
+    other = schema.set(schema.get_field_index("status"), pa.field("status", pa.large_string()))
+    two = base64.b64encode(other.serialize().to_pybytes())
+    data = (zoo / DATA_TABLE).read_bytes()
+    assert len(one) == len(two)
+    assert one in data
+    replace_file(zoo, DATA_TABLE, data.replace(one, two))
 
 
 def unlist(name: str) -> Change:
@@ -306,6 +319,7 @@ TABLES: list[tuple[str, tuple[Change, str], str]] = [
     ("negative zeros of metadata", of_metadata(negative_zeros), "the column weight_decay is not what"),
     ("other row groups", of_data(lambda t: t, row_group_size=5), "3 row groups"),
     ("notes of others", of_data(lambda t: t.replace_schema_metadata({"huggingface": "{}"})), "notes"),
+    ("other types in the notes", (note_other_types, DATA_TABLE), "other columns"),
     ("statistics that lie", (lie_in_statistics, DATA_TABLE), "the statistics of the column epoch"),
     ("a long string", of_data(lambda t: with_column(t, "status", ["x" * 1000] * len(t))), "longer than"),
     ("a bomb", of_data(lambda t: with_column(t, "status", ["x" * (4 << 20)] * len(t))), "unpacks to"),

@@ -29,8 +29,8 @@ GROUP_ROWS = 1 << 20
 ROW_BYTES = 10_000
 """No row of metadata takes more in a file than this."""
 MAX_STRING = 100
-MAX_FOOTER = 16 << 20
-"""Bytes of a footer that are parsed; that of a file has a few kilobytes for each of its row groups."""
+MAX_FOOTER = 1 << 20
+"""Bytes of a footer that are parsed; a file has about a dozen row groups, each of which takes a few kilobytes there."""
 _CATEGORICAL = ("activation", "init", "optimizer")
 _SCORES = (
     *(f"{images}_{score}" for images in SPLITS for score in ("loss", "accuracy")),
@@ -328,10 +328,12 @@ def _check_footer(data: bytes | mmap.mmap, expected: pa.Schema, rows: int, group
     if (length := int.from_bytes(data[-8:-4], "little")) > MAX_FOOTER:
         raise ValueError(f"its footer has {length} bytes, more than {MAX_FOOTER}")
     footer = pq.read_metadata(pa.BufferReader(data))
-    columns = footer.schema.to_arrow_schema()
-    if not columns.equals(expected):
-        raise ValueError("has other columns than its specification makes")
-    notes = {*(footer.metadata or {}), *(key for field in columns for key in field.metadata or {})}
+    notes = {*(footer.metadata or {})}
+    # Some readers take the types of the format alone, others also those that are noted beside them.
+    for columns in (footer.schema.to_arrow_schema(), pq.read_schema(pa.BufferReader(data))):
+        if not columns.equals(expected):
+            raise ValueError("has other columns than its specification makes")
+        notes |= {*(columns.metadata or {}), *(key for field in columns for key in field.metadata or {})}
     if notes - {b"ARROW:schema", b"PARQUET:field_id"}:  # `datasets` would read columns of other types from some
         raise ValueError("has notes in its footer that no builder writes")
     if footer.num_rows != rows:
