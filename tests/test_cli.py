@@ -68,15 +68,18 @@ def test_one_model_is_shown_and_exported(folder: Path) -> None:
     }
 
 
-def test_a_model_is_shown_with_the_scores_of_each_epoch(folder: Path, tmp_path: Path) -> None:
-    spec = TINY.replace("test: 50,", "test: 50, validation: 30,")
-    (tmp_path / "validated.yaml").write_text(spec)
-    assert run("build", tmp_path / "validated.yaml", "--out", tmp_path / "zoo").returncode == 0
-    from zootools import open_zoo
+def test_a_model_is_shown_with_the_scores_of_each_epoch(tmp_path: Path) -> None:
+    from click.testing import CliRunner
 
+    from zootools import build, open_zoo
+    from zootools.cli import main
+    from zootools.spec import load_spec
+
+    (tmp_path / "validated.yaml").write_text(TINY.replace("test: 50,", "test: 50, validation: 30,"))
+    build(load_spec(tmp_path / "validated.yaml"), tmp_path / "zoo", workers=1, quiet=True)
     table = open_zoo(tmp_path / "zoo").metadata.to_pylist()
     model = table[0]["model_id"]
-    shown = json.loads(run("show", tmp_path / "zoo", model, "--json").stdout)
+    shown = json.loads(CliRunner().invoke(main, ["show", str(tmp_path / "zoo"), model, "--json"]).stdout)
     scores = ("train_loss", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
     for epoch in shown["epochs"]:
         (row,) = (row for row in table if (row["model_id"], row["epoch"]) == (model, epoch["epoch"]))
@@ -86,7 +89,7 @@ def test_a_model_is_shown_with_the_scores_of_each_epoch(folder: Path, tmp_path: 
     for name, value in shown.items():
         if name in table[0]:
             assert {row[name] for row in table if row["model_id"] == model} == {value}
-    lines = run("show", tmp_path / "zoo", model).stdout.splitlines()
+    lines = CliRunner().invoke(main, ["show", str(tmp_path / "zoo"), model]).stdout.splitlines()
     heading = next(line for line in lines if line.split()[:1] == ["epoch"]).split()
     assert "validation_accuracy" in heading
     assert {len(line.split()) for line in lines[-3:]} == {len(heading)}

@@ -36,7 +36,7 @@ class ZooNotFoundError(ZooError):
 
 
 class HubError(ZooError):
-    """The Hub refuses, or cannot be reached; the message says what to do about it."""
+    """The Hub refuses; the message says what to do about it."""
 
 
 class ClusterError(ZooError):
@@ -50,7 +50,7 @@ class DamagedZooError(ZooError):
 
 
 class StorageError(ZooError):
-    """The disk, or a download, failed; what was committed before is still there."""
+    """The disk, the network or a download failed; what was committed before is still there."""
 
     exit_code = 74
 
