@@ -219,11 +219,14 @@ def test_a_layer_that_cannot_be_is_refused_with_its_name_and_key(key: str, value
     good = build_schema(Cnn(name="cnn_small"), (1, 28, 28), 10)
     entries = good.to_json()["layers"]
     entries[1][key] = value
+
+    def make() -> Schema:
+        if source == "read":
+            return Schema.from_json({**good.to_json(), "layers": entries})
+        return Schema("own", (1, 28, 28), tuple(Layer(**entry) for entry in entries))
+
     with pytest.raises((SpecError, DamagedZooError), match=rf"(conv2: |layers\.1\.){key}: found {value!r}"):
-        if source == "built":
-            Schema("own", (1, 28, 28), tuple(Layer(**entry) for entry in entries))
-        else:
-            Schema.from_json({**good.to_json(), "layers": entries})
+        make()
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def parse_scalar(text: str) -> bool | int | float | str | None:
 
 
 def check_text(text: str, place: str) -> None:
-    """Refuse a half of a surrogate pair, which no file can hold: ``"\\ud800"`` in quotes, or bytes of a command line."""
+    """Refuse a half of a surrogate pair, which no file can hold: ``"\\ud800"`` in quotes, or bytes of a command."""
     try:
         text.encode()
     except UnicodeEncodeError:
