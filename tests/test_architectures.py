@@ -211,6 +211,53 @@ def test_layers_that_do_not_fit_each_other_are_refused(layers: list[Layer]) -> N
         Schema("own", (1, 4, 4), tuple(layers))
 
 
+@pytest.mark.parametrize("key", ["inputs", "outputs", "kernel", "stride", "max_pool"])
+@pytest.mark.parametrize("value", [0, -1, MAX_PARAMETERS + 1, 10**30, True, 1.5])
+@pytest.mark.parametrize("source", ["built", "read"])
+def test_a_layer_that_cannot_be_is_refused_with_its_name_and_key(key: str, value: Any, source: str) -> None:
+    """In an architecture of one's own as in the schema of a stranger; never a division by zero."""
+    good = build_schema(Cnn(name="cnn_small"), (1, 28, 28), 10)
+    entries = good.to_json()["layers"]
+    entries[1][key] = value
+
+    def make() -> Schema:
+        if source == "read":
+            return Schema.from_json({**good.to_json(), "layers": entries})
+        return Schema("own", (1, 28, 28), tuple(Layer(**entry) for entry in entries))
+
+    with pytest.raises((SpecError, DamagedZooError), match=rf"(conv2: |layers\.1\.){key}: found {value!r}"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([], "found 0 layers"),
+        ([Layer("a", "linear", 16, 4, global_average_pool=True)], "a: global_average_pool: found True"),
+        ([Layer("a", "linear", 16, 4), Layer("b", "conv", 4, 4)], "b: a convolution cannot follow a linear layer"),
+        ([Layer("a", "linear", 16, 4), Layer("a", "linear", 4, 4)], "must differ"),
+        ([Layer("a", "linear", 16, 5_000_000), Layer("b", "linear", 5_000_000, 4)], "parameters; at most"),
+        ([Layer("a", "conv", 1, 5, kernel=5)], "a .kernel 5, .* leaves nothing"),
+    ],
+)
+def test_layers_that_no_image_can_go_through_are_refused(layers: list[Layer], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Schema("own", (1, 4, 4), tuple(layers))
+
+
+@pytest.mark.parametrize("classes", [0, -1])
+def test_a_network_of_no_classes_is_refused(classes: int) -> None:
+    with pytest.raises(SpecError, match=f"fc2: outputs: found {classes}"):
+        build_schema(Mlp(name="mlp", hidden=(5,)), (1, 4, 4), classes)
+
+
+def test_a_name_that_a_module_cannot_have_or_run_is_refused_by_name() -> None:
+    with pytest.raises(SpecError, match="a layer called 'forward'"):
+        Network(Schema("own", (1, 4, 4), (Layer("forward", "linear", 16, 4),)), "tanh")
+    with pytest.raises(SpecError, match="activation: found 'tahn'; did you mean 'tanh'"):
+        Network(Schema("own", (1, 4, 4), (Layer("a", "linear", 16, 4),)), "tahn")
+
+
 # --- JSON ---------------------------------------------------------------------------------------------
 
 

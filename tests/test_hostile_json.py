@@ -20,7 +20,8 @@ from zootools import open_zoo
 from zootools.builder import status
 from zootools.errors import DamagedZooError, SpecError, ZooError
 from zootools.files import pretty_json
-from zootools.hub.release import publish
+from zootools.hub.names import require_name
+from zootools.hub.release import prepare
 from zootools.json_reader import MAX_DEPTH, parse_json
 from zootools.manifest import finish_zoo, read_manifest
 from zootools.population import canonical_json, count_models, expand
@@ -156,12 +157,13 @@ def change_shard(zoo: Path, path_of: Callable[[Any], tuple[Any, ...]], new: Any)
         change_record(zoo, lambda value: ("shards", SHARD), info)
 
 
-def use(zoo: Path, hub: Path) -> None:
+def use(zoo: Path) -> None:
     """All that reads a zoo; whatever is raised must be a refusal."""
     opened = open_zoo(zoo, include_diverged=True)
     json.dumps([opened.counts, accuracy_summary(opened.metadata), opened.spec.dump()]).encode()
     opened.weights()
-    publish(zoo, "somebody/zoo", hub=hub, allow_partial=True)
+    with prepare(zoo, require_name("somebody/zoo"), allow_partial=True) as release:
+        assert release.files
 
 
 FILES = ["zoo.json", "build.json", SHARD, "unfinished " + PLAN, "unfinished " + RECORD, "unfinished " + SHARD]
@@ -173,7 +175,7 @@ def test_random_json_is_refused_and_a_repair_lets_a_build_restore_every_byte(
 ) -> None:
     good, found_some = tree(finished), 0
 
-    @settings(max_examples=lane(12, 300), deadline=None, derandomize=True, database=None)
+    @settings(max_examples=lane(6, 300), deadline=None, derandomize=True, database=None)
     @given(new=_values, choice=st.integers(0, 2**30))
     def attempt(new: Any, choice: int) -> None:
         nonlocal found_some
@@ -193,7 +195,7 @@ def test_random_json_is_refused_and_a_repair_lets_a_build_restore_every_byte(
         else:
             change_json(zoo, name, path_of, new)
         found = []
-        for act in (lambda: use(zoo, memory / "hub"), lambda: status(zoo), lambda: found.extend(faults(zoo))):
+        for act in (lambda: use(zoo), lambda: status(zoo), lambda: found.extend(faults(zoo))):
             try:
                 act()
             except ZooError as error:
@@ -201,15 +203,13 @@ def test_random_json_is_refused_and_a_repair_lets_a_build_restore_every_byte(
         dropped = repair(zoo)
         assert sorted(map(str, dropped)) == sorted(map(str, found))
         "\n".join(map(str, dropped)).encode()
-        code = builders.build(spec, zoo)
-        log = Path(f"{zoo}.log").read_text()
-        assert "Traceback" not in log
-        if found:
-            found_some += 1
-            assert code == 0, (found, log)
-            built = tree(zoo)
-            assert {key: built.get(key) for key in good} == good, found
-            read_build_log(zoo)
+        if not found:
+            return
+        found_some += 1
+        assert builders.build(spec, zoo) == 0, (found, Path(f"{zoo}.log").read_text())
+        built = tree(zoo)
+        assert {key: built.get(key) for key in good} == good, found
+        read_build_log(zoo)
 
     attempt()
     assert found_some
@@ -346,23 +346,30 @@ def test_a_zoo_of_unknown_names_is_not_built_upon(
 # --- what it costs --------------------------------------------------------------------------------------------
 
 LIMITED = """
-import resource, sys
+import json, resource, sys
 from pathlib import Path
 import zootools.cli
 from zootools.errors import ZooError
 from zootools.manifest import read_manifest
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[2]) << 20),) * 2)
-try:
-    read_manifest(Path(sys.argv[1]))
-except ZooError as error:
-    print(type(error).__name__, error)
+results = {}
+for zoo in sorted(Path(sys.argv[1]).iterdir()):
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    room = (100 << 20) + 20 * (zoo / "zoo.json").stat().st_size
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+    try:
+        read_manifest(zoo)
+        results[zoo.name] = "accepted"
+    except ZooError as error:
+        results[zoo.name] = f"refused: {error}"
+    except BaseException as error:
+        results[zoo.name] = f"crashed: {type(error).__name__}: {error}"
+print(json.dumps(results))
 """
 
 
 def hostile_manifests() -> dict[str, Callable[[dict[str, Any]], Any]]:
     """Manifests of some megabytes whose hash is right, each made to cost more."""
-    many = 150_000
+    many = 30_000
     info = {"size": 1, "sha256": "0" * 64}
     return {
         "files": lambda m: m["files"].update({f"checkpoints/x/{i}.safetensors": info for i in range(many)}),
@@ -375,25 +382,25 @@ def hostile_manifests() -> dict[str, Callable[[dict[str, Any]], Any]]:
         "accuracies": lambda m: m.update(test_accuracy={str(i): [] for i in range(many)}),
         "fingerprints": lambda m: m.update(fingerprints=[[]] * many),
         "layers": lambda m: m["schema"].update(layers=[{}] * many),
-        "lists": lambda m: m.update(name=[[]] * 10 * many),
-        "an object of many keys": lambda m: m.update(name={str(i): 0 for i in range(3 * many)}),
+        "lists": lambda m: m.update(name=[[]] * 700_000),
+        "an object of many keys": lambda m: m.update(name={str(i): 0 for i in range(260_000)}),
     }
 
 
-@pytest.mark.parametrize("case", hostile_manifests())
-def test_a_manifest_costs_a_multiple_of_its_size_at_most(tmp_path: Path, finished: Path, case: str) -> None:
-    zoo = tmp_path / "zoo"
-    zoo.mkdir()
-    manifest = json.loads((finished / "zoo.json").read_bytes())
-    hostile_manifests()[case](manifest)
-    data = sealed(manifest, None, pretty_json)
-    (zoo / "zoo.json").write_bytes(data)
-    megabytes = 60 + 20 * (len(data) >> 20)
-    words = [sys.executable, "-c", LIMITED, str(zoo), str(megabytes)]
-    run = subprocess.run(words, capture_output=True, text=True, timeout=120)
+def test_a_manifest_costs_a_multiple_of_its_size_at_most(tmp_path: Path, tiny_zoo: Path) -> None:
+    for case, change in hostile_manifests().items():
+        manifest = json.loads((tiny_zoo / "zoo.json").read_bytes())
+        change(manifest)
+        (tmp_path / case).mkdir()
+        (tmp_path / case / "zoo.json").write_bytes(sealed(manifest, None, pretty_json))
+    words = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.startswith("DamagedZooError")
-    assert len(run.stdout) < 1000
+    results = json.loads(run.stdout)
+    # That these files cannot be is seen when the shards are known (`check_file_set`).
+    assert results.pop("files") == "accepted"
+    assert {case: text for case, text in results.items() if not text.startswith("refused")} == {}
+    assert {case: text for case, text in results.items() if len(text) > 1000} == {}
 
 
 def test_models_are_counted_by_arithmetic() -> None:

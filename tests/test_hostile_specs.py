@@ -46,6 +46,8 @@ CORPUS: dict[str, bytes] = {
     "Latin-1": b"name: \xe9\n",
     "half a character": b"name: \xf0\x9f\n",
     "surrogate": b"name: \xed\xa0\x80\n",
+    "half a surrogate pair": b'description: "\\ud800"\n',
+    "half a surrogate pair as a key": b'"\\udfff": x\n',
     "binary": bytes(range(256)),
     "100,000 lists": b"a: " + b"[" * 100_000,
     "100,000 mappings": b"{a: " * 100_000,

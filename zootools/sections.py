@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from zootools.errors import SpecError, did_you_mean
-from zootools.yaml_reader import Key, parse_scalar, parse_yaml, read_yaml
+from zootools.yaml_reader import Key, check_text, parse_scalar, parse_yaml, read_yaml
 
 
 class Section(BaseModel):
@@ -73,6 +73,7 @@ def parse_section(
 
 
 def _apply_override(values: dict[str, Any], override: str, places: dict[Key, str]) -> None:
+    check_text(override, "--set")
     key_text, separator, value_text = override.partition("=")
     key = tuple(key_text.split("."))
     if not separator or not all(key):

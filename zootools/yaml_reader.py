@@ -74,6 +74,14 @@ def parse_scalar(text: str) -> bool | int | float | str | None:
     return text
 
 
+def check_text(text: str, place: str) -> None:
+    """Refuse a half of a surrogate pair, which no file can hold: ``"\\ud800"`` in quotes, or bytes of a command."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SpecError(f"{place}: {text!a:.80} is not text: it holds half of a surrogate pair") from None
+
+
 def _check_size(text: str, source: str) -> None:
     """Refuse aliases, depth and size on the event stream, before anything is composed recursively."""
     depth = nodes = 0
@@ -100,6 +108,7 @@ def _value(node: yaml.Node, source: str, key: Key, places: dict[Key, str]) -> An
     places[key] = place
     if isinstance(node, yaml.ScalarNode):
         value = node.value if node.style else parse_scalar(node.value)
+        check_text(node.value, f"{place}: {'.'.join(map(str, key))}")
         if isinstance(value, float) and not math.isfinite(value):
             raise SpecError(f"{place}: {'.'.join(map(str, key))}: {node.value} is too large for a number")
         return value
@@ -113,6 +122,7 @@ def _value(node: yaml.Node, source: str, key: Key, places: dict[Key, str]) -> An
         name = name_node.value
         if not isinstance(name, str):
             raise SpecError(f"{line}: a key must be a word, not a list or mapping")
+        check_text(name, line)
         if name in mapping:
             raise SpecError(f"{line}: the key {name!r} stands here twice")
         mapping[name] = _value(value_node, source, (*key, name), places)

@@ -4,7 +4,6 @@ Everything in it comes from result files, manifests and paper.yaml; nothing depe
 """
 
 import base64
-import json
 import os
 import platform
 from collections import Counter
@@ -26,6 +25,7 @@ from zootools.files import durable_path, write_durably
 from zootools.manifest import read_manifest
 from zootools.progress import duration
 from zootools.spec import load_spec
+from zootools.store import read_build_log
 
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
 """The first line of every report."""
@@ -287,8 +287,7 @@ def _machine() -> str:
 
 
 def _sessions(standing: Standing, zoo: str) -> list[dict[str, Any]]:
-    path = standing.place.zoo(zoo) / "build.json"
-    return json.loads(path.read_bytes())["sessions"] if path.exists() else []
+    return read_build_log(standing.place.zoo(zoo))
 
 
 def _tables(standing: Standing) -> list[tuple[str, list[dict[str, Any]]]]:
