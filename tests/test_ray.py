@@ -100,7 +100,8 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         # Ray gives its workers a low priority, with which they would starve beside other tests.
-        self._environment = {"RAY_worker_niceness": "0"}
+        paths = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"  # where own_backends is
+        self._environment = {"RAY_worker_niceness": "0", "PYTHONPATH": paths}
         head = {"num_cpus": 0, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []

@@ -266,7 +266,7 @@ def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
         try:
             job, arrays, mine = ray.get(references)
         except ray.exceptions.RaySystemError as error:  # such as a backend whose module is missing there
-            yield "refused", (node, f"{machine} cannot unpack the build ({' '.join(str(error).split())[-300:]})")
+            yield "refused", (node, f"{machine} cannot unpack the build ({str(error).strip().splitlines()[-1][:300]})")
             return
         for message, value in train_task(job, arrays, mine):
             yield message, (node, f"{machine} {value}") if message == "refused" else value
