@@ -25,7 +25,7 @@ from zootools.files import durable_path, write_durably
 from zootools.manifest import read_manifest
 from zootools.progress import duration
 from zootools.spec import load_spec
-from zootools.store import read_build_log
+from zootools.unhashed import read_build_log
 
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
 """The first line of every report."""
