@@ -84,7 +84,7 @@ class Kernel:
             raise NoKernelError(f"the compiled kernel cannot be loaded ({error})") from error
         if parameters != schema.size:
             raise NoKernelError(f"the kernel was compiled for {parameters} parameters, not for {schema.size}")
-        self.schema = schema
+        self.schema, self._arrays = schema, _arrays(schema, self.width)
         self._train.argtypes = [ctypes.POINTER(_Training), ctypes.c_int64, ctypes.c_int64]
         self._evaluate.argtypes = [ctypes.POINTER(_Evaluation), ctypes.c_int64, ctypes.c_int64]
         self._train.restype = self._evaluate.restype = None
@@ -99,15 +99,18 @@ class Kernel:
         structure = self._structure(_Training, arguments)
         steps, images = len(arguments["rates"]), len(arguments["images"])
         order, counts, batch = arguments["order"], arguments["counts"], arguments["batch"]
-        _check(batch >= 1, f"batch is {batch}, expected at least 1")
-        _check_range("order", order, 0, images - 1)
-        _check_range("counts", counts, 0, min(len(order), steps * batch))
-        _check(len(order) >= steps * batch, f"order has {len(order)} rows, expected {steps * batch}")
-        _check_range("optimizer", np.asarray(arguments["optimizer"]), 0, len(OPTIMIZERS) - 1)
-        _check((arguments["bias_decay"] is None) == (arguments["kernel_decay"] is None), "only one decay is given")
+        if batch < 1 or len(order) < steps * batch:
+            raise _refusal(f"{steps} steps with a batch of {batch} do not fit an order of {len(order)} rows")
+        _check_range("order", order, images)
+        _check_range("counts", counts, steps * batch + 1)
+        if not 0 <= arguments["optimizer"] < len(OPTIMIZERS):
+            raise _refusal(f"optimizer is {arguments['optimizer']}, expected 0 to {len(OPTIMIZERS) - 1}")
+        if (arguments["bias_decay"] is None) != (arguments["kernel_decay"] is None):
+            raise _refusal("only one decay is given")
 
         def run(first_step: int, last_step: int) -> None:
-            _check(0 <= first_step <= last_step <= steps, f"steps {first_step} to {last_step} are not in 0 to {steps}")
+            if not 0 <= first_step <= last_step <= steps:
+                raise _refusal(f"steps {first_step} to {last_step} are not in 0 to {steps}")
             self._train(ctypes.byref(structure), first_step, last_step)
 
         return run
@@ -118,17 +121,23 @@ class Kernel:
         Raises ValueError for arguments that the kernel cannot index.
         """
         images = len(arguments["images"])
-        _check(0 <= first <= last <= images, f"images {first} to {last} are not in 0 to {images}")
+        if not 0 <= first <= last <= images:
+            raise _refusal(f"images {first} to {last} are not in 0 to {images}")
         self._evaluate(ctypes.byref(self._structure(_Evaluation, arguments)), first, last)
 
     def _structure(self, kind: Any, arguments: Mapping[str, Any]) -> Any:
         """Fill a C structure with what the kernel can index; the arrays live as long as it."""
         values = {"workspace": self._workspace, **arguments}
-        _check_range("activation", np.asarray(values["activation"]), 0, len(ACTIVATIONS) - 1)
-        for name, (dtype, shape) in self._arrays(values).items():
-            if values[name] is not None or name not in _OPTIONAL:
-                _check_array(name, values[name], dtype, shape)
-        _check_range("labels", values["labels"], 0, self.schema.classes - 1)
+        if not 0 <= values["activation"] < len(ACTIVATIONS):
+            raise _refusal(f"activation is {values['activation']}, expected 0 to {len(ACTIVATIONS) - 1}")
+        count, steps = len(values["images"]), len(values.get("rates", ()))
+        lengths = {"images": count, "labels": count, "order": len(values.get("order", ()))}
+        lengths |= {"rates": steps, "corrections": steps}
+        for name, (dtype, shape) in self._arrays.items():
+            if name in values and (values[name] is not None or name not in _OPTIONAL):
+                expected = (lengths[name], *shape) if name in lengths else shape
+                _check_array(name, values[name], dtype, expected)
+        _check_range("labels", values["labels"], self.schema.classes)
         structure = kind()
         structure.arrays = values
         for name, _ in kind._fields_:
@@ -136,56 +145,48 @@ class Kernel:
             setattr(structure, name, value.ctypes.data if isinstance(value, np.ndarray) else value)
         return structure
 
-    def _arrays(self, values: Mapping[str, Any]) -> dict[str, tuple[Any, tuple[int | None, ...]]]:
-        """Return the dtype and shape of each array among the fields of a structure; None for any length."""
-        width, classes = self.width, self.schema.classes
-        lanes, count = (self.schema.size, width), len(values["images"])
-        steps = len(values["rates"]) if "rates" in values else 0
-        known: dict[str, tuple[Any, tuple[int | None, ...]]] = {
-            "images": (np.float32, (count, *self.schema.input_shape)),
-            "labels": (np.int64, (count,)),
-            "order": (np.int32, (None, width)),
-            "counts": (np.int64, (width,)),
-            **dict.fromkeys(("weights", "first", "second", "gradients"), (np.float32, lanes)),
-            **dict.fromkeys(("rates", "corrections"), (np.float32, (steps, width))),
-            **dict.fromkeys(("bias_decay", "kernel_decay", "momentum", "scale"), (np.float32, (width,))),
-            "is_kernel": (np.bool_, (self.schema.size,)),
-            "keys": (np.uint32, (len(self.schema.layers), width)),
-            "thresholds": (np.uint32, (width,)),
-            "limits": (np.int64, (width,)),
-            "loss": (np.float64, (width,)),
-            "confusion": (np.int64, (width, classes, classes)),
-        }
-        return {name: expected for name, expected in known.items() if name in values}
-
 
 _OPTIONAL = ("bias_decay", "kernel_decay", "keys")
 _ALIGNED = ("weights", "first", "second", "gradients")
 """What the kernel reads as whole vectors (`lane_array`)."""
 
 
-def _check(good: bool, found: str) -> None:
-    if not good:
-        raise ValueError(f"the kernel cannot index its arguments: {found}")
+def _arrays(schema: Schema, width: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Return the dtype and shape of each array that the kernel takes, without its length where that varies."""
+    lanes, classes = (width,), schema.classes
+    shapes: dict[Any, dict[str, tuple[int, ...]]] = {
+        np.float32: {
+            "images": schema.input_shape,
+            **dict.fromkeys(("weights", "first", "second", "gradients"), (schema.size, width)),
+            **dict.fromkeys(("rates", "corrections", "bias_decay", "kernel_decay", "momentum", "scale"), lanes),
+        },
+        np.float64: {"loss": lanes},
+        np.int32: {"order": lanes},
+        np.int64: {"labels": (), "counts": lanes, "limits": lanes, "confusion": (width, classes, classes)},
+        np.uint32: {"keys": (len(schema.layers), width), "thresholds": lanes},
+        np.bool_: {"is_kernel": (schema.size,)},
+    }
+    return {name: (np.dtype(kind), shape) for kind, named in shapes.items() for name, shape in named.items()}
 
 
-def _check_array(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]) -> None:
-    _check(isinstance(array, np.ndarray), f"{name} is not an array")
-    fits = len(array.shape) == len(shape) and all(
-        wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=True)
-    )
-    wanted = f"{np.dtype(dtype).name} [{', '.join('any' if size is None else str(size) for size in shape)}]"
-    _check(array.dtype == dtype and fits, f"{name} is {array.dtype} {list(array.shape)}, expected {wanted}")
-    _check(array.flags.c_contiguous and array.flags.aligned, f"{name} is not contiguous")
-    _check(name not in _ALIGNED or array.ctypes.data % 64 == 0, f"{name} does not begin at a multiple of 64 bytes")
+def _refusal(found: str) -> ValueError:
+    return ValueError(f"the kernel cannot index its arguments: {found}")
 
 
-def _check_range(name: str, array: npt.NDArray[np.integer], least: int, most: int) -> None:
-    if array.size:
-        found = int(array.min()), int(array.max())
-        _check(
-            least <= found[0] and found[1] <= most, f"{name} is {found[0]} to {found[1]}, expected {least} to {most}"
-        )
+def _check_array(name: str, array: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise _refusal(f"{name} is not an array")
+    if array.dtype != dtype or array.shape != shape:
+        raise _refusal(f"{name} is {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise _refusal(f"{name} is not contiguous")
+    if name in _ALIGNED and array.ctypes.data % 64:
+        raise _refusal(f"{name} does not begin at a multiple of 64 bytes")
+
+
+def _check_range(name: str, array: npt.NDArray[np.integer], end: int) -> None:
+    if array.size and not (array.min() >= 0 and array.max() < end):
+        raise _refusal(f"{name} is {array.min()} to {array.max()}, expected 0 to {end - 1}")
 
 
 _loaded: dict[str, ctypes.CDLL] = {}
