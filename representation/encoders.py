@@ -129,6 +129,11 @@ def _positions(count: int, settings: Attention) -> nn.Parameter:
     return nn.Parameter(torch.randn(count, settings.width) * settings.positions_std)
 
 
+def feed_forward_sizes(size: int, settings: FeedForward) -> list[int]:
+    """Return the widths from so many weights to z, in equal steps."""
+    return list(np.linspace(size, settings.latent, settings.layers + 1).round().astype(int).tolist())
+
+
 def feed_forward(sizes: list[int], dropout: float) -> nn.Sequential:
     """Return Linear, ReLU, dropout for each step from one size to the next; the last step is Linear only."""
     steps = [
@@ -200,7 +205,7 @@ class Encoder(
             self.encoder = AttentionEncoder(self.schema, settings)
             self.decoder = AttentionDecoder(self.schema, settings)
         else:
-            sizes = np.linspace(size, settings.latent, settings.layers + 1).round().astype(int).tolist()
+            sizes = feed_forward_sizes(size, settings)
             self.encoder = feed_forward(sizes, settings.dropout).append(nn.Tanh())
             self.decoder = feed_forward(sizes[::-1], settings.dropout)
 

@@ -4,14 +4,15 @@ The estimate is a lower bound: parameters with their gradients, the optimizer's 
 makes, and of the activations of a batch those that every block keeps for the backward pass.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
-from representation.encoders import Encoder, projection_head
-from representation.recipes import Attention, Recipe
+from representation.encoders import feed_forward_sizes
+from representation.recipes import Attention, Head, Recipe
 from representation.tokens import Tokenizer
 from zootools.architectures import Schema
 from zootools.errors import SpecError
@@ -40,19 +41,19 @@ class Need(NamedTuple):
 
 def estimate(schema: Schema, recipe: Recipe, rows: int, training: bool = True) -> Need:
     """Return what the encoder of a recipe takes; ``rows`` are the networks that it is trained on."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        modules = [Encoder.build(schema, recipe.encoder)]
-        if training:
-            modules.append(projection_head(recipe.encoder.latent, recipe.head))  # type: ignore[arg-type]
-    parameters = sum(parameter.numel() for module in modules for parameter in module.parameters())
-    if not training:
-        return Need(parameters, 4 * parameters, 0)
     settings, views = recipe.encoder, 2 * min(recipe.training.batch_size, rows)
     if isinstance(settings, Attention):
-        tokens = Tokenizer(schema, settings.tokens).length + settings.compression_token
+        shapes = Tokenizer(schema, settings.tokens).shapes
+        parameters = _attention_parameters(shapes, settings)
+        tokens = sum(count for count, _ in shapes) + settings.compression_token
         kept = 2 * settings.blocks * tokens * (8 * settings.width + 2 * settings.hidden)
     else:
+        sizes = feed_forward_sizes(schema.size, settings)
+        parameters = sum(_linear(a, b) + _linear(b, a) for a, b in itertools.pairwise(sizes))
         kept = settings.layers * (schema.size + settings.latent)
+    if not training:
+        return Need(parameters, 4 * parameters, 0)
+    parameters += _head_parameters(settings.latent, recipe.head)
     size = 4 if recipe.training.precision in ("fp32", "tf32") else 2
     return Need(parameters, (TRAINED + STORED) * parameters, size * kept * views)
 
@@ -72,6 +73,27 @@ def check_memory(
         f"{about} at least {gigabytes(need.total)} of memory{parts if training else ''}, and {gigabytes(free)} are "
         f"free; use a smaller {_decisive(schema, recipe, rows, training)}"
     )
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return (inputs + 1) * outputs
+
+
+def _attention_parameters(shapes: Sequence[tuple[int, int]], settings: Attention) -> int:
+    """Return the parameters of encoder and decoder for groups of so many tokens of so many weights each."""
+    width, latent, tokens = settings.width, settings.latent, sum(count for count, _ in shapes)
+    length = tokens + settings.compression_token
+    block = _linear(width, 3 * width) + _linear(width, width) + _linear(width, settings.hidden)
+    block += _linear(settings.hidden, width) + 4 * width
+    encoder = sum(_linear(values, width) for _, values in shapes) + (length + settings.compression_token) * width
+    encoder += _linear(width * (1 if settings.compression_token else length), latent)
+    decoder = _linear(latent, tokens * width) + tokens * width + sum(_linear(width, values) for _, values in shapes)
+    return encoder + decoder + 2 * settings.blocks * block
+
+
+def _head_parameters(latent: int, head: Head) -> int:
+    sizes = [latent, *[head.hidden] * head.layers, head.outputs]
+    return sum(_linear(a, b) + 2 * b for a, b in itertools.pairwise(sizes))
 
 
 @contextmanager

@@ -569,11 +569,23 @@ def test_a_batch_beyond_memory_names_the_batch_size(varied: Path) -> None:
     with pytest.raises(SpecError, match=r"GB for a batch\).*use a smaller training.batch_size \(now 1000000\)"):
         check_memory(schema, recipe, rows=10**12)
     check_memory(schema, load_recipe("smoke"), rows=10**12)
-    # The estimate knows what is allocated: parameters with gradient, moments and the copies of a commit.
-    need = estimate(schema, load_recipe("smoke"), rows=100)
-    encoder = Encoder.build(schema, load_recipe("smoke").encoder)
-    head = projection_head(load_recipe("smoke").encoder.latent, load_recipe("smoke").head)
-    assert need.parameters == sum(p.numel() for module in (encoder, head) for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["encoder.compression_token=false", "encoder.latent=5", "head.layers=0"],
+        ["encoder.tokens=weight", "encoder.hidden=7", "encoder.blocks=3", "head.layers=2"],
+        ["encoder={kind: feed_forward, latent: 9, layers: 3}"],
+    ],
+)
+def test_the_estimate_counts_the_parameters_that_there_are(varied: Path, changes: list[str]) -> None:
+    schema, recipe = open_zoo(varied).schema, load_recipe("smoke", changes)
+    modules = Encoder.build(schema, recipe.encoder), projection_head(recipe.encoder.latent, recipe.head)
+    counts = [sum(parameter.numel() for parameter in module.parameters()) for module in modules]
+    assert estimate(schema, recipe, rows=100).parameters == sum(counts)
+    assert estimate(schema, recipe, rows=100, training=False) == (counts[0], 4 * counts[0], 0)
 
 
 def test_a_missing_package_is_named_with_its_extra_before_anything_is_computed(
