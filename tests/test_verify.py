@@ -199,7 +199,7 @@ LAYOUT: list[tuple[str, Change, str]] = [
     ),
     ("a tensor more", put_before(b'{"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'), "expected the tensors"),
     ("a tensor twice", put_before(b'{"fc1.bias":{"dtype":"F16","shape":[0],"data_offsets":[0,0]},'), "occurs twice"),
-    ("no JSON before the info", put_before(b"?"), "is not a shard"),
+    ("no JSON before the info", put_before(b"?"), "Expecting value"),
     ("bytes behind the end", change_body(lambda body: body + b"tail"), "expected one behind the other up to the end"),
     ("a byte less", change_body(lambda body: body[:-1]), "expected one behind the other up to the end"),
     ("a row more", change_body(lambda body: body + body[:352]), "expected one behind the other up to the end"),
