@@ -20,8 +20,6 @@ from zootools import open_zoo
 from zootools.builder import status
 from zootools.errors import DamagedZooError, SpecError, ZooError
 from zootools.files import pretty_json
-from zootools.hub.names import require_name
-from zootools.hub.release import prepare
 from zootools.json_reader import MAX_DEPTH, parse_json
 from zootools.manifest import finish_zoo, read_manifest
 from zootools.population import canonical_json, count_models, expand
@@ -162,8 +160,6 @@ def use(zoo: Path) -> None:
     opened = open_zoo(zoo, include_diverged=True)
     json.dumps([opened.counts, accuracy_summary(opened.metadata), opened.spec.dump()]).encode()
     opened.weights()
-    with prepare(zoo, require_name("somebody/zoo"), allow_partial=True) as release:
-        assert release.files
 
 
 FILES = ["zoo.json", "build.json", SHARD, "unfinished " + PLAN, "unfinished " + RECORD, "unfinished " + SHARD]
@@ -175,7 +171,7 @@ def test_random_json_is_refused_and_a_repair_lets_a_build_restore_every_byte(
 ) -> None:
     good, found_some = tree(finished), 0
 
-    @settings(max_examples=lane(6, 300), deadline=None, derandomize=True, database=None)
+    @settings(max_examples=lane(4, 300), deadline=None, derandomize=True, database=None)
     @given(new=_values, choice=st.integers(0, 2**30))
     def attempt(new: Any, choice: int) -> None:
         nonlocal found_some
