@@ -31,6 +31,7 @@ from scipy.io import savemat
 from torch.nn import functional as F
 
 from zootools.builder import build
+from zootools.doctor import examine
 from zootools.engines.worker import image_tensors, images_of_tensors, map_images
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
 from zootools.image_files import check_images, has_images, image_faults, image_shape
@@ -175,6 +176,13 @@ def test_a_broken_file_is_said_to_be_there_by_its_name(raw: Path, tmp_path: Path
     assert "downloaded" not in message
     assert has_images(known(), tmp_path)  # it is there
     assert image_faults(tmp_path) == [message]
+
+
+def test_doctor_names_files_that_are_not_what_their_set_promises(raw: Path, tmp_path: Path) -> None:
+    assert examine(tmp_path)["problems"] == []
+    (raw / TRAIN_PICTURES).write_bytes(idx(PICTURES[:, :20, :20]))
+    (problem,) = examine(tmp_path)["problems"]
+    assert TRAIN_PICTURES in problem and "20 x 20" in problem
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from zootools import __version__
 from zootools.errors import SpecError
-from zootools.image_files import data_folder
+from zootools.image_files import data_folder, image_faults
 from zootools.native.compiler import INSTRUCTION_SETS, NoKernelError, describe_compiler, missing_instructions
 
 PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "datasets", "huggingface-hub")
@@ -52,6 +52,7 @@ def examine(data: Path | None = None) -> dict[str, dict[str, Any] | list[str]]:
         problems.append(str(error))
     folder = data_folder(data)
     machine["image_files"] = str(folder)
+    problems += image_faults(data)
     machine["free_bytes_here"] = shutil.disk_usage(Path.cwd()).free
     if not os.access(Path.cwd(), os.W_OK):
         problems.append("the working folder cannot be written to; give build another one with --out")
