@@ -238,7 +238,7 @@ def test_every_epoch_is_logged_to_trackio_when_asked(zoo: Zoo, tmp_path: Path, m
     assert trackio.calls[0][1]["project"] == "my zoo"
     assert [value for name, value in trackio.calls if name == "log"] == lines
     monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(SpecError, match=r"needs trackio; pip install"):
+    with pytest.raises(SpecError, match="needs trackio: pip install"):
         train_encoder(zoo, recipe(), tmp_path / "without", quiet=True, track="my zoo")
 
 
