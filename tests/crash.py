@@ -385,9 +385,9 @@ def _hold_reader(where: str) -> None:
 
     real = checked.CheckedFiles.fault
 
-    def fault(self: Any, name: str) -> Any:
+    def fault(self: Any, *arguments: Any) -> Any:
         _announce(where)
-        return real(self, name)
+        return real(self, *arguments)
 
     checked.CheckedFiles.fault = fault  # type: ignore[method-assign]
 
