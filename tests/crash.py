@@ -383,13 +383,13 @@ def _hold_reader(where: str) -> None:
     """Let the first thread that hashes a shard for the tables wait for its tracer."""
     from zootools import checked
 
-    real = checked.CheckedFiles._fault
+    real = checked.CheckedFiles.fault
 
-    def fault(self: Any, name: str) -> Any:
+    def fault(self: Any, *arguments: Any) -> Any:
         _announce(where)
-        return real(self, name)
+        return real(self, *arguments)
 
-    checked.CheckedFiles._fault = fault  # type: ignore[method-assign]
+    checked.CheckedFiles.fault = fault  # type: ignore[method-assign]
 
 
 def _mischief(command: str, then: str = "go") -> None:

@@ -418,7 +418,7 @@ def test_x5_a_hub_with_a_link_for_a_folder_is_neither_read_nor_written(
         pull(NAME, tmp_path / "mine", hub=hub)
     with pytest.raises(ZooError):
         publish(tiny_zoo, NAME, hub=hub, tag="v2")
-    assert json.loads(run("hub", "list", "--hub", hub, "--json").output) == {}
+    assert json.loads(run("hub", "list", "--hub", hub, "--json").stdout) == {}
     assert state_of(outside) == before
 
 
