@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,8 @@ def refusals(tmp_path: Path, specs: Path, tiny: Path) -> Iterator[tuple[str, Pat
     yield "other files", begun, [], "holds files but no zoo"
     file = tmp_path / "file"
     file.write_text("x")
-    yield "a file", file, [], f"{file}: is not a folder"
-    yield "below a file", file / "zoo" / "deeper", [], f"{file}: is not a folder"
+    yield "a file", file, [], f"{file} is not a folder"
+    yield "below a file", file / "zoo" / "deeper", [], f"{file} is not a folder"
     broken = ZooFolder(tmp_path / "broken")
     write_durably(broken.plan, b"{}")
     yield "a broken plan", broken.path, [], "plan.json"
@@ -403,7 +404,7 @@ def test_progress_never_decreases_and_ends_at_the_whole(
     """Ticks in any order: a stack that is tried again begins before what it had reached."""
     sizes, done = [size for size, _ in stacks], [min(part, epochs) for _, part in stacks]
     out = Terminal() if terminal else io.StringIO()
-    with Progress(sizes, epochs, done, file=out) as progress:
+    with redirect_stderr(out), Progress(sizes, epochs, done) as progress:
         shown = [progress.share]
         for stack, share in ticks:
             progress.update(stack % len(stacks), share * epochs)
@@ -428,7 +429,7 @@ def test_progress_never_decreases_and_ends_at_the_whole(
 def test_the_time_left_is_that_of_this_session_without_its_start() -> None:
     """Resumed at nine tenths, started slowly, and then one hundredth done in one hundredth of a second."""
     out = io.StringIO()
-    with Progress([100], 10, [9], file=out) as progress:
+    with redirect_stderr(out), Progress([100], 10, [9]) as progress:
         time.sleep(0.3)
         progress.update(0, 9.0)
         time.sleep(0.05)

@@ -75,10 +75,9 @@ def read_inside(root: Path, name: str, limit: int) -> bytes:
     """Return the bytes of a plain file. Raises NotPlainError, before memory is taken, for more than ``limit`` bytes."""
     with open_inside(root, name) as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(limit + 1) if size <= limit else b""
-    if max(size, len(data)) > limit:
-        raise NotPlainError(f"has {max(size, len(data))} bytes, more than the {limit} that it may have", name)
-    return data
+        if size > limit:
+            raise NotPlainError(f"has {size} bytes, more than the {limit} that it may have", name)
+        return file.read(size)
 
 
 def stat_inside(root: Path, name: str) -> os.stat_result:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zootools.architectures import Schema
 from zootools.choices import BACKENDS, DEVICES, ENGINES, check_word, check_workers
 from zootools.errors import ClusterError, SpecError, StorageError
+from zootools.files import file_above
 from zootools.inside import entries_inside
 from zootools.memory import memory_limit
 from zootools.population import ModelConfig, expand
@@ -105,9 +106,9 @@ def choose_device(device: str) -> str:
 
 def check_folder(zoo: ZooFolder) -> None:
     """Refuse a folder that holds something which is not a zoo. Raises SpecError."""
-    there = _nearest(zoo.path)
-    if not there.is_dir():
-        raise SpecError(f"{there}: is not a folder; expected one for the zoo (--out)")
+    there = zoo.path if os.path.lexists(zoo.path) else file_above(zoo.path)
+    if there is not None and not there.is_dir():
+        raise SpecError(f"{zoo.path}: {there} is not a folder; expected one for the zoo (--out)")
     if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
         raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
 

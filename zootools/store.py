@@ -10,6 +10,7 @@ whole epoch as safetensors, whose size and sha256 stand in the line. Whoever res
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -377,7 +378,7 @@ class ZooFolder:
         return info
 
     def state_bytes(self, stack: int) -> bytes:
-        """Return the weights and optimizer state in a stack's record (`Epoch.state`), held against their sha256.
+        """Return the weights and optimizer state in a stack's record (`Epoch.state`), compared with their sha256.
 
         Raises DamagedZooError when they are not what was stored.
         """
@@ -385,10 +386,11 @@ class ZooFolder:
         try:
             with open_inside(self.path, name) as file:
                 _, state = self._parse_record(stack, file)
-                data = file.read(state["size"] + 1)
+                left = os.fstat(file.fileno()).st_size - file.tell()
+                data = file.read(left) if left == state["size"] else b""
         except OSError as error:
             raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
-        if len(data) != state["size"] or hashlib.sha256(data).hexdigest() != state["sha256"]:
+        if left != state["size"] or hashlib.sha256(data).hexdigest() != state["sha256"]:
             raise DamagedZooError(f"{self.path}: {name}: its weights and optimizer state have changed (sha256)")
         return data
 

@@ -6,7 +6,6 @@ property (`zootools.hub.foreign_tables`). The files need not be on the Hub. Only
 bring code along.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
 from zootools.hub.locate import LOG, Place, files_meant
 from zootools.hub.names import hub_setting, is_hidden, parse_name
+from zootools.json_reader import parse_json
 from zootools.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -114,11 +114,11 @@ def read_schema(path: Path) -> tuple[Schema, bool]:
             data = file.read(MAX_SCHEMA + 1)
         if len(data) > MAX_SCHEMA:
             raise SpecError(f"{path}: more than the {MAX_SCHEMA} bytes that a schema may have")
-        value = json.loads(data)
+        value = parse_json(data, str(path))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"{path}: is not valid JSON ({error})") from error
+    except DamagedZooError as error:
+        raise SpecError(str(error)) from error
     if not isinstance(value, dict):
         raise SpecError(f"{path}: expected a layer schema or an index (a JSON object)")
     try:
