@@ -38,6 +38,7 @@ from zootools.image_files import check_images, has_images, image_faults, image_s
 from zootools.image_sets import IMAGE_SETS, read_part
 from zootools.images import load_images
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
+from zootools.store import IMAGES, ZooFolder
 from zootools.streams import stream
 
 some = partial(settings, max_examples=40, deadline=None, derandomize=True, database=None)
@@ -823,22 +824,25 @@ def test_stored_images_are_mapped_as_they_are_or_refused(tmp_path_factory: pytes
     }
     change = data.draw(st.sampled_from(list(changes)), "change")
     changes[change](tensors)
-    path = tmp_path_factory.mktemp("stored") / "images.safetensors"
-    save_file(tensors, path)
+    zoo = ZooFolder(tmp_path_factory.mktemp("stored"))
+    zoo.work.mkdir()
+    save_file(tensors, zoo.path / IMAGES)
     if change == "nothing":
-        assert map_images(path, 4, "cpu").digest == load_images(TETRIS).digest
+        assert map_images(zoo, 4, "cpu").digest == load_images(TETRIS).digest
         with pytest.raises(DamagedZooError, match="labels are 0 to 3, expected 0 to 2"):
-            map_images(path, 3, "cpu")
+            map_images(zoo, 3, "cpu")
     else:
         with pytest.raises(DamagedZooError, match="the stored images: "):
-            map_images(path, 4, "cpu")
+            map_images(zoo, 4, "cpu")
         with pytest.raises(DamagedZooError, match="the stored images: "):
             images_of_tensors(tensors, 4)
 
 
 @pytest.mark.parametrize("what", ["nothing", "pipe", "folder", "text", "empty"])
 def test_stored_images_that_cannot_be_read_are_refused_at_once(tmp_path: Path, what: str) -> None:
-    path = tmp_path / "images.safetensors"
+    zoo = ZooFolder(tmp_path)
+    zoo.work.mkdir()
+    path = tmp_path / IMAGES
     if what == "pipe":
         os.mkfifo(path)
     elif what == "folder":
@@ -846,4 +850,4 @@ def test_stored_images_that_cannot_be_read_are_refused_at_once(tmp_path: Path, w
     elif what != "nothing":
         path.write_bytes(b"" if what == "empty" else b"not tensors at all")
     with pytest.raises(DamagedZooError, match="the stored images: "):
-        map_images(path, 4, "cpu")
+        map_images(zoo, 4, "cpu")

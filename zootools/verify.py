@@ -31,7 +31,6 @@ from zootools.image_files import cache_folder
 from zootools.inside import (
     NotPlainError,
     names_inside,
-    path_inside,
     read_inside,
     stat_inside,
 )
@@ -386,9 +385,8 @@ def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
     from zootools.engines.worker import map_images
 
     try:
-        with path_inside(zoo.path, IMAGES) as path:
-            return map_images(path, plan.schema.classes, "cpu").digest == plan.images_sha256
-    except (DamagedZooError, OSError):
+        return map_images(zoo, plan.schema.classes, "cpu").digest == plan.images_sha256
+    except DamagedZooError:
         return False
 
 

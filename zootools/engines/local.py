@@ -196,15 +196,12 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
         import torch
 
         from zootools.engines.worker import map_images, train_stack
-        from zootools.inside import path_inside
-        from zootools.store import IMAGES, ZooFolder
 
         torch.set_num_threads(1)
         # What was pickled comes as bytes, so that an error in unpickling it is one that can be told of.
         folder, schema, training, classes, backend = pickle.loads(job)  # noqa: S301 (of the builder)
         zoo = ZooFolder(folder, lock.descriptor)
-        with path_inside(folder, IMAGES) as path:
-            images = map_images(path, classes, backend.device)
+        images = map_images(zoo, classes, backend.device)
         pipe.send(("ready", None))
         while True:
             try:

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor
 
 from zootools.architectures import Schema
+from zootools.checked import unreadable
 from zootools.errors import DamagedZooError
 from zootools.images import ImageData, Subset
+from zootools.inside import path_inside
 from zootools.population import ModelConfig
 from zootools.shards import shard_bytes
 from zootools.spec import Training
@@ -31,23 +32,24 @@ def save_images(images: ImageData, zoo: ZooFolder) -> None:
         file.write(save(image_tensors(images)))
 
 
-def map_images(path: Path, classes: int, device: str) -> ImageData:
+def map_images(zoo: ZooFolder, classes: int, device: str) -> ImageData:
     """Map the tensors that `save_images` wrote: workers on one machine share one copy in memory.
 
     Raises DamagedZooError when they cannot be read, or are not images that a network can be trained on.
     """
     from safetensors import SafetensorError, safe_open
 
+    place, again = f"{zoo.path}: {IMAGES}", "the same build writes them again"
     try:
-        if not path.is_file():  # opening a FIFO would wait for its writer
-            raise DamagedZooError("the stored images: there is no such file; the same build writes them again")
-        with safe_open(path, framework="pt", device=device) as file:
+        with path_inside(zoo.path, IMAGES) as path, safe_open(path, framework="pt", device=device) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return images_of_tensors(tensors, classes)
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise DamagedZooError(
-            f"the stored images: cannot be read ({error}); the same build writes them again"
-        ) from error
+    except DamagedZooError as error:
+        raise DamagedZooError(f"{place}: {error}") from error
+    except OSError as error:
+        raise DamagedZooError(f"{place}: the stored images: {unreadable(error)}; {again}") from error
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise DamagedZooError(f"{place}: the stored images: cannot be read ({error}); {again}") from error
 
 
 def image_tensors(images: ImageData) -> dict[str, Tensor]:
