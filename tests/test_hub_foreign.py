@@ -449,7 +449,7 @@ def test_links_to_files_are_read_and_broken_ones_named(tmp_path: Path, caplog: p
     (tmp_path / "p" / "folder").symlink_to("../other")
     assert len(open_zoo(tmp_path / "p", schema=TWO)) == 1
     assert "folder: is a link to a folder, and not followed" in caplog.text
-    for target, reason in (("nothing", "No such file"), ("y.parquet", "symbolic links")):
+    for target, reason in (("nothing", "No such file"), ("y.parquet", "is a link")):
         (tmp_path / "p" / "y.parquet").symlink_to(target)
         with pytest.raises(DamagedZooError, match=rf"y\.parquet: cannot be read \(.*{reason}"):
             open_zoo(tmp_path / "p", schema=TWO)

@@ -355,7 +355,7 @@ def test_a_file_whose_digest_is_not_the_published_one_is_not_even_parsed(tmp_pat
 
 
 def cifar10_batch(pixels: Array, labels: Array) -> bytes:
-    return pickle.dumps({"data": pixels.reshape(len(pixels), -1), "labels": labels.tolist()})
+    return pickle.dumps({"data": pixels.reshape(len(pixels), -1), "labels": labels.tolist()}, protocol=2)
 
 
 def svhn_file(pixels: Array, labels: Array) -> bytes:
@@ -390,6 +390,27 @@ def test_files_with_published_digests_are_read_as_their_authors_wrote_them(tmp_p
     batches = len(files) if name == "cifar10" else 1
     assert np.array_equal(found, np.concatenate([pixels] * batches))
     assert numbers.tolist() == labels.tolist() * batches
+
+
+class Canary:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("canary",)
+
+
+def test_nothing_but_arrays_is_unpickled_even_of_files_with_the_right_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    published, content = IMAGE_SETS["cifar10"], pickle.dumps({"data": Canary(), "labels": []}, protocol=2)
+    for file in published.files["train"]:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(content)
+    digest = hashlib.md5(content).hexdigest()
+    with pytest.raises(StorageError, match=r"data_batch_1.*mkdir, which is not a part of an array"):
+        read_part(replace(published, md5=dict.fromkeys(published.files["train"], digest)), tmp_path, "train")
+    assert not (tmp_path / "canary").exists()
 
 
 def test_published_counts_serve_where_files_are_missing(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_of_many_stacks_only_those_with_a_machine_and_two_more_are_sent(
 def test_tasks_wait_for_a_driver_that_lags(nodes: Nodes, specs: Path, tmp_path: Path) -> None:
     """With the driver stopped, tasks come to rest, although minutes of epochs are left to train."""
     out = tmp_path / "zoo"
-    driver = start(specs / "long.yaml", out, "--epochs", "100000", "--address", nodes.address)
+    driver = start(specs / "long.yaml", out, "--epochs", "20000", "--address", nodes.address)
     try:
         assert wait_for_shards(out, 10, partial(is_alive, driver)), driver.communicate()[1]
         driver.send_signal(signal.SIGSTOP)
@@ -558,7 +558,7 @@ def test_without_a_fit_machine_the_build_stops_and_names_them_all(
         build(load_spec(specs / "cnn.yaml"), tmp_path / "zoo", backend=backend, engine="ray", quiet=True)
     for node in nodes.nodes:
         assert f"(Ray node {node.node_id}) {reason}" in str(refusal.value)
-    lacking = str(refusal.value).count("this processor lacks instructions that it was compiled for: fma4, xop")
+    lacking = str(refusal.value).count("this processor lacks instructions that the kernel was compiled for: fma4, xop")
     assert lacking == (len(nodes.nodes) if other == "processor" else 0)
 
 

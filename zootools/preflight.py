@@ -6,9 +6,9 @@ Nothing in this module writes anything.
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ def check_backend(backend: object, device: str = "auto") -> None:
     if device not in ("auto", present.device):
         raise SpecError(f"{name}: computes on the device {present.device!r}, but {device!r} is asked for")
     try:
-        pickle.dumps(backend)
+        ForkingPickler.dumps(backend)
     except Exception as error:  # whatever the object's own code raises
         raise SpecError(f"{name}: cannot be sent to the workers, because it cannot be pickled ({error})") from error
     fingerprint = present.fingerprint()

@@ -7,7 +7,6 @@ that a worker can still report would only come again: it ends the build at once,
 
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -93,7 +92,7 @@ def run_local(
     # torch is imported once in the fork server; every worker then starts in a tenth of a second.
     context.set_forkserver_preload(["zootools.engines.worker"])
     zoo, models, epochs = ZooFolder(folder, lock), plan.models(), plan.spec.training.epochs
-    job = pickle.dumps((folder, plan.schema, plan.spec.training, classes, backend))
+    job = bytes(reduction.ForkingPickler.dumps((folder, plan.schema, plan.spec.training, classes, backend)))
     waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), dict[int, str]()
     crew: list[_Worker] = []
     looked, progress = time.monotonic(), False
@@ -199,7 +198,7 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
 
         torch.set_num_threads(1)
         # What was pickled comes as bytes, so that an error in unpickling it is one that can be told of.
-        folder, schema, training, classes, backend = pickle.loads(job)  # noqa: S301 (of the builder)
+        folder, schema, training, classes, backend = reduction.ForkingPickler.loads(job)
         zoo = ZooFolder(folder, lock.descriptor)
         images = map_images(zoo, classes, backend.device)
         pipe.send(("ready", None))
