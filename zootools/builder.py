@@ -66,6 +66,8 @@ class Estimate:
     models: int
     checkpoints: int
     stacks: int
+    largest_stack: int
+    """Models in the largest stack."""
     bytes: int
     steps: int
     model_samples: int
@@ -138,6 +140,7 @@ def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConf
         models=total,
         checkpoints=total * kept,
         stacks=sum(-(-number // size) for number in groups.values()),
+        largest_stack=min(size, max(groups.values())),
         bytes=total * (kept * per_checkpoint + 12 * schema.size),
         steps=training.epochs * steps,
         model_samples=training.epochs * samples,
@@ -176,16 +179,18 @@ def preview(
     workers = check_arguments(spec, device, backend, engine, address, workers)
     output = open_output(out)
     zoo = ZooFolder(output.folder)
-    schema, models = check_spec(spec, data), expand(spec)
-    asked = estimate(spec, data, models)
+    schema, asked = check_spec(spec, data), estimate(spec, data)
     if output.is_local:
         check_folder(zoo)
-        if _finished(output, zoo, spec, models) is not None:
+        if (zoo.has(PLAN) or zoo.has(MANIFEST)) and _finished(output, zoo, spec, expand(spec)) is not None:
             return asked
-    _check_machine(zoo, spec, schema, models, asked, engine)
+    _check_machine(zoo, spec, schema, asked, engine)
     old, records = _stored(zoo, spec) if output.is_local else (None, [])
     chosen = _choose_backend(backend, device, spec, schema)
-    _check_training(old, records, spec, schema, models, chosen, engine, workers, allow_fingerprint_change)
+    if old is None:  # then the models themselves, of which there may be a million, need not be known
+        _check_workers(asked.largest_stack, schema, chosen, engine, workers)
+    else:
+        _check_training(old, records, spec, schema, expand(spec), chosen, engine, workers, allow_fingerprint_change)
     from zootools.images import has_images, load_images
 
     if has_images(spec.images, data):
@@ -248,7 +253,7 @@ def build(
         finished = _finished(output, zoo, spec, models)
         if finished is not None and not zoo.has(".work"):
             return finished
-    _check_machine(zoo, spec, schema, models, estimate(spec, data, models), engine)
+    _check_machine(zoo, spec, schema, estimate(spec, data, models), engine)
     with (
         FolderLock(zoo.lock) as lock,
         output.session(ZooFolder(zoo.path, lock.descriptor)) as zoo,
@@ -347,14 +352,11 @@ def _give_up(
     )
 
 
-def _check_machine(
-    zoo: ZooFolder, spec: ZooSpec, schema: Schema, models: Sequence[ModelConfig], asked: Estimate, engine: str
-) -> None:
+def _check_machine(zoo: ZooFolder, spec: ZooSpec, schema: Schema, asked: Estimate, engine: str) -> None:
     """Refuse a zoo for which the memory or the disk does not suffice, as far as that is known without torch."""
     check_images_fit(spec, schema)
     if engine == "local":
-        largest = max(map(len, plan_stacks(models, schema, len(spec.training.kept_epochs))))
-        workers_that_fit(1, 1, largest, schema, 1)
+        workers_that_fit(1, 1, asked.largest_stack, schema, 1)
     check_space(zoo.path, asked.bytes)
 
 
@@ -387,14 +389,19 @@ def _check_training(
     if not allow_fingerprint_change:
         new: list[StackRecord | None] = [None] * (len(stacks) - len(records))
         check_fingerprints([*records, *new], backend.fingerprint())
+    return stacks, _check_workers(max(map(len, stacks)), schema, backend, engine, workers)
+
+
+def _check_workers(largest: int, schema: Schema, backend: "Backend", engine: str, workers: int | None) -> int | None:
+    """Return how many workers train at once, where the largest stack has ``largest`` models; None on a cluster."""
     if engine == "ray":
-        return stacks, workers
+        return workers
     if backend.device != "cpu":
-        return stacks, 1
+        return 1
     from zootools.training.backend import StandardBackend
 
     width = backend.width(schema) if isinstance(backend, StandardBackend) else 1
-    return stacks, workers_that_fit(workers, os.cpu_count() or 1, max(map(len, stacks)), schema, width)
+    return workers_that_fit(workers, os.cpu_count() or 1, largest, schema, width)
 
 
 def _engine(

@@ -2,13 +2,16 @@
 
 import os
 import time
+from itertools import cycle
 from pathlib import Path
 
 from zootools.builder import zoo_schema
-from zootools.population import expand
+from zootools.population import ModelConfig, configurations, count_models
 from zootools.spec import ZooSpec
 
 SECONDS = 2.0
+MODELS = 256
+"""How many models are trained side by side, if the specification makes that many."""
 
 
 def seconds_per_model_sample(
@@ -25,19 +28,17 @@ def seconds_per_model_sample(
     from zootools.training.backend import choose_backend
 
     schema = zoo_schema(spec, data)
-    models = expand(spec)
-    first = models[0].hyperparameters
-    alike = [
-        model
-        for model in models
-        if (model.hyperparameters.activation, model.hyperparameters.optimizer) == (first.activation, first.optimizer)
-    ]
+    first = next(configurations(spec))
+    alike = [h for h in configurations(spec) if (h.activation, h.optimizer) == (first.activation, first.optimizer)]
+    # Stand-ins for the models of one structure: there may be a million, and which seeds they have makes no difference.
+    numbered = zip(range(min(MODELS, count_models(spec))), cycle(alike), strict=False)
+    models = [ModelConfig(f"{number:016x}", "", number, "train", hyper) for number, hyper in numbered]
     # Enough steps that the start of an epoch, which is the same for any length, does not count.
     count = min(spec.images.train, spec.training.batch_size * 64)
     images = Subset(torch.randn(count, *schema.input_shape), torch.arange(count) % schema.classes)
     data_set = ImageData(images, images, images, schema.classes)
     chosen = choose_backend(backend, "cpu", schema, spec.training.batch_size)
-    trainer = chosen.trainers(schema, alike[:256], data_set, spec.training)[0]
+    trainer = chosen.trainers(schema, models, data_set, spec.training)[0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
