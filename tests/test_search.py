@@ -92,8 +92,13 @@ def contents(folder: Path) -> dict[str, Any]:
 def local(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the local engine makes of two seeds, in a process of its own, as the workers of a cluster are."""
     out = tmp_path_factory.mktemp("local")
-    in_process(f"represent({str(tiny_zoo)!r}, 'smoke', Path({str(out)!r}), seeds=2, epochs=30, quiet=True, **settings)")
+    in_process(represented(tiny_zoo, out, 30))
     return out
+
+
+def represented(zoo: Path, out: Path, epochs: int) -> str:
+    """Return the statement for `in_process` that trains two seeds."""
+    return f"represent({str(zoo)!r}, 'smoke', Path({str(out)!r}), seeds=2, epochs={epochs}, quiet=True, **settings)"
 
 
 def in_process(statement: str) -> None:
@@ -136,9 +141,10 @@ def test_both_engines_make_the_same_files_and_a_training_is_continued_by_either(
 
 
 def test_a_seed_whose_worker_dies_goes_on_after_its_last_epoch_and_is_given_up_if_none_gets_further(
-    tiny_zoo: Path, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_zoo: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log, killed = tmp_path / "seed-0" / "log.jsonl", set[int]()
+    many = 400  # more than are trained before the first worker dies
 
     def kill() -> None:
         while not log.exists() or len(log.read_text().splitlines()) < 3:
@@ -152,15 +158,17 @@ def test_a_seed_whose_worker_dies_goes_on_after_its_last_epoch_and_is_given_up_i
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     with pytest.raises(WorkerError, match=r"seed-0: its workers died 3 times after epoch \d+") as error:
-        on_ray(tiny_zoo, tmp_path, epochs=5000)  # more than are trained before the first of them dies
+        on_ray(tiny_zoo, tmp_path, epochs=many)
     thread.join()
     assert error.value.exit_code == 74
     found = re.findall(r"seed 0 died; another one goes on after epoch (\d+)", capsys.readouterr().err)
     assert len(found) == 2
     assert found[0] == found[1]
-    assert 3 <= int(found[0]) < 30
-    on_ray(tiny_zoo, tmp_path, quiet=True)
-    assert contents(tmp_path) == contents(local)
+    assert 3 <= int(found[0]) < many
+    on_ray(tiny_zoo, tmp_path, epochs=many, quiet=True)
+    out = tmp_path_factory.mktemp("whole")
+    in_process(represented(tiny_zoo, out, many))
+    assert contents(tmp_path) == contents(out)
 
 
 def test_what_a_training_refuses_on_a_cluster_is_refused_by_its_own_name(
