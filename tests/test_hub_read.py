@@ -22,6 +22,7 @@ from zootools.hub.locate import locate
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
 from zootools.manifest import read_manifest, stored_spec
+from zootools.sealed import MAX_BYTES
 from zootools.verify import faults, place_faults
 
 NAME = "group/tiny"
@@ -171,8 +172,8 @@ def test_what_the_listing_gives_away_is_refused_before_it_is_downloaded(publishe
     with pytest.raises(DamagedZooError, match="but is missing there"):
         open_zoo(NAME, hub=published.url)
     assert set(fetched(published)) == {"zoo.json"}
-    rewrite(published, **{"zoo.json": b" " * (65 * MB)})
-    with pytest.raises(DamagedZooError, match=r"zoo.json has 68157440 bytes"):
+    rewrite(published, **{"zoo.json": b" " * (MAX_BYTES + 1)})
+    with pytest.raises(DamagedZooError, match=rf"zoo.json has {MAX_BYTES + 1} bytes"):
         open_zoo(NAME, hub=published.url)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < MB
 
