@@ -144,7 +144,7 @@ def test_a_seed_whose_worker_dies_goes_on_after_its_last_epoch_and_is_given_up_i
     tiny_zoo: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log, killed = tmp_path / "seed-0" / "log.jsonl", set[int]()
-    many = 400  # more than are trained before the first worker dies
+    many = 60  # more than are trained before the first worker dies
 
     def kill() -> None:
         while not log.exists() or len(log.read_text().splitlines()) < 3:
