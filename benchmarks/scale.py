@@ -35,7 +35,7 @@ from zootools.images import ImageData
 from zootools.population import ModelConfig, expand
 from zootools.sealed import MAX_BYTES
 from zootools.spec import Training, ZooSpec, parse_spec
-from zootools.training.backend import Backend
+from zootools.training.backend import StandardBackend
 from zootools.training.evaluation import Scores
 from zootools.verify import faults
 
@@ -76,7 +76,7 @@ class SyntheticTrainer:
 
 
 @dataclass(frozen=True)
-class SyntheticBackend(Backend):
+class SyntheticBackend(StandardBackend):
     """Trains nothing."""
 
     def fingerprint(self) -> dict[str, object]:
