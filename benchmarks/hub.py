@@ -68,12 +68,14 @@ def synthetic_zoo(out: Path) -> None:
     stacks = plan_stacks(models, schema, len(spec.training.kept_epochs))
     zoo, plan, random = ZooFolder(out), Plan(spec, schema, "0" * 64, stacks), np.random.default_rng(0)
     zoo.write_plan(plan)
-    columns = ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "generalization_gap"]
+    columns = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
     for stack, ids in enumerate(stacks):
         record = StackRecord({"made": "benchmarks/hub.py"}, spec.training.epochs, True)
         weights = random.normal(0, 0.1, (len(ids), schema.size)).astype(np.float32)
         for epoch in spec.training.kept_epochs:
             properties: dict[str, list[Any]] = {name: random.random(len(ids)).tolist() for name in columns}
+            gaps = zip(properties["train_accuracy"], properties["test_accuracy"], strict=True)
+            properties["generalization_gap"] = [train - test for train, test in gaps]
             properties["test_f1"] = random.random((len(ids), schema.classes)).tolist()
             path = out / shard_name(stack, epoch)
             path.parent.mkdir(parents=True, exist_ok=True)

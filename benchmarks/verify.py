@@ -21,7 +21,7 @@ import numpy as np
 from zootools.architectures import build_schema
 from zootools.checked import CheckedFiles
 from zootools.manifest import finish_zoo, read_manifest
-from zootools.population import ModelConfig
+from zootools.population import ModelConfig, expand
 from zootools.shards import ShardInfo, shard_bytes, shard_name
 from zootools.spec import parse_spec
 from zootools.store import Plan, StackRecord, ZooFolder
@@ -75,8 +75,7 @@ def make_zoo(folder: Path, epochs: int) -> None:
         "benchmark",
     )
     schema = build_schema(spec.architecture, (1, 28, 28), 10)
-    zoo, plan = ZooFolder(folder), Plan(spec, schema, "0" * 64, [[]])
-    plan.stacks[0].extend(plan.models())
+    zoo, plan = ZooFolder(folder), Plan(spec, schema, "0" * 64, [[model.model_id for model in expand(spec)]])
     record = StackRecord({}, epochs, True)
     random = np.random.default_rng(0)
     for epoch in spec.training.kept_epochs:
