@@ -130,7 +130,7 @@ def _positions(count: int, settings: Attention) -> nn.Parameter:
 
 
 def feed_forward_sizes(size: int, settings: FeedForward) -> list[int]:
-    """Return the widths from so many weights to z, in equal steps."""
+    """Return the widths of the layers from a number of weights to z, in equal steps."""
     return list(np.linspace(size, settings.latent, settings.layers + 1).round().astype(int).tolist())
 
 

@@ -80,7 +80,7 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def _attention_parameters(shapes: Sequence[tuple[int, int]], settings: Attention) -> int:
-    """Return the parameters of encoder and decoder for groups of so many tokens of so many weights each."""
+    """Return the parameters of encoder and decoder, for the tokens and weights per token of each group."""
     width, latent, tokens = settings.width, settings.latent, sum(count for count, _ in shapes)
     length = tokens + settings.compression_token
     block = _linear(width, 3 * width) + _linear(width, width) + _linear(width, settings.hidden)

@@ -14,7 +14,8 @@ import pytest
 from crash import TINY, fault_random, lane
 
 from zootools.errors import ZooError
-from zootools.files import durable_file, open_inside
+from zootools.files import durable_file
+from zootools.inside import open_inside
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("zootools/**/*.py"), *ROOT.glob("representation/**/*.py")])

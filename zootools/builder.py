@@ -95,7 +95,7 @@ def plan_stacks(
 
 
 def _stack_size(groups: Iterable[int], schema: Schema, checkpoints: int, device: str = "cpu") -> int:
-    """Return how many models a stack has at most, where so many are of each structure.
+    """Return how many models a stack has at most, given the number of models of each structure.
 
     Raises SpecError where there would be more shards than a manifest can name.
     """

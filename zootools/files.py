@@ -33,7 +33,6 @@ from zootools.inside import (
     remove_inside,
     stat_inside,
 )
-from zootools.inside import open_inside as open_inside  # for those who look for it here
 
 TEMPORARY = ".tmp-"
 

@@ -13,7 +13,7 @@ from zootools.errors import DamagedZooError
 
 MAX_DEPTH = 40
 SPARSE = 12
-"""A text of many values has at least so many bytes for each: those of zootools have more than 16. A value takes up to a
+"""Bytes that a text of many values has at least for each: those of zootools have more than 16. A value takes up to a
 hundred bytes of memory, so this bounds what reading takes."""
 FEW_VALUES = 500_000
 """Values that are read however densely they are written."""

@@ -52,7 +52,7 @@ class ColumnPages:
     encodings: set[int] = field(default_factory=set)
 
     def exceeds(self, values: int) -> bool:
-        """Whether the pages hold more than so many values, or more bytes than these can need."""
+        """Whether the pages contain more than a number of values, or more bytes than these can need."""
         return self.values > values or self.unpacked > BYTES_PER_VALUE * values + SPARE_BYTES
 
 

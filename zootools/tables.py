@@ -136,7 +136,7 @@ def write_parquet(zoo: ZooFolder, shards: CheckedFiles, schema: Schema, table: p
 
 
 def split_files(schema: Schema, split: str, count: int) -> dict[str, range]:
-    """Return the tables of a split of so many checkpoints by name, and which of its rows each holds.
+    """Return the tables of a split by name, given its number of checkpoints, and which of its rows each contains.
 
     The rows of a zoo alone decide it, so a reader knows which tables there must be; it is part of the format.
     """

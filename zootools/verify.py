@@ -526,7 +526,7 @@ def _repair_finished(zoo: ZooFolder, damaged: set[str]) -> None:
     for name in damaged:
         _drop(zoo, name)
     if "spec.yaml" in damaged:
-        _drop(zoo, "README.md")  # which could not be held against it
+        _drop(zoo, "README.md")  # which could not be compared with it
     else:
         manifest = read_manifest(zoo.path)
         zoo.write_plan(reopen(zoo, manifest, stored_spec(zoo.path, manifest)))

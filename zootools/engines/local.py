@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the folder is still there."""
 HOPELESS = 3
-"""Where so many stacks are given up before any worker has got anywhere, the others are not tried."""
+"""After this many stacks that were given up before any progress, the others are not tried."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError, did_you_mean
-from zootools.files import open_inside
 from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
 from zootools.hub.locate import LOG, Place, files_meant
 from zootools.hub.names import hub_setting, is_hidden, parse_name
+from zootools.inside import open_inside
 from zootools.json_reader import parse_json
 from zootools.zoo import Zoo
 

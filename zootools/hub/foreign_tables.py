@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
-from zootools.files import open_inside
+from zootools.inside import open_inside
 from zootools.memory import available_memory, gigabytes
 from zootools.parquet_pages import DELTA_LENGTHS, PREFIXES, ColumnPages, column_pages
 from zootools.tables import SPLITS
@@ -31,7 +31,7 @@ MAX_ROWS = 10_000_000
 MAX_BYTES = 16 << 30
 """Memory that weights and properties may take, all files together."""
 MAX_REPEATS, SMALL_FILE = 1000, 256 << 20
-"""Files may take so many times their size, and so many bytes besides: beyond, their content only repeats itself."""
+"""Files may unpack to a multiple of their size, and bytes besides; beyond it their content only repeats itself."""
 MAX_TEXT = 10_000
 """Bytes of a text that is a property."""
 BATCH_BYTES = 64 << 20
@@ -272,7 +272,7 @@ def _check_pages(
     pages: Sequence[ColumnPages],
     memory: Memory,
 ) -> None:
-    """Compare what the pages of the columns hold with what so many rows need, and count the memory they will take."""
+    """Compare what the pages of the columns contain with what the rows need, and count the memory they will take."""
     for column in columns:
         held = pages[column.leaf]
         if held.values > rows:
@@ -473,7 +473,7 @@ def _castable(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
 
 
 def _first(count: int, fits: Callable[[int, int], bool]) -> int:
-    """Return the first of so many rows that does not fit; ``fits(first, end)`` says it of a range."""
+    """Return the first row that does not fit; ``fits(first, end)`` says whether a range of rows does."""
     first = 0
     while count > 1:
         half = count // 2
