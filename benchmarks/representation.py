@@ -38,7 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from representation.encoders import projection_head
 from representation.recipes import Attention, Augmentation, Recipe, load_recipe
 from representation.trainer import Trainer
-from zootools.architectures import Schema, build_schema
+from zootools.architectures import Schema
+from zootools.registry import build_schema
 from zootools.spec import Cnn, Mlp
 
 SCHEMAS = {

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from zootools import open_zoo
 from zootools.architectures import Schema
-from zootools.builder import build, plan_stacks, zoo_schema
+from zootools.builder import build
 from zootools.images import ImageData
+from zootools.planning import plan_stacks, zoo_schema
 from zootools.population import ModelConfig, expand
 from zootools.sealed import MAX_BYTES
 from zootools.spec import Training, ZooSpec, parse_spec

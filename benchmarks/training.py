@@ -38,10 +38,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from zootools.architectures import Schema, build_schema
+from zootools.architectures import Schema
 from zootools.image_files import data_folder
 from zootools.images import ImageData, Subset, load_images
 from zootools.population import ModelConfig
+from zootools.registry import build_schema
 from zootools.spec import Architecture, Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages, Training
 from zootools.training.backend import Trainer, choose_backend
 from zootools.training.reference import make_optimizer, train_reference

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from zootools.architectures import build_schema
 from zootools.checked import CheckedFiles
-from zootools.manifest import finish_zoo, read_manifest
+from zootools.finish import finish_zoo
+from zootools.manifest import read_manifest
 from zootools.population import ModelConfig, expand
+from zootools.registry import build_schema
 from zootools.shards import ShardInfo, shard_bytes, shard_name
 from zootools.spec import parse_spec
 from zootools.store import Plan, StackRecord, ZooFolder

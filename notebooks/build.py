@@ -43,7 +43,7 @@ spec.configuration_count, spec.model_count
 # What it will take, before anything is written:
 
 # %%
-from zootools.builder import estimate
+from zootools.planning import estimate
 
 estimate(spec)
 

@@ -28,8 +28,9 @@ from representation.targets import Target
 from representation.train import Weights, check_folders, train_encoder, training_data
 from zootools.errors import SpecError, StorageError, did_you_mean
 from zootools.extras import optional
+from zootools.open import open_zoo
 from zootools.text import say
-from zootools.zoo import Zoo, open_zoo
+from zootools.zoo import Zoo
 
 PROBES = ("paper", "standardised")
 ENGINES = ("local", "ray")

@@ -13,10 +13,11 @@ import torch
 from crash import Builders, folder_in_memory
 from hub_server import TOKEN, HubServer, serve
 
-from zootools.architectures import Schema, build_schema
+from zootools.architectures import Schema
 from zootools.images import ImageData, load_images
 from zootools.native.compiler import find_compiler
 from zootools.population import ModelConfig
+from zootools.registry import build_schema
 from zootools.spec import (
     Architecture,
     Cnn,

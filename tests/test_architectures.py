@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from zootools.architectures import MAX_PARAMETERS, Layer, Schema, build_schema
+from zootools.architectures import MAX_PARAMETERS, Layer, Schema
 from zootools.errors import DamagedZooError, SpecError
 from zootools.networks import ACTIVATIONS, Network, stacked_forward
+from zootools.registry import build_schema
 from zootools.spec import Architecture, Cnn, Mlp
 
 SHAPES = {

@@ -19,8 +19,9 @@ from representation.baselines import (
     UnterthinerStatistics,
     flatten,
 )
-from zootools.architectures import Schema, build_schema
+from zootools.architectures import Schema
 from zootools.images import ImageData
+from zootools.registry import build_schema
 from zootools.spec import Architecture, Cnn, Mlp
 
 

@@ -19,14 +19,15 @@ from click.testing import CliRunner
 from crash import CNN, TINY, Builders, held_environment
 
 from zootools import ZooSpec, build, open_zoo
-from zootools.builder import plan_stacks, status, zoo_schema
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, WorkerError, ZooNotFoundError
 from zootools.files import FolderLock, pretty_json
 from zootools.images import load_images
+from zootools.planning import plan_stacks, zoo_schema
 from zootools.population import expand
 from zootools.sealed import seal
 from zootools.spec import load_spec
+from zootools.status import status
 from zootools.store import ZooFolder
 from zootools.training.reference import train_reference
 from zootools.verify import faults, repair

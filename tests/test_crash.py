@@ -21,9 +21,9 @@ from conftest import needs_strace
 from crash import NIGHTLY, SMALL, TINY, Builders, fault_random, held_environment, lane, traced, tree
 
 from zootools import build, load_spec, open_zoo
-from zootools.builder import status
 from zootools.errors import StorageError, WorkerError, ZooNotFoundError
 from zootools.files import TEMPORARY
+from zootools.status import status
 from zootools.store import ZooFolder
 from zootools.verify import faults
 

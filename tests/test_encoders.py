@@ -13,8 +13,9 @@ from torch import Tensor
 
 from representation.encoders import Block, Encoder, attend, projection_head
 from representation.recipes import Attention, FeedForward, Head
-from zootools.architectures import Schema, build_schema
+from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
+from zootools.registry import build_schema
 
 SMALL: dict[str, Any] = {"kind": "attention", "latent": 6, "width": 8, "heads": 2, "blocks": 2, "hidden": 12}
 KINDS = {

@@ -17,14 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zootools import open_zoo
-from zootools.builder import status
 from zootools.errors import DamagedZooError, SpecError, ZooError
 from zootools.files import pretty_json
+from zootools.finish import finish_zoo
 from zootools.json_reader import MAX_DEPTH, parse_json
-from zootools.manifest import finish_zoo, read_manifest
+from zootools.manifest import read_manifest
 from zootools.population import canonical_json, count_models, expand
 from zootools.shards import ShardInfo, read_info, shard_bytes
 from zootools.spec import parse_spec, parse_stored_spec
+from zootools.status import status
 from zootools.store import Plan, StackRecord, ZooFolder
 from zootools.tables import accuracy_summary
 from zootools.unhashed import read_build_log

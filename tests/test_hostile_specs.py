@@ -14,9 +14,9 @@ from crash import TINY, Builders, fault_random, lane
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zootools.builder import plan_stacks, zoo_schema
 from zootools.errors import SpecError, ZooError
 from zootools.images import load_images
+from zootools.planning import plan_stacks, zoo_schema
 from zootools.population import expand
 from zootools.spec import load_spec, parse_spec
 

@@ -23,11 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zootools import open_zoo
-from zootools.architectures import Schema, build_schema
+from zootools.architectures import Schema
 from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, ZooError, ZooNotFoundError
 from zootools.hub import foreign_tables
 from zootools.hub.foreign import ForeignZoo, read_schema
+from zootools.registry import build_schema
 from zootools.spec import Mlp
 
 INDEX = {

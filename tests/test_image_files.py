@@ -32,10 +32,10 @@ from torch.nn import functional as F
 
 from zootools.builder import build
 from zootools.doctor import examine
-from zootools.engines.worker import image_tensors, images_of_tensors, map_images
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
 from zootools.image_files import check_images, has_images, image_faults, image_shape
 from zootools.image_sets import IMAGE_SETS, read_part
+from zootools.image_tensors import image_tensors, images_of_tensors, map_images
 from zootools.images import load_images
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
 from zootools.store import IMAGES, ZooFolder

@@ -28,10 +28,10 @@ from zootools import open_zoo
 from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
 from zootools.files import FolderLock, write_output
+from zootools.finish import add_page
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
 from zootools.inside import names_inside, open_inside
-from zootools.manifest import add_page
 from zootools.verify import faults, repair
 
 SECRET = b"hunter2-do-not-publish"
@@ -249,10 +249,10 @@ EVERYTHING = """
 import sys
 from pathlib import Path
 from zootools import build, load_spec, open_zoo
-from zootools.builder import status
+from zootools.status import status
 from zootools.hub.pull import pull
 from zootools.hub.release import publish
-from zootools.manifest import add_page
+from zootools.finish import add_page
 from zootools.verify import faults, repair
 
 zoo, unfinished, made, spec = map(Path, sys.argv[1:])

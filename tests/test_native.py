@@ -20,7 +20,7 @@ from crash import fault_random, lane, tree
 from torch.nn import functional as F
 
 from zootools import build
-from zootools.architectures import Layer, Schema, build_schema
+from zootools.architectures import Layer, Schema
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError, ZooError
 from zootools.images import ImageData, Subset
@@ -34,6 +34,7 @@ from zootools.native.compiler import (
 )
 from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel
 from zootools.networks import Network
+from zootools.registry import build_schema
 from zootools.spec import Mlp, parse_spec
 from zootools.training.backend import choose_backend
 from zootools.training.initialise import initial_weights

@@ -62,7 +62,7 @@ NO_ZOO = {
 
 ALLOWED = {
     "zootools/cli/look.py:view": NAMED,
-    "zootools/engines/worker.py:map_images": OPENED,
+    "zootools/finish.py:add_page": ITSELF,
     "zootools/hub/catalog.py:describe": ITSELF,
     "zootools/hub/folder.py:check_target": ITSELF,
     "zootools/hub/folder.py:require": ITSELF,
@@ -77,7 +77,7 @@ ALLOWED = {
     "zootools/hub/remote.py:fetch": CACHE,
     "zootools/hub/stored.py:status": SCRATCH,
     "zootools/hub/upload.py:publish": OPENED,
-    "zootools/manifest.py:add_page": ITSELF,
+    "zootools/image_tensors.py:map_images": OPENED,
     "zootools/preflight.py:_nearest": ITSELF,
     "zootools/preflight.py:check_folder": ITSELF,
     "zootools/preflight.py:check_space": ITSELF,

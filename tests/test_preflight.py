@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zootools import ZooSpec, build, open_zoo
-from zootools.builder import check_spec, preview, status
+from zootools.builder import preview
 from zootools.choices import BACKENDS, DEVICES, ENGINES, MAX_WORKERS
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError, ZooError
@@ -29,9 +29,11 @@ from zootools.files import write_durably
 from zootools.image_files import check_images
 from zootools.image_sets import IMAGE_SETS
 from zootools.memory import memory_limit
+from zootools.planning import check_spec
 from zootools.preflight import stack_bytes, workers_that_fit
 from zootools.progress import Progress
 from zootools.spec import load_spec, parse_spec
+from zootools.status import status
 from zootools.store import ZooFolder
 from zootools.training.backend import choose_backend
 

@@ -24,7 +24,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zootools import ZooSpec, __version__, build
-from zootools.builder import plan_stacks, status, zoo_schema
 from zootools.bundled import find_spec
 from zootools.cli import main
 from zootools.engines.cluster import connect
@@ -34,8 +33,10 @@ from zootools.engines.worker import compute_epochs
 from zootools.errors import ClusterError, DamagedZooError, StorageError, WorkerError
 from zootools.images import load_images
 from zootools.native.compiler import INSTRUCTION_SETS, ISA
+from zootools.planning import plan_stacks, zoo_schema
 from zootools.population import expand
 from zootools.spec import load_spec
+from zootools.status import status
 from zootools.store import Epoch, Plan, ZooFolder
 from zootools.training.backend import choose_backend
 from zootools.verify import faults

@@ -33,10 +33,10 @@ from representation.results import SCHEMA, Results
 from representation.targets import IDENTITY, read_targets
 from representation.train import Weights
 from zootools import Zoo, build, open_zoo
-from zootools.architectures import build_schema
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError
 from zootools.hub.release import publish
+from zootools.registry import build_schema
 from zootools.spec import Mlp, parse_spec
 
 BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthiner", "untrained"}

@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 from conftest import make_spec
 
-from zootools.builder import HUGE_STACK, MANY_FILES, plan_stacks, zoo_schema
 from zootools.errors import SpecError
+from zootools.planning import HUGE_STACK, MANY_FILES, plan_stacks, zoo_schema
 from zootools.population import expand
 
 

@@ -17,9 +17,10 @@ from representation.augment import Augmenter
 from representation.recipes import Augmentation
 from representation.reproduction.equivariance import trajectories
 from representation.tokens import Tokenizer
-from zootools.architectures import Schema, build_schema
+from zootools.architectures import Schema
 from zootools.images import ImageData, Subset
 from zootools.networks import stacked_forward
+from zootools.registry import build_schema
 from zootools.spec import Mlp
 
 SCHEMAS: dict[str, Callable[[], Schema]] = {

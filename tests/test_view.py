@@ -20,7 +20,6 @@ from conftest import LOOK_ZOO, TINY_ZOO
 
 from representation.baselines import flatten
 from zootools import build, open_zoo
-from zootools.architectures import build_schema
 from zootools.cli import main
 from zootools.errors import SpecError
 from zootools.hub.pull import pull
@@ -28,6 +27,7 @@ from zootools.hub.release import publish
 from zootools.manifest import read_manifest
 from zootools.plots.page import page
 from zootools.plots.portrait import Portrait
+from zootools.registry import build_schema
 from zootools.spec import Mlp, parse_spec
 from zootools.verify import faults
 

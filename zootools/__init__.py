@@ -11,8 +11,9 @@ from zootools.errors import ZooError
 
 if TYPE_CHECKING:
     from zootools.builder import build
+    from zootools.open import open_zoo
     from zootools.spec import ZooSpec, load_spec
-    from zootools.zoo import Zoo, open_zoo
+    from zootools.zoo import Zoo
 
 __version__ = "0.1.0"
 __all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "load_spec", "open_zoo"]
@@ -22,7 +23,7 @@ _HOME = {
     "ZooSpec": "zootools.spec",
     "build": "zootools.builder",
     "load_spec": "zootools.spec",
-    "open_zoo": "zootools.zoo",
+    "open_zoo": "zootools.open",
 }
 
 

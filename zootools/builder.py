@@ -8,21 +8,20 @@ import hashlib
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zootools.architectures import Schema, build_schema
-from zootools.errors import DamagedZooError, SpecError, WorkerError
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError, WorkerError
 from zootools.files import FolderLock, pretty_json, sweep_temporaries
-from zootools.image_files import check_images, image_shape
-from zootools.manifest import finish_zoo, is_partial, read_manifest, reopened, spec_yaml, stored_spec
+from zootools.finish import finish_zoo, spec_yaml
+from zootools.manifest import is_partial, read_manifest, reopened, stored_spec
 from zootools.mirror import Output, open_output
-from zootools.population import ModelConfig, count_structures, expand
+from zootools.planning import Estimate, check_spec, estimate, plan_stacks
+from zootools.population import ModelConfig, expand
 from zootools.preflight import (
     check_arguments,
     check_fingerprints,
@@ -35,8 +34,8 @@ from zootools.preflight import (
     workers_that_fit,
 )
 from zootools.progress import Progress
-from zootools.sealed import MAX_BYTES
 from zootools.spec import ZooSpec
+from zootools.status import epochs_done
 from zootools.store import MANIFEST, PLAN, Plan, StackRecord, ZooFolder
 from zootools.text import say
 from zootools.unhashed import MAX_SESSIONS, read_build_log
@@ -46,115 +45,6 @@ if TYPE_CHECKING:
     from zootools.training.backend import Backend
 
 LOG = logging.getLogger(__name__)
-
-MAX_STACK = 256
-FEW_FILES = 1000
-"""Stacks are as small as they can be (for more work units) without making more shards than this."""
-HUGE_STACK = 4096
-MANY_FILES = 9000
-"""Beyond so many shards, which is nearly what a hub takes, stacks grow further: up to `HUGE_STACK` models."""
-
-MODEL_BYTES, SHARD_BYTES = 120, 175
-"""What zoo.json takes for a model at most (one that has diverged), and for a shard."""
-MAX_SHARDS = 200_000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a specification asks for, by arithmetic."""
-
-    models: int
-    checkpoints: int
-    stacks: int
-    largest_stack: int
-    """Models in the largest stack."""
-    bytes: int
-    steps: int
-    model_samples: int
-
-
-def zoo_schema(spec: ZooSpec, data: Path | None = None) -> Schema:
-    """Return the layer schema of a specification's models. Raises SpecError where images do not fit it."""
-    shape, classes = image_shape(spec.images, data)
-    return build_schema(spec.architecture, shape, classes)
-
-
-def plan_stacks(
-    models: Sequence[ModelConfig], schema: Schema, checkpoints: int, device: str = "cpu"
-) -> list[list[str]]:
-    """Put models of one structure together: activation, optimizer, and whether there is dropout.
-
-    The result depends on the models alone, never on the number of workers.
-    """
-    groups: dict[tuple[str, str, bool], list[str]] = {}
-    for model in sorted(models, key=lambda model: model.model_id):
-        hyper = model.hyperparameters
-        groups.setdefault((hyper.activation, hyper.optimizer, hyper.dropout > 0), []).append(model.model_id)
-    size = _stack_size([len(ids) for ids in groups.values()], schema, checkpoints, device)
-    return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
-
-
-def _stack_size(groups: Iterable[int], schema: Schema, checkpoints: int, device: str = "cpu") -> int:
-    """Return how many models a stack has at most, given the number of models of each structure.
-
-    Raises SpecError where there would be more shards than a manifest can name.
-    """
-    groups = list(groups)
-    size = 256 if device == "cuda" or schema.size <= 2_000 else 16
-
-    def shards() -> int:
-        return checkpoints * sum(-(-count // size) for count in groups)
-
-    while (size < MAX_STACK and shards() > FEW_FILES) or (size < HUGE_STACK and shards() > MANY_FILES):
-        size *= 2
-    if shards() > MAX_SHARDS or sum(groups) * MODEL_BYTES + shards() * SHARD_BYTES > MAX_BYTES:
-        raise SpecError(
-            f"{sum(groups):,} models of {checkpoints:,} checkpoints in {shards():,} shards are more than one zoo can "
-            "have: keep fewer (training.checkpoint_every, checkpoint_epochs), or make several zoos"
-        )
-    return size
-
-
-def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConfig] | None = None) -> Estimate:
-    """Return what building a specification will take, without touching a disk.
-
-    ``models`` are those of the specification, for who has them at hand.
-    """
-    schema, kept, training = zoo_schema(spec, data), len(spec.training.kept_epochs), spec.training
-    if models is None:
-        structures = count_structures(spec)
-    else:
-        hyper = [model.hyperparameters for model in models]
-        structures = Counter((h.activation, h.optimizer, h.dropout > 0, h.train_fraction) for h in hyper)
-    groups: Counter[tuple[str, str, bool]] = Counter()
-    steps = samples = 0
-    for (activation, optimizer, dropout, fraction), number in structures.items():
-        groups[activation, optimizer, dropout] += number
-        images = max(1, int(spec.images.train * fraction))
-        samples += number * images
-        steps += number * -(-images // training.batch_size)
-    total, size = sum(groups.values()), _stack_size(groups.values(), schema, kept)
-    # The shard, the row of Parquet (compressed by about a fifth at best), and the scores in both.
-    per_checkpoint = 8 * schema.size + 600
-    return Estimate(
-        models=total,
-        checkpoints=total * kept,
-        stacks=sum(-(-number // size) for number in groups.values()),
-        largest_stack=min(size, max(groups.values())),
-        bytes=total * (kept * per_checkpoint + 12 * schema.size),
-        steps=training.epochs * steps,
-        model_samples=training.epochs * samples,
-    )
-
-
-def check_spec(spec: ZooSpec, data: Path | None = None) -> Schema:
-    """Return the schema of a specification's models; raise SpecError for what no build could make of it.
-
-    Images are not read, so their number is compared with what is known of their data set.
-    """
-    schema = zoo_schema(spec, data)
-    check_images(spec.images, data)
-    return schema
 
 
 def preview(
@@ -315,7 +205,7 @@ def _train(
 ) -> dict[int, str]:
     """Let an engine train what is left of a plan; return the stacks that it gave up, and how their workers died."""
     records = zoo.read_records(plan)
-    done = [_epochs_done(record, plan.spec) for record in records]
+    done = [epochs_done(record, plan.spec) for record in records]
     todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
     with Progress([len(ids) for ids in plan.stacks], plan.spec.training.epochs, done, quiet) as bar:
 
@@ -420,7 +310,7 @@ def _engine(
 
         return partial(run_ray, zoo, plan, images=images, backend=backend, address=address, workers=workers)
     from zootools.engines.local import run_local
-    from zootools.engines.worker import save_images
+    from zootools.image_tensors import save_images
 
     save_images(images, zoo)
     classes, descriptor = images.classes, lock.descriptor
@@ -490,12 +380,6 @@ def _stacks(
     return old.stacks + plan_stacks([model for model in models if model.model_id not in present], schema, kept, device)
 
 
-def _epochs_done(record: StackRecord | None, spec: ZooSpec) -> int:
-    if record is None:
-        return 0
-    return spec.training.epochs if record.done else max(record.epoch, 0)
-
-
 def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine: str) -> None:
     """Add this session to build.json: when, where and how long; the one file that may differ between equal zoos."""
     import platform
@@ -519,36 +403,3 @@ def _note_build(zoo: ZooFolder, begun: float, device: str, backend: str, engine:
         }
     )
     zoo.write("build.json", pretty_json({"sessions": sessions[-MAX_SESSIONS:]}))
-
-
-def status(out: Path) -> dict[str, Any]:
-    """Return how the build of a folder stands: expected = ok + diverged + failed + missing, always.
-
-    A model is ``ok`` when its last epoch is stored, ``missing`` while it is not, ``failed`` when the last session
-    gave its stack up.
-    """
-    zoo = ZooFolder(out)
-    plan = zoo.read_plan()
-    if plan is None:
-        manifest = read_manifest(out)
-        return {"state": "partial" if is_partial(manifest) else "finished", **manifest["counts"]}
-    counts: Counter[str] = Counter()
-    epochs, done = 0, 0
-    for ids, found in zip(plan.stacks, zoo.read_records(plan), strict=True):
-        record = found or StackRecord({})
-        counts["diverged"] += len(record.stopped)
-        counts[record.standing] += len(ids) - len(record.stopped)
-        epochs += _epochs_done(record, plan.spec)
-        done += record.done
-    return {
-        "state": "unfinished",
-        "expected": sum(len(ids) for ids in plan.stacks),
-        "ok": counts["ok"],
-        "diverged": counts["diverged"],
-        "failed": counts["failed"],
-        "missing": counts["missing"],
-        "stacks": len(plan.stacks),
-        "stacks_done": done,
-        "epochs_done": epochs,
-        "epochs_expected": len(plan.stacks) * plan.spec.training.epochs,
-    }

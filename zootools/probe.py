@@ -5,7 +5,7 @@ import time
 from itertools import cycle
 from pathlib import Path
 
-from zootools.builder import zoo_schema
+from zootools.planning import zoo_schema
 from zootools.population import ModelConfig, configurations, count_models
 from zootools.spec import ZooSpec
 

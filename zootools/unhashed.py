@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import FailFast, Field, ValidationError
 
+from zootools.card import card_location
 from zootools.checked import unreadable
 from zootools.errors import DamagedZooError
 from zootools.inside import read_inside
@@ -74,8 +75,6 @@ def note_fault(data: bytes) -> str | None:
 
 
 def _card_fault(data: bytes) -> str | None:
-    from zootools.card import card_location
-
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.architectures import Schema
+from zootools.card import card_repositories, render_card
 from zootools.checked import CheckedFiles, FileInfo, unreadable
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError
 from zootools.files import FolderLock, write_durably
@@ -133,8 +134,6 @@ def is_looked_at(name: str) -> bool:
 
 def card_repository(folder: Path) -> str | None:
     """Return the repository that the card of an intact zoo names; None before the zoo is published."""
-    from zootools.card import card_repositories
-
     try:
         return next(iter(card_repositories(read_inside(folder, "README.md", LIMITS["README.md"]))), None)
     except OSError:
@@ -308,8 +307,6 @@ def card_fault(folder: Path, manifest: dict[str, Any], spec: ZooSpec, repository
 
     A published card names its repository. Where that is not known, it is the one that the card itself names.
     """
-    from zootools.card import card_repositories, render_card
-
     try:
         card = read_inside(folder, "README.md", LIMITS["README.md"])
     except OSError as error:
@@ -382,7 +379,7 @@ def _planned(
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
-    from zootools.engines.worker import map_images
+    from zootools.image_tensors import map_images
 
     try:
         return map_images(zoo, plan.schema.classes, "cpu").digest == plan.images_sha256

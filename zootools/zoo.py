@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
-from zootools.hub.locate import Place, locate
+from zootools.hub.locate import Place
 from zootools.manifest import (
     check_against_spec,
     check_tables,
@@ -28,6 +28,7 @@ from zootools.manifest import (
 )
 from zootools.shards import gather_weights, shard_name
 from zootools.spec import ZooSpec
+from zootools.status import status
 from zootools.store import PLAN, Plan, ZooFolder
 from zootools.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
 
@@ -148,51 +149,12 @@ class Zoo:
         return network.eval()
 
 
-def open_zoo(
-    path: str | Path,
-    *,
-    revision: str | None = None,
-    hub: str | Path | None = None,
-    schema: str | Path | Schema | None = None,
-    split: str | None = None,
-    where: pc.Expression | None = None,
-    include_diverged: bool = False,
-    verify: bool = True,
-) -> Zoo:
-    """Open a zoo: a folder, finished or still being built, or one that was published, by its name.
+def open_folder(folder: Path, verify: bool = True) -> Zoo:
+    """Open a finished or unfinished zoo in a folder, with all its checkpoints; retry if a builder finishes it then.
 
-    Args:
-        path: a folder, or ``org/name`` (or ``org/name@revision``) of a zoo in the folder $ZOOTOOLS_HUB or on the Hub.
-            Of a zoo on the Hub only metadata is fetched now, and weights when they are asked for.
-        revision: the branch, tag or commit of a name; the newest version by default.
-        hub: look for a name in this folder or at this URL only.
-        schema: for Parquet files with a weights column that zootools did not make: the layer schema, or a JSON file
-            with it (a zoo.json will do) or with an index as published zoos have it (`zootools.hub.foreign`).
-        split: only the checkpoints of this split.
-        where: only the checkpoints for which this condition on metadata columns holds.
-        include_diverged: also the checkpoints of models that diverged later; `Zoo.counts` says how many they are.
-        verify: compare every file with its sha256 before it is first read, and refuse weights that are not finite.
-
-    Raises ZooNotFoundError when there is no such zoo, DamagedZooError when it is not what was written.
+    Raises what `zootools.open.open_zoo` raises.
     """
-    if schema is not None:
-        from zootools.hub.foreign import open_foreign
-
-        zoo: Zoo = open_foreign(path, schema, revision, hub)
-    else:
-        place = locate(path, revision, hub)
-        zoo = replace(_open(ZooFolder(place.folder), verify), place=place)
-        for note in zoo.notes:
-            LOG.info("%s: %s", path, note)
-    if not include_diverged:
-        zoo = zoo.where(pc.field("status") == "ok")
-    if split is not None:
-        zoo = zoo.split(split)
-    return zoo if where is None else zoo.where(where)
-
-
-def _open(store: ZooFolder, verify: bool) -> Zoo:
-    """Open a folder as what it is, also when a builder begins or finishes at this very moment."""
+    store = ZooFolder(folder)
     while True:
         plan = store.read_plan()
         try:
@@ -225,8 +187,6 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
 
 
 def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
-    from zootools.builder import status
-
     records, stopped, files = store.read_records(plan), dict[str, dict[str, Any]](), dict[str, FileInfo]()
     for record in records:
         if record is not None:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from representation.encoders import Encoder
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs
 from representation.reproduction.scales import Scale
-from zootools.builder import estimate, zoo_schema
+from zootools.planning import estimate, zoo_schema
 from zootools.population import expand
 from zootools.probe import seconds_per_model_sample
 from zootools.progress import duration

@@ -20,18 +20,18 @@ from representation.reproduction.items import Item, zoo_label
 from representation.reproduction.standing import Picture
 from representation.reproduction.work import Place
 from zootools.architectures import Schema
-from zootools.builder import zoo_schema
 from zootools.bundled import find_spec
 from zootools.errors import SpecError
 from zootools.files import write_durably
 from zootools.images import load_images
+from zootools.open import open_zoo
+from zootools.planning import zoo_schema
 from zootools.plots import Portrait, figure_4, figure_7, figure_8
 from zootools.plots.limits import beyond, frame
 from zootools.plots.panels import at_border, ticks
 from zootools.plots.style import PALETTE, styled, title_of
 from zootools.plots.writing import image_bytes
 from zootools.spec import load_spec
-from zootools.zoo import open_zoo
 
 METHODS = ("W", "s(W)", "Ec+D")
 """What Figures 11 to 14 compare."""

@@ -25,8 +25,9 @@ from representation.reproduction.scales import Scale
 from representation.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import pretty_json, write_durably
+from zootools.open import open_zoo
 from zootools.population import canonical_json
-from zootools.zoo import Zoo, open_zoo
+from zootools.zoo import Zoo
 
 WEIGHTS_AND_STATISTICS = ("W", "s(W)")
 """The baselines of all tables but Table 5, which is about the TETRIS zoos."""

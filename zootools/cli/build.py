@@ -153,8 +153,8 @@ def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: boo
 
     `zootools build --dry-run` also checks the folder, the images that are at hand, and this machine.
     """
-    from zootools.builder import check_spec
     from zootools.bundled import find_spec
+    from zootools.planning import check_spec
     from zootools.population import count_models
     from zootools.spec import load_spec
 

@@ -37,8 +37,8 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
     """
     optional("matplotlib", "zootools plot", "plots")
     from representation.baselines import flatten
+    from zootools.open import open_zoo
     from zootools.plots import Portrait, write_pictures
-    from zootools.zoo import open_zoo
 
     interruptible()
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
@@ -94,10 +94,11 @@ def view(
         raise SpecError("--add puts the page into a zoo of zootools; it goes with neither --out nor --schema")
     from representation.baselines import flatten
     from zootools.files import check_output, write_output
-    from zootools.manifest import PAGE, add_page
+    from zootools.finish import add_page
+    from zootools.manifest import PAGE
+    from zootools.open import open_zoo
     from zootools.plots.page import MAX_POINTS, page
     from zootools.plots.portrait import Portrait
-    from zootools.zoo import open_zoo
 
     interruptible()
     if out is not None:

@@ -24,8 +24,8 @@ BY_EPOCH = (
 @JSON
 def info(zoo: str, schema: Path | None, as_json: bool) -> None:
     """Say what a zoo holds."""
+    from zootools.open import open_zoo
     from zootools.tables import accuracy_summary
-    from zootools.zoo import open_zoo
 
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
     spec = opened.stored_spec
@@ -59,10 +59,10 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
 @JSON
 def status(zoo: str, as_json: bool) -> None:
     """Say how a build stands; works while it runs and afterwards."""
-    from zootools.builder import status as build_status
     from zootools.hub import stored
     from zootools.hub.locate import locate
     from zootools.objects import folder_of
+    from zootools.status import status as build_status
 
     standing = stored.status(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
     print_value(standing, as_json, show_pairs)
@@ -77,7 +77,7 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
     import pyarrow.compute as pc
 
     from zootools.errors import ZooNotFoundError, did_you_mean
-    from zootools.zoo import open_zoo
+    from zootools.open import open_zoo
 
     opened = open_zoo(zoo, include_diverged=True)
     rows = opened.where(pc.field("model_id") == model_id).metadata.to_pylist()
@@ -112,7 +112,7 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
     from safetensors.torch import save
 
     from zootools.files import check_output, write_output
-    from zootools.zoo import open_zoo
+    from zootools.open import open_zoo
 
     example = f"{model_id}-epoch-{epoch}.safetensors"
     check_output(output, example)

@@ -57,7 +57,7 @@ def represent(
       zootools represent --zoo zoos/mnist_seed --search space.yaml --engine ray --seeds 5
     """
     from representation import represent as represent_zoo
-    from zootools.zoo import open_zoo
+    from zootools.open import open_zoo
 
     interruptible()
     results = represent_zoo(

@@ -194,7 +194,8 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
     try:
         import torch
 
-        from zootools.engines.worker import map_images, train_stack
+        from zootools.engines.worker import train_stack
+        from zootools.image_tensors import map_images
 
         torch.set_num_threads(1)
         # What was pickled comes as bytes, so that an error in unpickling it is one that can be told of.

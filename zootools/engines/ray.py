@@ -25,8 +25,9 @@ from zootools import __version__
 from zootools.engines.cluster import connect, import_ray
 from zootools.engines.failures import raise_stopped, stopped_by
 from zootools.engines.journal import Journal
-from zootools.engines.worker import RETRIES, compute_epochs, image_tensors, images_of_tensors
+from zootools.engines.worker import RETRIES, compute_epochs
 from zootools.errors import ClusterError, StorageError, WorkerError
+from zootools.image_tensors import image_tensors, images_of_tensors
 from zootools.native.compiler import NoKernelError
 
 if TYPE_CHECKING:

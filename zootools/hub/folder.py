@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest_path
 from zootools.files import exists, storage_error
-from zootools.hub.names import ZooName, parse_name
 from zootools.inside import (
     NotPlainError,
     entries_inside,
@@ -28,6 +27,7 @@ from zootools.inside import (
     stat_inside,
 )
 from zootools.population import canonical_json
+from zootools.zoo_name import ZooName, parse_name
 
 STAGING = ".staging-"
 MANIFEST = "zoo.json"

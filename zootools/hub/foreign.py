@@ -23,10 +23,11 @@ from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoun
 from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
 from zootools.hub.locate import LOG, Place, files_meant
-from zootools.hub.names import hub_setting, is_hidden, parse_name
+from zootools.hub.names import hub_setting, is_hidden
 from zootools.inside import open_inside
 from zootools.json_reader import parse_json
 from zootools.zoo import Zoo
+from zootools.zoo_name import parse_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +78,7 @@ class ForeignZoo(Zoo):
 def open_foreign(
     source: str | Path, schema: str | Path | Schema, revision: str | None = None, hub: str | Path | None = None
 ) -> ForeignZoo:
-    """Open Parquet files with a weights column; see `zootools.zoo.open_zoo` for the arguments.
+    """Open Parquet files with a weights column; see `zootools.open.open_zoo` for the arguments.
 
     Raises ZooNotFoundError where there are no such files, SpecError where they do not fit the schema, DamagedZooError
     where they cannot be read.

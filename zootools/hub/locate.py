@@ -10,8 +10,9 @@ from typing import ClassVar
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
 from zootools.files import exists
 from zootools.hub import folder as hub_folder
-from zootools.hub.names import ENDINGS, ZooName, hub_setting, parse_name
+from zootools.hub.names import ENDINGS, hub_setting
 from zootools.objects import folder_of
+from zootools.zoo_name import ZooName, parse_name
 
 LOG = logging.getLogger(__name__)
 

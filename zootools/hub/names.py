@@ -3,12 +3,12 @@
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import home_expanded
 from zootools.objects import folder_of
+from zootools.zoo_name import ZooName, parse_name
 
 ENVIRONMENT = "ZOOTOOLS_HUB"
 
@@ -20,42 +20,8 @@ MAX_ZOO = 200 << 30
 MAX_FILES = 10_000
 MAX_FILES_PER_FOLDER = 1_000
 
-_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
-_NAME = re.compile(rf"({_WORD})/({_WORD})(?:@([A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?")
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
-
-
-@dataclass(frozen=True)
-class ZooName:
-    """A zoo on a hub: ``org/name``, and the branch, tag or commit that is meant."""
-
-    org: str
-    name: str
-    revision: str | None = None
-
-    @property
-    def repo_id(self) -> str:
-        """``org/name``."""
-        return f"{self.org}/{self.name}"
-
-    def __str__(self) -> str:
-        return self.repo_id + (f"@{self.revision}" if self.revision else "")
-
-
-def parse_name(text: str, revision: str | None = None) -> ZooName | None:
-    """Read ``org/name`` or ``org/name@revision``; None for anything else.
-
-    Raises SpecError where two revisions are given.
-    """
-    match = _NAME.fullmatch(text)
-    if match is None or ".." in text or "--" in text or text.endswith(".git"):
-        return None
-    if revision is not None and match[3] is not None:
-        raise SpecError(f"{text}: names a revision, and another one ({revision}) is given beside it")
-    if revision is not None and parse_name(f"org/name@{revision}") is None:
-        raise SpecError(f"revision: found {revision!r}; expected a branch, a tag or a commit")
-    return ZooName(match[1], match[2], revision or match[3])
 
 
 def require_name(text: str, revision: str | None = None) -> ZooName:

@@ -14,7 +14,7 @@ from zootools.objects import is_url
 from zootools.store import MANIFEST
 from zootools.unhashed import read_unhashed
 from zootools.verify import card_fault
-from zootools.zoo import open_zoo
+from zootools.zoo import open_folder
 
 
 def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Path | None = None) -> Place:
@@ -22,7 +22,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
 
     The manifest comes last, so an interrupted copy is never taken for a zoo. Raises SpecError when the folder holds
     something else, ZooNotFoundError when there is no such zoo, DamagedZooError, before anything is copied, for what
-    `open_zoo` refuses and for a card that is not this zoo's, and when a file is not what the manifest promises.
+    `open_folder` refuses and for a card that is not this zoo's, and when a file is not what the manifest promises.
     The weights in shards and tables are not compared with each other: `zootools verify` does that.
     """
     wanted = None if is_url(name) else require_name(name, revision)
@@ -38,7 +38,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     strangers = {file for file in present if not Path(file).name.startswith(".")} - {*files, *UNHASHED}
     if strangers or (MANIFEST in present and read_manifest(folder)["sha256"] != manifest["sha256"]):
         raise SpecError(f"{folder}: holds something else; choose another folder")
-    spec = open_zoo(place.folder).spec
+    spec = open_folder(place.folder).spec
     place.fetch(["README.md"])
     if fault := card_fault(place.folder, manifest, spec, place.repository):
         raise DamagedZooError(f"{place.folder}: README.md: {fault}")

@@ -15,22 +15,16 @@ from zootools.card import render_card
 from zootools.checked import file_fault, unreadable
 from zootools.errors import DamagedZooError, SpecError, StorageError
 from zootools.files import durable_file, link_or_copy
+from zootools.finish import finish_zoo
 from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate
-from zootools.hub.names import (
-    MAX_FILES,
-    MAX_FILES_PER_FOLDER,
-    ZooName,
-    check_file_names,
-    check_sizes,
-    hub_setting,
-    require_name,
-)
+from zootools.hub.names import MAX_FILES, MAX_FILES_PER_FOLDER, check_file_names, check_sizes, hub_setting, require_name
 from zootools.inside import NotPlainError, open_inside
-from zootools.manifest import finish_zoo, is_partial, read_manifest, stored_spec
+from zootools.manifest import is_partial, read_manifest, stored_spec
 from zootools.store import Plan, StackRecord, ZooFolder, epoch_of
 from zootools.unhashed import read_unhashed
 from zootools.verify import faults
+from zootools.zoo_name import ZooName
 
 
 @dataclass(frozen=True)

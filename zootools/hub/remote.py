@@ -21,10 +21,11 @@ from zootools.errors import DamagedZooError, HubError, ZooNotFoundError
 from zootools.files import link_or_copy, sha256_file, write_durably
 from zootools.hub.calls import TIMEOUT, offline, retried
 from zootools.hub.locate import LOG, Place
-from zootools.hub.names import ZooName, check_file_names, check_sizes, is_hidden
+from zootools.hub.names import check_file_names, check_sizes, is_hidden
 from zootools.inside import is_file_inside, open_inside, remove_inside
 from zootools.manifest import read_manifest
 from zootools.sealed import MAX_BYTES
+from zootools.zoo_name import ZooName
 
 THREADS = 8
 EXTRAS = ("README.md", "build.json")

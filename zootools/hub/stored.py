@@ -70,8 +70,8 @@ def find(url: str) -> StoredPlace:
 
 
 def status(url: str) -> dict[str, Any]:
-    """Return how the build of a zoo in an object store stands (`zootools.builder.status`); nothing is kept of it."""
-    from zootools.builder import status as build_status
+    """Return how the build of a zoo in an object store stands (`zootools.status.status`); nothing is kept of it."""
+    from zootools.status import status as build_status
 
     objects = Objects(url)
     listing = objects.list()

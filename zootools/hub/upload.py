@@ -35,9 +35,9 @@ from zootools.hub.calls import (
     translated,
     wait,
 )
-from zootools.hub.names import ZooName
 from zootools.hub.release import Published, Release
 from zootools.inside import is_snapshot, stat_inside
+from zootools.zoo_name import ZooName
 
 FILES_PER_COMMIT = 1000
 """Beyond this a publication goes through a pull request, because a larger commit may run into the Hub's time limit."""
