@@ -122,6 +122,18 @@ class Nodes:
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def wait_until_idle(self) -> None:
+        """Wait until Ray knows of no other nodes than these, and every processor of them is free."""
+        import ray
+
+        expected, until = len(self.nodes), time.monotonic() + 120
+        while time.monotonic() < until:
+            alive = sum(node["Alive"] for node in ray.nodes()) - 1  # the head
+            if alive == expected == ray.available_resources().get("CPU", 0):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{alive} nodes, {ray.available_resources()} are free, {running_stacks()} still run")
+
     def close(self) -> None:
         self._cluster.shutdown()
 
@@ -488,6 +500,22 @@ def test_a_folder_that_is_moved_ends_a_build_on_a_cluster(
     assert tree(moved) == local("long")
 
 
+def test_a_build_that_fails_while_it_commits_leaves_no_task_behind(
+    nodes: Nodes, specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a task would wait for ever for its driver, and keep its processor from all that comes after it."""
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    nodes.wait_until_idle()
+    monkeypatch.setattr(ZooFolder, "commit", full)
+    with pytest.raises(StorageError, match="the disk is full") as caught:
+        build(load_spec(specs / "long.yaml"), tmp_path / "zoo", engine="ray", quiet=True)
+    nodes.wait_until_idle()
+    assert caught.tb is not None  # which keeps the generators alive, whose end would end their tasks too
+
+
 # --- machines that are not fit ---------------------------------------------------------------------------
 
 
@@ -544,6 +572,7 @@ def test_without_a_fit_machine_the_build_stops_and_names_them_all(
     nodes: Nodes, specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     """The driver is another one, so none of the machines is as it is."""
+    nodes.wait_until_idle()
     if other == "processor":
         other_processor(monkeypatch)
         monkeypatch.setattr("zootools.native.kernel.processor_features", frozenset)  # of the driver, which never trains
@@ -561,6 +590,34 @@ def test_without_a_fit_machine_the_build_stops_and_names_them_all(
         assert f"(Ray node {node.node_id}) {reason}" in str(refusal.value)
     lacking = str(refusal.value).count("this processor lacks instructions that the kernel was compiled for: fma4, xop")
     assert lacking == (len(nodes.nodes) if other == "processor" else 0)
+
+
+def test_machines_that_are_fit_but_busy_are_waited_for_and_warned_of(
+    nodes: Nodes,
+    specs: Path,
+    local: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import ray
+
+    monkeypatch.setattr("zootools.engines.ray.WARN_AFTER", 0.5)
+    monkeypatch.setattr("zootools.engines.ray.LOOK_EVERY", 0.1)
+    nodes.wait_until_idle()
+    others = [_wait_for_ever(ray).remote() for _ in nodes.nodes]
+    while ray.available_resources().get("CPU", 0):
+        time.sleep(0.01)
+    building = Building(load_spec(specs / "tiny.yaml"), tmp_path / "zoo")
+    while building.goes_on() and len(caplog.records) < 2:
+        time.sleep(0.01)
+    for task in others:
+        ray.cancel(task, force=True)
+    building.wait()
+    for record in caplog.records:
+        assert "s, although the machines in use have room for 2: they are busy with other work" in record.getMessage()
+    assert len(caplog.records) >= 2
+    assert tree(tmp_path / "zoo") == local("tiny")
 
 
 def test_an_address_without_a_cluster_is_refused() -> None:

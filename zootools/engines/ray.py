@@ -13,7 +13,7 @@ import logging
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,8 @@ LOSSES = 10
 one must not go on for ever with those that an autoscaler or a batch system brings anew."""
 LOOK_EVERY = 5.0
 """Seconds between two looks at which machines there are."""
+WARN_AFTER = 60.0
+"""Seconds without any task at work after which a warning says so; the next one comes after twice as many, and so on."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def _train(
     waiting, failed = deque(stacks), dict[int, str]()
     deaths, losses = Counter[int](), Counter[int]()  # of workers and of machines, since a stack's last committed epoch
     running: dict[Any, int] = {}
+    idle = _Idle()
     errors = ray.exceptions
     try:
         while waiting or running:
@@ -144,11 +147,14 @@ def _train(
                 running[submit(stack)] = stack
             ready, _ = ray.wait(list(running), timeout=LOOK_EVERY)
             journal.check()
+            idle.warn(running, machines)
             for results in ready:
-                stack = running.pop(results)
+                # A task leaves the row only when it has ended, so whatever is raised, every other task is cancelled.
+                stack = running[results] = running.pop(results)
                 try:
                     message, value = ray.get(next(results))
                 except (errors.NodeDiedError, errors.ObjectLostError) as error:
+                    del running[results]
                     retried(stack, f"its machine is lost: {_first_sentence(error)}")
                     losses[stack] += 1
                     if losses[stack] > LOSSES:
@@ -159,6 +165,7 @@ def _train(
                     waiting.appendleft(stack)
                     continue
                 except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
+                    del running[results]
                     retried(stack, _first_sentence(error))
                     deaths[stack] += 1
                     if deaths[stack] <= RETRIES:
@@ -172,13 +179,16 @@ def _train(
                     raise StorageError(
                         f"the cluster fails: {_first_sentence(error)}; the same command goes on"
                     ) from error
-                if message == "epoch":
+                if message == "started":
+                    idle.started.add(results)
+                elif message == "epoch":
                     if journal.take(stack, value):
                         deaths[stack] = losses[stack] = 0
-                    if not value.done:
-                        running[results] = stack  # at the end of the row, so that every task has its turn
+                    if value.done:
+                        del running[results]
                     report(stack, epochs if value.done else value.number)
                 elif message == "refused":
+                    del running[results]
                     machines.refuse(*value)
                     waiting.appendleft(stack)
                 else:
@@ -188,6 +198,39 @@ def _train(
             with suppress(errors.RayError):
                 ray.cancel(results, force=True)
     return dict(sorted(failed.items()))
+
+
+class _Idle:
+    """Warns when none of a build's tasks is at work for long, although it has machines.
+
+    A cluster may be busy with what others run on it, for days perhaps, and so nothing ends the build.
+    """
+
+    def __init__(self) -> None:
+        self.started = set[Any]()
+        """The tasks that a machine has begun."""
+        self._since, self._after = time.monotonic(), WARN_AFTER
+
+    def warn(self, running: Collection[Any], machines: "Machines") -> None:
+        """Warn if it is time to.
+
+        Args:
+            running: the tasks that were sent and have not ended.
+            machines: where they may run.
+        """
+        self.started.intersection_update(running)
+        if self.started:
+            self._since, self._after = time.monotonic(), WARN_AFTER
+            return
+        idle, room = time.monotonic() - self._since, machines.room()
+        if idle >= self._after and room:
+            log.warning(
+                "no task has started for %.0f s, although the machines in use have room for %d: they are busy with "
+                "other work or cannot start a worker (`ray status` says more); the build waits for them",
+                idle,
+                room,
+            )
+            self._after *= 2
 
 
 class Machines:
@@ -262,6 +305,7 @@ def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
         if present != version:
             yield "refused", (node, f"{machine} has zootools {present}, expected {version} as here")
             return
+        yield "started", node
         from zootools.engines.ray import train_task
 
         try:
