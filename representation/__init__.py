@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from representation.encoders import Encoder
-    from representation.evaluate import embed, represent
+    from representation.encoder import Encoder
     from representation.recipes import Recipe, load_recipe
+    from representation.represent import embed, represent
     from representation.results import Results
     from representation.train import train_encoder
 
 __all__ = ["Encoder", "Recipe", "Results", "embed", "load_recipe", "represent", "train_encoder"]
 
 _HOME = {
-    "Encoder": "representation.encoders",
+    "Encoder": "representation.encoder",
     "Recipe": "representation.recipes",
     "Results": "representation.results",
-    "embed": "representation.evaluate",
+    "embed": "representation.represent",
     "load_recipe": "representation.recipes",
-    "represent": "representation.evaluate",
+    "represent": "representation.represent",
     "train_encoder": "representation.train",
 }
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from representation.encoders import Encoder
+from representation.encoder import Encoder
 from representation.recipes import Recipe
 from representation.train import TrainingFolder, Weights, train_epochs
 from zootools.engines.cluster import connect

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from representation.checkpoints import takes
-from representation.encoders import Encoder
+from representation.encoder import Encoder
 from representation.memory import check_memory, memory_named
 from representation.recipes import Recipe
 from representation.trainer import Trainer, choose_precision

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from representation.augment import Augmenter
-from representation.encoders import Encoder, projection_head
+from representation.encoder import Encoder
+from representation.encoders import projection_head
 from representation.losses import Objective, Terms
 from representation.recipes import Recipe
 from zootools.architectures import Schema

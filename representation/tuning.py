@@ -20,7 +20,7 @@ import torch
 
 from representation.checkpoints import Checkpoints, Part
 from representation.distributed import Share, unpacked
-from representation.encoders import Encoder
+from representation.encoder import Encoder
 from representation.evaluate import validation_scores
 from representation.space import Space, Trial
 from representation.targets import Target

@@ -20,7 +20,7 @@ from conftest import make_spec
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from representation.encoders import Encoder
+from representation.encoder import Encoder
 from representation.recipes import Recipe, load_recipe
 from representation.train import train_encoder, training_data
 from representation.trainer import Trainer, choose_precision, one_cycle

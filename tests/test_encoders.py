@@ -11,7 +11,8 @@ from hub_server import HubServer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from representation.encoders import Block, Encoder, attend, projection_head
+from representation.encoder import Encoder
+from representation.encoders import Block, attend, projection_head
 from representation.recipes import Attention, FeedForward, Head
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
@@ -64,7 +65,7 @@ def test_embedding_does_not_depend_on_dropout_batches_or_mode(
     whole = encoder.embed(weights)
     assert encoder.training
     assert torch.equal(encoder.embed(weights), whole)
-    monkeypatch.setattr("representation.encoders.VALUES_AT_ONCE", 1)
+    monkeypatch.setattr("representation.encoder.VALUES_AT_ONCE", 1)
     torch.testing.assert_close(encoder.embed(weights), whole, rtol=1e-5, atol=1e-6)
     assert not whole.requires_grad
 

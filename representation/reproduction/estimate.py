@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from representation.encoders import Encoder
+from representation.encoder import Encoder
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs
 from representation.reproduction.scales import Scale
 from zootools.planning import estimate, zoo_schema

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from representation.baselines import PaperStatistics, flatten
 from representation.checkpoints import Checkpoints
-from representation.encoders import Encoder
+from representation.encoder import Encoder
 from representation.probes import fit_ridge
 from representation.reproduction.equivariance import draw_figure5, figure5_trajectories
 from representation.reproduction.items import Item, zoo_label
