@@ -30,7 +30,7 @@ import torch
 from zootools import open_zoo
 from zootools.builder import plan_stacks, zoo_schema
 from zootools.bundled import find_spec
-from zootools.files import sha256_file
+from zootools.hashing import sha256_file
 from zootools.manifest import finish_zoo
 from zootools.population import expand
 from zootools.shards import ShardInfo, shard_bytes, shard_name

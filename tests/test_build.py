@@ -22,7 +22,8 @@ from zootools import ZooSpec, build, open_zoo
 from zootools.builder import plan_stacks, status, zoo_schema
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, WorkerError, ZooNotFoundError
-from zootools.files import FolderLock, pretty_json
+from zootools.files import FolderLock
+from zootools.hashing import pretty_json
 from zootools.images import load_images
 from zootools.population import expand
 from zootools.sealed import seal

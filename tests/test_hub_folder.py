@@ -13,14 +13,15 @@ from conftest import TINY_ZOO
 
 from zootools import build, open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.files import pretty_json
+from zootools.file_rules import check_file_names, check_sizes
+from zootools.hashing import pretty_json
 from zootools.hub.catalog import describe, zoos
-from zootools.hub.names import check_file_names, check_sizes, parse_name
+from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
 from zootools.sealed import seal
 from zootools.spec import parse_spec
 from zootools.verify import faults, repair
+from zootools.zoo_name import parse_name
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

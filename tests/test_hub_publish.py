@@ -16,9 +16,9 @@ from hub_server import READER, TOKEN, Blob, Fault, Files, HubServer
 from zootools.card import render_card
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError
 from zootools.hub import calls, release, upload
-from zootools.hub.names import ZooName
-from zootools.hub.release import publish
+from zootools.hub.publish import publish
 from zootools.manifest import read_manifest, stored_spec
+from zootools.zoo_name import ZooName
 
 NAME = "group/tiny"
 

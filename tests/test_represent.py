@@ -36,7 +36,7 @@ from zootools import Zoo, build, open_zoo
 from zootools.architectures import build_schema
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError
-from zootools.hub.release import publish
+from zootools.hub.publish import publish
 from zootools.spec import Mlp, parse_spec
 
 BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthiner", "untrained"}

@@ -23,8 +23,8 @@ from zootools import build, open_zoo
 from zootools.architectures import build_schema
 from zootools.cli import main
 from zootools.errors import SpecError
+from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
 from zootools.manifest import read_manifest
 from zootools.plots.page import page
 from zootools.plots.portrait import Portrait

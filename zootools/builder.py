@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zootools.architectures import Schema, build_schema
 from zootools.errors import DamagedZooError, SpecError, WorkerError
-from zootools.files import FolderLock, pretty_json, sweep_temporaries
+from zootools.files import FolderLock, sweep_temporaries
+from zootools.hashing import pretty_json
 from zootools.image_files import check_images, image_shape
 from zootools.manifest import finish_zoo, is_partial, read_manifest, reopened, spec_yaml, stored_spec
 from zootools.mirror import Output, open_output

@@ -6,11 +6,11 @@ from typing import Any
 
 from zootools.architectures import Schema
 from zootools.bundled import CARD_TEMPLATE
-from zootools.hub.names import parse_name
+from zootools.hashing import canonical_json
 from zootools.manifest import PAGE
-from zootools.population import canonical_json
 from zootools.spec import ZooSpec
 from zootools.tables import SPLITS, huggingface_features, metadata_schema, weights_schema
+from zootools.zoo_name import parse_name
 
 _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))

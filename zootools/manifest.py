@@ -17,11 +17,11 @@ from pydantic import FailFast, Field, TypeAdapter, ValidationError
 from zootools.architectures import Schema, build_schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.files import FolderLock, pretty_json
-from zootools.hub.names import check_file_names, check_sizes
+from zootools.file_rules import check_file_names, check_sizes
+from zootools.files import FolderLock
+from zootools.hashing import canonical_json, pretty_json
 from zootools.image_files import image_shape
 from zootools.inside import is_file_inside
-from zootools.population import canonical_json
 from zootools.sealed import read_sealed, require, seal
 from zootools.sections import Section
 from zootools.shards import shard_name
@@ -189,7 +189,7 @@ def add_page(folder: Path, page: bytes) -> None:
     which never changes, BusyError while a builder is at work.
     """
     from zootools.card import render_card
-    from zootools.hub.folder import VERSIONS
+    from zootools.file_rules import VERSIONS
 
     read_manifest(folder)
     if VERSIONS in folder.resolve().parts:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
-from zootools.hub.locate import Place, locate
+from zootools.hub.locate import locate
 from zootools.manifest import (
     check_against_spec,
     check_tables,
@@ -26,6 +26,7 @@ from zootools.manifest import (
     shard_rows,
     stored_spec,
 )
+from zootools.place import Place
 from zootools.shards import gather_weights, shard_name
 from zootools.spec import ZooSpec
 from zootools.store import PLAN, Plan, ZooFolder

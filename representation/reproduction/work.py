@@ -24,8 +24,8 @@ from representation.reproduction.items import BASELINES, VARIANCES, Job
 from representation.reproduction.scales import Scale
 from representation.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
-from zootools.files import pretty_json, write_durably
-from zootools.population import canonical_json
+from zootools.files import write_durably
+from zootools.hashing import canonical_json, pretty_json
 from zootools.zoo import Zoo, open_zoo
 
 WEIGHTS_AND_STATISTICS = ("W", "s(W)")

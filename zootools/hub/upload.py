@@ -35,9 +35,9 @@ from zootools.hub.calls import (
     translated,
     wait,
 )
-from zootools.hub.names import ZooName
 from zootools.hub.release import Published, Release
 from zootools.inside import is_snapshot, stat_inside
+from zootools.zoo_name import ZooName
 
 FILES_PER_COMMIT = 1000
 """Beyond this a publication goes through a pull request, because a larger commit may run into the Hub's time limit."""
@@ -62,7 +62,7 @@ class State:
 
 
 def publish(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
-    """Make a branch of a repository equal to a release; see `zootools.hub.release.publish`."""
+    """Make a branch of a repository equal to a release; see `zootools.hub.publish.publish`."""
     name = release.name
     target = Target(name, endpoint)
     before = target.open()
