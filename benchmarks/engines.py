@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from zootools.image_files import data_folder
+from zootools.paths import data_folder
 
 MODELS = 64
 

@@ -29,8 +29,8 @@ import torch
 
 from zootools import open_zoo
 from zootools.bundled import find_spec
-from zootools.files import sha256_file
 from zootools.finish import finish_zoo
+from zootools.hashing import sha256_file
 from zootools.planning import plan_stacks, zoo_schema
 from zootools.population import expand
 from zootools.shards import ShardInfo, shard_bytes, shard_name

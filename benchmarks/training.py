@@ -39,8 +39,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from zootools.architectures import Schema
-from zootools.image_files import data_folder
 from zootools.images import ImageData, Subset, load_images
+from zootools.paths import data_folder
 from zootools.population import ModelConfig
 from zootools.registry import build_schema
 from zootools.spec import Architecture, Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages, Training

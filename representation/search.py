@@ -26,7 +26,8 @@ from representation.space import Space, Trial, load_search
 from representation.train import Weights, check_identity
 from representation.tuning import Ended, Work, run_trials
 from zootools.errors import ClusterError, DamagedZooError, SpecError, did_you_mean
-from zootools.files import FolderLock, durable_path, pretty_json, write_durably
+from zootools.files import FolderLock, durable_path, write_durably
+from zootools.hashing import pretty_json
 
 COLUMNS = pa.schema(
     [

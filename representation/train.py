@@ -27,8 +27,8 @@ from representation.trainer import Trainer, choose_precision
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
 from zootools.extras import optional
-from zootools.files import FolderLock, pretty_json, write_durably
-from zootools.population import canonical_json
+from zootools.files import FolderLock, write_durably
+from zootools.hashing import canonical_json, pretty_json
 from zootools.progress import Progress
 from zootools.text import say
 from zootools.zoo import Zoo

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zootools.card import render_card
-from zootools.files import pretty_json
+from zootools.hashing import pretty_json
 from zootools.sealed import seal
 from zootools.spec import load_spec
 

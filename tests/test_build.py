@@ -21,7 +21,8 @@ from crash import CNN, TINY, Builders, held_environment
 from zootools import ZooSpec, build, open_zoo
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, WorkerError, ZooNotFoundError
-from zootools.files import FolderLock, pretty_json
+from zootools.files import FolderLock
+from zootools.hashing import pretty_json
 from zootools.images import load_images
 from zootools.planning import plan_stacks, zoo_schema
 from zootools.population import expand

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from zootools import open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooError
-from zootools.files import pretty_json
 from zootools.finish import finish_zoo
+from zootools.hashing import canonical_json, pretty_json
 from zootools.json_reader import MAX_DEPTH, parse_json
 from zootools.manifest import read_manifest
-from zootools.population import canonical_json, count_models, expand
+from zootools.population import count_models, expand
 from zootools.shards import ShardInfo, read_info, shard_bytes
 from zootools.spec import parse_spec, parse_stored_spec
 from zootools.status import status

@@ -26,7 +26,7 @@ from hostile import SHARD, TABLE, copy_zoo, replace_file, rewrite_manifest
 from zootools import open_zoo
 from zootools.checked import CheckedFiles
 from zootools.errors import DamagedZooError, ZooError
-from zootools.hub.names import check_file_names
+from zootools.file_rules import check_file_names
 from zootools.manifest import read_manifest
 from zootools.tables import read_metadata
 from zootools.verify import faults, repair

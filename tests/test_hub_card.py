@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from zootools.card import accuracy_picture, render_card
-from zootools.hub.release import publish
+from zootools.hub.publish import publish
 from zootools.manifest import read_manifest, stored_spec
 
 LOAD = """

@@ -13,11 +13,11 @@ from conftest import TINY_ZOO
 
 from zootools import build, open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.files import pretty_json
+from zootools.file_rules import check_file_names, check_sizes
+from zootools.hashing import pretty_json
 from zootools.hub.catalog import describe, zoos
-from zootools.hub.names import check_file_names, check_sizes
+from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
 from zootools.sealed import seal
 from zootools.spec import parse_spec
 from zootools.verify import faults, repair

@@ -16,7 +16,7 @@ from hub_server import READER, TOKEN, Blob, Fault, Files, HubServer
 from zootools.card import render_card
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError
 from zootools.hub import calls, release, upload
-from zootools.hub.release import publish
+from zootools.hub.publish import publish
 from zootools.manifest import read_manifest, stored_spec
 from zootools.zoo_name import ZooName
 

@@ -19,8 +19,8 @@ from zootools.errors import DamagedZooError, HubError, StorageError, ZooError, Z
 from zootools.hub import calls
 from zootools.hub.catalog import describe, zoos
 from zootools.hub.locate import locate
+from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
 from zootools.manifest import read_manifest, stored_spec
 from zootools.sealed import MAX_BYTES
 from zootools.verify import faults, place_faults
@@ -198,7 +198,7 @@ def test_more_bytes_than_announced_are_not_stored(published: HubServer, tmp_path
 def test_a_manifest_from_a_stranger_is_read_with_suspicion(
     published: HubServer, tmp_path: Path, files: dict[str, Any], text: str
 ) -> None:
-    from zootools.files import pretty_json
+    from zootools.hashing import pretty_json
     from zootools.sealed import seal
 
     manifest = json.loads(published.repos[NAME].head()["zoo.json"].data)

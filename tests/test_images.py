@@ -10,8 +10,9 @@ from conftest import mnist_folder
 from PIL import Image
 
 from zootools.errors import SpecError, StorageError, ZooError
-from zootools.image_files import data_folder, image_shape
+from zootools.image_files import image_shape
 from zootools.images import load_images
+from zootools.paths import data_folder
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
 
 

@@ -29,8 +29,8 @@ from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
 from zootools.files import FolderLock, write_output
 from zootools.finish import add_page
+from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
 from zootools.inside import names_inside, open_inside
 from zootools.verify import faults, repair
 
@@ -251,7 +251,9 @@ from pathlib import Path
 from zootools import build, load_spec, open_zoo
 from zootools.status import status
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
+from zootools.hub.publish import publish
+from zootools.finish import add_page
+from zootools.hub.publish import publish
 from zootools.finish import add_page
 from zootools.verify import faults, repair
 

@@ -35,7 +35,7 @@ from representation.train import Weights
 from zootools import Zoo, build, open_zoo
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError
-from zootools.hub.release import publish
+from zootools.hub.publish import publish
 from zootools.registry import build_schema
 from zootools.spec import Mlp, parse_spec
 

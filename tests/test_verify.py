@@ -30,8 +30,8 @@ from zootools import open_zoo
 from zootools.cli import main
 from zootools.errors import DamagedZooError
 from zootools.hub.locate import locate
+from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
 from zootools.tables import split_files
 from zootools.verify import faults, place_faults
 

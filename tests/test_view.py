@@ -22,8 +22,8 @@ from representation.baselines import flatten
 from zootools import build, open_zoo
 from zootools.cli import main
 from zootools.errors import SpecError
+from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.hub.release import publish
 from zootools.manifest import read_manifest
 from zootools.plots.page import page
 from zootools.plots.portrait import Portrait

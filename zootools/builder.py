@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, WorkerError
-from zootools.files import FolderLock, pretty_json, sweep_temporaries
+from zootools.files import FolderLock, sweep_temporaries
 from zootools.finish import finish_zoo, spec_yaml
+from zootools.hashing import pretty_json
 from zootools.manifest import is_partial, read_manifest, reopened, stored_spec
 from zootools.mirror import Output, open_output
 from zootools.planning import Estimate, check_spec, estimate, plan_stacks
@@ -81,7 +82,8 @@ def preview(
         _check_workers(asked.largest_stack, schema, chosen, engine, workers)
     else:
         _check_training(old, records, spec, schema, expand(spec), chosen, engine, workers, allow_fingerprint_change)
-    from zootools.images import has_images, load_images
+    from zootools.image_files import has_images
+    from zootools.images import load_images
 
     if has_images(spec.images, data):
         images = load_images(spec.images, data)

@@ -6,8 +6,8 @@ from typing import Any
 
 from zootools.architectures import Schema
 from zootools.bundled import CARD_TEMPLATE
+from zootools.hashing import canonical_json
 from zootools.manifest import PAGE
-from zootools.population import canonical_json
 from zootools.spec import ZooSpec
 from zootools.tables import SPLITS, huggingface_features, metadata_schema, weights_schema
 from zootools.zoo_name import parse_name

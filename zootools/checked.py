@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zootools.errors import DamagedZooError
-from zootools.files import sha256_of
+from zootools.hashing import sha256_of
 from zootools.inside import NotPlainError, open_inside
 
 _POINTER = b"version https://git-lfs"

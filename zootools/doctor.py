@@ -9,8 +9,9 @@ from typing import Any
 
 from zootools import __version__
 from zootools.errors import SpecError
-from zootools.image_files import data_folder, image_faults
+from zootools.image_files import image_faults
 from zootools.native.compiler import INSTRUCTION_SETS, NoKernelError, describe_compiler, missing_instructions
+from zootools.paths import data_folder
 
 PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "datasets", "huggingface-hub")
 

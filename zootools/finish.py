@@ -10,7 +10,9 @@ import yaml
 from zootools.card import render_card
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import SpecError
-from zootools.files import FolderLock, pretty_json
+from zootools.file_rules import VERSIONS
+from zootools.files import FolderLock
+from zootools.hashing import pretty_json
 from zootools.manifest import PAGE, TABLE, read_manifest, stored_spec
 from zootools.sealed import seal
 from zootools.spec import (
@@ -91,8 +93,6 @@ def add_page(folder: Path, page: bytes) -> None:
     again completes it. Raises ZooNotFoundError where there is no finished zoo, SpecError for a version in a hub folder,
     which never changes, BusyError while a builder is at work.
     """
-    from zootools.hub.folder import VERSIONS
-
     read_manifest(folder)
     if VERSIONS in folder.resolve().parts:
         raise SpecError(f"{folder}: is a published version, which never changes; add the page before publishing")

@@ -3,11 +3,11 @@
 Apart from `zootools.images` because a specification is checked without importing torch.
 """
 
-import os
 from pathlib import Path
 
 from zootools.errors import SpecError, StorageError
 from zootools.image_sets import IMAGE_SETS, PARTS, count_part, missing_files, present
+from zootools.paths import data_folder
 from zootools.picture_folders import class_folders, list_pictures
 from zootools.spec import FolderImages, Images, TetrisImages
 
@@ -77,18 +77,3 @@ def image_faults(data: Path | None = None) -> list[str]:
 def has_images(images: Images, data: Path | None = None) -> bool:
     """Return whether all files are there: whether `zootools.images.load_images` would download nothing."""
     return isinstance(images, FolderImages) or not missing_files(IMAGE_SETS[images.name], data_folder(data))
-
-
-def data_folder(data: Path | None = None) -> Path:
-    """Return where image files lie: the given folder, else ``$ZOOTOOLS_DATA``, else the user's cache."""
-    if data is not None:
-        return data
-    if os.environ.get("ZOOTOOLS_DATA"):
-        return Path(os.environ["ZOOTOOLS_DATA"])
-    return cache_folder() / "images"
-
-
-def cache_folder() -> Path:
-    """Return the folder in the user's cache for what zootools can make or fetch again."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "zootools"

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zootools.errors import SpecError, StorageError
-from zootools.image_files import check_counts, data_folder, image_shape
+from zootools.image_files import check_counts, image_shape
 from zootools.image_files import has_images as has_images  # for those who look for it here
 from zootools.image_sets import IMAGE_SETS, PARTS, Arrays, ImageSet, missing_files, read_part, reason_of
+from zootools.paths import data_folder
 from zootools.picture_folders import list_pictures, read_picture
 from zootools.spec import DatasetImages, FolderImages, Images, TetrisImages
 from zootools.streams import stream

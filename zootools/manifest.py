@@ -16,10 +16,10 @@ from pydantic import FailFast, Field, TypeAdapter, ValidationError
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.hub.names import check_file_names, check_sizes
+from zootools.file_rules import check_file_names, check_sizes
+from zootools.hashing import canonical_json
 from zootools.image_files import image_shape
 from zootools.inside import is_file_inside
-from zootools.population import canonical_json
 from zootools.registry import build_schema
 from zootools.sealed import read_sealed, require
 from zootools.sections import Section
@@ -37,6 +37,7 @@ from zootools.spec import (
     parse_stored_spec,
 )
 from zootools.store import FORMAT, FileEntry, Plan, Resumption, StackRecord, Stop, ZooFolder
+from zootools.tables import SPLITS, split_files
 from zootools.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.yaml_reader import parse_yaml
 
@@ -285,8 +286,6 @@ def table_set_faults(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
     The number of checkpoints in each split decides which tables there are.
     """
-    from zootools.tables import SPLITS, split_files
-
     schema = Schema.from_json(manifest["schema"])
     named = {name for name in manifest["files"] if name != "spec.yaml" and not name.startswith("checkpoints/")}
     for split in SPLITS:

@@ -22,12 +22,12 @@ from typing import Any
 from zootools.checked import FileInfo, file_fault
 from zootools.errors import BusyError, DamagedZooError, SpecError
 from zootools.files import write_durably
-from zootools.image_files import cache_folder
 from zootools.inside import is_file_inside, read_inside, remove_tree_inside
 from zootools.lease import NAME as LEASE
 from zootools.lease import Lease
 from zootools.manifest import UNHASHED, read_manifest
 from zootools.objects import ConflictError, Objects, Stored, folder_of
+from zootools.paths import cache_folder
 from zootools.sealed import MAX_BYTES
 from zootools.store import MANIFEST, PLAN, StackRecord, ZooFolder
 

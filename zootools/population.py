@@ -7,7 +7,6 @@ keeps every id, seed, drawn value and split it had.
 import hashlib
 import heapq
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from zootools.errors import SpecError
+from zootools.hashing import canonical_json
 from zootools.sections import lower_first
 from zootools.spec import Draw, Hyperparameters, ZooSpec
 
@@ -217,11 +217,6 @@ def _seeds(spec: ZooSpec, configuration_id: str) -> Iterator[int]:
                     break
             drawn.add(seed)
             yield seed
-
-
-def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _hash_int(text: str) -> int:

@@ -7,10 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from zootools.errors import DamagedZooError
-from zootools.files import pretty_json
+from zootools.hashing import canonical_json, pretty_json
 from zootools.inside import NotPlainError, read_inside
 from zootools.json_reader import parse_json
-from zootools.population import canonical_json
 
 MAX_BYTES = 128 << 20
 """Of a manifest, a plan, or the first line of a record. A million models that all diverge need that."""

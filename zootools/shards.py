@@ -20,9 +20,9 @@ from pydantic import FailFast, Field, TypeAdapter
 from zootools.architectures import Parameter, Schema
 from zootools.checked import CheckedFiles, unreadable
 from zootools.errors import DamagedZooError
+from zootools.hashing import canonical_json
 from zootools.inside import open_inside
 from zootools.json_reader import parse_json
-from zootools.population import canonical_json
 from zootools.sealed import require
 from zootools.sections import Section
 

@@ -25,7 +25,8 @@ from typing_extensions import TypedDict
 from zootools.architectures import Schema
 from zootools.checked import FileInfo, unreadable
 from zootools.errors import DamagedZooError, SpecError
-from zootools.files import check_held, durable_file, pretty_json, storage_error
+from zootools.files import check_held, durable_file, storage_error
+from zootools.hashing import canonical_json, pretty_json
 from zootools.inside import (
     NotPlainError,
     entries_inside,
@@ -36,7 +37,7 @@ from zootools.inside import (
     remove_inside,
     remove_tree_inside,
 )
-from zootools.population import ModelConfig, canonical_json, count_models, expand
+from zootools.population import ModelConfig, count_models, expand
 from zootools.sealed import MAX_BYTES, open_seal, read_sealed, require, seal
 from zootools.sections import Section
 from zootools.shards import ShardInfo, read_info, shard_name

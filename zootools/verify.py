@@ -27,8 +27,6 @@ from zootools.card import card_repositories, render_card
 from zootools.checked import CheckedFiles, FileInfo, unreadable
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError
 from zootools.files import FolderLock, write_durably
-from zootools.hub.locate import Place
-from zootools.image_files import cache_folder
 from zootools.inside import (
     NotPlainError,
     names_inside,
@@ -45,6 +43,8 @@ from zootools.manifest import (
     stored_spec,
     table_set_faults,
 )
+from zootools.paths import cache_folder
+from zootools.place import Place
 from zootools.population import ModelConfig, count_models, expand
 from zootools.shards import check_shard, shard_name, stack_of
 from zootools.spec import ZooSpec

@@ -5,7 +5,6 @@
 >>> zoo.module(zoo.models[0], epoch=75)
 """
 
-import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,6 @@ import pyarrow.compute as pc
 from zootools.architectures import Schema
 from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
-from zootools.hub.locate import Place
 from zootools.manifest import (
     check_against_spec,
     check_tables,
@@ -26,6 +24,7 @@ from zootools.manifest import (
     shard_rows,
     stored_spec,
 )
+from zootools.place import Place
 from zootools.shards import gather_weights, shard_name
 from zootools.spec import ZooSpec
 from zootools.status import status
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zootools.networks import Network
-
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Names of published zoos: ``org/name@revision``."""
+"""Names of published zoos: ``org/name`` or ``org/name@revision``."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from zootools.errors import SpecError
 
 _WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
-
 _NAME = re.compile(rf"({_WORD})/({_WORD})(?:@([A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?")
 
 

@@ -27,8 +27,9 @@ from representation.reproduction.work import Place, do
 from zootools.builder import build
 from zootools.engines.local import leave_with_parent
 from zootools.errors import StorageError, WorkerError
-from zootools.image_files import data_folder
-from zootools.images import has_images, load_images
+from zootools.image_files import has_images
+from zootools.images import load_images
+from zootools.paths import data_folder
 from zootools.progress import duration
 from zootools.text import say
 

@@ -24,9 +24,9 @@ from representation.reproduction.items import BASELINES, VARIANCES, Job
 from representation.reproduction.scales import Scale
 from representation.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
-from zootools.files import pretty_json, write_durably
+from zootools.files import write_durably
+from zootools.hashing import canonical_json, pretty_json
 from zootools.open import open_zoo
-from zootools.population import canonical_json
 from zootools.zoo import Zoo
 
 WEIGHTS_AND_STATISTICS = ("W", "s(W)")

@@ -38,11 +38,12 @@ def publish(
       zootools publish zoos/tetris_seed my-group/tetris_seed --tag v1.0
       zootools publish zoos/tetris_seed my-group/tetris_seed --hub /data/hub
     """
-    from zootools.hub import release
     from zootools.hub.names import require_name
+    from zootools.hub.publish import publish as publish_zoo
+    from zootools.hub.release import prepare
 
     if dry_run:
-        with release.prepare(zoo, require_name(name, revision), allow_partial) as planned:
+        with prepare(zoo, require_name(name, revision), allow_partial) as planned:
             sizes = {file: info["size"] for file, info in planned.files.items()}
             value: dict[str, Any] = {"name": name, "bytes": planned.size, "files": sizes, "card": planned.card.decode()}
         print_value(value, as_json, _show_plan)
@@ -51,7 +52,7 @@ def publish(
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars()
-    done = release.publish(zoo, name, hub=hub, public=public, revision=revision, tag=tag, allow_partial=allow_partial)
+    done = publish_zoo(zoo, name, hub=hub, public=public, revision=revision, tag=tag, allow_partial=allow_partial)
     value = {
         "name": name,
         "hub": done.where,

@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest_path
+from zootools.file_rules import VERSIONS
 from zootools.files import exists, storage_error
+from zootools.hashing import canonical_json
 from zootools.inside import (
     NotPlainError,
     entries_inside,
@@ -26,12 +28,10 @@ from zootools.inside import (
     rename_inside,
     stat_inside,
 )
-from zootools.population import canonical_json
 from zootools.zoo_name import ZooName, parse_name
 
 STAGING = ".staging-"
 MANIFEST = "zoo.json"
-VERSIONS = ".versions"
 ABANDONED = 24 * 3600
 """Seconds after which the half-made version of a publisher is taken for abandoned."""
 

@@ -6,6 +6,7 @@ property (`zootools.hub.foreign_tables`). The files need not be on the Hub. Only
 bring code along.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,12 +21,14 @@ import pyarrow.compute as pc
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError, did_you_mean
+from zootools.file_rules import is_hidden
 from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
-from zootools.hub.locate import LOG, Place, files_meant
-from zootools.hub.names import hub_setting, is_hidden
+from zootools.hub.locate import files_meant
+from zootools.hub.names import hub_setting
 from zootools.inside import open_inside
 from zootools.json_reader import parse_json
+from zootools.place import Place
 from zootools.zoo import Zoo
 from zootools.zoo_name import parse_name
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zootools.networks import Network
+
+LOG = logging.getLogger(__name__)
 
 MAX_SCHEMA = 10 << 20
 

@@ -2,52 +2,21 @@
 
 import logging
 import os
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
+from zootools.file_rules import ENDINGS
 from zootools.files import exists
 from zootools.hub import folder as hub_folder
-from zootools.hub.names import ENDINGS, hub_setting
+from zootools.hub.names import hub_setting
 from zootools.objects import folder_of
+from zootools.place import Place
 from zootools.zoo_name import ZooName, parse_name
 
 LOG = logging.getLogger(__name__)
 
 FILE_ENDINGS = (*ENDINGS, ".yml", ".zip", ".gz", ".tar", ".csv", ".txt", ".pt", ".pth", ".ckpt", ".npy", ".npz", ".h5")
 """What a name of a zoo on a hub could end in, but is a file's name."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the files of a zoo lie, and how they get there."""
-
-    folder: Path
-    name: str
-    """The path or name that was asked for."""
-    commit: str | None = None
-    """The version of a zoo that came from a hub."""
-    fetches: ClassVar[bool] = False
-    """Whether files get to `folder` only when they are fetched."""
-
-    @property
-    def repository(self) -> str | None:
-        """``org/name`` of a zoo that was found by its name."""
-        name = None if Path(self.name) == self.folder else parse_name(self.name)
-        return name.repo_id if name is not None else None
-
-    @property
-    def listed(self) -> Collection[str]:
-        """The names of all files that lie there, where that is known without looking into `folder`."""
-        return ()
-
-    def fetch(self, files: Iterable[str]) -> None:
-        """Make sure that some files, by their names in the manifest, lie in `folder`."""
-
-    def fetch_all(self) -> None:
-        """Make sure that all files of the zoo lie in `folder`."""
 
 
 def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None = None) -> Place:
@@ -88,7 +57,7 @@ def on_hub(name: ZooName, hub: str | Path | None = None) -> Place:
         found = hub_folder.find(setting, name)
         if found is not None:
             LOG.info("%s: from the hub folder %s", name, setting)
-            return Place(found, str(name), hub_folder.commit_of(found))
+            return Place(found, str(name), hub_folder.commit_of(found), name.repo_id)
         if hub is not None:
             raise ZooNotFoundError(f"{setting}: this hub folder has no {name.repo_id}")
     from zootools.hub import remote

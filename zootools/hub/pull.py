@@ -6,11 +6,12 @@ from pathlib import Path
 from zootools.checked import FileInfo, file_fault, unreadable
 from zootools.errors import DamagedZooError, SpecError
 from zootools.files import durable_file, write_durably
-from zootools.hub.locate import Place, locate, on_hub
+from zootools.hub.locate import locate, on_hub
 from zootools.hub.names import require_name
 from zootools.inside import is_snapshot, names_inside, open_inside
 from zootools.manifest import UNHASHED, read_manifest
 from zootools.objects import is_url
+from zootools.place import Place
 from zootools.store import MANIFEST
 from zootools.unhashed import read_unhashed
 from zootools.verify import card_fault

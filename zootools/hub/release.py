@@ -1,30 +1,29 @@
-"""Publishing: what a publication consists of, and the way to a hub folder or to the Hub."""
+"""The files of a publication, checked before the first of them is sent."""
 
 import hashlib
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
 from zootools.card import render_card
-from zootools.checked import file_fault, unreadable
-from zootools.errors import DamagedZooError, SpecError, StorageError
-from zootools.files import durable_file, link_or_copy
+from zootools.errors import DamagedZooError, SpecError
+from zootools.file_rules import check_file_names, check_sizes
+from zootools.files import link_or_copy
 from zootools.finish import finish_zoo
-from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate
-from zootools.hub.names import MAX_FILES, MAX_FILES_PER_FOLDER, check_file_names, check_sizes, hub_setting, require_name
 from zootools.inside import NotPlainError, open_inside
 from zootools.manifest import is_partial, read_manifest, stored_spec
 from zootools.store import Plan, StackRecord, ZooFolder, epoch_of
 from zootools.unhashed import read_unhashed
 from zootools.verify import faults
 from zootools.zoo_name import ZooName
+
+MAX_FILES = 10_000
+MAX_FILES_PER_FOLDER = 1_000
 
 
 @dataclass(frozen=True)
@@ -119,67 +118,6 @@ def _release(zoo: Path, name: ZooName) -> Release:
     check_sizes(str(zoo), {file: info["size"] for file, info in files.items()})
     _check_counts(zoo, files)
     return Release(name, zoo, manifest, texts, dict(sorted(files.items())))
-
-
-def publish(
-    zoo: str | Path,
-    name: str,
-    *,
-    hub: str | Path | None = None,
-    public: bool | None = None,
-    revision: str | None = None,
-    tag: str | None = None,
-    allow_partial: bool = False,
-) -> Published:
-    """Publish a zoo folder as ``name`` (``org/name``); the same call again goes on where it was interrupted.
-
-    Args:
-        zoo: the folder, or the name of a published zoo, to copy it from one hub to another.
-        name: ``org/name``.
-        hub: a folder that serves as the hub, or another Hub's URL; else $ZOOTOOLS_HUB, else the Hub.
-        public: whether all may read it; None leaves that as it is, and makes a new repository private.
-        revision: the branch to publish to; ``main`` by default.
-        tag: a name for this version, that never moves.
-        allow_partial: publish a zoo that is not finished, with a card that says so.
-
-    Readers see the old version until the new one is complete. Raises SpecError, DamagedZooError (nothing is published
-    then) and StorageError (the same call can be repeated).
-    """
-    target, setting = require_name(name, revision), hub_setting(hub)
-    if tag is not None:
-        require_name(target.repo_id, tag)
-    if isinstance(setting, Path):
-        with prepare(zoo, target, allow_partial) as release:
-            return _publish_to_folder(release, setting, tag)
-    from zootools.hub import upload
-
-    upload.check_access(target, setting)
-    with prepare(zoo, target, allow_partial) as release:
-        return upload.publish(release, setting, public=public, tag=tag)
-
-
-def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:
-    name, commit = release.name, hub_folder.commit_id(release.manifest["sha256"], release.files["README.md"]["sha256"])
-    hub_folder.check_target(hub, name, tag, commit)
-    new = not hub_folder.has_version(hub, name, commit)
-    with hub_folder.staging_folder(hub, name) as staged:
-        if new:
-            for file, info in release.files.items():
-                with durable_file(hub / staged / file, hub) as copy, _open(release, file) as source:
-                    shutil.copyfileobj(source, copy)
-                if fault := file_fault(hub, f"{staged}/{file}", info):
-                    raise StorageError(f"{hub}: {file}: the copy {fault}; run the same command again")
-        hub_folder.publish(hub, name, tag, commit, staged)
-    return Published(commit, str(hub), len(release.files), release.size, int(new))
-
-
-def _open(release: Release, file: str) -> BinaryIO:
-    if file in release.texts:
-        return BytesIO(release.texts[file])
-    try:
-        return open_inside(release.folder, file)
-    except OSError as error:
-        raise DamagedZooError(f"{release.folder / file}: {unreadable(error)}") from error
 
 
 def _check_counts(zoo: Path, files: dict[str, Any]) -> None:

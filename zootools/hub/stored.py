@@ -13,21 +13,21 @@ from typing import Any
 
 from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.files import write_durably
-from zootools.hub.remote import EXTRAS, Listed, RemotePlace, check_listing
-from zootools.image_files import cache_folder
 from zootools.inside import remove_inside
 from zootools.manifest import read_manifest
 from zootools.mirror import RECORD, THREADS, read_line
 from zootools.objects import Objects
+from zootools.paths import cache_folder
+from zootools.place import EXTRAS, FetchedPlace, Listed, check_listing
 from zootools.sealed import MAX_BYTES
 from zootools.store import PLAN
 
 
-@dataclass(frozen=True)
-class StoredPlace(RemotePlace):
-    """A finished zoo in an object store; `folder` holds what has been fetched of it."""
+@dataclass(frozen=True, kw_only=True)
+class ObjectStorePlace(FetchedPlace):
+    """A finished zoo in an object store."""
 
-    objects: Objects | None = None
+    objects: Objects
 
     def fetch_all(self) -> None:
         """Fetch and hash every file of the manifest, and the card, anew: it is the store that is to be looked at."""
@@ -37,12 +37,15 @@ class StoredPlace(RemotePlace):
 
     def download(self, file: str, size: int | None) -> Path:
         """Return the path of a file that has just been fetched."""
-        assert self.objects is not None
         self.objects.download(file, self.folder)
         return self.folder / file
 
+    def forget(self, path: Path) -> None:
+        """Remove a fetched file."""
+        path.unlink(missing_ok=True)
 
-def find(url: str) -> StoredPlace:
+
+def find(url: str) -> ObjectStorePlace:
     """Return the finished zoo at a URL, with manifest, specification and metadata in the cache.
 
     Raises ZooNotFoundError where there is none, or it is still being built; DamagedZooError for what its manifest does
@@ -64,7 +67,7 @@ def find(url: str) -> StoredPlace:
     write_durably(folder / "zoo.json", data, folder)
     manifest = read_manifest(folder)
     check_listing(objects.url, manifest["files"], listing)
-    place = StoredPlace(folder, objects.url, None, manifest=manifest, listing=listing, objects=objects)
+    place = ObjectStorePlace(folder, objects.url, manifest=manifest, listing=listing, objects=objects)
     place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
     return place
 

@@ -62,7 +62,7 @@ class State:
 
 
 def publish(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
-    """Make a branch of a repository equal to a release; see `zootools.hub.release.publish`."""
+    """Make a branch of a repository equal to a release; see `zootools.hub.publish.publish`."""
     name = release.name
     target = Target(name, endpoint)
     before = target.open()

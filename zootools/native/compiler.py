@@ -16,6 +16,7 @@ from pathlib import Path
 from zootools.architectures import Layer, Schema
 from zootools.errors import SpecError, StorageError, ZooError, did_you_mean
 from zootools.files import write_durably
+from zootools.paths import cache_folder
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("vec.h", "layers.h", "network.h")
@@ -142,7 +143,7 @@ def compile_kernel(schema: Schema) -> bytes:
     compiled_for = target(tuple(command), flags)
     source = kernel_source(schema, _instructions(compiled_for))
     key = _digest(compiled_for, *flags, source, _sources())
-    path = cache_folder() / f"{key}.so"
+    path = cache_folder() / "native" / f"{key}.so"
     try:
         if (kernel := _cached(path)) is not None:
             return kernel
@@ -248,12 +249,6 @@ def _sources() -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-def cache_folder() -> Path:
-    """Return where compiled kernels are kept: ``$XDG_CACHE_HOME/zootools/native``, by default below ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "zootools" / "native"
 
 
 def _run(command: list[str], text: str) -> str:

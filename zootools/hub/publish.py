@@ -1,0 +1,80 @@
+"""Publishing a zoo: to a hub folder, or to the Hub."""
+
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from zootools.checked import file_fault, unreadable
+from zootools.errors import DamagedZooError, StorageError
+from zootools.files import durable_file
+from zootools.hub import folder as hub_folder
+from zootools.hub.names import hub_setting, require_name
+from zootools.hub.release import Published, Release, prepare
+from zootools.inside import open_inside
+
+
+def publish(
+    zoo: str | Path,
+    name: str,
+    *,
+    hub: str | Path | None = None,
+    public: bool | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    allow_partial: bool = False,
+) -> Published:
+    """Publish a zoo folder as ``name`` (``org/name``); the same call again goes on where it was interrupted.
+
+    Args:
+        zoo: the folder, or the name of a published zoo, to copy it from one hub to another.
+        name: ``org/name``.
+        hub: a folder that serves as the hub, or another Hub's URL; else $ZOOTOOLS_HUB, else the Hub.
+        public: whether all may read it; None leaves that as it is, and makes a new repository private.
+        revision: the branch to publish to; ``main`` by default.
+        tag: a name for this version, that never moves.
+        allow_partial: publish a zoo that is not finished, with a card that says so.
+
+    Readers see the old version until the new one is complete. Raises SpecError, DamagedZooError (nothing is published
+    then) and StorageError (the same call can be repeated).
+    """
+    target, setting = require_name(name, revision), hub_setting(hub)
+    if tag is not None:
+        require_name(target.repo_id, tag)
+    if isinstance(setting, Path):
+        with prepare(zoo, target, allow_partial) as release:
+            return _publish_to_folder(release, setting, tag)
+    from zootools.hub import upload
+
+    upload.check_access(target, setting)
+    with prepare(zoo, target, allow_partial) as release:
+        return upload.publish(release, setting, public=public, tag=tag)
+
+
+def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:
+    name, commit = release.name, hub_folder.commit_id(release.manifest["sha256"], release.files["README.md"]["sha256"])
+    hub_folder.check_target(hub, name, tag, commit)
+    new = not hub_folder.has_version(hub, name, commit)
+    with hub_folder.staging_folder(hub, name) as staged:
+        if new:
+            _copy(release, hub, staged)
+        hub_folder.publish(hub, name, tag, commit, staged)
+    return Published(commit, str(hub), len(release.files), release.size, int(new))
+
+
+def _copy(release: Release, hub: Path, staged: str) -> None:
+    """Copy the files of a release to the folder ``staged`` of a hub, and compare the copies with their sha256."""
+    for file, info in release.files.items():
+        with durable_file(hub / staged / file, hub) as copy, _open(release, file) as source:
+            shutil.copyfileobj(source, copy)
+        if fault := file_fault(hub, f"{staged}/{file}", info):
+            raise StorageError(f"{hub}: {file}: the copy {fault}; run the same command again")
+
+
+def _open(release: Release, file: str) -> BinaryIO:
+    if file in release.texts:
+        return BytesIO(release.texts[file])
+    try:
+        return open_inside(release.folder, file)
+    except OSError as error:
+        raise DamagedZooError(f"{release.folder / file}: {unreadable(error)}") from error
