@@ -2,7 +2,5 @@
 # Each test prints its figures and its ZOOTOOLS_FAULT_SEED, which repeats it. ZOOTOOLS_NIGHTLY=0.1 makes a tenth of it.
 .PHONY: nightly
 nightly:
-	ZOOTOOLS_NIGHTLY=$${ZOOTOOLS_NIGHTLY:-1} .venv/bin/python -m pytest -s -o timeout=0 tests/test_crash.py tests/test_damage.py \
-	  tests/test_concurrency.py tests/test_hostile_specs.py tests/test_hostile_zoos.py tests/test_security.py \
-	  tests/test_determinism.py tests/test_load.py
+	ZOOTOOLS_NIGHTLY=$${ZOOTOOLS_NIGHTLY:-1} .venv/bin/python -m pytest -s -o timeout=0 tests/faults tests/build/test_determinism.py
 	.venv/bin/python benchmarks/verify.py

@@ -9,7 +9,12 @@ import sys
 
 from zootools.native.compiler import INSTRUCTION_SETS, ISA, missing_instructions
 
-FILES = ("tests/test_native.py", "tests/test_training.py", "tests/test_build.py", "tests/test_crash.py")
+FILES = (
+    "tests/unit/test_native.py",
+    "tests/unit/test_training.py",
+    "tests/build/test_build.py",
+    "tests/faults/test_crash.py",
+)
 SELECTED = (
     "not [torch and (gradients or one_step or test_training or killed or interrupted or dead_worker or fingerprint "
     "or c6 or c7_a_build)"

@@ -6,7 +6,7 @@ For TETRIS-SEED (a finished folder, 76,000 checkpoints of 100 parameters) and fo
 checkpoints of 2464 parameters (random walks, made on the spot): seconds, requests, bytes, files and commits of a
 publication; cold and warm loads by `open_zoo` and by `datasets.load_dataset`, each in a process of its own with the
 imports done before the clock starts; how long `weights()` takes beside copying the same bytes from mapped files.
-The server is the tests' (`tests/hub_server.py`), another process on the same machine.
+The server is the tests' (`tests/servers/hub_server.py`), another process on the same machine.
 """
 
 import json
@@ -38,7 +38,7 @@ from zootools.spec import load_spec
 from zootools.store import Plan, StackRecord, ZooFolder
 
 ROOT = Path(__file__).parent.parent
-SERVER = ROOT / "tests" / "hub_server.py"
+SERVER = ROOT / "tests" / "servers" / "hub_server.py"
 
 LOADS = {
     "open_zoo, weights": "zoo = open_zoo(NAME); result = zoo.weights()",

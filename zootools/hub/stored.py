@@ -20,6 +20,7 @@ from zootools.objects import Objects
 from zootools.paths import cache_folder
 from zootools.place import EXTRAS, FetchedPlace, Listed, check_listing
 from zootools.sealed import MAX_BYTES
+from zootools.status import status as build_status
 from zootools.store import PLAN
 
 
@@ -74,8 +75,6 @@ def find(url: str) -> ObjectStorePlace:
 
 def status(url: str) -> dict[str, Any]:
     """Return how the build of a zoo in an object store stands (`zootools.status.status`); nothing is kept of it."""
-    from zootools.status import status as build_status
-
     objects = Objects(url)
     listing = objects.list()
     if PLAN not in listing:

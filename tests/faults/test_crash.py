@@ -1,0 +1,681 @@
+"""Builds that are killed, starved and interrupted (rows C1-C3 and C5-C9): nothing committed is lost, nothing half
+is visible, and the next build makes the bytes of an undisturbed one.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from crash import NIGHTLY, SMALL, TINY, Builders, fault_random, held_environment, lane, traced, tree
+from samples import needs_strace
+
+from zootools import build, load_spec, open_zoo
+from zootools.errors import StorageError, WorkerError, ZooNotFoundError
+from zootools.files import TEMPORARY
+from zootools.status import status
+from zootools.store import ZooFolder
+from zootools.verify import faults
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Specifications, and the zoos that undisturbed builds make of them."""
+    folder = tmp_path_factory.mktemp("crash")
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path, builders: Builders) -> dict[str, bytes]:
+    assert builders.build(folder / "tiny.yaml", folder / "tiny") == 0
+    return tree(folder / "tiny")
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path, builders: Builders) -> dict[str, bytes]:
+    assert builders.build(folder / "small.yaml", folder / "small") == 0
+    return tree(folder / "small")
+
+
+def committed(out: Path) -> dict[str, int]:
+    """Every shard that the records of an unfinished build name, and the epoch that its stack has reached."""
+    zoo = ZooFolder(out)
+    plan = zoo.read_plan()
+    found = {}
+    for stack in range(len(plan.stacks) if plan else 0):
+        record = zoo.read_record(stack)
+        found |= dict.fromkeys(record.shards if record else (), record.epoch if record else -1)
+    return found
+
+
+def check_what_is_visible(out: Path) -> None:
+    """What a stopped build has left is a valid part of a zoo, or none yet."""
+    try:
+        assert [str(fault) for fault in faults(out)] == []
+        zoo = open_zoo(out, include_diverged=True)
+    except ZooNotFoundError:
+        return
+    zoo.weights()
+    identities = list(zip(*zoo.metadata.select(["model_id", "epoch"]).to_pydict().values(), strict=True))
+    assert len(set(identities)) == len(identities)
+    counts = zoo.counts
+    assert counts["expected"] == counts["ok"] + counts["diverged"] + counts["failed"] + counts["missing"]
+
+
+# --- C1 ------------------------------------------------------------------------------------------------
+
+
+def test_c1_kills_at_random_moments_lose_nothing(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    random, kills, zoos, wanted = fault_random("C1"), 0, 0, lane(100, 2000)
+    begun = time.monotonic()
+    builders.build(folder / "tiny.yaml", tmp_path / "timed")
+    whole = time.monotonic() - begun
+    while kills < wanted:
+        out = tmp_path / f"zoo-{zoos}"
+        before: dict[str, int] = {}
+        while (code := builders.start(folder / "tiny.yaml", out).kill(random.uniform(0, 0.6 * whole))) != 0:
+            assert code == -signal.SIGKILL
+            kills += 1
+            check_what_is_visible(out)
+            after = committed(out)
+            if ZooFolder(out).plan.exists():
+                # Nothing committed is lost, and at most one shard of each stack was written in vain.
+                assert set(before) <= set(after)
+                assert all(after[name] >= epoch for name, epoch in before.items())
+                on_disk = {path.relative_to(out).as_posix() for path in out.glob("checkpoints/*/epoch-*")}
+                in_vain = [name.split("/")[1] for name in on_disk - set(after)]
+                assert len(in_vain) == len(set(in_vain))
+            before = after
+        assert tree(out) == tiny
+        zoos += 1
+        shutil.rmtree(out)
+    print(f"C1: {kills} kills over {zoos} zoos: 0 different bytes, 0 lost shards")
+
+
+# --- C2, C3, C5: system calls --------------------------------------------------------------------------
+
+
+CHANGING = ["write", "renameat", "mkdirat", "unlink", "rmdir", "ftruncate"]
+"""What changes a zoo on the disk; so does an openat that creates."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The ``number``-th ``call`` of a thread."""
+
+    call: str
+    number: int
+    changes: bool
+
+
+def moments(log: str, zoo: Path) -> list[Moment]:
+    """Return the system calls in a thread's log that concern a zoo."""
+    counts: Counter[str] = Counter()
+    found = []
+    inside = re.compile(re.escape(str(zoo)) + r'[/">]')
+    for line in log.splitlines():
+        call, _, rest = line.partition("(")
+        counts[call] += 1
+        if inside.search(rest):
+            found.append(Moment(call, counts[call], call in CHANGING or "O_CREAT" in rest))
+    return found
+
+
+def disk_of(out: Path) -> str:
+    """Return a name for all that a resume finds in a folder: names and bytes, but for random and temporal ones."""
+    digest = hashlib.sha256()
+    for path in sorted(out.rglob("*")):
+        name = re.sub(rf"({TEMPORARY}).*", r"\1", path.relative_to(out).as_posix())
+        fleeting = name == ".work/lock" or "build.json" in name or path.is_dir()
+        digest.update(repr((name, b"" if fleeting else path.read_bytes())).encode())
+    return digest.hexdigest()
+
+
+@needs_strace
+@pytest.mark.parametrize("role", ["builder", "worker", "reader"])
+def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
+    memory: Path, folder: Path, builders: Builders, small: dict[str, bytes], role: str
+) -> None:
+    """At every write, fsync, rename, open, and what else touches a zoo: an error, and a kill where that can matter.
+
+    A kill leaves what the last change has left, so only calls that change or sync are killed at; the long lane
+    kills at all. What a fault leaves is resumed from once: equal disks make equal resumes.
+    """
+    random, spec, log, thread = fault_random(f"C2 {role}"), folder / "small.yaml", memory / "log", memory / "thread"
+    calls = ["openat", "fsync", "fchmod", "flock", *CHANGING]
+
+    def run(out: Path, *words: str) -> int:
+        thread.unlink(missing_ok=True)
+        if role == "builder":
+            return traced(builders.start(spec, out, wait=True), log, *words)
+        build = builders.start(spec, out, wait=True, **{f"hold_{role}": str(thread)})
+        return traced(build, log, *words, thread=thread)
+
+    run(memory / "counted", "-e", f"trace={','.join(calls)}")
+    found = moments(log.read_text(), memory / "counted")
+    faults, resumed = Counter[str](), set[str]()
+    for moment in found:
+        errors = ["error=EIO", "error=ENOSPC", "error=EDQUOT"]
+        kinds = ["signal=KILL", *errors]
+        if not NIGHTLY:
+            kinds = [random.choice(errors) if moment.changes else errors[0]]
+            kinds += ["signal=KILL"] if moment.changes or moment.call == "fsync" else []
+        for kind in kinds:
+            out = memory / "zoo"
+            inject = f"inject={moment.call}:{kind}:when={moment.number}"
+            code = run(out, "-e", f"trace={moment.call}", "-e", inject)
+            message = f"{role}, {kind}, {moment}: exit code {code}, {Path(f'{out}.log').read_text()}"
+            assert "INJECTED" in log.read_text() or "SIGKILL" in log.read_text(), message
+            assert code in (0, 3, 74, -signal.SIGKILL), message
+            faults[moment.call] += 1
+            if code == 0:
+                assert moment.call not in ("write", "fsync", "renameat"), message
+                assert tree(out) == small, message
+            elif (disk := disk_of(out)) not in resumed:
+                if out.exists():
+                    check_what_is_visible(out)
+                assert builders.build(spec, out) == 0, (message, Path(f"{out}.log").read_text())
+                assert tree(out) == small, message
+                resumed.add(disk)
+            shutil.rmtree(out, ignore_errors=True)
+    print(f"C2 {role}: {faults.total()} faults ({dict(faults)}), resumed from {len(resumed)} disks: 0 differences")
+    assert faults.total() >= {"builder": 300, "worker": 100, "reader": 4}[role]
+
+
+def order_faults(log: str, root: Path) -> list[str]:
+    """Return every commit in a strace log that breaks the order write, fsync, rename, fsync of the folder.
+
+    Also every record that became visible before a shard that was written after it (R1: the journal comes second).
+    """
+    unsynced: set[str] = set()
+    pending: dict[str, str] = {}
+    found = []
+    for line in log.splitlines():
+        call, _, rest = line.partition(" ")[2].strip().partition("(")
+        paths = re.findall(r"<([^>]*)>", rest)
+        if "= -1" in line or not paths:
+            continue
+        if call == "write" and paths[0].startswith(str(root)):
+            unsynced.add(paths[0])
+            if TEMPORARY not in paths[0] and not paths[0].endswith("/lock"):
+                found.append(f"{paths[0]} is written where readers see it")
+        elif call == "fsync":
+            unsynced.discard(paths[0])
+            pending.pop(paths[0], None)
+        elif call.startswith("rename"):
+            old, new = re.findall(r'"([^"]*)"', rest)
+            if f"{paths[0]}/{old}" in unsynced:
+                found.append(f"{new} is renamed before it is synced")
+            for other in pending.values():
+                found.append(f"{new} is renamed before the folder of {other} is synced")
+            pending[paths[0]] = new
+    return found + [f"the folder of {name} is never synced" for name in pending.values()]
+
+
+def trace_of(builders: Builders, spec: Path, out: Path, **change: object) -> str:
+    log = out.with_suffix(".trace")
+    words = ["-f", "-s", "300", "-e", "trace=write,fsync,rename,renameat,renameat2"]
+    assert traced(builders.start(spec, out, wait=True, **change), log, *words) == 0
+    return log.read_text()
+
+
+@needs_strace
+def test_c3_every_commit_is_written_synced_renamed_and_its_folder_synced(
+    tmp_path: Path, folder: Path, builders: Builders
+) -> None:
+    log = trace_of(builders, folder / "small.yaml", tmp_path / "zoo")
+    assert log.count("renameat(") > 15
+    assert order_faults(log, tmp_path / "zoo") == []
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("change", "complaint"), [("no_sync", "before it is synced"), ("in_place", "where readers see it")]
+)
+def test_c5_the_proof_of_order_goes_red_for_a_broken_writer(
+    tmp_path: Path, folder: Path, builders: Builders, change: str, complaint: str
+) -> None:
+    log = trace_of(builders, folder / "small.yaml", tmp_path / "zoo", **{change: None})
+    assert complaint in "\n".join(order_faults(log, tmp_path / "zoo"))
+
+
+@needs_strace
+@pytest.mark.parametrize("change", ["in_place", "journal_first"])
+def test_c5_the_kills_go_red_for_a_broken_writer(tmp_path: Path, folder: Path, builders: Builders, change: str) -> None:
+    """Killed at each of its writes, a writer in place (or of the journal first) leaves something invalid."""
+    caught = []
+    for moment in range(2, 14):
+        out = tmp_path / f"zoo-{moment}"
+        words = ["-f", "-e", "trace=write", "-e", f"inject=write:signal=KILL:when={moment}"]
+        traced(builders.start(folder / "small.yaml", out, wait=True, **{change: None}), tmp_path / "log", *words)
+        try:
+            check_what_is_visible(out)
+        except (AssertionError, Exception) as error:
+            caught.append(str(error))
+    assert caught
+
+
+def test_c5_verification_goes_red_for_a_positional_index(tmp_path: Path, folder: Path, builders: Builders) -> None:
+    assert builders.build(folder / "tiny.yaml", tmp_path / "zoo", positional=None) == 0
+    assert any("model_id" in str(fault) for fault in faults(tmp_path / "zoo"))
+
+
+# --- C6 ------------------------------------------------------------------------------------------------
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "zootools", *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 3])
+def test_c6_a_signal_stops_a_build_cleanly_and_a_second_one_at_once(
+    tmp_path: Path, folder: Path, signals: list[signal.Signals]
+) -> None:
+    out = tmp_path / "zoo"
+    process = start("build", str(folder / "tiny.yaml"), "--out", str(out), "--set", "training.epochs=20000")
+    while not list(out.glob(".work/*.record")) and process.poll() is None:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    for number in signals:
+        process.send_signal(number)
+    _, errors = process.communicate()
+    print(f"C6: {[number.name for number in signals]}: stopped after {time.monotonic() - begun:.2f} s")
+    if len(signals) == 1:
+        assert process.returncode == 130, errors
+        assert "the same command goes on" in errors
+        assert "Traceback" not in errors
+    assert process.returncode in (130, -signal.SIGINT)
+    check_what_is_visible(out)
+    assert status(out)["missing"] == 6
+
+
+# --- C7 ------------------------------------------------------------------------------------------------
+
+
+def test_c7_a_full_disk_is_one_clear_error_and_the_next_build_goes_on(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    sizes = sorted({len(data) for data in tiny.values()})
+    limits = [max(1, size - 1) for size in sizes][:10] + list(range(1000, 11000, 1000))
+    stopped = 0
+    for limit in limits:
+        out = tmp_path / "zoo"
+        code = builders.build(folder / "tiny.yaml", out, file_size=limit)
+        message = Path(f"{out}.log").read_text()
+        if code == 0:
+            continue
+        stopped += 1
+        assert code == StorageError.exit_code, (limit, message)
+        assert "File too large" in message
+        assert "free some space" in message
+        assert not list(out.rglob(f"*{TEMPORARY}*"))
+        check_what_is_visible(out)
+        assert builders.build(folder / "tiny.yaml", out) == 0
+        assert tree(out) == tiny
+        shutil.rmtree(out)
+    print(f"C7: {stopped} of {len(limits)} limits of the size of files stopped a build")
+    assert stopped >= 10
+
+
+FILL = """
+set -u
+mount -t tmpfs -o size=2M tmpfs "$1" || exit 99
+(
+  while [ ! -e "$1/zoo/.work/stack-00000.record" ]; do sleep 0.01; done
+  head -c 2M /dev/zero > "$1/filler"
+  touch "$4"
+) 2>/dev/null &
+PYTHONPATH="$5" "$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=300 --set training.checkpoint_every=300
+echo "full $?"
+wait
+rm "$1/filler"
+"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=300 --set training.checkpoint_every=300
+echo "freed $?"
+"$2" -m zootools verify "$1/zoo"
+echo "verified $?"
+"""
+
+
+def test_c7_a_build_on_a_disk_that_fills_up_goes_on_when_there_is_space(tmp_path: Path, folder: Path) -> None:
+    disk, full = tmp_path / "disk", tmp_path / "full"
+    disk.mkdir()
+    path = held_environment(tmp_path / "held", 1, full)["PYTHONPATH"]
+    arguments = [disk, sys.executable, folder / "tiny.yaml", full, path]
+    words = ["unshare", "-rm", "sh", "-c", FILL, "sh", *map(str, arguments)]
+    try:
+        run = subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("lacks unshare")
+    if run.returncode == 99 or "unshare" in run.stderr:
+        pytest.skip("lacks the right to mount a small disk (unshare -rm)")
+    assert "full 74" in run.stdout, run.stderr
+    assert "No space left on device" in run.stderr
+    assert "freed 0" in run.stdout, run.stderr
+    assert "verified 0" in run.stdout, run.stderr
+
+
+# --- C8 ------------------------------------------------------------------------------------------------
+
+
+def test_c8_a_stack_that_kills_its_worker_is_marked_failed_and_the_others_finish(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    out = tmp_path / "zoo"
+    assert builders.build(folder / "tiny.yaml", out, abort=0) == 74
+    assert "died 3 times" in Path(f"{out}.log").read_text()
+    counts = status(out)
+    assert (counts["expected"], counts["ok"], counts["failed"], counts["missing"]) == (6, 3, 3, 0)
+    check_what_is_visible(out)
+    assert builders.build(folder / "tiny.yaml", out) == 0
+    assert tree(out) == tiny
+
+
+def test_c8_a_worker_that_runs_out_of_memory_is_replaced(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    """The system's way to free memory is SIGKILL, so that is what the worker gets, at the worst moment."""
+    out = tmp_path / "zoo"
+    build = builders.start(folder / "tiny.yaml", out)
+    killed = 0
+    while not (out / "zoo.json").exists() and killed < 2:
+        children = Path(f"/proc/{build.pid}/task/{build.pid}/children")
+        workers = children.read_text().split() if children.exists() else []
+        if workers and list(out.glob(f".work/.stack-*{TEMPORARY}*")):
+            os.kill(int(workers[0]), signal.SIGKILL)
+            killed += 1
+    assert build.wait() == 0, Path(f"{out}.log").read_text()
+    assert killed
+    assert tree(out) == tiny
+
+
+def test_c8_a_worker_that_dies_between_two_stacks_is_replaced(
+    tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
+) -> None:
+    out = tmp_path / "zoo"
+    assert builders.build(folder / "tiny.yaml", out, die_idle=None) == 0, Path(f"{out}.log").read_text()
+    assert tree(out) == tiny
+
+
+def test_c8_workers_that_are_killed_while_they_start_are_counted(
+    memory: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Killed at any moment from their fork on, also before they have read what they are to do."""
+    random, rounds, kills, stop = fault_random("C8"), lane(10, 1000), 0, threading.Event()
+    spec = load_spec(folder / "tiny.yaml", ["training.epochs=20000", "models=3"])
+
+    def children(process: str) -> list[str]:
+        found = []
+        with suppress(OSError):
+            for task in Path(f"/proc/{process}/task").iterdir():
+                found += (task / "children").read_text().split()
+        return found
+
+    def kill() -> None:
+        nonlocal kills
+        while not stop.is_set():
+            for server in children(str(os.getpid())):
+                for worker in children(server):
+                    time.sleep(random.choice([0, 0, 0.001, 0.01]))
+                    with suppress(OSError):
+                        if b"forkserver" in Path(f"/proc/{worker}/cmdline").read_bytes():
+                            os.kill(int(worker), signal.SIGKILL)
+                            kills += 1
+            time.sleep(0.0005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        for number in range(rounds):
+            with pytest.raises(WorkerError, match="died 3 times"):
+                build(spec, memory / f"zoo-{number}", workers=1, backend="torch", quiet=True)
+    finally:
+        stop.set()
+        killer.join()
+    assert "Traceback" not in capfd.readouterr().err
+    print(f"C8: {rounds} builds whose workers were killed {kills} times: each reported, none hung")
+
+
+# --- C9 ------------------------------------------------------------------------------------------------
+
+
+def test_c9_the_first_write_that_fails_stops_the_build_with_its_error(
+    tmp_path: Path, folder: Path, builders: Builders
+) -> None:
+    """Nothing is written in the background: a folder in the place of the k-th shard stops the build right there."""
+    spec, out = folder / "twenty.yaml", tmp_path / "zoo"
+    spec.write_text(SMALL.replace("epochs: 2", "epochs: 20"))
+    shards = [out / f"checkpoints/stack-00000/epoch-{epoch:04d}.safetensors" for epoch in range(21)]
+    (out / ".work").mkdir(parents=True)
+    for number, shard in enumerate(shards):
+        (shard / "in the way").mkdir(parents=True)
+        assert builders.build(spec, out) == 74
+        message = Path(f"{out}.log").read_text()
+        assert f"{shard}: cannot be written" in message
+        assert sorted(committed(out)) == [path.relative_to(out).as_posix() for path in shards[:number]]
+        shutil.rmtree(shard)
+    assert builders.build(spec, out) == 0
+    assert builders.build(spec, tmp_path / "undisturbed") == 0
+    assert tree(out) == tree(tmp_path / "undisturbed")
+
+
+# --- what is taken away during a build -------------------------------------------------------------------
+
+SERVED = TINY.replace("epochs: 3", "epochs: 12")
+"""Six models in two stacks; one worker trains them one after the other."""
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path, builders: Builders) -> dict[str, bytes]:
+    (folder / "served.yaml").write_text(SERVED)
+    assert builders.build(folder / "served.yaml", folder / "served") == 0
+    return tree(folder / "served")
+
+
+def ended_once(out: Path) -> str:
+    """Return what a build said that has ended with one clear error: nothing was retried, and there is no traceback."""
+    log = Path(f"{out}.log").read_text()
+    assert "Traceback" not in log
+    assert "died" not in log
+    assert len(log.strip().splitlines()) == 1, log
+    return log
+
+
+@pytest.mark.parametrize("then", ["go", "wait"])
+@pytest.mark.parametrize(
+    ("command", "message", "left"),
+    [
+        ("mv {out} {out}-moved", "was moved to {out}-moved during the build", "-moved"),
+        ("mv {out} {out}-moved; mkdir {out}", "was moved to {out}-moved during the build", "-moved"),
+        ("mv {out} {out}-moved; cp -r {out}-moved {out}", "--out {out}-moved resumes it there", "-moved"),
+        ("mv {out}/.work/lock {out}/.work/was-lock", ".work/lock was removed during the build", ""),
+        ("rm {out}/.work/lock", ".work/lock was removed during the build", ""),
+        ("rm -r {out}/.work", "without the records in it the build cannot be resumed", None),
+        ("mv {out}/.work {out}/was-work", "without the records in it the build cannot be resumed", None),
+        ("rm -r {out}", "is no longer there: it was moved or removed", None),
+        ("rm -r {out}; echo > {out}", "is no longer there: it was moved or removed", None),
+    ],
+)
+def test_a_folder_that_is_moved_or_removed_ends_its_build_once(
+    tmp_path: Path,
+    folder: Path,
+    builders: Builders,
+    served: dict[str, bytes],
+    command: str,
+    message: str,
+    left: str | None,
+    then: str,
+) -> None:
+    """Noticed by the worker that writes next (go), or by the builder while all workers are busy (wait)."""
+    out, spec = tmp_path / "zoo", folder / "served.yaml"
+    assert builders.build(spec, out, mischief=[command.format(out=out), then]) == StorageError.exit_code
+    assert message.format(out=out) in ended_once(out)
+    if "mkdir" in command:
+        assert list(out.iterdir()) == []
+    elif "cp" not in command and "echo" not in command and left != "":
+        assert not out.exists() or not (out / ".work").exists()
+    if left is not None:
+        kept = Path(f"{out}{left}")
+        check_what_is_visible(kept)
+        assert committed(kept)
+        assert builders.build(spec, kept) == 0, Path(f"{kept}.log").read_text()
+        assert tree(kept) == served
+
+
+@pytest.mark.parametrize(
+    ("command", "then", "code", "message", "undo"),
+    [
+        ("rm {out}/.work/images.safetensors", "die", 3, ".work/images.safetensors", "true"),
+        ("truncate -s 100 {out}/.work/images.safetensors", "die", 3, ".work/images.safetensors", "true"),
+        ("echo x > {out}/.work/stack-00001.record", "go", 3, "stack-00001.record", "rm {out}/.work/stack-00001.record"),
+        ("mkdir {out}/.work/stack-00001.record", "go", 3, "stack-00001.record", "rmdir {out}/.work/stack-00001.record"),
+        (
+            "cp {out}/.work/stack-00000.record {out}/.work/stack-00001.record",
+            "go",
+            3,
+            "stack-00001.record",
+            "rm {out}/.work/stack-00001.record",
+        ),
+        ("rm -r {out}/checkpoints; echo > {out}/checkpoints", "go", 74, "checkpoints", None),
+    ],
+)
+def test_a_file_that_is_taken_away_or_replaced_ends_the_build_once(
+    tmp_path: Path,
+    folder: Path,
+    builders: Builders,
+    served: dict[str, bytes],
+    command: str,
+    then: str,
+    code: int,
+    message: str,
+    undo: str | None,
+) -> None:
+    out, spec = tmp_path / "zoo", folder / "served.yaml"
+    assert builders.build(spec, out, mischief=[command.format(out=out), then]) == code
+    log = Path(f"{out}.log").read_text()
+    assert message in log
+    assert "Traceback" not in log
+    assert "died" not in log
+    if undo is not None:
+        subprocess.run(undo.format(out=out), shell=True, check=True)
+        assert status(out)["failed"] == 0
+        assert builders.build(spec, out) == 0, Path(f"{out}.log").read_text()
+        assert tree(out) == served
+
+
+def test_the_state_of_other_models_is_refused(tmp_path: Path, folder: Path, builders: Builders, served: object) -> None:
+    """A record that is whole, with a state that is not that of the stack's models."""
+    spec, out, other = folder / "served.yaml", tmp_path / "zoo", tmp_path / "other"
+    stop = f"mv {out}/.work/lock {out}/.work/was-lock"
+    assert builders.build(spec, out, mischief=[stop, "go"]) == 74
+    larger = folder / "larger.yaml"
+    larger.write_text(SERVED.replace("[5]", "[6]"))
+    assert builders.build(larger, other, mischief=[f"mv {other}/.work/lock {other}/.work/was-lock", "go"]) == 74
+    shutil.copy(other / ".work/stack-00000.record", out / ".work")
+    assert builders.build(spec, out) == 3
+    assert "found first_moment torch.float32 [3, 120]" in ended_once(out)
+
+
+UNMOUNTED = """
+set -u
+mount -t tmpfs -o size=20M tmpfs "$1" || exit 99
+(
+  while [ ! -e "$1/zoo/.work/stack-00000.record" ]; do sleep 0.01; done
+  umount -l "$1"
+) &
+"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=100000 --set training.checkpoint_every=1000 --json
+echo "unmounted $?"
+wait
+ls -A "$1"
+"""
+
+
+def test_a_disk_that_is_unmounted_ends_the_build_once(tmp_path: Path, folder: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["unshare", "-rm", "sh", "-c", UNMOUNTED, "sh", str(disk), sys.executable, str(folder / "tiny.yaml")]
+    try:
+        run = subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("lacks unshare")
+    if run.returncode == 99 or "unshare" in run.stderr:
+        pytest.skip("lacks the right to mount a small disk (unshare -rm)")
+    assert run.stdout == "unmounted 74\n", "no JSON, and nothing is left where the disk was"
+    assert "is no longer there" in run.stderr
+    assert "its disk was unmounted" in run.stderr
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+
+
+@pytest.mark.parametrize("then", ["go", "die"])
+@pytest.mark.parametrize("mode", ["a-w", "000"])
+def test_a_right_that_is_taken_away_ends_the_build_once(
+    tmp_path: Path, folder: Path, builders: Builders, served: dict[str, bytes], mode: str, then: str
+) -> None:
+    spec, out = folder / "served.yaml", tmp_path / "zoo"
+    (tmp_path / "locked").mkdir(0o000)
+    if os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("lacks a user who may not write everywhere, as root may")
+    folders = f"{out}/checkpoints/* {out}/checkpoints {out}/.work {out}"
+    code = builders.build(spec, out, mischief=[f"for folder in {folders}; do chmod {mode} $folder; done", then])
+    for path in (out, out / ".work", out / "checkpoints", out / "checkpoints/stack-00000"):  # from the top down
+        path.chmod(0o700)
+    assert code == 74
+    assert "Permission denied" in ended_once(out)
+    assert builders.build(spec, out) == 0
+    assert tree(out) == served
+
+
+# --- workers that cannot start or fail -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"fail_to_start": "import"}, 74, "a worker cannot start: ModuleNotFoundError: import of safetensors halted"),
+        ({"fail_to_start": "memory"}, 74, "a worker cannot start: MemoryError; fewer --workers take less memory"),
+        (
+            {"fail_to_start": "broken\nthing"},
+            74,
+            "a worker cannot start: RuntimeError: broken thing (`zootools --debug",
+        ),
+        ({"backend": "homesick"}, 74, "a worker cannot start: ModuleNotFoundError: No module named 'only_installed_on"),
+        ({"backend": "faulty"}, 74, "stack 0 cannot be trained: ZeroDivisionError: out of order (`zootools --debug"),
+        ({"backend": "hungry"}, 74, "stack 0 cannot be trained: MemoryError; fewer --workers take less memory"),
+    ],
+)
+def test_what_a_worker_can_still_report_ends_the_build_at_once(
+    tmp_path: Path, folder: Path, builders: Builders, change: dict[str, str], code: int, message: str
+) -> None:
+    """Trying again cannot help, so nothing is tried again, and no stack is called failed."""
+    out = tmp_path / "zoo"
+    assert builders.build(folder / "tiny.yaml", out, **change) == code
+    assert message in ended_once(out)
+    assert (status(out)["failed"], status(out)["missing"]) == (0, 6)
+
+
+def test_stacks_are_not_all_tried_where_every_worker_dies_at_once(
+    tmp_path: Path, folder: Path, builders: Builders
+) -> None:
+    spec, out = folder / "twelve.yaml", tmp_path / "zoo"
+    grid = "[tanh, relu], init: [uniform], optimizer: [adam]"
+    spec.write_text(TINY.replace(grid, "[tanh, relu], init: [uniform], optimizer: [adam, sgd, rmsprop]"))
+    assert builders.build(spec, out, abort_all=None) == WorkerError.exit_code
+    log = Path(f"{out}.log").read_text()
+    assert "the worker of 3 of 6 stacks died 3 times (stack 0 first: killed by SIGKILL (which the system does" in log
+    assert "3 more were not tried" in log
+    assert (status(out)["failed"], status(out)["missing"]) == (9, 9)
+    assert builders.build(spec, out) == 0

@@ -1,0 +1,323 @@
+"""`zootools reproduce` at its smallest scale: every cell, every picture, resuming, refusals; the report in docs/."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from representation import represent
+from representation.reproduction import reproduce
+from representation.reproduction.described import SECTIONS, described
+from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items
+from representation.reproduction.report import MARK, Marks, Shown
+from representation.reproduction.scales import SCALES
+from representation.reproduction.standing import NOT_RUN, Filled, Standing
+from representation.reproduction.work import Place, do
+from zootools import open_zoo
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reproduction.md"
+
+
+def command(*words: str | Path) -> list[str]:
+    """Return a command line of `reproduce` with one thread in every process."""
+    return [sys.executable, "-m", "zootools", "reproduce", *map(str, words)]
+
+
+def cells(text: str) -> dict[str, list[list[list[str]]]]:
+    """Return the cells of each table of a Markdown report below each heading."""
+    found: dict[str, list[list[list[str]]]] = {}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        heading, _, body = section.partition("\n")
+        blocks = re.findall(r"(?:^\|.*\|\n?)+", body, flags=re.MULTILINE)
+        found[heading] = [
+            [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()]
+            for block in blocks
+        ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder without any image file."""
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Standing:
+    """All tables and figures at the smoke scale, made by two workers."""
+    return reproduce(["all"], "smoke", tmp_path_factory.mktemp("all"), data=data, workers=2, quiet=True)
+
+
+# --- what comes out -------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_has_a_figure_or_says_why_not(everything: Standing) -> None:
+    assert [item.name for item in everything.items] == list(ITEMS)
+    for item in everything.items:
+        filled = [cell for grid in everything.filled(item) for cell in grid]
+        assert filled or item.picture
+        for cell in filled:
+            assert (cell.ours is None) == bool(cell.reason), cell
+            assert cell.reason != NOT_RUN
+            assert cell.paper is not None
+        if item.picture:
+            picture = everything.pictures[item.name]
+            assert picture.reason or (picture.file and picture.file.read_bytes().startswith(b"\x89PNG"))
+    numbers = [c for item in everything.items for grid in everything.filled(item) for c in grid if c.cell]
+    assert sum(cell.ours is not None for cell in numbers) > 0.9 * len(numbers) > 500
+
+
+def test_cells_on_images_that_stand_in_for_others_say_so(everything: Standing) -> None:
+    assert {name for name, zoo in everything.zoos.items() if zoo.instead} == {
+        zoo for zoo in ZOOS if not zoo.startswith("tetris")
+    }
+    (grid,) = everything.filled(ITEMS["table7"])
+    notes = {cell.row: cell.note for cell in grid if cell.ours is not None}
+    assert notes["MNIST-HYP on itself, tau"] == "scikit-learn's digits in place of mnist, whose files are not here"
+    assert "mnist and svhn" in notes["MNIST-HYP on SVHN-HYP, tau"]
+    assert not any(cell.note for grid in everything.filled(ITEMS["table5"]) for cell in grid)
+
+
+def test_the_files_of_the_report_agree(everything: Standing) -> None:
+    out = everything.place.out
+    text = (out / "reproduction.md").read_text()
+    assert text.startswith(MARK)
+    assert "zootools reproduce all --scale smoke --data DIR" in text
+    tables = cells(text)
+    table = pq.read_table(out / "reproduction.parquet").to_pylist()
+    page = (out / "reproduction.html").read_text()
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", page)  # nothing is fetched
+    for item in everything.items:
+        rows = [row for row in table if row["item"] == item.name]
+        filled = [cell for grid in everything.filled(item) for cell in grid]
+        assert [(row["row"], row["column"]) for row in rows] == [(cell.row, cell.column) for cell in filled]
+        assert [row["ours"] for row in rows] == [c.ours if c.cell else None for c in filled]
+        for block in tables[item.heading]:
+            assert all(all(line) for line in block[2:])  # no cell is empty
+        assert f'id="{item.name}"' in page
+    for picture in everything.pictures.values():
+        assert picture.file is None or f"reproduction/{picture.file.name}" in text
+    assert page.count("data:image/png") == sum(picture.file is not None for picture in everything.pictures.values())
+
+
+def test_a_cell_is_what_represent_finds(everything: Standing, tmp_path: Path) -> None:
+    zoo = everything.place.zoo("tetris_seed")
+    changes = ["encoder.latent=50"]
+    results = represent(zoo, "smoke", tmp_path / "r", overrides=changes, quiet=True)
+    expected = {
+        (row["method"], row["target"]): row["value"]
+        for row in results.table.to_pylist()
+        if row["probe"] in ("paper", None) and row["split"] == "test" and row["metric"] == "r2"
+    }
+    filled = everything.filled(ITEMS["table5"])[0] + everything.filled(ITEMS["table1"])[0]
+    compared = 0
+    for cell in filled:
+        assert cell.cell is not None
+        if cell.cell.method in ("W", "s(W)", "EcD"):
+            value = expected[cell.cell.method, cell.cell.target]
+            assert cell.ours == pytest.approx(value, abs=1e-4, rel=1e-3)
+            compared += 1
+    assert compared > 20
+
+
+def test_variances_are_over_checkpoints_and_within_groups(everything: Standing) -> None:
+    zoo = open_zoo(everything.place.zoo("mnist_hyp_5_rand"), where=pc.field("epoch") > 0)
+    weights = zoo.weights().double().numpy()
+    groups = np.array([f"{row['init']} {row['activation']}" for row in zoo.metadata.to_pylist()])
+    within = np.mean([weights[groups == group].var(axis=0).mean() for group in np.unique(groups)])
+    grid = {(cell.row, cell.column): cell.ours for cell in everything.filled(ITEMS["table4"])[0]}
+    assert grid["VAR", "MNIST-HYP-5-RAND-SEED"] == pytest.approx(weights.var(axis=0).mean())
+    assert grid["VARc", "MNIST-HYP-5-RAND-SEED"] == pytest.approx(within)
+    assert {row for row, _ in grid} == {"VAR", "VARc", "Rtr", "Rtes"}
+
+
+def test_checkpoints_that_are_left_out_decide_no_variance(everything: Standing, tmp_path: Path) -> None:
+    scale, zoo = everything.place.scale, "mnist_hyp_1_fix"
+    (tmp_path / "zoos").symlink_to(everything.place.zoo(zoo).parent)
+    weights = open_zoo(tmp_path / "zoos" / zoo, where=pc.field("epoch") > 0).weights().double()
+    size = weights.abs().amax(dim=1)
+    half = float(size.median())
+    nothing = f"{zoo}: all {len(size)} checkpoints are left out: a weight is not finite, or beyond 1e-09"
+    for limit, outcome in (half, ""), (1e-9, nothing):
+        place = Place(tmp_path, replace(scale, recipes={zoo: (f"largest_weight={limit}",)}))
+        assert do(place, Job(zoo, VARIANCES), 0, ()) == outcome
+    (row, _) = json.loads((tmp_path / "results" / f"{zoo}-variances-seed-0.json").read_bytes())["rows"]
+    kept = weights[size <= half]
+    assert row["rows"] == len(kept) < len(weights)
+    assert row["value"] == pytest.approx(kept.var(dim=0, correction=0).mean().item())
+
+
+def test_words_of_specifications_and_schemas_stand_beside_the_papers(everything: Standing) -> None:
+    (layers,) = everything.filled(ITEMS["table11"])
+    differing = {(cell.row, cell.column): (cell.ours, cell.paper) for cell in layers if cell.ours != cell.paper}
+    assert differing == {("conv3", "pooling"): ("none", "2"), ("fc2", "parameters"): ("210", "200")}
+    assert all(cell.ours == cell.paper for cell in everything.filled(ITEMS["table10"])[0])
+    assert all(cell.ours == cell.paper for cell in everything.filled(ITEMS["table9"])[0])
+
+
+def test_how_a_cell_is_written() -> None:
+    marks = Marks()
+
+    def shown(ours: float | str | None, paper: float | str, **more: object) -> Shown:
+        return Shown.of(Filled("row", "column", ours, paper, **more), marks)  # type: ignore[arg-type]
+
+    assert shown(0.9644, 0.97, percent=True).markdown == "96.4 < 97.0"
+    assert shown(0.9701, 0.97, percent=True, interval=0.004, seeds=3).markdown == "97.0±0.4 = 97.0"
+    assert shown(0.36, -0.02, note="digits").markdown == "0.36 > -0.02 [a]"
+    assert shown(None, 0.97, percent=True, reason="no zoo").markdown == "[b] (97.0)"
+    assert shown(None, 0.97, percent=True, reason="no zoo").mark == "[b]"
+    assert shown("tanh", "tanh").markdown == "tanh"
+    assert shown("210", "200").markdown == "210 ≠ 200"
+    assert "0,114,178" in shown(0.9, 0.5).colour  # blue above the paper, orange below
+    assert "230,159,0" in shown(0.5, 0.9).colour
+    assert marks.texts == {"digits": "a", "no zoo": "b"}
+
+
+# --- again, and after an end ------------------------------------------------------------------------------------------
+
+
+def test_what_is_there_is_used(everything: Standing, data: Path) -> None:
+    out = everything.place.out
+    kept = sorted([*out.glob("results/*"), *out.glob("encoders/*/*/model.safetensors"), *out.glob("zoos/*/zoo.json")])
+    assert len(kept) > 100
+    times = [path.stat().st_mtime_ns for path in kept]
+    fewer = reproduce(["table1", "table4", "table7", "table13"], "smoke", out, data=data, workers=2, quiet=True)
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert len(cells((out / "reproduction.md").read_text())) == 6  # these, and the zoos and encoders
+    for item in fewer.items:
+        assert fewer.filled(item) == everything.filled(item)
+
+
+def test_a_changed_recipe_is_done_again(everything: Standing) -> None:
+    (job,) = [job for job in all_jobs(find_items(["table1"])) if job.method == "ED"]
+    assert everything.place.found(job, 0) is not None
+    assert everything.place.found(job, 1) is None
+    assert Place(everything.place.out, SCALES["cpu"]).found(job, 0) is None
+
+
+def start(out: Path, data: Path, *words: str) -> "subprocess.Popen[str]":
+    """Start a reproduction, and wait for its first result."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = (*words, "--out", str(out), "--data", str(data), "--workers", "2")
+    running = subprocess.Popen(command(*words), env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("results/*.json")):
+        assert running.poll() is None, running.communicate()[1]
+        time.sleep(0.02)
+    return running
+
+
+def test_a_killed_run_goes_on_and_leaves_no_worker(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "out"
+    running = start(out, data, "table1", "table3")
+    workers = psutil.Process(running.pid).children(recursive=True)
+    assert workers
+    running.kill()
+    running.communicate()
+    psutil.wait_procs(workers, timeout=60)
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    done = {path: path.stat().st_mtime_ns for path in out.glob("results/*.json")}
+    assert not (out / "reproduction.md").exists()
+    standing = reproduce(["table1", "table3"], "smoke", out, data=data, workers=2, quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    for name in ("table1", "table3"):
+        assert all(isinstance(cell.ours, float) for cell in standing.filled(ITEMS[name])[0])
+
+
+def test_an_interrupted_run_reports_what_there_is(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "out"
+    running = start(out, data, "table3")
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130, said
+    assert "the same command goes on" in said
+    text = (out / "reproduction.md").read_text()
+    assert NOT_RUN in text
+    assert all(all(line) for line in cells(text)[ITEMS["table3"].heading][0][2:])
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tabel1"], "did you mean 'table1'"),
+        (["figure2"], "did you mean 'figure"),
+        (["table1", "--scale", "fulll"], "did you mean 'full'"),
+        (["table1", "--seeds", "0"], "--seeds"),
+        ([], "WHAT"),
+    ],
+)
+def test_bad_input_is_one_clear_error(words: list[str], message: str, tmp_path: Path) -> None:
+    refused = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
+    words = ["table8", "table9", "figure6", "figure9", "figure10", "--json"]
+    done = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path, check=True)
+    value = json.loads(done.stdout)
+    assert (value["scale"], value["without"], value["pictures_without"]) == ("smoke", 0, {})
+    assert all((tmp_path / file).exists() for file in value["files"])
+
+
+def test_a_dry_run_plans_the_papers_zoos_and_encoders(tmp_path: Path) -> None:
+    words = ["table2", "--scale", "full", "--dry-run", "--json"]
+    done = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path, check=True)
+    value = json.loads(done.stdout)
+    assert [(zoo["zoo"], zoo["models"], zoo["checkpoints"]) for zoo in value["zoos"]] == [("tetris_seed", 1000, 76_000)]
+    assert len(value["encoders"]) == 5
+    plain = next(entry for entry in value["encoders"] if entry["encoder"] == "tetris_seed-EcD")
+    assert plain["recipe"] == "tetris_seed_paper_code loss.kind=EcD"
+    assert (plain["epochs"], plain["checkpoints"]) == (1000, 696 * 75)
+    tokens = next(entry for entry in value["encoders"] if entry["encoder"] == "tetris_seed-EcD-AttW")
+    assert tokens["seconds"] > 5 * plain["seconds"] > 0  # a hundred tokens instead of nine
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_zoo_and_recipe_of_every_scale_is_valid(scale: str) -> None:
+    settings = SCALES[scale]
+    for zoo in ZOOS:
+        assert settings.spec(zoo).name == zoo
+    for job in all_jobs(find_items(["all"])):
+        recipe = settings.recipe_of(job)
+        assert not job.learns or recipe.loss.kind == job.method
+        if job.zoo == "tetris_seed" and not job.variation.startswith("c"):
+            assert recipe.encoder.latent == 50
+
+
+# --- the report in docs/ ----------------------------------------------------------------------------------------------
+
+
+def test_the_documented_report_was_generated_and_has_the_papers_figures() -> None:
+    text = DOCUMENT.read_text()
+    assert text.startswith(MARK)
+    tables, marks = cells(text), Marks()
+    for item in ITEMS.values():
+        grids = [[Filled(c.row, c.column, None, c.paper, c.percent, reason="x", cell=c) for c in g] for g in item.grids]
+        if item.name in SECTIONS:
+            grids = [[Filled(row, column, None, paper, reason="x") for row, column, _, paper in described(item.name)]]
+        for grid, block in zip(grids, tables[item.heading], strict=True):
+            columns = block[0][1:]
+            found = {(line[0], c): cell for line in block[2:] for c, cell in zip(columns, line[1:], strict=True)}
+            for cell in grid:
+                published = Shown.of(cell, marks).paper
+                written = re.sub(r" ?\[[a-z]+\] ?", "", found[cell.row, cell.column])
+                assert re.search(rf"(^|^\(|[<>=≠] ){re.escape(published)}\)?$", written), (item.name, cell.row, written)
+    for picture in re.findall(r"\]\((reproduction/.*?)\)", text):
+        assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,187 @@
+"""Every path inside a zoo is reached through `zootools.inside`: the source names no other way (row X5)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(ROOT.glob("zootools/**/*.py"))
+
+METHODS = {
+    *("exists", "is_file", "is_dir", "is_symlink", "is_fifo", "samefile", "stat", "lstat", "readlink", "resolve"),
+    *("iterdir", "glob", "rglob", "walk", "open", "read_bytes", "read_text", "write_bytes", "write_text"),
+    *("unlink", "rmdir", "mkdir", "touch", "rename", "chmod", "lchmod", "symlink_to", "hardlink_to"),
+}
+"""Of `pathlib.Path`; ``replace`` too where it has one argument (that of a string has two)."""
+
+OF_OS = {
+    *("open", "stat", "lstat", "listdir", "scandir", "walk", "fwalk", "access", "readlink", "statvfs", "truncate"),
+    *("unlink", "remove", "rmdir", "removedirs", "mkdir", "makedirs", "mkfifo", "rename", "replace", "link", "symlink"),
+    *("chmod", "chown", "utime", "path.exists", "path.lexists", "path.isfile", "path.isdir", "path.islink"),
+    *("path.getsize", "path.getmtime", "path.realpath", "path.samefile"),
+}
+
+FUNCTIONS = {"open", "io.open", "safe_open", "load_file", "save_file", "np.load", "np.save", "np.memmap", "sha256_file"}
+FUNCTIONS |= {"TemporaryDirectory", "NamedTemporaryFile"}
+
+OF_PARQUET = {"ParquetFile", "ParquetWriter", "read_table", "read_schema", "read_metadata", "write_table"}
+STREAMS = {"file", "source", "stream", "opened"}
+"""Names of open files, from which Parquet is read; a path has another name."""
+
+ROOTED = {"durable_file": 2, "durable_path": 2, "write_durably": 3}
+"""Functions of `zootools.files`, and how many arguments they have with ``root``, below which they refuse links."""
+
+ITSELF = "the zoo's own folder, or the hub's, which a user has named and which may be a link; nothing inside it"
+CACHE = "a file of the user's own cache, or of huggingface-hub's"
+SCRATCH = "a temporary folder of this process"
+NAMED = "a path that the user has named"
+OPENED = "a path to a file that `path_inside` has opened, or a method `open` that opens inside"
+
+NO_ZOO = {
+    "zootools/inside.py": "where it is done",
+    "zootools/files.py": "the layer above, which opens relative to descriptors; and outputs that a user has named",
+    "zootools/bundled.py": "files of the package",
+    "zootools/doctor.py": "the working folder",
+    "zootools/errors.py": "what lies near a mistyped path, for a message",
+    "zootools/hub/foreign.py": "Parquet files that are no zoo, where the user says they are",
+    "zootools/hub/foreign_tables.py": "Parquet files that are no zoo, where the user says they are",
+    "zootools/hashing.py": "what a caller names",
+    "zootools/image_sets.py": "image data",
+    "zootools/images.py": "image data",
+    "zootools/lease.py": "/proc",
+    "zootools/memory.py": "/proc and /sys",
+    "zootools/native/compiler.py": "sources of the package, and kernels in the user's cache",
+    "zootools/native/kernel.py": "kernels in the user's cache, and a temporary copy of one",
+    "zootools/picture_folders.py": "image data",
+    "zootools/plots/page.py": "files of the package",
+    "zootools/yaml_reader.py": NAMED,
+}
+"""Modules that touch no path inside a zoo, and what they touch."""
+
+ALLOWED = {
+    "zootools/cli/look.py:view": NAMED,
+    "zootools/finish.py:add_page": ITSELF,
+    "zootools/hub/catalog.py:describe": ITSELF,
+    "zootools/hub/folder.py:check_target": ITSELF,
+    "zootools/hub/folder.py:require": ITSELF,
+    "zootools/hub/locate.py:locate": ITSELF,
+    "zootools/hub/locate.py:reads_like_a_path": ITSELF,
+    "zootools/hub/pull.py:pull": ITSELF,
+    "zootools/hub/release.py:_partial": SCRATCH,
+    "zootools/hub/remote.py:_remember_commit": CACHE,
+    "zootools/hub/remote.py:fetch": CACHE,
+    "zootools/hub/remote.py:forget": CACHE,
+    "zootools/hub/stored.py:forget": CACHE,
+    "zootools/hub/stored.py:status": SCRATCH,
+    "zootools/hub/upload.py:publish": OPENED,
+    "zootools/image_tensors.py:map_images": OPENED,
+    "zootools/place.py:_fetch_one": CACHE,
+    "zootools/place.py:keep": CACHE,
+    "zootools/preflight.py:_nearest": ITSELF,
+    "zootools/preflight.py:check_folder": ITSELF,
+    "zootools/preflight.py:check_space": ITSELF,
+    "zootools/shards.py:_map_shard": OPENED,
+    "zootools/tables.py:data_fault": OPENED,
+    "zootools/verify.py:__init__": CACHE,
+    "zootools/verify.py:forget": CACHE,
+    "zootools/verify.py:write": CACHE,
+}
+"""Functions that touch a path otherwise, and which one."""
+
+
+def dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
+def is_path_call(call: ast.Call) -> bool:
+    """Whether a call may touch a file by a path, or without saying below which folder it refuses links."""
+    name, keywords = dotted(call.func), {keyword.arg for keyword in call.keywords}
+    module, _, last = name.rpartition(".")
+    if name in ROOTED:
+        return len(call.args) < ROOTED[name] and "root" not in keywords
+    if module == "pq" and last in OF_PARQUET:
+        first = call.args[0] if call.args else None
+        return not (isinstance(first, ast.Call) or (isinstance(first, ast.Name) and first.id in STREAMS))
+    if module in ("os", "os.path"):
+        return name.removeprefix("os.") in OF_OS
+    if module in ("shutil", "tempfile"):
+        return last != "copyfileobj"
+    is_method = isinstance(call.func, ast.Attribute)
+    replaces = is_method and last == "replace" and len(call.args) == 1 and not keywords
+    return name in FUNCTIONS or replaces or (is_method and last in METHODS)
+
+
+def path_calls(source: str) -> Iterator[tuple[str, str]]:
+    """Yield the function in which a path is touched, and how."""
+
+    def walk(node: ast.AST, function: str) -> Iterator[tuple[str, str]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Call) and is_path_call(child):
+                yield function, f"line {child.lineno}: {dotted(child.func)}"
+            yield from walk(child, child.name if isinstance(child, ast.FunctionDef) else function)
+
+    return walk(ast.parse(source), "")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_x5_paths_inside_a_zoo_are_reached_through_inside_only(path: Path) -> None:
+    module = path.relative_to(ROOT).as_posix()
+    if module not in NO_ZOO:
+        others = [call for function, call in path_calls(path.read_text()) if f"{module}:{function}" not in ALLOWED]
+        assert others == [], "use zootools.inside, or say in ALLOWED why this is not a path inside a zoo"
+
+
+def test_x5_every_exception_is_still_needed() -> None:
+    found = {
+        f"{p.relative_to(ROOT).as_posix()}:{function}" for p in SOURCES for function, _ in path_calls(p.read_text())
+    }
+    assert set(ALLOWED) - found == set()
+    assert {module for module in NO_ZOO if not (ROOT / module).is_file()} == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "zoo.plan.exists()",
+        "(folder / name).is_file()",
+        "for path in folder.rglob('*'): pass",
+        "path.unlink(missing_ok=True)",
+        "path.replace(target)",
+        "open(path)",
+        "path.open('rb')",
+        "os.listdir(path)",
+        "os.path.getsize(path)",
+        "shutil.rmtree(path)",
+        "shutil.copyfile(source, target)",
+        "tempfile.mkdtemp(dir=folder)",
+        "pq.ParquetFile(path)",
+        "pq.read_table(folder / name)",
+        "safe_open(path, framework='pt')",
+        "write_durably(path, data)",
+        "durable_file(path)",
+        "sha256_file(path)",
+    ],
+)
+def test_x5_the_search_finds_what_it_looks_for(line: str) -> None:
+    assert list(path_calls(f"def function():\n    {line}")) != []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "text.replace('a', 'b')",
+        "replace(place, folder=folder)",
+        "os.close(descriptor)",
+        "open_inside(folder, name)",
+        "pq.ParquetFile(source)",
+        "pq.read_metadata(pa.BufferReader(data))",
+        "write_durably(folder / name, data, folder)",
+        "durable_file(path, root=folder)",
+    ],
+)
+def test_x5_the_search_finds_nothing_else(line: str) -> None:
+    assert list(path_calls(f"def function():\n    {line}")) == []
