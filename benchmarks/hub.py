@@ -28,14 +28,14 @@ import numpy as np
 import torch
 
 from zootools import open_zoo
+from zootools.building.planning import plan_stacks, zoo_schema
 from zootools.bundled import find_spec
-from zootools.finish import finish_zoo
 from zootools.hashing import sha256_file
-from zootools.planning import plan_stacks, zoo_schema
-from zootools.population import expand
-from zootools.shards import ShardInfo, shard_bytes, shard_name
 from zootools.spec import load_spec
-from zootools.store import Plan, StackRecord, ZooFolder
+from zootools.spec.model_configs import expand
+from zootools.storage.build_state import Plan, StackRecord, ZooFolder
+from zootools.storage.finish import finish_zoo
+from zootools.storage.shards import ShardInfo, shard_bytes, shard_name
 
 ROOT = Path(__file__).parent.parent
 SERVER = ROOT / "tests" / "servers" / "hub_server.py"

@@ -23,7 +23,7 @@ import click
 import torch
 from torch import Tensor
 
-from representation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
+from representation.evaluation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
 
 NUMBERS = 20
 CLASSES = (2, 3, 5)

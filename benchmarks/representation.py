@@ -8,7 +8,7 @@ Every row is measured in a process of its own, one after the other, on random we
   plainly for this comparison: a data set that copies, permutes (by one of a list of prepared orders) and erases one
   checkpoint at a time, one Linear call per neuron, separate projections for query, key and value, norms made of
   single operations, a pass through the networks for each of the two views, and all cosines by broadcasting;
-- ours, float32 and bfloat16: `representation.trainer.Trainer`.
+- ours, float32 and bfloat16: `representation.training.trainer.Trainer`.
 
 The recipe decides network, batch size and losses of all rows. The share of augmentation is that of the time
 in which the main process draws views.
@@ -35,11 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from representation.encoders import projection_head
+from representation.encoders.attention import projection_head
 from representation.recipes import Attention, Augmentation, Recipe, load_recipe
-from representation.trainer import Trainer
-from zootools.architectures import Schema
-from zootools.registry import build_schema
+from representation.training.trainer import Trainer
+from zootools.architectures import Schema, build_schema
 from zootools.spec import Cnn, Mlp
 
 SCHEMAS = {

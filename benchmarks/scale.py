@@ -30,12 +30,12 @@ from torch import Tensor
 
 from zootools import open_zoo
 from zootools.architectures import Schema
-from zootools.builder import build
-from zootools.images import ImageData
-from zootools.planning import plan_stacks, zoo_schema
-from zootools.population import ModelConfig, expand
-from zootools.sealed import MAX_BYTES
+from zootools.building.builder import build
+from zootools.building.planning import plan_stacks, zoo_schema
+from zootools.images.datasets import ImageData
 from zootools.spec import Training, ZooSpec, parse_spec
+from zootools.spec.model_configs import ModelConfig, expand
+from zootools.storage.hashed_json import MAX_BYTES
 from zootools.training.backend import StandardBackend
 from zootools.training.evaluation import Scores
 from zootools.verify import faults

@@ -38,12 +38,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from zootools.architectures import Schema
-from zootools.images import ImageData, Subset, load_images
+from zootools.architectures import Schema, build_schema
+from zootools.images.datasets import ImageData, Subset, load_images
 from zootools.paths import data_folder
-from zootools.population import ModelConfig
-from zootools.registry import build_schema
 from zootools.spec import Architecture, Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages, Training
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import Trainer, choose_backend
 from zootools.training.reference import make_optimizer, train_reference
 

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from zootools.checked import CheckedFiles
-from zootools.finish import finish_zoo
-from zootools.manifest import read_manifest
-from zootools.population import ModelConfig, expand
-from zootools.registry import build_schema
-from zootools.shards import ShardInfo, shard_bytes, shard_name
+from zootools.architectures import build_schema
 from zootools.spec import parse_spec
-from zootools.store import Plan, StackRecord, ZooFolder
+from zootools.spec.model_configs import ModelConfig, expand
+from zootools.storage.build_state import Plan, StackRecord, ZooFolder
+from zootools.storage.finish import finish_zoo
+from zootools.storage.manifest import read_manifest
+from zootools.storage.shards import ShardInfo, shard_bytes, shard_name
+from zootools.storage.verified_files import CheckedFiles
 from zootools.verify import faults, file_faults
 
 MODELS = 256

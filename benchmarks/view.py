@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from playwright.sync_api import sync_playwright
 
 from zootools import open_zoo
+from zootools.architectures import build_schema
 from zootools.plots import Portrait
 from zootools.plots.page import page
-from zootools.registry import build_schema
 from zootools.spec import Mlp
 
 EPOCHS = 25

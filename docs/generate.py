@@ -16,7 +16,7 @@ import click
 from pydantic import BaseModel
 
 from representation.recipes import Recipe, bundled_recipes, load_recipe
-from representation.space import Space
+from representation.search.space import Space
 from zootools.bundled import bundled_specs
 from zootools.cli import main
 from zootools.errors import ZooError

@@ -43,7 +43,7 @@ spec.configuration_count, spec.model_count
 # What it will take, before anything is written:
 
 # %%
-from zootools.planning import estimate
+from zootools.building.planning import estimate
 
 estimate(spec)
 

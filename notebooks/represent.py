@@ -66,7 +66,7 @@ plt.show()
 # the validation split, scored on the test split. R2 is 1 where it is perfect and 0 where it does as well as the mean.
 
 # %%
-from representation.probes import fit_ridge, r2
+from representation.evaluation.probes import fit_ridge, r2
 
 
 def score(features: torch.Tensor, target: str) -> float:

@@ -7,22 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from representation.encoder import Encoder
+    from representation.encoders.encoder import Encoder
+    from representation.evaluation.results import Results
     from representation.recipes import Recipe, load_recipe
     from representation.represent import embed, represent
-    from representation.results import Results
-    from representation.train import train_encoder
+    from representation.training.train import train_encoder
 
 __all__ = ["Encoder", "Recipe", "Results", "embed", "load_recipe", "represent", "train_encoder"]
 
 _HOME = {
-    "Encoder": "representation.encoder",
+    "Encoder": "representation.encoders.encoder",
     "Recipe": "representation.recipes",
-    "Results": "representation.results",
+    "Results": "representation.evaluation.results",
     "embed": "representation.represent",
     "load_recipe": "representation.recipes",
     "represent": "representation.represent",
-    "train_encoder": "representation.train",
+    "train_encoder": "representation.training.train",
 }
 
 

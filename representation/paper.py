@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from zootools.yaml_reader import read_yaml
+from zootools.spec.yaml_reader import read_yaml
 
 
 def published(

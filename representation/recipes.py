@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, model_validator
 
 from zootools.bundled import find_bundled
 from zootools.errors import SpecError
-from zootools.sections import Section, load_section
+from zootools.spec.sections import Section, load_section
 from zootools.zoo import Zoo
 
 Width = Annotated[int, Field(ge=1, le=65_536)]

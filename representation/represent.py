@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from representation.baselines import Umap, UnfitError, baselines
-from representation.checkpoints import Checkpoints, check_same_layers
-from representation.distributed import train_encoders
-from representation.encoder import Encoder
-from representation.evaluate import Method, Scorer, reconstruction_r2
-from representation.memory import check_memory, memory_named
+from representation.dataset import Checkpoints, check_same_layers
+from representation.encoders.encoder import Encoder
+from representation.evaluation.baselines import Umap, UnfitError, baselines
+from representation.evaluation.results import Results
+from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
 from representation.recipes import Recipe, load_recipe
-from representation.results import Results
-from representation.search import search_recipes
-from representation.train import Weights, check_folders, train_encoder, training_data
+from representation.search.run import search_recipes
+from representation.training.distributed import train_encoders
+from representation.training.memory import check_memory, memory_named
+from representation.training.train import Weights, check_folders, train_encoder, training_data
 from zootools.errors import SpecError, StorageError, did_you_mean
 from zootools.extras import optional
 from zootools.open import open_zoo
@@ -61,10 +61,10 @@ def represent(
         epochs: how long to train, instead of what the recipe says.
         transfer_to: other zoos of the same layer schema, on whose test splits encoder and probes are scored too.
         baselines_only: train no encoder.
-        engine: ``local``, or ``ray`` to train the encoders at once on a Ray cluster (`representation.distributed`).
+        engine: ``local``, or ``ray`` to train the encoders at once on a Ray cluster (`representation.training.distributed`).
         address: of the cluster; by default one is started on this machine.
         search: a search space, whose best recipe is searched for first, on Ray, and then represented
-            (`representation.search`); ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders and
+            (`representation.search.run`); ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders and
             results go into a folder in it that is named after the best trial.
         track: log the training to this trackio project.
         quiet: say nothing on stderr.

@@ -11,9 +11,8 @@ from crash import Builders, folder_in_memory
 from hub_server import TOKEN, HubServer, serve
 from samples import ARCHITECTURES, BACKENDS, LOOK_ZOO, SPEC_TEXT, TINY_ZOO
 
-from zootools.architectures import Schema
-from zootools.images import ImageData, load_images
-from zootools.registry import build_schema
+from zootools.architectures import Schema, build_schema
+from zootools.images.datasets import ImageData, load_images
 from zootools.spec import (
     DatasetImages,
     Mlp,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zootools.errors import ZooError
 
 if TYPE_CHECKING:
-    from zootools.builder import build
+    from zootools.building.builder import build
     from zootools.open import open_zoo
     from zootools.spec import ZooSpec, load_spec
     from zootools.zoo import Zoo
@@ -21,7 +21,7 @@ __all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "load_spec", "o
 _HOME = {
     "Zoo": "zootools.zoo",
     "ZooSpec": "zootools.spec",
-    "build": "zootools.builder",
+    "build": "zootools.building.builder",
     "load_spec": "zootools.spec",
     "open_zoo": "zootools.open",
 }

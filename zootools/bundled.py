@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zootools.errors import SpecError, did_you_mean, nearest_path
-from zootools.files import home_expanded
+from zootools.filesystem.files import home_expanded
 
 _PACKAGE = Path(__file__).parent
 _ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.parent

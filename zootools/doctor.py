@@ -9,7 +9,7 @@ from typing import Any
 
 from zootools import __version__
 from zootools.errors import SpecError
-from zootools.image_files import image_faults
+from zootools.images.shapes import image_faults
 from zootools.native.compiler import INSTRUCTION_SETS, NoKernelError, describe_compiler, missing_instructions
 from zootools.paths import data_folder
 

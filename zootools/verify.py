@@ -23,17 +23,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.architectures import Schema
-from zootools.card import card_repositories, render_card
-from zootools.checked import CheckedFiles, FileInfo, unreadable
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError
-from zootools.files import FolderLock, write_durably
-from zootools.inside import (
+from zootools.filesystem.files import FolderLock, write_durably
+from zootools.filesystem.inside import (
     NotPlainError,
     names_inside,
     read_inside,
     stat_inside,
 )
-from zootools.manifest import (
+from zootools.paths import cache_folder
+from zootools.spec import ZooSpec
+from zootools.spec.model_configs import ModelConfig, count_models, expand
+from zootools.storage.build_state import IMAGES, MANIFEST, PLAN, Plan, StackRecord, ZooFolder
+from zootools.storage.card import card_repositories, render_card
+from zootools.storage.manifest import (
     UNHASHED,
     check_against_spec,
     read_manifest,
@@ -43,13 +46,9 @@ from zootools.manifest import (
     stored_spec,
     table_set_faults,
 )
-from zootools.paths import cache_folder
-from zootools.place import Place
-from zootools.population import ModelConfig, count_models, expand
-from zootools.shards import check_shard, shard_name, stack_of
-from zootools.spec import ZooSpec
-from zootools.store import IMAGES, MANIFEST, PLAN, Plan, StackRecord, ZooFolder
-from zootools.tables import (
+from zootools.storage.place import Place
+from zootools.storage.shards import check_shard, shard_name, stack_of
+from zootools.storage.tables import (
     SPLITS,
     accuracy_summary,
     check_scores,
@@ -63,7 +62,8 @@ from zootools.tables import (
     same_values,
     split_files,
 )
-from zootools.unhashed import LIMITS, read_unhashed
+from zootools.storage.unhashed import LIMITS, read_unhashed
+from zootools.storage.verified_files import CheckedFiles, FileInfo, unreadable
 
 UNLISTED = "is not in the manifest"
 
@@ -379,7 +379,7 @@ def _planned(
 
 
 def _images_intact(zoo: ZooFolder, plan: Plan) -> bool:
-    from zootools.image_tensors import map_images
+    from zootools.storage.image_tensors import map_images
 
     try:
         return map_images(zoo, plan.schema.classes, "cpu").digest == plan.images_sha256
@@ -457,7 +457,7 @@ class _Notes:
                 self._began, self.intact = value["began"], dict(value["intact"])
 
     def known(self, name: str, info: FileInfo) -> tuple[int, ...] | None:
-        """Return the `zootools.checked.identity` with which a file of this sha256 was found intact, if it was."""
+        """Return the `zootools.storage.verified_files.identity` with which a file of this sha256 was found intact, if it was."""
         *state, sha256 = self.intact.get(name) or [None]
         return tuple(state) if sha256 == info["sha256"] else None
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.architectures import Schema
-from zootools.checked import CheckedFiles, FileInfo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
-from zootools.manifest import (
+from zootools.spec import ZooSpec
+from zootools.storage.build_state import PLAN, Plan, ZooFolder
+from zootools.storage.manifest import (
     check_against_spec,
     check_tables,
     is_partial,
@@ -24,17 +25,16 @@ from zootools.manifest import (
     shard_rows,
     stored_spec,
 )
-from zootools.place import Place
-from zootools.shards import gather_weights, shard_name
-from zootools.spec import ZooSpec
-from zootools.status import status
-from zootools.store import PLAN, Plan, ZooFolder
-from zootools.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
+from zootools.storage.place import Place
+from zootools.storage.shards import gather_weights, shard_name
+from zootools.storage.status import status
+from zootools.storage.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
+from zootools.storage.verified_files import CheckedFiles, FileInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zootools.networks import Network
+    from zootools.architectures.networks import Network
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Zoo:
 
     def module(self, model_id: str, epoch: int) -> "Network":
         """Return a runnable network with a checkpoint's weights, in evaluation mode."""
-        from zootools.networks import Network
+        from zootools.architectures.networks import Network
 
         row = self.checkpoint(model_id, epoch).metadata.to_pylist()[0]
         network = Network(self.schema, row["activation"], row.get("dropout") or 0.0)

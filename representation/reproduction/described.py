@@ -6,8 +6,8 @@ from typing import Any
 from representation.paper import printed
 from representation.reproduction.items import zoo_label
 from zootools.architectures import Schema
+from zootools.building.planning import zoo_schema
 from zootools.bundled import find_spec
-from zootools.planning import zoo_schema
 from zootools.spec import Draw, Mlp, ZooSpec, load_spec
 
 SECTIONS = {"table8": "zoos_as_described", "table9": "settings", "table10": "layers", "table11": "layers"}

@@ -12,15 +12,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from representation.augment import Augmenter
 from representation.recipes import Augmentation
-from zootools.architectures import Schema
-from zootools.images import ImageData, load_images
-from zootools.networks import Network
+from representation.training.augmentation import Augmenter
+from zootools.architectures import Schema, build_schema
+from zootools.architectures.networks import Network
+from zootools.images.datasets import ImageData, load_images
 from zootools.plots.style import PALETTE
-from zootools.population import ModelConfig
-from zootools.registry import build_schema
 from zootools.spec import Cnn, DatasetImages, Hyperparameters
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.reference import train_reference
 
 

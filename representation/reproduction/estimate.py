@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from representation.encoder import Encoder
+from representation.encoders.encoder import Encoder
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs
 from representation.reproduction.scales import Scale
-from zootools.planning import estimate, zoo_schema
-from zootools.population import expand
-from zootools.probe import seconds_per_model_sample
+from zootools.building.planning import estimate, zoo_schema
+from zootools.building.throughput import seconds_per_model_sample
 from zootools.progress import duration
+from zootools.spec.model_configs import expand
 
 SHARE_OF_PEAK = 0.25
 """Of the speed of a large product of matrices, what training an encoder reaches: a round figure, for estimates."""

@@ -11,21 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from representation.baselines import PaperStatistics, flatten
-from representation.checkpoints import Checkpoints
-from representation.encoder import Encoder
-from representation.probes import fit_ridge
+from representation.dataset import Checkpoints
+from representation.encoders.encoder import Encoder
+from representation.evaluation.baselines import PaperStatistics, flatten
+from representation.evaluation.probes import fit_ridge
 from representation.reproduction.equivariance import draw_figure5, figure5_trajectories
 from representation.reproduction.items import Item, zoo_label
 from representation.reproduction.standing import Picture
 from representation.reproduction.work import Place
 from zootools.architectures import Schema
+from zootools.building.planning import zoo_schema
 from zootools.bundled import find_spec
 from zootools.errors import SpecError
-from zootools.files import write_durably
-from zootools.images import load_images
+from zootools.filesystem.files import write_durably
+from zootools.images.datasets import load_images
 from zootools.open import open_zoo
-from zootools.planning import zoo_schema
 from zootools.plots import Portrait, figure_4, figure_7, figure_8
 from zootools.plots.limits import beyond, frame
 from zootools.plots.panels import at_border, ticks

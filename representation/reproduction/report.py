@@ -21,11 +21,11 @@ from representation.reproduction.items import ITEMS, Item, zoo_label
 from representation.reproduction.standing import Filled, Standing
 from zootools import __version__
 from zootools.bundled import find_spec
-from zootools.files import durable_path, write_durably
-from zootools.manifest import read_manifest
+from zootools.filesystem.files import durable_path, write_durably
 from zootools.progress import duration
 from zootools.spec import load_spec
-from zootools.unhashed import read_build_log
+from zootools.storage.manifest import read_manifest
+from zootools.storage.unhashed import read_build_log
 
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
 """The first line of every report."""

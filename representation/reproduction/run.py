@@ -24,11 +24,11 @@ from representation.reproduction.report import write_report
 from representation.reproduction.scales import find_scale
 from representation.reproduction.standing import Picture, Standing, ZooStanding
 from representation.reproduction.work import Place, do
-from zootools.builder import build
+from zootools.building.builder import build
 from zootools.engines.local import leave_with_parent
 from zootools.errors import StorageError, WorkerError
-from zootools.image_files import has_images
-from zootools.images import load_images
+from zootools.images.datasets import load_images
+from zootools.images.shapes import has_images
 from zootools.paths import data_folder
 from zootools.progress import duration
 from zootools.text import say
@@ -51,7 +51,7 @@ def reproduce(
         scale: ``smoke``, ``cpu`` or ``full`` (`representation.reproduction.scales`).
         out: the folder for zoos, encoders, results and the report; ``reproduction/<scale>`` by default. What is there
             already is used.
-        data: where image files lie and are downloaded to (see `zootools.images.data_folder`).
+        data: where image files lie and are downloaded to (see `zootools.images.datasets.data_folder`).
         seeds: encoders to train for each cell, with the seeds 0, 1, ...
         workers: processes; one per core by default, and a single one with CUDA.
         quiet: say nothing on stderr.

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from representation.evaluation.results import mean_and_interval
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import Cell, Item, Job
 from representation.reproduction.work import Place
-from representation.results import mean_and_interval
 
 NOT_RUN = "not run before the reproduction was stopped"
 

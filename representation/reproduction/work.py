@@ -16,15 +16,15 @@ from typing import Any
 
 from torch import Tensor
 
-from representation.baselines import Umap, baselines
-from representation.checkpoints import Checkpoints, takes
-from representation.evaluate import Method, Scorer, reconstruction_r2
+from representation.dataset import Checkpoints, takes
+from representation.evaluation.baselines import Umap, baselines
+from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
 from representation.recipes import Recipe
 from representation.reproduction.items import BASELINES, VARIANCES, Job
 from representation.reproduction.scales import Scale
-from representation.train import train_encoder
+from representation.training.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
-from zootools.files import write_durably
+from zootools.filesystem.files import write_durably
 from zootools.hashing import canonical_json, pretty_json
 from zootools.open import open_zoo
 from zootools.zoo import Zoo

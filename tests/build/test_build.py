@@ -19,17 +19,17 @@ from click.testing import CliRunner
 from crash import CNN, TINY, Builders, held_environment
 
 from zootools import ZooSpec, build, open_zoo
+from zootools.building.planning import plan_stacks, zoo_schema
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, WorkerError, ZooNotFoundError
-from zootools.files import FolderLock
+from zootools.filesystem.files import FolderLock
 from zootools.hashing import pretty_json
-from zootools.images import load_images
-from zootools.planning import plan_stacks, zoo_schema
-from zootools.population import expand
-from zootools.sealed import seal
+from zootools.images.datasets import load_images
 from zootools.spec import load_spec
-from zootools.status import status
-from zootools.store import ZooFolder
+from zootools.spec.model_configs import expand
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.hashed_json import seal
+from zootools.storage.status import status
 from zootools.training.reference import train_reference
 from zootools.verify import faults, repair
 

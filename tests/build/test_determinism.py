@@ -17,10 +17,10 @@ from samples import ARCHITECTURES, BACKENDS, make_model
 from zootools import build, open_zoo
 from zootools.architectures import Schema
 from zootools.bundled import bundled_specs
-from zootools.images import ImageData
-from zootools.population import ModelConfig, expand
-from zootools.shards import shard_bytes
+from zootools.images.datasets import ImageData
 from zootools.spec import Mlp, Training, ZooSpec, load_spec, parse_spec
+from zootools.spec.model_configs import ModelConfig, expand
+from zootools.storage.shards import shard_bytes
 from zootools.training.backend import choose_backend
 from zootools.training.stack import StackRun
 from zootools.verify import faults

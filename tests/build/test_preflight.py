@@ -22,20 +22,20 @@ from hypothesis import strategies as st
 from samples import SERVERS
 
 from zootools import ZooSpec, build, open_zoo
-from zootools.builder import preview
+from zootools.building.builder import preview
+from zootools.building.planning import check_spec
+from zootools.building.preflight import stack_bytes, workers_that_fit
 from zootools.choices import BACKENDS, DEVICES, ENGINES, MAX_WORKERS
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError, ZooError
-from zootools.files import write_durably
-from zootools.image_files import check_images
-from zootools.image_sets import IMAGE_SETS
+from zootools.filesystem.files import write_durably
+from zootools.images.sets import IMAGE_SETS
+from zootools.images.shapes import check_images
 from zootools.memory import memory_limit
-from zootools.planning import check_spec
-from zootools.preflight import stack_bytes, workers_that_fit
 from zootools.progress import Progress
 from zootools.spec import load_spec, parse_spec
-from zootools.status import status
-from zootools.store import ZooFolder
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.status import status
 from zootools.training.backend import choose_backend
 
 
@@ -346,7 +346,7 @@ def test_more_images_than_a_data_set_has_are_refused_without_reading_any(
 
 
 def test_the_size_of_digits_is_as_loaded() -> None:
-    from zootools.images import load_images
+    from zootools.images.datasets import load_images
     from zootools.spec import DatasetImages
 
     train, test = IMAGE_SETS["digits"].counts

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 from samples import make_spec
 
+from zootools.building.planning import HUGE_STACK, MANY_FILES, plan_stacks, zoo_schema
 from zootools.errors import SpecError
-from zootools.planning import HUGE_STACK, MANY_FILES, plan_stacks, zoo_schema
-from zootools.population import expand
+from zootools.spec.model_configs import expand
 
 
 @pytest.fixture(scope="module")

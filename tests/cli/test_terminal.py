@@ -225,7 +225,7 @@ def test_words_on_the_command_line_are_repeated_visibly(text: str) -> None:
 @example(text=f"\x1b[2J\u202e\n{FAKE}\n")
 @given(text=hostile_text)
 def test_names_of_columns(tmp_path: Path, text: str) -> None:
-    from representation.results import Results
+    from representation.evaluation.results import Results
 
     name = text.encode("utf-8", "replace").decode()
     layers = (Layer("fc1", "linear", 2, 2, bias=False, activation=False),)
@@ -259,7 +259,7 @@ def test_a_terminal_without_the_letters_shows_escapes(tmp_path: Path) -> None:
 def test_a_mistake_of_zootools_is_one_line_and_its_traceback_is_for_debug(
     tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "zootools.tables", None)  # the import in `info` fails
+    monkeypatch.setitem(sys.modules, "zootools.storage.tables", None)  # the import in `info` fails
     done = command("info", tiny_zoo)
     assert done.exit_code == 1
     assert len(done.output.splitlines()) == 1

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from samples import SERVERS, mnist_folder, other_processor
 
 from zootools import ZooSpec, __version__, build
+from zootools.building.planning import plan_stacks, zoo_schema
 from zootools.bundled import find_spec
 from zootools.cli import main
 from zootools.engines.cluster import connect
@@ -31,13 +32,12 @@ from zootools.engines.journal import Journal
 from zootools.engines.ray import QUEUED, Machines, task_needs
 from zootools.engines.worker import compute_epochs
 from zootools.errors import ClusterError, DamagedZooError, StorageError, WorkerError
-from zootools.images import load_images
+from zootools.images.datasets import load_images
 from zootools.native.compiler import INSTRUCTION_SETS, ISA
-from zootools.planning import plan_stacks, zoo_schema
-from zootools.population import expand
 from zootools.spec import load_spec
-from zootools.status import status
-from zootools.store import Epoch, Plan, ZooFolder
+from zootools.spec.model_configs import expand
+from zootools.storage.build_state import Epoch, Plan, ZooFolder
+from zootools.storage.status import status
 from zootools.training.backend import choose_backend
 from zootools.verify import faults
 

@@ -20,8 +20,8 @@ from examples import examples
 from threadpoolctl import threadpool_limits
 
 from representation import Results, load_recipe, represent
-from representation.search import COLUMNS
-from representation.space import load_search
+from representation.search.run import COLUMNS
+from representation.search.space import load_search
 from zootools.cli import main
 from zootools.engines.cluster import connect
 from zootools.errors import SpecError, WorkerError
@@ -109,7 +109,7 @@ def in_process(statement: str) -> None:
         "import torch",
         "from pathlib import Path",
         "from representation import load_recipe, represent",
-        "from representation.train import Weights, train_epochs",
+        "from representation.training.train import Weights, train_epochs",
         "from zootools import open_zoo",
         "torch.set_num_threads(1)",
         f"settings = {{'overrides': {SMALL!r}}}",

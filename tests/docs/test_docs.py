@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from source_rules import unsafe
 
 from representation.recipes import Recipe
-from representation.space import Space
+from representation.search.space import Space
 from zootools.cli import main
 from zootools.spec import Draw, ZooSpec
 

@@ -15,7 +15,7 @@ from samples import needs_strace
 
 from zootools import open_zoo
 from zootools.errors import BusyError, StorageError, ZooNotFoundError
-from zootools.store import ZooFolder
+from zootools.storage.build_state import ZooFolder
 from zootools.verify import faults
 
 

@@ -22,9 +22,9 @@ from samples import needs_strace
 
 from zootools import build, load_spec, open_zoo
 from zootools.errors import StorageError, WorkerError, ZooNotFoundError
-from zootools.files import TEMPORARY
-from zootools.status import status
-from zootools.store import ZooFolder
+from zootools.filesystem.files import TEMPORARY
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.status import status
 from zootools.verify import faults
 
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from zootools import open_zoo
 from zootools.errors import BusyError, DamagedZooError, SpecError, ZooError
-from zootools.files import FolderLock
-from zootools.manifest import read_manifest, reopen, stored_spec
-from zootools.shards import read_info
-from zootools.store import ZooFolder
-from zootools.tables import metadata_table
+from zootools.filesystem.files import FolderLock
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.manifest import read_manifest, reopen, stored_spec
+from zootools.storage.shards import read_info
+from zootools.storage.tables import metadata_table
 from zootools.verify import UNLISTED, faults, repair
 
 SHARD = "checkpoints/stack-00001/epoch-0002.safetensors"
@@ -437,7 +437,7 @@ def test_d3_no_repair_while_a_builder_is_at_work_or_with_another_specification(
 @given(order=st.permutations(range(8)))
 def test_d4_an_index_rebuilt_from_shards_in_any_order_is_the_stored_one(finished: Path, order: list[int]) -> None:
     zoo = open_zoo(finished, include_diverged=True)
-    from zootools.population import expand
+    from zootools.spec.model_configs import expand
 
     models = {model.model_id: model for model in expand(zoo.spec)}
     names = sorted(path.relative_to(finished).as_posix() for path in finished.glob("checkpoints/*/*"))

@@ -18,17 +18,17 @@ from samples import make_spec
 
 from zootools import open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooError
-from zootools.finish import finish_zoo
 from zootools.hashing import canonical_json, pretty_json
 from zootools.json_reader import MAX_DEPTH, parse_json
-from zootools.manifest import read_manifest
-from zootools.population import count_models, expand
-from zootools.shards import ShardInfo, read_info, shard_bytes
 from zootools.spec import parse_spec, parse_stored_spec
-from zootools.status import status
-from zootools.store import Plan, StackRecord, ZooFolder
-from zootools.tables import accuracy_summary
-from zootools.unhashed import read_build_log
+from zootools.spec.model_configs import count_models, expand
+from zootools.storage.build_state import Plan, StackRecord, ZooFolder
+from zootools.storage.finish import finish_zoo
+from zootools.storage.manifest import read_manifest
+from zootools.storage.shards import ShardInfo, read_info, shard_bytes
+from zootools.storage.status import status
+from zootools.storage.tables import accuracy_summary
+from zootools.storage.unhashed import read_build_log
 from zootools.verify import faults, repair
 
 SHARD = "checkpoints/stack-00000/epoch-0001.safetensors"
@@ -347,7 +347,7 @@ import json, resource, sys
 from pathlib import Path
 import zootools.cli
 from zootools.errors import ZooError
-from zootools.manifest import read_manifest
+from zootools.storage.manifest import read_manifest
 results = {}
 for zoo in sorted(Path(sys.argv[1]).iterdir()):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -417,11 +417,11 @@ def test_a_short_specification_of_a_million_models_is_not_expanded(tmp_path: Pat
     """A million models take half a gigabyte; the count takes nothing."""
     (tmp_path / "many.yaml").write_text(TINY.replace("range: [1, 3]", "range: [1, 500000]"))
     script = (
-        "import resource, sys, zootools.cli, zootools.builder, zootools.population, zootools.tables;"
+        "import resource, sys, zootools.cli, zootools.building.builder, zootools.spec.model_configs, zootools.storage.tables;"
         "from pathlib import Path;"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2) if sys.argv[1] == 'check' else None;"
-        "zootools.population.expand = zootools.builder.expand = None;"
+        "zootools.spec.model_configs.expand = zootools.building.builder.expand = None;"
         "zootools.cli.main(prog_name='zootools')"
     )
     words = [sys.executable, "-c", script, command[0], "many.yaml", *command[1:], "--json"]

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import SPEC_TEXT
 
+from zootools.building.planning import plan_stacks, zoo_schema
 from zootools.errors import SpecError, ZooError
-from zootools.images import load_images
-from zootools.planning import plan_stacks, zoo_schema
-from zootools.population import expand
+from zootools.images.datasets import load_images
 from zootools.spec import load_spec, parse_spec
+from zootools.spec.model_configs import expand
 
 WriteSpec = Callable[..., Path]
 
@@ -357,7 +357,7 @@ def specifications(draw: st.DrawFn) -> dict[str, Any]:
 @given(values=specifications())
 def test_s4_whatever_is_accepted_is_trained(values: dict[str, Any]) -> None:
     """Plan, train one epoch of two models, score them: only a ZooError may come of it."""
-    from zootools.shards import shard_bytes
+    from zootools.storage.shards import shard_bytes
     from zootools.training.backend import choose_backend
     from zootools.training.stack import StackRun
 

@@ -20,11 +20,11 @@ from hostile_files import CANARY, hostile_repositories
 from samples import SERVERS, needs_strace
 
 from zootools import open_zoo
-from zootools.checked import CheckedFiles
 from zootools.errors import DamagedZooError, ZooError
-from zootools.file_rules import check_file_names
-from zootools.manifest import read_manifest
-from zootools.tables import read_metadata
+from zootools.storage.file_rules import check_file_names
+from zootools.storage.manifest import read_manifest
+from zootools.storage.tables import read_metadata
+from zootools.storage.verified_files import CheckedFiles
 from zootools.verify import repair
 
 # --- Z1 ------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 folder = Path(sys.argv[1])
 from hostile import read_everything
-import zootools.card, zootools.verify, jinja2.ext, safetensors.torch, pyarrow.parquet
+import zootools.storage.card, zootools.verify, jinja2.ext, safetensors.torch, pyarrow.parquet
 from zootools.errors import ZooError
 read_everything(Path(sys.argv[3]))  # all imports are done now
 
@@ -150,8 +150,8 @@ def test_z2_no_name_in_a_manifest_reaches_out_of_its_folder(tmp_path: Path, tiny
 
 @pytest.mark.parametrize("bad", ["../../../secret.safetensors", "checkpoints/stack-00000/../../../x", "zoo.json"])
 def test_z2_no_record_of_an_unfinished_zoo_reaches_out_of_its_folder(tmp_path: Path, tiny_zoo: Path, bad: str) -> None:
-    from zootools.manifest import reopen, stored_spec
-    from zootools.store import ZooFolder
+    from zootools.storage.build_state import ZooFolder
+    from zootools.storage.manifest import reopen, stored_spec
 
     zoo = ZooFolder(copy_zoo(tiny_zoo, tmp_path / "zoo"))
     manifest = read_manifest(zoo.path)
@@ -260,7 +260,7 @@ def test_z4_hostile_tables_are_refused_within_two_gigabytes(tmp_path: Path, tiny
 
 def test_z4_a_small_file_that_unpacks_to_gigabytes_is_refused_by_its_pages() -> None:
     """A footer that lies: the rows it claims are few, the pages unpack to 800 MB."""
-    from zootools.parquet_pages import check_pages
+    from zootools.storage.parquet_guard import check_pages
 
     sink = io.BytesIO()
     pq.write_table(pa.table({"x": pa.array(np.zeros(100_000_000))}), sink, compression="zstd", use_dictionary=False)

@@ -27,11 +27,11 @@ from samples import TINY_ZOO, needs_strace
 from zootools import open_zoo
 from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
-from zootools.files import FolderLock, write_output
-from zootools.finish import add_page
+from zootools.filesystem.files import FolderLock, write_output
+from zootools.filesystem.inside import names_inside, open_inside
 from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.inside import names_inside, open_inside
+from zootools.storage.finish import add_page
 from zootools.verify import faults, repair
 
 SECRET = b"hunter2-do-not-publish"
@@ -249,12 +249,12 @@ EVERYTHING = """
 import sys
 from pathlib import Path
 from zootools import build, load_spec, open_zoo
-from zootools.status import status
+from zootools.storage.status import status
 from zootools.hub.pull import pull
 from zootools.hub.publish import publish
-from zootools.finish import add_page
+from zootools.storage.finish import add_page
 from zootools.hub.publish import publish
-from zootools.finish import add_page
+from zootools.storage.finish import add_page
 from zootools.verify import faults, repair
 
 zoo, unfinished, made, spec = map(Path, sys.argv[1:])

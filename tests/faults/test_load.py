@@ -21,7 +21,7 @@ MEASURED = """
 import json, os, subprocess, sys, threading, time
 from pathlib import Path
 from zootools import build, load_spec, open_zoo
-from zootools.status import status
+from zootools.storage.status import status
 
 spec, out, checkpoints = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 found = {"descriptors": 0, "peak": 0}

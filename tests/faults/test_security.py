@@ -15,14 +15,14 @@ from samples import ROOT, SERVERS
 from source_rules import unsafe
 
 from zootools.errors import ZooError
-from zootools.files import durable_file
-from zootools.inside import open_inside
+from zootools.filesystem.files import durable_file
+from zootools.filesystem.inside import open_inside
 
 SOURCES = sorted([*ROOT.glob("zootools/**/*.py"), *ROOT.glob("representation/**/*.py")])
 
 ALLOWED = {
     # CIFAR-10 was published as pickles: only with the published md5, and only arrays are made of them.
-    "zootools/image_sets.py": ["pickle"],
+    "zootools/images/sets.py": ["pickle"],
 }
 
 
@@ -129,7 +129,7 @@ def test_x3_the_modes_of_others_files_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("link", ["checkpoints", "checkpoints/stack-00000", "metadata", ".work/plan.json", "zoo.json"])
 def test_x5_nothing_is_written_or_read_through_a_link(tmp_path: Path, tiny_zoo: Path, link: str) -> None:
     from zootools import open_zoo
-    from zootools.store import ZooFolder
+    from zootools.storage.build_state import ZooFolder
 
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -32,7 +32,7 @@ from zootools.errors import DamagedZooError
 from zootools.hub.locate import locate
 from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.tables import split_files
+from zootools.storage.tables import split_files
 from zootools.verify import faults, place_faults
 
 ZOO = DATA / "golden_mlp"

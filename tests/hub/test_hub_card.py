@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from zootools.card import accuracy_picture, render_card
 from zootools.hub.publish import publish
-from zootools.manifest import read_manifest, stored_spec
+from zootools.storage.card import accuracy_picture, render_card
+from zootools.storage.manifest import read_manifest, stored_spec
 
 LOAD = """
 import sys

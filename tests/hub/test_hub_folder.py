@@ -13,13 +13,13 @@ from samples import TINY_ZOO
 
 from zootools import build, open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.file_rules import check_file_names, check_sizes
 from zootools.hashing import pretty_json
 from zootools.hub.catalog import describe, zoos
 from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.sealed import seal
 from zootools.spec import parse_spec
+from zootools.storage.file_rules import check_file_names, check_sizes
+from zootools.storage.hashed_json import seal
 from zootools.verify import faults, repair
 from zootools.zoo_name import parse_name
 

@@ -23,12 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zootools import open_zoo
-from zootools.architectures import Schema
+from zootools.architectures import Schema, build_schema
 from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, ZooError, ZooNotFoundError
 from zootools.hub import foreign_tables
 from zootools.hub.foreign import ForeignZoo, read_schema
-from zootools.registry import build_schema
 from zootools.spec import Mlp
 
 INDEX = {
@@ -486,7 +485,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from zootools import open_zoo
-from zootools.registry import build_schema
+from zootools.architectures import build_schema
 from zootools.errors import ZooError
 from zootools.spec import Mlp
 TWO = build_schema(Mlp(name="mlp", hidden=(1,), bias=False), (1, 1, 1), 2)

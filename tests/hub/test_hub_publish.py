@@ -14,11 +14,11 @@ import pytest
 from hub_server import READER, TOKEN, Blob, Fault, Files, HubServer
 from samples import SERVERS
 
-from zootools.card import render_card
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError
 from zootools.hub import calls, release, upload
 from zootools.hub.publish import publish
-from zootools.manifest import read_manifest, stored_spec
+from zootools.storage.card import render_card
+from zootools.storage.manifest import read_manifest, stored_spec
 from zootools.zoo_name import ZooName
 
 NAME = "group/tiny"

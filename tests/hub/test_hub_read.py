@@ -14,15 +14,15 @@ import torch
 from hub_server import READER, TOKEN, Blob, Fault, HubServer
 
 from zootools import open_zoo
-from zootools.card import render_card
 from zootools.errors import DamagedZooError, HubError, StorageError, ZooError, ZooNotFoundError
 from zootools.hub import calls
 from zootools.hub.catalog import describe, zoos
 from zootools.hub.locate import locate
 from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.manifest import read_manifest, stored_spec
-from zootools.sealed import MAX_BYTES
+from zootools.storage.card import render_card
+from zootools.storage.hashed_json import MAX_BYTES
+from zootools.storage.manifest import read_manifest, stored_spec
 from zootools.verify import faults, place_faults
 
 NAME = "group/tiny"
@@ -199,7 +199,7 @@ def test_a_manifest_from_a_stranger_is_read_with_suspicion(
     published: HubServer, tmp_path: Path, files: dict[str, Any], text: str
 ) -> None:
     from zootools.hashing import pretty_json
-    from zootools.sealed import seal
+    from zootools.storage.hashed_json import seal
 
     manifest = json.loads(published.repos[NAME].head()["zoo.json"].data)
     manifest["files"] |= files

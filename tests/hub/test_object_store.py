@@ -25,8 +25,8 @@ from fsspec.registry import _registry
 from zootools import build, load_spec, open_zoo
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, ZooNotFoundError
-from zootools.objects import ConflictError, Objects, folder_of
-from zootools.store import ZooFolder
+from zootools.object_store.client import ConflictError, Objects, folder_of
+from zootools.storage.build_state import ZooFolder
 
 pytest.importorskip("s3fs", reason="needs pip install 'zootools[s3]'")
 from s3_server import BUCKET, SECRET, S3Server, serve_s3
@@ -510,7 +510,7 @@ def test_refusals_say_what_to_do(
     assert s3.objects("notes/") == {"important.txt": b"mine"}
     with monkeypatch.context() as gone:
         gone.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        gone.setattr("zootools.objects.PAUSES", (0.01,))
+        gone.setattr("zootools.object_store.client.PAUSES", (0.01,))
         assert "the store cannot be reached" in refusal(URL, StorageError)
     assert "fsspec knows no such store" in refusal("s33://bucket/zoo", SpecError)
     assert "credentials in this URL" in refusal(f"s3://key:{SECRET}@bucket/zoo", SpecError)

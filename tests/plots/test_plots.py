@@ -23,7 +23,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from samples import TINY_ZOO
 
-from representation.baselines import flatten
+from representation.evaluation.baselines import flatten
 from zootools import build, open_zoo
 from zootools.cli import main
 from zootools.plots import (

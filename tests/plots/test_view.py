@@ -18,17 +18,17 @@ import torch
 from click.testing import CliRunner
 from samples import LOOK_ZOO, TINY_ZOO
 
-from representation.baselines import flatten
+from representation.evaluation.baselines import flatten
 from zootools import build, open_zoo
+from zootools.architectures import build_schema
 from zootools.cli import main
 from zootools.errors import SpecError
 from zootools.hub.publish import publish
 from zootools.hub.pull import pull
-from zootools.manifest import read_manifest
 from zootools.plots.page import page
 from zootools.plots.portrait import Portrait
-from zootools.registry import build_schema
 from zootools.spec import Mlp, parse_spec
+from zootools.storage.manifest import read_manifest
 from zootools.verify import faults
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA, KernelPCA
 from torch import Tensor
 
 from representation import baselines
-from representation.baselines import (
+from representation.evaluation.baselines import (
     CosinePca,
     LinearPca,
     PaperStatistics,
@@ -19,9 +19,8 @@ from representation.baselines import (
     UnterthinerStatistics,
     flatten,
 )
-from zootools.architectures import Schema
-from zootools.images import ImageData
-from zootools.registry import build_schema
+from zootools.architectures import Schema, build_schema
+from zootools.images.datasets import ImageData
 from zootools.spec import Architecture, Cnn, Mlp
 
 

@@ -20,13 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from samples import make_spec
 
-from representation.encoder import Encoder
+from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe, load_recipe
-from representation.train import train_encoder, training_data
-from representation.trainer import Trainer, choose_precision, one_cycle
+from representation.training.train import train_encoder, training_data
+from representation.training.trainer import Trainer, choose_precision, one_cycle
 from zootools import Zoo, build, open_zoo
 from zootools.errors import BusyError, SpecError
-from zootools.files import FolderLock
+from zootools.filesystem.files import FolderLock
 from zootools.native.compiler import processor_features
 
 
@@ -174,7 +174,7 @@ KILLED = """
 import signal, sys, torch
 from pathlib import Path
 from representation.recipes import load_recipe
-from representation.train import Weights, train_epochs
+from representation.training.train import Weights, train_epochs
 from zootools import open_zoo
 torch.set_num_threads(1)
 recipe = load_recipe("smoke", ["training.batch_size=5", "training.epochs=25"])

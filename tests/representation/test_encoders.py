@@ -11,12 +11,11 @@ from safetensors.torch import load_file, save_file
 from samples import ARCHITECTURES
 from torch import Tensor
 
-from representation.encoder import Encoder
-from representation.encoders import Block, attend, projection_head
+from representation.encoders.attention import Block, attend, projection_head
+from representation.encoders.encoder import Encoder
 from representation.recipes import Attention, FeedForward, Head
-from zootools.architectures import Schema
+from zootools.architectures import Schema, build_schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
-from zootools.registry import build_schema
 
 SMALL: dict[str, Any] = {"kind": "attention", "latent": 6, "width": 8, "heads": 2, "blocks": 2, "hidden": 12}
 KINDS = {
@@ -65,7 +64,7 @@ def test_embedding_does_not_depend_on_dropout_batches_or_mode(
     whole = encoder.embed(weights)
     assert encoder.training
     assert torch.equal(encoder.embed(weights), whole)
-    monkeypatch.setattr("representation.encoder.VALUES_AT_ONCE", 1)
+    monkeypatch.setattr("representation.encoders.encoder.VALUES_AT_ONCE", 1)
     torch.testing.assert_close(encoder.embed(weights), whole, rtol=1e-5, atol=1e-6)
     assert not whole.requires_grad
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from samples import ARCHITECTURES
 
-from representation.losses import (
+from representation.recipes import Loss
+from representation.training.losses import (
     Objective,
     layer_scale,
     nt_xent,
@@ -16,8 +17,7 @@ from representation.losses import (
     positive_contrast,
     squared_error,
 )
-from representation.recipes import Loss
-from zootools.registry import build_schema
+from zootools.architectures import build_schema
 
 # Two networks, two views each: rows 0 and 2 are a pair, rows 1 and 3.
 VIEWS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, -1.0]])

@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from representation import probes
-from representation.probes import ALPHAS, accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
+from representation.evaluation.probes import (
+    ALPHAS,
+    accuracy,
+    fit_ridge,
+    fit_softmax_adam,
+    fit_softmax_lbfgs,
+    kendall_tau,
+    r2,
+)
 
 
 def problem(rows: int, features: int, seed: int = 0) -> tuple[Tensor, Tensor]:

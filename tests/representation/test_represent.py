@@ -23,20 +23,20 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
 from representation import Encoder, embed, represent
-from representation.checkpoints import Checkpoints
-from representation.encoders import projection_head
-from representation.memory import check_memory, estimate
+from representation.dataset import Checkpoints
+from representation.encoders.attention import projection_head
+from representation.evaluation.probes import ALPHAS
+from representation.evaluation.results import SCHEMA, Results
+from representation.evaluation.targets import IDENTITY, read_targets
 from representation.paper import published
-from representation.probes import ALPHAS
 from representation.recipes import load_recipe
-from representation.results import SCHEMA, Results
-from representation.targets import IDENTITY, read_targets
-from representation.train import Weights
+from representation.training.memory import check_memory, estimate
+from representation.training.train import Weights
 from zootools import Zoo, build, open_zoo
+from zootools.architectures import build_schema
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError
 from zootools.hub.publish import publish
-from zootools.registry import build_schema
 from zootools.spec import Mlp, parse_spec
 
 BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthiner", "untrained"}

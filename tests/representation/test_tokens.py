@@ -13,14 +13,13 @@ from samples import ARCHITECTURES, make_model
 from scipy.stats import chisquare
 from torch import Tensor
 
-from representation.augment import Augmenter
+from representation.encoders.tokens import Tokenizer
 from representation.recipes import Augmentation
 from representation.reproduction.equivariance import trajectories
-from representation.tokens import Tokenizer
-from zootools.architectures import Schema
-from zootools.images import ImageData, Subset
-from zootools.networks import stacked_forward
-from zootools.registry import build_schema
+from representation.training.augmentation import Augmenter
+from zootools.architectures import Schema, build_schema
+from zootools.architectures.networks import stacked_forward
+from zootools.images.datasets import ImageData, Subset
 from zootools.spec import Mlp
 
 SCHEMAS: dict[str, Callable[[], Schema]] = {

@@ -102,7 +102,7 @@ def held(epoch: int, release: Path) -> Callable[..., None]:
 
     So a test finds a build in the middle of its training, however fast the processor is and however slow the test.
     """
-    from zootools.store import ZooFolder
+    from zootools.storage.build_state import ZooFolder
 
     commit = ZooFolder.commit
 
@@ -120,7 +120,7 @@ if sys.orig_argv[1:3] == ["-m", "zootools"] or "multiprocessing.forkserver" in "
     sys.path.insert(0, {servers!r})
     from pathlib import Path
     import crash
-    from zootools.store import ZooFolder
+    from zootools.storage.build_state import ZooFolder
     ZooFolder.commit = crash.held({epoch}, Path({release!r}))
 """
 """What the command and the local engine's workers do first; Ray's own processes need not."""
@@ -243,7 +243,7 @@ def _no_sync() -> None:
 def _journal_first() -> None:
     """Write the record of a stack before the shard that it names."""
     from zootools import store
-    from zootools.shards import shard_name
+    from zootools.storage.shards import shard_name
 
     def commit(self: Any, stack: int, record: Any, epoch: Any) -> None:
         import hashlib
@@ -295,7 +295,7 @@ def _haste(heartbeat: float, expiry: float, pauses: list[float]) -> None:
 
 def _held(epoch: int, release: str) -> None:
     """Let the build wait at an epoch (`held`)."""
-    from zootools.store import ZooFolder
+    from zootools.storage.build_state import ZooFolder
 
     ZooFolder.commit = held(epoch, Path(release))  # type: ignore[method-assign]
 
@@ -486,11 +486,11 @@ def _build(spec: str, out: str, change: dict[str, Any]) -> None:
 def _serve() -> None:
     import torch
 
-    import zootools.card
     import zootools.engines.local
     import zootools.engines.worker
-    import zootools.manifest
-    import zootools.tables  # noqa: F401
+    import zootools.storage.card
+    import zootools.storage.manifest
+    import zootools.storage.tables  # noqa: F401
 
     with contextlib.suppress(ImportError):
         import s3fs  # noqa: F401

@@ -11,8 +11,8 @@ from typing import Any
 
 from zootools import build, open_zoo
 from zootools.bundled import bundled_specs
-from zootools.population import expand
 from zootools.spec import load_spec, parse_spec
+from zootools.spec.model_configs import expand
 
 DATA = Path(__file__).parents[1] / "data"
 

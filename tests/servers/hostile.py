@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from zootools import open_zoo
-from zootools.card import render_card
 from zootools.errors import DamagedZooError
 from zootools.hashing import pretty_json
-from zootools.sealed import seal
 from zootools.spec import load_spec
+from zootools.storage.card import render_card
+from zootools.storage.hashed_json import seal
 from zootools.verify import faults
 
 SHARD = "checkpoints/stack-00000/epoch-0001.safetensors"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from zootools.architectures import Schema
-from zootools.images import ImageData
+from zootools.images.datasets import ImageData
 from zootools.native.compiler import find_compiler
-from zootools.population import ModelConfig
 from zootools.spec import Architecture, Cnn, Hyperparameters, Mlp, Training, ZooSpec, parse_spec
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import Trainer, choose_backend
 
 SERVERS = Path(__file__).parent

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from samples import ARCHITECTURES
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from zootools.architectures import MAX_PARAMETERS, Layer, Schema
+from zootools.architectures import MAX_PARAMETERS, Layer, Schema, build_schema
+from zootools.architectures.networks import ACTIVATIONS, Network, stacked_forward
 from zootools.errors import DamagedZooError, SpecError
-from zootools.networks import ACTIVATIONS, Network, stacked_forward
-from zootools.registry import build_schema
 from zootools.spec import Architecture, Cnn, Mlp
 
 SHAPES = {

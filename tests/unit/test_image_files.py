@@ -28,15 +28,15 @@ from samples import make_spec, mnist_folder
 from scipy.io import savemat
 from torch.nn import functional as F
 
-from zootools.builder import build
+from zootools.building.builder import build
 from zootools.doctor import examine
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
-from zootools.image_files import check_images, has_images, image_faults
-from zootools.image_sets import IMAGE_SETS, read_part
-from zootools.image_tensors import image_tensors, images_of_tensors, map_images
-from zootools.images import load_images
+from zootools.images.datasets import load_images
+from zootools.images.sets import IMAGE_SETS, read_part
+from zootools.images.shapes import check_images, has_images, image_faults
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
-from zootools.store import IMAGES, ZooFolder
+from zootools.storage.build_state import IMAGES, ZooFolder
+from zootools.storage.image_tensors import image_tensors, images_of_tensors, map_images
 
 some = partial(settings, max_examples=40, deadline=None, derandomize=True, database=None)
 in_place = some(suppress_health_check=[HealthCheck.function_scoped_fixture])  # examples overwrite the same files

@@ -10,8 +10,8 @@ from PIL import Image
 from samples import mnist_folder
 
 from zootools.errors import SpecError, StorageError, ZooError
-from zootools.image_files import image_shape
-from zootools.images import load_images
+from zootools.images.datasets import load_images
+from zootools.images.shapes import image_shape
 from zootools.paths import data_folder
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
 

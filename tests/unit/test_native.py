@@ -20,10 +20,11 @@ from samples import ARCHITECTURES, TINY_ZOO, make_model, make_trainer, other_pro
 from torch.nn import functional as F
 
 from zootools import build
-from zootools.architectures import Layer, Schema
+from zootools.architectures import Layer, Schema, build_schema
+from zootools.architectures.networks import Network
 from zootools.cli import main
 from zootools.errors import SpecError, StorageError, ZooError
-from zootools.images import ImageData, Subset
+from zootools.images.datasets import ImageData, Subset
 from zootools.native.compiler import (
     INSTRUCTION_SETS,
     ISA,
@@ -33,8 +34,6 @@ from zootools.native.compiler import (
     missing_instructions,
 )
 from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel
-from zootools.networks import Network
-from zootools.registry import build_schema
 from zootools.spec import Mlp, parse_spec
 from zootools.training.backend import choose_backend
 from zootools.training.initialise import initial_weights

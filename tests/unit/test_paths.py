@@ -1,4 +1,4 @@
-"""Every path inside a zoo is reached through `zootools.inside`: the source names no other way (row X5)."""
+"""Every path inside a zoo is reached through `zootools.filesystem.inside`: the source names no other way (row X5)."""
 
 import ast
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ STREAMS = {"file", "source", "stream", "opened"}
 """Names of open files, from which Parquet is read; a path has another name."""
 
 ROOTED = {"durable_file": 2, "durable_path": 2, "write_durably": 3}
-"""Functions of `zootools.files`, and how many arguments they have with ``root``, below which they refuse links."""
+"""Functions of `zootools.filesystem.files`, and how many arguments they have with ``root``, below which they refuse links."""
 
 ITSELF = "the zoo's own folder, or the hub's, which a user has named and which may be a link; nothing inside it"
 CACHE = "a file of the user's own cache, or of huggingface-hub's"
@@ -40,29 +40,29 @@ NAMED = "a path that the user has named"
 OPENED = "a path to a file that `path_inside` has opened, or a method `open` that opens inside"
 
 NO_ZOO = {
-    "zootools/inside.py": "where it is done",
-    "zootools/files.py": "the layer above, which opens relative to descriptors; and outputs that a user has named",
+    "zootools/filesystem/inside.py": "where it is done",
+    "zootools/filesystem/files.py": "the layer above, which opens relative to descriptors; and outputs that a user has named",
     "zootools/bundled.py": "files of the package",
     "zootools/doctor.py": "the working folder",
     "zootools/errors.py": "what lies near a mistyped path, for a message",
     "zootools/hub/foreign.py": "Parquet files that are no zoo, where the user says they are",
     "zootools/hub/foreign_tables.py": "Parquet files that are no zoo, where the user says they are",
     "zootools/hashing.py": "what a caller names",
-    "zootools/image_sets.py": "image data",
-    "zootools/images.py": "image data",
-    "zootools/lease.py": "/proc",
+    "zootools/images/sets.py": "image data",
+    "zootools/images/datasets.py": "image data",
+    "zootools/object_store/lease.py": "/proc",
     "zootools/memory.py": "/proc and /sys",
     "zootools/native/compiler.py": "sources of the package, and kernels in the user's cache",
     "zootools/native/kernel.py": "kernels in the user's cache, and a temporary copy of one",
-    "zootools/picture_folders.py": "image data",
+    "zootools/images/folders.py": "image data",
     "zootools/plots/page.py": "files of the package",
-    "zootools/yaml_reader.py": NAMED,
+    "zootools/spec/yaml_reader.py": NAMED,
 }
 """Modules that touch no path inside a zoo, and what they touch."""
 
 ALLOWED = {
     "zootools/cli/look.py:view": NAMED,
-    "zootools/finish.py:add_page": ITSELF,
+    "zootools/storage/finish.py:add_page": ITSELF,
     "zootools/hub/catalog.py:describe": ITSELF,
     "zootools/hub/folder.py:check_target": ITSELF,
     "zootools/hub/folder.py:require": ITSELF,
@@ -73,17 +73,17 @@ ALLOWED = {
     "zootools/hub/remote.py:_remember_commit": CACHE,
     "zootools/hub/remote.py:fetch": CACHE,
     "zootools/hub/remote.py:forget": CACHE,
-    "zootools/hub/stored.py:forget": CACHE,
-    "zootools/hub/stored.py:status": SCRATCH,
+    "zootools/object_store/reader.py:forget": CACHE,
+    "zootools/object_store/reader.py:status": SCRATCH,
     "zootools/hub/upload.py:publish": OPENED,
-    "zootools/image_tensors.py:map_images": OPENED,
-    "zootools/place.py:_fetch_one": CACHE,
-    "zootools/place.py:keep": CACHE,
-    "zootools/preflight.py:_nearest": ITSELF,
-    "zootools/preflight.py:check_folder": ITSELF,
-    "zootools/preflight.py:check_space": ITSELF,
-    "zootools/shards.py:_map_shard": OPENED,
-    "zootools/tables.py:data_fault": OPENED,
+    "zootools/storage/image_tensors.py:map_images": OPENED,
+    "zootools/storage/place.py:_fetch_one": CACHE,
+    "zootools/storage/place.py:keep": CACHE,
+    "zootools/building/preflight.py:_nearest": ITSELF,
+    "zootools/building/preflight.py:check_folder": ITSELF,
+    "zootools/building/preflight.py:check_space": ITSELF,
+    "zootools/storage/shards.py:_map_shard": OPENED,
+    "zootools/storage/tables.py:data_fault": OPENED,
     "zootools/verify.py:__init__": CACHE,
     "zootools/verify.py:forget": CACHE,
     "zootools/verify.py:write": CACHE,
@@ -132,7 +132,7 @@ def test_x5_paths_inside_a_zoo_are_reached_through_inside_only(path: Path) -> No
     module = path.relative_to(ROOT).as_posix()
     if module not in NO_ZOO:
         others = [call for function, call in path_calls(path.read_text()) if f"{module}:{function}" not in ALLOWED]
-        assert others == [], "use zootools.inside, or say in ALLOWED why this is not a path inside a zoo"
+        assert others == [], "use zootools.filesystem.inside, or say in ALLOWED why this is not a path inside a zoo"
 
 
 def test_x5_every_exception_is_still_needed() -> None:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zootools.errors import SpecError, StorageError, ZooError
-from zootools.image_files import check_images, image_shape
-from zootools.images import load_images
+from zootools.images.datasets import load_images
+from zootools.images.shapes import check_images, image_shape
+from zootools.rng import stream
 from zootools.spec import FolderImages
-from zootools.streams import stream
 
 some = partial(settings, max_examples=40, deadline=None, derandomize=True, database=None)
 in_place = some(suppress_health_check=[HealthCheck.function_scoped_fixture])  # examples overwrite the same files

@@ -6,8 +6,8 @@ import pytest
 from samples import make_spec
 
 from zootools.errors import SpecError
-from zootools.population import ModelConfig, configurations, expand
 from zootools.spec import ZooSpec
+from zootools.spec.model_configs import ModelConfig, configurations, expand
 
 GRID: dict[str, Any] = {
     "activation": ["tanh", "relu"],

@@ -239,7 +239,7 @@ def test_a_wrong_override_is_named_as_the_command_line_had_it(
 def test_checking_a_specification_imports_no_torch() -> None:
     code = (
         "import sys; from zootools.bundled import find_spec; from zootools.spec import load_spec;"
-        "from zootools.population import expand; expand(load_spec(find_spec('tetris_seed')));"
+        "from zootools.spec.model_configs import expand; expand(load_spec(find_spec('tetris_seed')));"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zootools.streams import data_order, dropout_bits, dropout_key, stream
+from zootools.rng import data_order, dropout_bits, dropout_key, stream
 
 
 def test_a_stream_draws_the_same_numbers_whenever_it_is_asked_for() -> None:

@@ -10,12 +10,11 @@ import torch
 from samples import ARCHITECTURES, make_model, make_trainer, make_trainers
 from sklearn.metrics import f1_score
 
-from zootools.architectures import Schema
+from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError
-from zootools.images import ImageData, Subset
-from zootools.population import ModelConfig
-from zootools.registry import build_schema
+from zootools.images.datasets import ImageData, Subset
 from zootools.spec import Mlp
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import Trainer
 from zootools.training.initialise import initial_weights
 from zootools.training.reference import train_reference

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zootools.errors import SpecError
-from zootools.yaml_reader import MAX_BYTES, MAX_NODES, parse_scalar, parse_yaml, read_yaml
+from zootools.spec.yaml_reader import MAX_BYTES, MAX_NODES, parse_scalar, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(

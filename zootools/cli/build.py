@@ -80,8 +80,8 @@ def build(
       zootools build mnist_seed --models 16 --epochs 3 --set training.batch_size=10
       zootools build mnist_hyp --engine ray --address auto
     """
-    from zootools.builder import build as build_zoo
-    from zootools.builder import preview
+    from zootools.building.builder import build as build_zoo
+    from zootools.building.builder import preview
     from zootools.bundled import find_spec
     from zootools.spec import load_spec
 
@@ -102,7 +102,7 @@ def build(
     if dry_run:
         from dataclasses import asdict
 
-        from zootools.probe import seconds_per_model_sample
+        from zootools.building.throughput import seconds_per_model_sample
 
         plan: dict[str, Any] = {"name": zoo_spec.name, **asdict(preview(zoo_spec, out, **options))}
         rate = seconds_per_model_sample(zoo_spec, data, workers, backend)
@@ -153,10 +153,10 @@ def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: boo
 
     `zootools build --dry-run` also checks the folder, the images that are at hand, and this machine.
     """
+    from zootools.building.planning import check_spec
     from zootools.bundled import find_spec
-    from zootools.planning import check_spec
-    from zootools.population import count_models
     from zootools.spec import load_spec
+    from zootools.spec.model_configs import count_models
 
     zoo_spec = load_spec(find_spec(spec), overrides)
     schema = check_spec(zoo_spec, data)

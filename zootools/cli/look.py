@@ -36,7 +36,7 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
       zootools plot zoos/digits_hyp --encoder representations/digits_hyp/default/seed-0
     """
     optional("matplotlib", "zootools plot", "plots")
-    from representation.baselines import flatten
+    from representation.evaluation.baselines import flatten
     from zootools.open import open_zoo
     from zootools.plots import Portrait, write_pictures
 
@@ -92,13 +92,13 @@ def view(
         optional("umap", "zootools view --umap", "plots")
     if add and (out is not None or schema is not None):
         raise SpecError("--add puts the page into a zoo of zootools; it goes with neither --out nor --schema")
-    from representation.baselines import flatten
-    from zootools.files import check_output, write_output
-    from zootools.finish import add_page
-    from zootools.manifest import PAGE
+    from representation.evaluation.baselines import flatten
+    from zootools.filesystem.files import check_output, write_output
     from zootools.open import open_zoo
     from zootools.plots.page import MAX_POINTS, page
     from zootools.plots.portrait import Portrait
+    from zootools.storage.finish import add_page
+    from zootools.storage.manifest import PAGE
 
     interruptible()
     if out is not None:
@@ -128,7 +128,7 @@ def default_folder(name: str) -> Path:
 
 def representations(zoo: "Zoo", encoder: str | None) -> Iterator[tuple[str, "Tensor"]]:
     """Yield the weights of a zoo, their statistics and, with an encoder, z: features ``[checkpoints, anything]``."""
-    from representation.baselines import PaperStatistics
+    from representation.evaluation.baselines import PaperStatistics
     from representation.represent import embed
 
     if not len(zoo):

@@ -25,7 +25,7 @@ BY_EPOCH = (
 def info(zoo: str, schema: Path | None, as_json: bool) -> None:
     """Say what a zoo holds."""
     from zootools.open import open_zoo
-    from zootools.tables import accuracy_summary
+    from zootools.storage.tables import accuracy_summary
 
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
     spec = opened.stored_spec
@@ -61,8 +61,8 @@ def status(zoo: str, as_json: bool) -> None:
     """Say how a build stands; works while it runs and afterwards."""
     from zootools.hub import stored
     from zootools.hub.locate import locate
-    from zootools.objects import folder_of
-    from zootools.status import status as build_status
+    from zootools.object_store.client import folder_of
+    from zootools.storage.status import status as build_status
 
     standing = stored.status(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
     print_value(standing, as_json, show_pairs)
@@ -111,7 +111,7 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
     """Write one checkpoint as a safetensors file, parameters by name."""
     from safetensors.torch import save
 
-    from zootools.files import check_output, write_output
+    from zootools.filesystem.files import check_output, write_output
     from zootools.open import open_zoo
 
     example = f"{model_id}-epoch-{epoch}.safetensors"
@@ -158,8 +158,8 @@ def verify(zoo: str, as_json: bool) -> None:
 def repair(zoo: str, as_json: bool) -> None:
     """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
     from zootools.errors import SpecError, ZooNotFoundError, nearest_path
-    from zootools.files import exists
-    from zootools.objects import folder_of
+    from zootools.filesystem.files import exists
+    from zootools.object_store.client import folder_of
     from zootools.verify import UNLISTED
     from zootools.verify import repair as repair_zoo
 

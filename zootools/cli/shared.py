@@ -11,7 +11,7 @@ import click
 
 from zootools.choices import ENGINES
 from zootools.errors import did_you_mean
-from zootools.files import file_above, home_expanded
+from zootools.filesystem.files import file_above, home_expanded
 from zootools.text import say
 
 
@@ -96,7 +96,7 @@ def show_pairs(value: dict[str, Any]) -> None:
 
 
 def show_accuracy(summary: dict[str, list[float]]) -> None:
-    """Print minimum, quartiles and maximum by epoch (`zootools.tables.accuracy_summary`)."""
+    """Print minimum, quartiles and maximum by epoch (`zootools.storage.tables.accuracy_summary`)."""
     say("test accuracy   minimum  quartile    median  quartile   maximum")
     for epoch, values in summary.items():
         say(f"  epoch {epoch:>6} " + " ".join(f"{value:9.4f}" for value in values))

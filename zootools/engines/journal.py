@@ -5,8 +5,8 @@ from typing import Any
 
 from zootools.engines.worker import last_epoch
 from zootools.errors import DamagedZooError
-from zootools.shards import shard_name
-from zootools.store import Epoch, StackRecord, ZooFolder
+from zootools.storage.build_state import Epoch, StackRecord, ZooFolder
+from zootools.storage.shards import shard_name
 
 
 class Journal:

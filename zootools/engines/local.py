@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from zootools.engines.failures import raise_stopped, stopped_by
 from zootools.engines.worker import RETRIES
 from zootools.errors import WorkerError
-from zootools.store import ZooFolder
+from zootools.storage.build_state import ZooFolder
 
 if TYPE_CHECKING:
-    from zootools.store import Plan
+    from zootools.storage.build_state import Plan
     from zootools.training.backend import Backend
 
 LOOK_EVERY = 1.0
@@ -195,7 +195,7 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
         import torch
 
         from zootools.engines.worker import train_stack
-        from zootools.image_tensors import map_images
+        from zootools.storage.image_tensors import map_images
 
         torch.set_num_threads(1)
         # What was pickled comes as bytes, so that an error in unpickling it is one that can be told of.

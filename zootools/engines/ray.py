@@ -27,15 +27,15 @@ from zootools.engines.failures import raise_stopped, stopped_by
 from zootools.engines.journal import Journal
 from zootools.engines.worker import RETRIES, compute_epochs
 from zootools.errors import ClusterError, StorageError, WorkerError
-from zootools.image_tensors import image_tensors, images_of_tensors
 from zootools.native.compiler import NoKernelError
+from zootools.storage.image_tensors import image_tensors, images_of_tensors
 
 if TYPE_CHECKING:
     from zootools.architectures import Schema
-    from zootools.images import ImageData
-    from zootools.population import ModelConfig
+    from zootools.images.datasets import ImageData
     from zootools.spec import Training
-    from zootools.store import Epoch, Plan, ZooFolder
+    from zootools.spec.model_configs import ModelConfig
+    from zootools.storage.build_state import Epoch, Plan, ZooFolder
     from zootools.training.backend import Backend
 
 log = logging.getLogger(__name__)

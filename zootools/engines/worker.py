@@ -7,11 +7,11 @@ from torch import Tensor
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
-from zootools.images import ImageData
-from zootools.population import ModelConfig
-from zootools.shards import shard_bytes
+from zootools.images.datasets import ImageData
 from zootools.spec import Training
-from zootools.store import Epoch, StackRecord, ZooFolder
+from zootools.spec.model_configs import ModelConfig
+from zootools.storage.build_state import Epoch, StackRecord, ZooFolder
+from zootools.storage.shards import shard_bytes
 from zootools.training.backend import Backend
 from zootools.training.stack import StackRun
 

@@ -10,7 +10,7 @@ from zootools.errors import DamagedZooError
 from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate, on_hub
 from zootools.hub.names import hub_setting, require_name
-from zootools.manifest import read_manifest, stored_spec
+from zootools.storage.manifest import read_manifest, stored_spec
 
 
 @dataclass(frozen=True)

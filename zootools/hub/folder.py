@@ -14,10 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest_path
-from zootools.file_rules import VERSIONS
-from zootools.files import exists, storage_error
-from zootools.hashing import canonical_json
-from zootools.inside import (
+from zootools.filesystem.files import exists, storage_error
+from zootools.filesystem.inside import (
     NotPlainError,
     entries_inside,
     is_file_inside,
@@ -28,6 +26,8 @@ from zootools.inside import (
     rename_inside,
     stat_inside,
 )
+from zootools.hashing import canonical_json
+from zootools.storage.file_rules import VERSIONS
 from zootools.zoo_name import ZooName, parse_name
 
 STAGING = ".staging-"

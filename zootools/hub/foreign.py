@@ -21,21 +21,21 @@ import pyarrow.compute as pc
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError, did_you_mean
-from zootools.file_rules import is_hidden
+from zootools.filesystem.inside import open_inside
 from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
 from zootools.hub.locate import files_meant
 from zootools.hub.names import hub_setting
-from zootools.inside import open_inside
 from zootools.json_reader import parse_json
-from zootools.place import Place
+from zootools.storage.file_rules import is_hidden
+from zootools.storage.place import Place
 from zootools.zoo import Zoo
 from zootools.zoo_name import parse_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zootools.networks import Network
+    from zootools.architectures.networks import Network
 
 LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class ForeignZoo(Zoo):
             raise SpecError(
                 f"{self.name}: a network needs a layer schema (not only an index) and a column named activation"
             )
-        from zootools.networks import ACTIVATIONS
+        from zootools.architectures.networks import ACTIVATIONS
 
         row = self.checkpoint(model_id, epoch).metadata.to_pylist()[0]
         if row["activation"] not in ACTIVATIONS:

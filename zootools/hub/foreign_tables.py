@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
-from zootools.inside import open_inside
+from zootools.filesystem.inside import open_inside
 from zootools.memory import available_memory, gigabytes
-from zootools.parquet_pages import DELTA_LENGTHS, PREFIXES, ColumnPages, column_pages
-from zootools.tables import SPLITS
+from zootools.storage.parquet_guard import DELTA_LENGTHS, PREFIXES, ColumnPages, column_pages
+from zootools.storage.tables import SPLITS
 
 MAX_ROWS = 10_000_000
 MAX_BYTES = 16 << 30

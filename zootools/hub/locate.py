@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
-from zootools.file_rules import ENDINGS
-from zootools.files import exists
+from zootools.filesystem.files import exists
 from zootools.hub import folder as hub_folder
 from zootools.hub.names import hub_setting
-from zootools.objects import folder_of
-from zootools.place import Place
+from zootools.object_store.client import folder_of
+from zootools.storage.file_rules import ENDINGS
+from zootools.storage.place import Place
 from zootools.zoo_name import ZooName, parse_name
 
 LOG = logging.getLogger(__name__)

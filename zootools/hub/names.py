@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from zootools.errors import SpecError
-from zootools.files import home_expanded
-from zootools.objects import folder_of
+from zootools.filesystem.files import home_expanded
+from zootools.object_store.client import folder_of
 from zootools.zoo_name import ZooName, parse_name
 
 ENVIRONMENT = "ZOOTOOLS_HUB"

@@ -5,13 +5,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from zootools.checked import file_fault, unreadable
 from zootools.errors import DamagedZooError, StorageError
-from zootools.files import durable_file
+from zootools.filesystem.files import durable_file
+from zootools.filesystem.inside import open_inside
 from zootools.hub import folder as hub_folder
 from zootools.hub.names import hub_setting, require_name
 from zootools.hub.release import Published, Release, prepare
-from zootools.inside import open_inside
+from zootools.storage.verified_files import file_fault, unreadable
 
 
 def publish(

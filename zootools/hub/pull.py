@@ -3,17 +3,17 @@
 import hashlib
 from pathlib import Path
 
-from zootools.checked import FileInfo, file_fault, unreadable
 from zootools.errors import DamagedZooError, SpecError
-from zootools.files import durable_file, write_durably
+from zootools.filesystem.files import durable_file, write_durably
+from zootools.filesystem.inside import is_snapshot, names_inside, open_inside
 from zootools.hub.locate import locate, on_hub
 from zootools.hub.names import require_name
-from zootools.inside import is_snapshot, names_inside, open_inside
-from zootools.manifest import UNHASHED, read_manifest
-from zootools.objects import is_url
-from zootools.place import Place
-from zootools.store import MANIFEST
-from zootools.unhashed import read_unhashed
+from zootools.object_store.client import is_url
+from zootools.storage.build_state import MANIFEST
+from zootools.storage.manifest import UNHASHED, read_manifest
+from zootools.storage.place import Place
+from zootools.storage.unhashed import read_unhashed
+from zootools.storage.verified_files import FileInfo, file_fault, unreadable
 from zootools.verify import card_fault
 from zootools.zoo import open_folder
 

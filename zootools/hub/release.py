@@ -9,16 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from zootools.card import render_card
 from zootools.errors import DamagedZooError, SpecError
-from zootools.file_rules import check_file_names, check_sizes
-from zootools.files import link_or_copy
-from zootools.finish import finish_zoo
+from zootools.filesystem.files import link_or_copy
+from zootools.filesystem.inside import NotPlainError, open_inside
 from zootools.hub.locate import locate
-from zootools.inside import NotPlainError, open_inside
-from zootools.manifest import is_partial, read_manifest, stored_spec
-from zootools.store import Plan, StackRecord, ZooFolder, epoch_of
-from zootools.unhashed import read_unhashed
+from zootools.storage.build_state import Plan, StackRecord, ZooFolder, epoch_of
+from zootools.storage.card import render_card
+from zootools.storage.file_rules import check_file_names, check_sizes
+from zootools.storage.finish import finish_zoo
+from zootools.storage.manifest import is_partial, read_manifest, stored_spec
+from zootools.storage.unhashed import read_unhashed
 from zootools.verify import faults
 from zootools.zoo_name import ZooName
 

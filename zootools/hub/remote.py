@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from zootools import __version__
 from zootools.errors import DamagedZooError, HubError, ZooNotFoundError
-from zootools.file_rules import check_file_names, check_sizes, is_hidden
-from zootools.files import write_durably
+from zootools.filesystem.files import write_durably
+from zootools.filesystem.inside import remove_inside
 from zootools.hashing import sha256_file
 from zootools.hub.calls import TIMEOUT, offline, retried
-from zootools.inside import remove_inside
-from zootools.manifest import read_manifest
-from zootools.place import THREADS, FetchedPlace, Listed, Place, check_listing, keep
-from zootools.sealed import MAX_BYTES
+from zootools.storage.file_rules import check_file_names, check_sizes, is_hidden
+from zootools.storage.hashed_json import MAX_BYTES
+from zootools.storage.manifest import read_manifest
+from zootools.storage.place import THREADS, FetchedPlace, Listed, Place, check_listing, keep
 from zootools.zoo_name import ZooName
 
 SLACK = 1 << 20

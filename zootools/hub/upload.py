@@ -18,8 +18,8 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from zootools import __version__
-from zootools.checked import CheckedFiles
 from zootools.errors import DamagedZooError, HubError, SpecError, ZooError, ZooNotFoundError
+from zootools.filesystem.inside import is_snapshot, stat_inside
 from zootools.hub.calls import (
     CONFLICT,
     LONGEST_WAIT,
@@ -36,7 +36,7 @@ from zootools.hub.calls import (
     wait,
 )
 from zootools.hub.release import Published, Release
-from zootools.inside import is_snapshot, stat_inside
+from zootools.storage.verified_files import CheckedFiles
 from zootools.zoo_name import ZooName
 
 FILES_PER_COMMIT = 1000

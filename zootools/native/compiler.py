@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import SpecError, StorageError, ZooError, did_you_mean
-from zootools.files import write_durably
+from zootools.filesystem.files import write_durably
 from zootools.paths import cache_folder
 
 _FOLDER = Path(__file__).parent

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zootools.errors import ZooError
-from zootools.files import write_output
+from zootools.filesystem.files import write_output
 from zootools.plots import figures
 from zootools.plots.portrait import Portrait
 from zootools.plots.style import styled

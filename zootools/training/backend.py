@@ -10,11 +10,11 @@ from torch import Tensor
 from zootools.architectures import Schema
 from zootools.choices import BACKENDS, check_word
 from zootools.errors import StorageError
-from zootools.images import ImageData
+from zootools.images.datasets import ImageData
 from zootools.native.compiler import NoKernelError, compile_kernel, describe_compiler
 from zootools.native.kernel import Kernel
-from zootools.population import ModelConfig
 from zootools.spec import Training
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.evaluation import Scores
 from zootools.training.group import Group, Tick
 from zootools.training.native import NativeTrainer

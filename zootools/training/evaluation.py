@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zootools.images import Subset
+from zootools.images.datasets import Subset
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from zootools.architectures import Schema
 from zootools.errors import SpecError
-from zootools.images import ImageData, Subset
-from zootools.population import ModelConfig
-from zootools.streams import data_order, dropout_key
+from zootools.images.datasets import ImageData, Subset
+from zootools.rng import data_order, dropout_key
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.initialise import initial_weights
 from zootools.training.reference import training_count
 
@@ -36,7 +36,7 @@ Tick = Callable[[float], None]
 def check_images(schema: Schema, images: ImageData) -> None:
     """Refuse images that a network of this schema cannot be trained with; what trains would index memory by them.
 
-    `zootools.images` compares files with what is expected, and names them. This is asked of images from anywhere.
+    `zootools.images.datasets` compares files with what is expected, and names them. This is asked of images from anywhere.
 
     Raises SpecError for images that are not float32 ``[count, *schema.input_shape]``, for labels that are not int64
     ``[count]`` in 0 to ``schema.classes`` - 1, and where there are no training or no test images.

@@ -7,8 +7,8 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
 from zootools.architectures import Layer, Schema
+from zootools.rng import stream
 from zootools.spec import Hyperparameters
-from zootools.streams import stream
 
 
 def initial_weights(schema: Schema, hyperparameters: Hyperparameters, seed: int) -> npt.NDArray[np.float32]:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from zootools.images import ImageData
+from zootools.images.datasets import ImageData
 from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel, lane_array
-from zootools.population import ModelConfig
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.evaluation import Scores, scores_from_counts
 from zootools.training.group import OPTIMIZER_STATE, Group, Tick
 

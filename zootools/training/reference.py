@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zootools.architectures import Schema
-from zootools.images import ImageData
-from zootools.networks import Network
-from zootools.population import ModelConfig
+from zootools.architectures.networks import Network
+from zootools.images.datasets import ImageData
+from zootools.rng import data_order, dropout_bits, dropout_key
 from zootools.spec import Hyperparameters
-from zootools.streams import data_order, dropout_bits, dropout_key
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.initialise import initial_weights
 
 

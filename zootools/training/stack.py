@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from zootools.architectures import Schema
-from zootools.images import ImageData
-from zootools.population import ModelConfig
-from zootools.shards import ShardInfo
+from zootools.images.datasets import ImageData
 from zootools.spec import Training
+from zootools.spec.model_configs import ModelConfig
+from zootools.storage.shards import ShardInfo
 from zootools.training.backend import Backend
 from zootools.training.evaluation import Scores
 from zootools.training.group import Tick

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from zootools.architectures import Schema
-from zootools.images import ImageData
-from zootools.networks import stacked_forward
-from zootools.population import ModelConfig
-from zootools.streams import dropout_bits
+from zootools.architectures.networks import stacked_forward
+from zootools.images.datasets import ImageData
+from zootools.rng import dropout_bits
+from zootools.spec.model_configs import ModelConfig
 from zootools.training.evaluation import Scores, evaluate
 from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, Tick
 

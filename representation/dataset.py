@@ -1,0 +1,163 @@
+"""A zoo as probes see it: weights and properties by split, and which properties can be predicted at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from representation.evaluation.targets import Target, inexact, read_targets
+from representation.recipes import Recipe
+from zootools.architectures import Schema
+from zootools.errors import SpecError
+from zootools.storage.tables import SPLITS
+from zootools.zoo import Zoo
+
+WILD = 100
+"""Weights beyond it are rare in networks that learn; much of the field's code leaves such networks out."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a zoo: finite weights, float32 ``[rows, parameters]``, and the properties of the same rows."""
+
+    weights: Tensor
+    targets: dict[str, Target]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of a zoo that are evaluated: those of the recipe's epochs, with weights that it takes."""
+
+    name: str
+    schema: Schema
+    parts: dict[str, Part]
+    """By split, every split; one without models has no rows."""
+    counts: dict[str, int]
+    """Models and checkpoints in each split."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out, in words."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, recipe: Recipe) -> "Checkpoints":
+        """Read a zoo. Raises SpecError when there is nothing in it to evaluate."""
+        name, diverged = zoo.name, zoo.counts.get("diverged", 0)
+        if not len(zoo):
+            raise SpecError(f"{zoo.folder}: has no checkpoints; {diverged} of {zoo.counts['expected']} models diverged")
+        chosen = recipe.epochs.select(zoo)
+        found = cls(name, zoo.schema, {}, {})
+        if diverged:
+            found.notes.append(f"{name}: {diverged} models that diverged are left out")
+        targets = read_targets(chosen.metadata)
+        for key in chosen.metadata.column_names:
+            if key in targets and inexact(chosen.metadata[key]):
+                found.notes.append(f"{name}: {key}: whole numbers beyond 2^53 are rounded to the nearest float64")
+        for split in SPLITS:
+            # The order of a split is that of its rows in the whole.
+            rows = torch.tensor(pc.equal(chosen.metadata["split"], split).to_pylist())
+            part = chosen.split(split)
+            weights = part.weights()
+            taken, reason = takes(recipe, weights)
+            if not taken.all():
+                bad = int((~taken).sum())
+                found.notes.append(f"{name}: {bad} {split} checkpoints are left out: {reason}")
+                weights = weights[taken]
+            models = part.metadata["model_id"].filter(pa.array(taken.numpy())).unique()
+            found.counts |= {f"{split}_models": len(models), f"{split}_checkpoints": len(weights)}
+            kept = {key: replace(target, values=target.values[rows][taken]) for key, target in targets.items()}
+            found.parts[split] = Part(weights, kept)
+        if recipe.largest_weight is None:
+            found._note_wild_weights()
+        return found
+
+    def _note_wild_weights(self) -> None:
+        """Say it when few checkpoints decide what is linear in the weights."""
+        size = torch.cat([_largest(part.weights) for part in self.parts.values()])
+        if count := int((size > WILD).sum()):
+            self.notes.append(
+                f"{self.name}: {count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which "
+                f"decide what is linear in the weights; --set largest_weight={WILD} leaves them out"
+            )
+
+    def choose(self) -> tuple[list[str], dict[str, str]]:
+        """Return the names of the properties that can be probed, and for each of the others why it cannot.
+
+        Raises SpecError when the zoo cannot be probed at all.
+        """
+        if not len(self.parts["train"]) or not len(self.parts["test"]):
+            models = ", ".join(f"{split} {self.counts[f'{split}_models']}" for split in SPLITS)
+            raise SpecError(f"{self.name}: probes need models in the splits train and test; models found: {models}")
+        weights = self.parts["train"].weights
+        if bool((weights == weights[0]).all()):
+            raise SpecError(
+                f"{self.name}: all {len(weights)} checkpoints of the train split have the same weights, "
+                "which say nothing of any property"
+            )
+        if not len(self.parts["validation"]):
+            self.notes.append(f"{self.name}: no validation split; penalties are chosen on the training split")
+        excluded = {}
+        for split in ("test", "train"):
+            for name, target in self.parts[split].targets.items():
+                if reason := target.unfit():
+                    excluded[name] = f"{reason} in the {split} split"
+        names = [name for name in self.parts["train"].targets if name not in excluded]
+        if not names:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
+            raise SpecError(f"{self.name}: there is no property to predict ({reasons})")
+        for name in names:
+            missing = sum(int((~part.targets[name].known).sum()) for part in self.parts.values())
+            if missing:
+                self.notes.append(f"{self.name}: {name}: {missing} checkpoints are left out: not a finite number")
+        return names, excluded
+
+    def as_transfer(self, home: "Checkpoints", targets: Sequence[str]) -> "Checkpoints":
+        """Return the test split with those of the targets that vary in it, class labels numbered as at home.
+
+        Raises SpecError when the test split has no models.
+        """
+        if not len(self.parts["test"]):
+            raise SpecError(f"{self.name}: cannot transfer from {home.name}: it has no models in the test split")
+        part, kept = self.parts["test"], {}
+        for name in targets:
+            target = part.targets.get(name)
+            if target is None or target.unfit():
+                reason = target.unfit() if target else "not recorded"
+                self.notes.append(f"{self.name}: {name} is not scored: {reason} there")
+            else:
+                kept[name] = target.numbered_as(home.parts["train"].targets[name].classes)
+        return replace(self, parts={"test": Part(part.weights, kept)})
+
+
+def takes(recipe: Recipe, weights: Tensor) -> tuple[Tensor, str]:
+    """Return which of some networks ``[rows, parameters]`` a recipe takes, bool ``[rows]``, and why not the others."""
+    limit, reason = recipe.largest_weight, "their weights are not finite"
+    if limit is None:
+        limit = torch.finfo(weights.dtype).max
+    else:
+        reason = f"a weight is not finite, or beyond {limit:g}"
+    return _largest(weights) <= limit, reason
+
+
+def _largest(weights: Tensor) -> Tensor:
+    """Return the largest size of a weight of each network, ``[rows]``; NaN where one is NaN. Nothing is copied."""
+    return torch.maximum(weights.amax(dim=1), -weights.amin(dim=1))
+
+
+def check_same_layers(home: Zoo, other: Zoo) -> None:
+    """Raise SpecError unless the models of both zoos have the same parameters, by name and shape."""
+    here, there = ([(p.name, p.shape) for p in zoo.schema.parameters] for zoo in (home, other))
+    if here != there:
+        mine, theirs = next((a, b) for a, b in zip([*here, None], [*there, None], strict=False) if a != b)
+        raise SpecError(
+            f"{other.folder}: cannot transfer from {home.folder}: representation and probes need the same layers, "
+            f"but where the first has {_parameter(mine)}, the other has {_parameter(theirs)}"
+        )
+
+
+def _parameter(parameter: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{parameter[0]} of shape {list(parameter[1])}" if parameter else "nothing more"

@@ -1,0 +1,1 @@
+"""The networks that learn representations: tokens, attention, and an encoder with its decoder and its files."""

@@ -1,0 +1,198 @@
+"""Encoders from weights to a representation z with their decoders, saved and loaded (paper, section 3).
+
+>>> encoder = Encoder.from_pretrained("folder or organisation/name")
+>>> z = encoder.embed(zoo.weights())
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants, hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from representation.encoders.attention import AttentionDecoder, AttentionEncoder, feed_forward, feed_forward_sizes
+from representation.encoders.tokens import Tokenizer
+from representation.recipes import Attention, FeedForward
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError, HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
+from zootools.filesystem.files import exists, write_durably
+from zootools.hub.calls import retried
+from zootools.hub.locate import reads_like_a_path
+from zootools.object_store.client import folder_of
+
+_ARCHITECTURE: TypeAdapter[Attention | FeedForward] = TypeAdapter(Attention | FeedForward)
+VALUES_AT_ONCE = 1 << 24
+"""How many activations `Encoder.embed` keeps per layer: it bounds the memory, not the result."""
+MAX_CONFIG = 1 << 20
+"""Bytes of a config.json, beyond which it is not read."""
+
+CARD = """---
+{{ card_data }}
+---
+
+An encoder of the weights of neural networks, with its decoder: {{ parameters }} weights to a representation of length
+{{ latent }}, and back. `config.json` holds the layer schema of the networks it takes ({{ network }}) and its own
+architecture. Trained by zootools.
+
+```python
+from representation.encoders.encoder import Encoder
+
+encoder = Encoder.from_pretrained("this repository")
+z = encoder.embed(weights)  # float32 [n, {{ parameters }}] -> [n, {{ latent }}]
+```
+"""
+
+
+class Encoder(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="zootools",
+    tags=["model zoo", "weight space learning"],
+    model_card_template=CARD,
+):
+    """An encoder with its decoder: weights of one layer schema to z, and back.
+
+    Saved as config.json (schema and architecture) and model.safetensors; `from_pretrained` takes nothing else.
+    """
+
+    def __init__(self, schema: dict[str, Any], architecture: dict[str, Any]) -> None:
+        """Take plain values: a `Schema.to_json`, and the ``encoder`` section of a recipe."""
+        super().__init__()
+        self.schema = Schema.from_json(schema)
+        try:
+            self.architecture: Attention | FeedForward = _ARCHITECTURE.validate_python(architecture)
+        except ValidationError as error:
+            raise DamagedZooError(f"architecture of an encoder: {error}") from error
+        settings, size = self.architecture, self.schema.size
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if isinstance(settings, Attention):
+            self.encoder = AttentionEncoder(self.schema, settings)
+            self.decoder = AttentionDecoder(self.schema, settings)
+        else:
+            sizes = feed_forward_sizes(size, settings)
+            self.encoder = feed_forward(sizes, settings.dropout).append(nn.Tanh())
+            self.decoder = feed_forward(sizes[::-1], settings.dropout)
+
+    @classmethod
+    def build(cls, schema: Schema, architecture: Attention | FeedForward) -> Self:
+        """Return an untrained encoder for the models of one schema."""
+        return cls(schema=schema.to_json(), architecture=architecture.model_dump(mode="json"))
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Return z ``[n, L]`` of flat weights ``[n, N]``."""
+        return self.encoder(weights)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return flat weights ``[n, N]`` from z ``[n, L]``."""
+        return self.decoder(z)
+
+    def embed(self, weights: Tensor) -> Tensor:
+        """Return the representations, float32 ``[n, L]`` on the CPU, of flat weights ``[n, N]``.
+
+        They are computed in evaluation mode, on the encoder's device, in batches. Raises SpecError for weights
+        of another length, or that are not finite.
+        """
+        return self._in_batches(self.encoder, weights)
+
+    def reconstruct(self, weights: Tensor) -> Tensor:
+        """Return what the decoder makes of the representations: float32 ``[n, N]`` on the CPU; see `embed`."""
+        return self._in_batches(lambda batch: self.decoder(self.encoder(batch)), weights)
+
+    @torch.no_grad()
+    def _in_batches(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
+        if weights.dim() != 2 or weights.shape[1] != self.schema.size:
+            expected = f"weights [n, {self.schema.size}] of {self.schema.name}"
+            raise SpecError(f"this encoder takes {expected}, found a tensor {list(weights.shape)}")
+        if not torch.isfinite(weights).all():
+            bad = int((~torch.isfinite(weights)).any(dim=1).sum())
+            raise SpecError(f"{bad} of {len(weights)} networks have weights that are NaN or infinite")
+        values, device = self.schema.size, next(self.parameters()).device
+        if isinstance(self.architecture, Attention):
+            values = Tokenizer(self.schema, self.architecture.tokens).length * max(
+                self.architecture.hidden, 3 * self.architecture.width
+            )
+        batch_size, training = max(1, VALUES_AT_ONCE // values), self.training
+        self.eval()
+        try:
+            batches = [function(batch.float().to(device)).float().cpu() for batch in weights.split(batch_size)]
+        finally:
+            self.train(training)
+        return torch.cat(batches)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return the README.md that `save_pretrained` and `push_to_hub` write."""
+        facts = {"parameters": self.schema.size, "latent": self.architecture.latent, "network": self.schema.name}
+        return super().generate_model_card(*args, **facts, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        write_durably(save_directory / constants.SAFETENSORS_SINGLE_FILE, save(tensors))
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str | None = None, **download: Any
+    ) -> Self:
+        """Load an encoder from a folder, or from a repository on the Hub.
+
+        In the place of the mixin's way, which lets weights be missing and falls back to a pickle: nothing but
+        config.json and model.safetensors is read, and they must be complete and fit each other.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or ``organisation/name``.
+            revision: of the repository.
+            download: further arguments of ``hf_hub_download``, such as ``token`` and ``cache_dir``.
+
+        Raises ZooNotFoundError when there is no encoder, DamagedZooError when it is not what was saved.
+        """
+        name = str(pretrained_model_name_or_path)
+
+        def find(file: str) -> Path:
+            missing = ZooNotFoundError(f"{name}: holds no encoder (there is no {file})")
+            folder = folder_of(name)
+            if folder is not None and exists(folder):
+                if not (folder / file).is_file():
+                    raise missing
+                return folder / file
+            near = nearest_path(folder) if folder is not None else ""
+            try:
+                validate_repo_id(name)
+            except HFValidationError:
+                raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository{near}") from None
+            if folder is not None and revision is None and reads_like_a_path(folder):
+                raise ZooNotFoundError(f"{name}: there is no such folder{near}")
+            try:
+                path = retried(lambda: hf_hub_download(name, file, revision=revision, **download), name, first=True)
+                return Path(path)
+            except ZooNotFoundError as error:
+                raise missing from error
+            except (HubError, StorageError) as error:
+                raise type(error)(f"{error} (there is no folder of this name either)") from error
+
+        config, path = find(constants.CONFIG_NAME), find(constants.SAFETENSORS_SINGLE_FILE)
+        try:
+            values = json.loads(config.read_bytes() if config.stat().st_size <= MAX_CONFIG else b"")
+            arguments = {"schema": values["schema"], "architecture": values["architecture"]}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedZooError(f"{config}: is no configuration of an encoder ({error!r})") from error
+        # Without memory until the file has shown that it holds what config.json promises.
+        with torch.device("meta"):
+            encoder = cls(**arguments)
+        try:
+            tensors = load_file(path)
+            encoder.load_state_dict(tensors, assign=True)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise DamagedZooError(f"{path}: not the weights that config.json describes ({error})") from error
+        if strange := {str(tensor.dtype) for tensor in tensors.values()} - {"torch.float32"}:
+            raise DamagedZooError(f"{path}: expected float32 weights, found {', '.join(sorted(strange))}")
+        if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise DamagedZooError(f"{path}: {len(bad)} tensors hold NaN or infinity, {bad[0]!r} among them")
+        return encoder.eval()

@@ -1,0 +1,159 @@
+"""Scores of methods: how well a linear probe predicts each property from a method's features."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from representation.dataset import Checkpoints
+from representation.encoders.encoder import Encoder
+from representation.evaluation.baselines import UnfitError
+from representation.evaluation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
+from representation.evaluation.targets import Target
+from representation.recipes import Augmentation, Recipe
+from representation.training.augmentation import Augmenter
+
+PROBES = ("paper", "standardised")
+MAX_SOLVE = 20_000
+"""Rows or features, whichever are fewer, up to which a ridge regression is solved: beyond, it would take hours."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from weights to features, fitted to the training split of the zoo."""
+
+    name: str
+    embed: Callable[[Tensor], Tensor]
+    seed: int = 0
+    fitted_on: int | None = None
+    """Training checkpoints it was fitted on; None where there is nothing to fit."""
+    reconstruction: Callable[[Tensor], float] | None = None
+    """The R2 of the reconstruction of weights, where there is a decoder to make one."""
+
+
+def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe, seed: int = 0) -> float:
+    """Return the R2 of reconstructed weights over the whole vector, "Rec" in the paper's tables.
+
+    As there, each network is permuted at random if the recipe permutes, but neither erased nor made noisy, and the
+    error is compared with that of the mean of each weight over these networks.
+    """
+    settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
+    views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(seed), copies=1).clean
+    error = (views - encoder.reconstruct(views)).square().sum(dtype=torch.float64)
+    return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
+
+
+def validation_scores(home: Checkpoints, targets: list[str], encoder: Encoder, name: str) -> list[dict[str, Any]]:
+    """Return the R2 of the paper's probe on the validation split for numeric targets, as rows of the results.
+
+    Only the splits of ``home`` are looked at; there are no rows when the features are not finite.
+    """
+    run = Scorer(home, [], targets, {}, probes=("paper",))
+    run.score(Method(name, encoder.embed, fitted_on=len(home.parts["train"])))
+    return [row for row in run.rows if row["split"] == "validation"]
+
+
+# --- the scores -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scorer:
+    """Scores methods one after the other, and gathers the rows of the results."""
+
+    home: Checkpoints
+    others: list[Checkpoints]
+    targets: list[str]
+    excluded: dict[str, str]
+    """Targets and methods without scores, and why; methods are added."""
+    probes: Sequence[str] = PROBES
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def score(self, method: Method) -> None:
+        """Fit the probes for every target on a method's features, and score them on every split and zoo."""
+        places = [
+            (zoo.name, split, part)
+            for zoo in (self.home, *self.others)
+            for split, part in zoo.parts.items()
+            if len(part)
+        ]
+        try:
+            features = [method.embed(part.weights) for _, _, part in places]
+        except UnfitError as error:
+            self.excluded[method.name] = str(error)
+            return
+        if not all(values.isfinite().all() for values in features):
+            self.excluded[method.name] = "its features are not finite"
+            return
+        if min(features[0].shape) > MAX_SOLVE:
+            self.excluded[method.name] = f"{len(features[0])} checkpoints x {features[0].shape[1]} features: too large"
+            return
+        about = {"method": method.name, "seed": method.seed, "fitted_on": method.fitted_on}
+        at_home = dict(zip((split for split, part in self.home.parts.items() if len(part)), features, strict=False))
+        for probe in self.probes:
+            for names in self._groups():
+                alphas, predict = self._fit(probe, names, at_home, method.seed)
+                for (zoo, split, part), values in zip(places, features, strict=True):
+                    where = {"evaluated_on": zoo, "split": split, "probe": probe}
+                    predicted = predict(values)
+                    for index, name in enumerate(names):
+                        if not predicted[:, index].isfinite().all():
+                            self.excluded[f"{method.name}, {probe} probe of {name}"] = "its numbers overflow"
+                        elif name in part.targets:
+                            scores = _scores(part.targets[name], predicted[:, index], rank=split == "test")
+                            more = {"target": name, "alpha": alphas[index]}
+                            self.rows += [about | where | more | score for score in scores]
+        if method.reconstruction is not None:
+            for zoo, split, part in places:
+                where = {"evaluated_on": zoo, "split": split, "target": "reconstruction", "metric": "r2"}
+                value = method.reconstruction(part.weights)
+                self.rows.append(about | where | {"value": value, "rows": len(part)})
+
+    def _groups(self) -> list[list[str]]:
+        """Return the targets that can be fitted together: of one kind, and known in the same rows."""
+        groups: dict[Any, list[str]] = {}
+        for name in self.targets:
+            targets = [part.targets[name] for part in self.home.parts.values()]
+            key = (bool(targets[0].classes), *(target.known.numpy().tobytes() for target in targets))
+            groups.setdefault(key, []).append(name)
+        return list(groups.values())
+
+    def _fit(
+        self, probe: str, names: list[str], features: Mapping[str, Tensor], seed: int
+    ) -> tuple[Sequence[float | None], Callable[[Tensor], Tensor]]:
+        """Fit one probe for some targets: the chosen penalties, and features -> predictions ``[rows, targets]``."""
+
+        def sample(split: str) -> tuple[Tensor, Tensor]:
+            targets = [self.home.parts[split].targets[name] for name in names]
+            known, values = targets[0].known, torch.stack([target.values for target in targets], dim=1)
+            here = features.get(split, features["train"][:0])
+            return (here, values) if known.all() else (here[known], values[known])
+
+        train, validation = sample("train"), sample("validation")
+        classes = [len(self.home.parts["train"].targets[name].classes) for name in names]
+        if not classes[0]:
+            ridge = fit_ridge(train, validation, standardise=probe == "standardised")
+            return ridge.alphas, ridge
+        labelled = [(values, labels.long()) for values, labels in (train, validation)]
+        if probe == "paper":
+            softmax = fit_softmax_adam(*labelled[0], classes, seed=seed)
+        else:
+            softmax = fit_softmax_lbfgs(labelled[0], labelled[1], classes)
+        # Nothing is most likely where the layer's own numbers overflowed, as on features of 1e30.
+        failed = ~softmax.weights.unflatten(1, (len(names), -1)).isfinite().all(dim=2).all(dim=0)
+
+        def predict(rows: Tensor) -> Tensor:
+            return softmax.classes(rows, len(names)).double().masked_fill(failed, torch.nan)
+
+        return softmax.alphas or [None] * len(names), predict
+
+
+def _scores(target: Target, predicted: Tensor, rank: bool) -> Iterator[dict[str, Any]]:
+    truth, predicted = target.values[target.known], predicted[target.known]
+    if target.classes:
+        yield {"metric": "accuracy", "value": accuracy(truth, predicted), "rows": len(truth)}
+        return
+    yield {"metric": "r2", "value": r2(truth, predicted), "rows": len(truth)}
+    if rank:
+        yield {"metric": "kendall_tau", "value": kendall_tau(truth, predicted), "rows": len(truth)}

@@ -1,0 +1,1 @@
+"""Searches over recipes, with the trials on one machine or a cluster."""

@@ -1,0 +1,195 @@
+"""Training encoders on a Ray cluster (extra ``ray``).
+
+The weights of the zoo are put into the object store once, and every seed is one task. After each epoch what changed in
+a task's folder travels back to this process, the only one that writes to ``out``. So ``out`` is at all times what
+training on this machine would have left there: a task whose worker or node dies goes on elsewhere after its last whole
+epoch, and so does an interrupted command.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+
+from representation.encoders.encoder import Encoder
+from representation.recipes import Recipe
+from representation.training.train import TrainingFolder, Weights, train_epochs
+from zootools.engines.cluster import connect
+from zootools.engines.worker import RETRIES
+from zootools.errors import WorkerError, ZooError
+from zootools.filesystem.files import FolderLock, write_durably
+from zootools.progress import Progress
+from zootools.text import say
+from zootools.zoo import Zoo
+
+SMALLEST_SHARE = 0.25
+"""Of a GPU, for one training."""
+
+
+def train_encoders(
+    zoo: Zoo, recipe: Recipe, folders: Sequence[Path], *, address: str | None = None, quiet: bool = False
+) -> list[Encoder]:
+    """Train an encoder for each of the seeds 0, 1, ... on a Ray cluster, and return them.
+
+    ``folders[seed]`` becomes what `representation.training.train.train_encoder` makes of it, encoder for encoder the same bytes
+    where processors and number of threads are the same (see `Share`); only seconds in its records differ.
+
+    Raises WorkerError when the workers of a seed die again and again, else what `train_encoder` raises.
+    """
+    weights = Weights.of(zoo, recipe, quiet)
+    with ExitStack() as stack:
+        jobs = []
+        for seed, path in enumerate(folders):
+            folder, identity = TrainingFolder(path), weights.identity(recipe, seed)
+            if folder.is_finished(identity) and not folder.work.exists():
+                continue
+            stack.enter_context(FolderLock(folder.lock))
+            if not folder.is_finished(identity):
+                state = folder.read(identity)
+                jobs.append(_Job(seed, folder, state[1]["epoch"] if state else 0))
+            else:
+                folder.remove_work()
+        if jobs:
+            stack.enter_context(connect(address))
+            _train(weights, recipe, jobs, quiet)
+        for job in jobs:
+            job.folder.remove_work()
+    return [Encoder.from_pretrained(path) for path in folders]
+
+
+class Share(NamedTuple):
+    """What of a cluster one training gets: processors of a node, or a part of a GPU."""
+
+    threads: int
+    """As many as torch has in this process, but not more than the largest node has processors."""
+    gpus: float
+
+    @classmethod
+    def of(cls, trainings: int) -> "Share":
+        """Divide the cluster that this process is connected to between so many trainings."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = sum(node.get("GPU", 0) for node in nodes)
+        if gpus:
+            return cls(1, max(SMALLEST_SHARE, min(1.0, gpus / trainings)))
+        return cls(max(1, min(torch.get_num_threads(), int(max(node.get("CPU", 1) for node in nodes)))), 0)
+
+    @property
+    def device(self) -> str:
+        """The device that `train_epochs` is told."""
+        return "cuda" if self.gpus else "cpu"
+
+
+def packed(weights: Weights) -> Any:
+    """Return weights in the form in which they travel: arrays, which all workers of a machine map without a copy."""
+    return weights._replace(train=weights.train.numpy(), validation=weights.validation.numpy())  # type: ignore[arg-type]
+
+
+def unpacked(arrays: Any) -> Weights:
+    """Return weights that came packed; their memory is shared, and nothing may write to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        tensors = {name: torch.from_numpy(getattr(arrays, name)) for name in ("train", "validation")}
+    return Weights(arrays.zoo, arrays.schema, **tensors)
+
+
+@dataclass
+class _Job:
+    """One seed's training, as far as this process knows."""
+
+    seed: int
+    folder: TrainingFolder
+    epoch: int
+    deaths: int = 0
+    """Of workers since that epoch."""
+
+
+def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) -> None:
+    import ray
+    from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskError
+
+    share, shared = Share.of(len(jobs)), ray.put(packed(weights))
+    # A task is not retried by Ray, which would begin it anew; and it waits while this process lags behind.
+    options = {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": 2}
+    task = ray.remote(_train_seed)
+
+    def start(job: _Job) -> Any:
+        files = {name: (job.folder.path / name).read_bytes() for name in _stamps(job.folder.path)}
+        name = f"encoder of {weights.zoo}, seed {job.seed}"
+        named = task.options(**options, name=name, num_cpus=share.threads, num_gpus=share.gpus)
+        return named.remote(shared, recipe, job.seed, files, share, str(job.folder.path))
+
+    epochs = recipe.training.epochs
+    with Progress([1] * len(jobs), epochs, [job.epoch for job in jobs], quiet, unit="epochs") as progress:
+        running: dict[Any, _Job] = {start(job): job for job in jobs}
+        try:
+            while running:
+                ready: Any = ray.wait(list(running), num_returns=1)[0][0]
+                job = running[ready]
+                try:
+                    job.epoch, files = ray.get(next(ready))
+                except StopIteration:
+                    del running[ready]
+                    continue
+                except RayTaskError as error:
+                    raise (error.cause if isinstance(error.cause, ZooError) else error) from None
+                except RayError as error:
+                    del running[ready]
+                    if not isinstance(error, NodeDiedError | ObjectLostError):  # which are no fault of the training
+                        job.deaths += 1
+                    if job.deaths > RETRIES:
+                        raise WorkerError(
+                            f"{job.folder.path}: its workers died {job.deaths} times after epoch {job.epoch} "
+                            f"({type(error).__name__}); the same command goes on from there"
+                        ) from error
+                    if not quiet:
+                        note = f"the worker of seed {job.seed} died; another one goes on after epoch {job.epoch}"
+                        say(note, err=True)
+                    running[start(job)] = job
+                    continue
+                for name, data in files.items():
+                    write_durably(job.folder.path / name, data)
+                job.deaths = 0
+                progress.update(jobs.index(job), job.epoch)
+        finally:
+            for generator in running:
+                ray.cancel(generator, force=True)
+
+
+def _train_seed(
+    shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Share, name: str
+) -> Iterator[tuple[int, dict[str, bytes]]]:
+    """Train one seed where Ray put it, from a folder's ``files``; yield after each epoch which files have changed."""
+    torch.set_num_threads(share.threads)
+    with TemporaryDirectory(prefix="zootools-") as scratch:
+        folder = Path(scratch)
+        (folder / ".work").mkdir()
+        for file, data in files.items():
+            (folder / file).write_bytes(data)
+        sent = _stamps(folder)
+
+        def changed() -> dict[str, bytes]:
+            nonlocal sent
+            old, sent = sent, _stamps(folder)
+            return {file: (folder / file).read_bytes() for file in sent if sent[file] != old.get(file)}
+
+        try:
+            for epoch in train_epochs(unpacked(shared), recipe, folder, seed, quiet=True, device=share.device):
+                yield epoch.line["epoch"], changed()
+        except ZooError as error:
+            raise type(error)(*(line.replace(scratch, name) for line in error.args)) from error
+        yield recipe.training.epochs, changed()
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return a mark of each version of each file of a training, in the order in which an epoch commits them."""
+    last = (".work/state.safetensors", "log.jsonl", "training.json")
+    names = [path.name for path in folder.iterdir() if path.is_file() and path.name not in last]
+    found = {name: (folder / name).stat() for name in (*names, *last) if (folder / name).exists()}
+    return {name: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in found.items()}

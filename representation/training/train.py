@@ -1,0 +1,339 @@
+"""Training an encoder on a zoo: seeded, resumable after every epoch, the best epoch kept.
+
+>>> encoder = train_encoder(open_zoo("zoos/tetris_seed"), load_recipe("default"), Path("encoders/tetris_seed"))
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from representation.dataset import takes
+from representation.encoders.encoder import Encoder
+from representation.recipes import Recipe
+from representation.training.memory import check_memory, memory_named
+from representation.training.trainer import Trainer, choose_precision
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError, SpecError
+from zootools.extras import optional
+from zootools.filesystem.files import FolderLock, write_durably
+from zootools.hashing import canonical_json, pretty_json
+from zootools.progress import Progress
+from zootools.text import say
+from zootools.zoo import Zoo
+
+
+def train_encoder(
+    zoo: Zoo,
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    *,
+    quiet: bool = False,
+    epochs: int | None = None,
+    device: str = "auto",
+    track: str | None = None,
+) -> Encoder:
+    """Train an encoder on a zoo's train split, and return that of the epoch that is best on the validation split.
+
+    The same call again goes on after the last whole epoch; a finished training only returns its encoder. On the CPU
+    of one machine, with one number of threads, the result depends on nothing but zoo, recipe and seed, interrupted
+    or not.
+
+    Args:
+        zoo: whatever part of a zoo; its checkpoints are divided by its own splits, and filtered by recipe.epochs.
+        recipe: what to train, and how.
+        out: folder of the encoder (config.json, model.safetensors), recipe.yaml, log.jsonl and training.json.
+        seed: of the encoder's initialisation, the order of the data, the augmentations and dropout.
+        quiet: show no progress.
+        epochs: train for so many epochs instead of recipe.training.epochs.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        track: also log to the trackio project of this name.
+
+    Raises SpecError when the zoo holds nothing to learn from, when ``out`` holds another training, or when the
+    loss is no longer finite; BusyError when another process trains there.
+    """
+    if epochs is not None:
+        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
+    weights = Weights.of(zoo, recipe, quiet)
+    for _ in train_epochs(weights, recipe, out, seed, quiet=quiet, device=device, track=track):
+        pass
+    return Encoder.from_pretrained(out)
+
+
+class Weights(NamedTuple):
+    """What an encoder learns from: the weights of a zoo's train and validation split that its recipe takes."""
+
+    zoo: str
+    schema: Schema
+    train: Tensor
+    """float32 ``[checkpoints, parameters]``"""
+    validation: Tensor
+
+    @classmethod
+    def of(cls, zoo: Zoo, recipe: Recipe, quiet: bool = False) -> "Weights":
+        """Read them, and say how many checkpoints are left out.
+
+        Raises SpecError when there is nothing to learn from.
+        """
+        parts = training_data(zoo, recipe).items()
+        return cls(zoo.name, zoo.schema, *(_taken_weights(part, recipe, name, quiet) for name, part in parts))
+
+    def identity(self, recipe: Recipe, seed: int) -> dict[str, Any]:
+        """Return what decides an encoder, but for the device that it is trained on."""
+        digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
+        for part in (self.train, self.validation):
+            digest.update(part.contiguous().numpy().data)
+        return {"recipe": recipe.dump(), "seed": seed, "weights_sha256": digest.hexdigest()}
+
+
+class Epoch(NamedTuple):
+    """One committed epoch of a training."""
+
+    line: dict[str, Any]
+    """What the log says of it."""
+    best: dict[str, Any]
+    """Number and validation scores of the best epoch so far, whose encoder is the one that is kept."""
+
+
+class LossError(SpecError):
+    """The loss of a training is no longer finite."""
+
+
+def train_epochs(
+    weights: Weights,
+    recipe: Recipe,
+    out: Path,
+    seed: int = 0,
+    *,
+    quiet: bool = False,
+    device: str = "auto",
+    track: str | None = None,
+) -> Iterator[Epoch]:
+    """Do what `train_encoder` does epoch by epoch: yield each one that is left when it is committed to the folder."""
+    device, precision, more = _computed_on(recipe, device)
+    identity = weights.identity(recipe, seed) | more
+    folder = TrainingFolder(out)
+    if folder.is_finished(identity) and not folder.work.exists():
+        return
+    if not folder.is_finished(identity):
+        check_memory(weights.schema, recipe, len(weights.train), device=torch.device(device))
+    # Dropout and initialisation draw from torch's global generators, which are left as they were.
+    cuda = [torch.cuda.current_device()] if device == "cuda" else []
+    with FolderLock(folder.lock), torch.random.fork_rng(cuda), _matmul_precision(precision):
+        if not folder.is_finished(identity):
+            with memory_named(weights.schema, recipe, len(weights.train)):
+                trainer = Trainer(weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device))
+                yield from _train(trainer, folder, identity, weights.zoo, quiet, track)
+        folder.remove_work()
+
+
+def check_folders(weights: Weights, recipe: Recipe, folders: Sequence[Path], device: str = "auto") -> None:
+    """Refuse folders for the seeds 0, 1, ... that a training cannot use, before anything is computed for them.
+
+    Raises SpecError where one holds another training, DamagedZooError where its records cannot be read, BusyError where
+    another process trains there. Nothing is written.
+    """
+    more = _computed_on(recipe, device)[2]
+    identity = weights.identity(recipe, 0) | more
+    for seed, path in enumerate(folders):
+        folder = TrainingFolder(path)
+        if not folder.is_finished(identity | {"seed": seed}) and folder.lock.exists():
+            with FolderLock(folder.lock):
+                folder.read(identity | {"seed": seed})
+
+
+def _computed_on(recipe: Recipe, device: str) -> tuple[str, str, dict[str, str]]:
+    """Return device and precision of a training, and how its identity says so."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = choose_precision(recipe.training.precision, torch.device(device))
+    return device, precision, {"device": device, "precision": precision}
+
+
+def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
+    """Return the checkpoints that a recipe trains and validates on: ``train`` and ``validation``.
+
+    Raises SpecError when the zoo has no checkpoints, or too few models.
+    """
+    if not len(zoo):
+        diverged = zoo.counts.get("diverged", 0)
+        hint = f"; {diverged} of its {zoo.counts['expected']} models diverged" if diverged else ""
+        raise SpecError(f"{zoo.folder}: nothing to learn from: no checkpoints are left{hint}")
+    chosen = recipe.epochs.select(zoo)
+    splits = {name: chosen.split(name) for name in ("train", "validation")}
+    for name, least in (("train", 2), ("validation", 1)):
+        found = len(splits[name].models)
+        if found < least:
+            raise SpecError(
+                f"{zoo.folder}: the {name} split has {found} of the zoo's {len(zoo.models)} models; training an "
+                f"encoder needs at least {least} there"
+            )
+    return splits
+
+
+class TrainingFolder:
+    """Paths and records of one training.
+
+    Until it is finished, ``.work/state.safetensors`` holds the last whole epoch: its tensors, and beside them, in
+    the same file so that they are always of the same epoch, the rest of the state as JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.work = path, path / ".work"
+        self.lock, self.state, self.log = self.work / "lock", self.work / "state.safetensors", path / "log.jsonl"
+        self.record = path / "training.json"
+
+    def is_finished(self, identity: dict[str, Any]) -> bool:
+        """Say whether this training is complete. Raises SpecError when the folder holds another one.
+
+        Of two trainings only what ``identity`` holds is compared, here and in `read`.
+        """
+        try:
+            record = json.loads(self.record.read_bytes())
+            check_identity(self.path, "training", record["identity"], identity)
+        except FileNotFoundError:
+            return False
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedZooError(f"{self.record}: is no record of a training ({error})") from error
+        return True
+
+    def read(self, identity: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return tensors and values of the last whole epoch, or None when there is none."""
+        if not self.state.exists():
+            return None
+        try:
+            with safe_open(self.state, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                values = json.loads(file.metadata()["training"])
+            check_identity(self.path, "training", values["identity"], identity)
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            raise DamagedZooError(f"{self.state}: is no state of a training ({error})") from error
+        return tensors, values
+
+    def write(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Commit an epoch."""
+        write_durably(self.state, save(tensors, {"training": canonical_json(values)}))
+
+    def cut_log(self, epoch: int) -> None:
+        """Drop what the log says of epochs that were not committed."""
+        if self.log.exists():
+            lines = self.log.read_text().splitlines()[:epoch]
+            write_durably(self.log, "".join(line + "\n" for line in lines).encode())
+
+    def remove_work(self) -> None:
+        """Remove what only a resume needs; the lock file goes last."""
+        self.state.unlink(missing_ok=True)
+        shutil.rmtree(self.work)
+
+
+def check_identity(folder: Path, what: str, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise SpecError, naming the differences, when a folder ``holds another`` training (or ``what`` else it records).
+
+    Compared is what ``identity`` has of what was ``found`` there.
+    """
+    old, new = _flat({key: found[key] for key in identity}), _flat(identity)
+    changes = [
+        f"{key}: {old.get(key, 'default')} there, {new.get(key, 'default')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if changes:
+        raise SpecError(f"{folder}: holds another {what}; use another folder", *(f"  {change}" for change in changes))
+
+
+def _train(
+    trainer: Trainer, folder: TrainingFolder, identity: dict[str, Any], zoo: str, quiet: bool, track: str | None
+) -> Iterator[Epoch]:
+    """Train all epochs that are left, committing each."""
+    recipe, best, seconds = trainer.recipe, math.inf, 0.0
+    values: dict[str, Any] = {"identity": identity, "best": None}
+    state = folder.read(identity)
+    if state is not None:
+        trainer.restore(*state)
+        values = state[1]
+        best, seconds = values["best"]["score"], values["seconds"]
+    folder.cut_log(trainer.epoch)
+    write_durably(folder.path / "recipe.yaml", yaml.safe_dump(recipe.dump(), sort_keys=False, width=100).encode())
+    showing = Progress([1], recipe.training.epochs, [trainer.epoch], quiet, unit="epochs")
+    with showing as progress, _tracking(track, identity) as log:
+        while trainer.epoch < recipe.training.epochs:
+            begun, epoch = time.perf_counter(), trainer.epoch
+            train = trainer.train_epoch(lambda share, epoch=epoch: progress.update(0, epoch + share))  # type: ignore[misc]
+            validation = trainer.validate()
+            seconds += time.perf_counter() - begun
+            line = {"epoch": trainer.epoch, "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": seconds}
+            line |= {f"train_{name}": value for name, value in train.items()}
+            line |= {f"validation_{name}": value for name, value in validation.items()}
+            score = validation["reconstruction" if recipe.training.best == "reconstruction" else "total"]
+            if not all(map(math.isfinite, [*train.values(), score])):
+                raise LossError(
+                    f"{folder.path}: the loss is no longer finite after epoch {trainer.epoch}; "
+                    "use a smaller training.lr, or training.precision=fp32"
+                )
+            if score < best:
+                best = score
+                values["best"] = {"epoch": trainer.epoch, "score": score, **validation}
+                trainer.encoder.save_pretrained(folder.path)
+            tensors, rest = trainer.save()
+            values |= rest | {"seconds": seconds}
+            folder.write(tensors, values)
+            with folder.log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            log(line)
+            yield Epoch(line, values["best"])
+    record = {"zoo": zoo, "identity": identity, "epochs": trainer.epoch, "best": values["best"], "seconds": seconds}
+    write_durably(folder.record, pretty_json(record))
+
+
+@contextmanager
+def _tracking(project: str | None, identity: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield what logs a line to trackio, or nowhere without a project."""
+    if project is None:
+        yield lambda line: None
+        return
+    trackio = optional("trackio", "track", "track")
+    trackio.init(project=project, config=_flat(identity))
+    try:
+        yield trackio.log
+    finally:
+        trackio.finish()
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _taken_weights(zoo: Zoo, recipe: Recipe, split: str, quiet: bool) -> Tensor:
+    """Return the weights of all checkpoints that the recipe takes; say how many it does not, and why."""
+    weights = zoo.weights()
+    taken, reason = takes(recipe, weights)
+    if not taken.any():
+        raise SpecError(f"{zoo.folder}: all {len(weights)} checkpoints of the {split} split are left out: {reason}")
+    if not taken.all() and not quiet:
+        say(f"{int((~taken).sum())} of {len(weights)} {split} checkpoints are left out: {reason}", err=True)
+    return weights if taken.all() else weights[taken]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}" if key else name).items()}

@@ -1,0 +1,186 @@
+"""One training of an encoder: everything that changes from epoch to epoch, and the epoch itself."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from representation.encoders.attention import projection_head
+from representation.encoders.encoder import Encoder
+from representation.recipes import Recipe
+from representation.training.augmentation import Augmenter
+from representation.training.losses import Objective, Terms
+from zootools.architectures import Schema
+from zootools.rng import stream
+from zootools.training.repeatable import make_products_repeatable
+
+make_products_repeatable()
+
+WARM_UP = 0.05
+"""Share of a one-cycle training over which the learning rate rises."""
+
+
+class Trainer:
+    """Encoder, projection head, loss, augmentation and optimizer, and one epoch of all of them.
+
+    Everything random about an epoch is drawn from generators that are seeded by (seed, epoch).
+    """
+
+    def __init__(
+        self, schema: Schema, train: Tensor, validation: Tensor, recipe: Recipe, seed: int, device: torch.device
+    ) -> None:
+        """Take flat weights ``[n, N]`` to train on, and to validate on."""
+        self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
+        self.precision = choose_precision(recipe.training.precision, device)
+        self.weights = train.to(device)
+        # A zoo is sorted by epoch; contrast within a batch of one epoch would be another, harder task.
+        generator = self._seed_generators("validation order")
+        order = torch.randperm(len(validation), generator=generator, device=device)
+        self.validation = validation.to(device)[order]
+        training = recipe.training
+        self._seed_generators("initialisation")
+        self.encoder = Encoder.build(schema, recipe.encoder).to(device)
+        self.head = projection_head(recipe.encoder.latent, recipe.head).to(device)
+        self.objective = Objective(recipe.loss, schema, self.weights)
+        self.augmenter = Augmenter(schema, recipe.augmentation)
+        modules = [self.encoder, *([self.head] if self.objective.contrasts else [])]
+        self.optimizer = torch.optim.Adam(
+            [parameter for module in modules for parameter in module.parameters()],
+            lr=training.lr,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        self.batch_size = min(training.batch_size, len(self.weights))
+        self.steps = len(self.weights) // self.batch_size
+        self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+        if training.schedule == "plateau":
+            self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.3, patience=10)
+        elif training.schedule == "one_cycle":
+            total = training.epochs * self.steps
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: one_cycle(step / total))
+
+    def train_epoch(self, tick: Callable[[float], None] = lambda share: None) -> dict[str, float]:
+        """Train for one epoch; return the mean loss and its parts."""
+        self.epoch += 1
+        generator = self._seed_generators("epoch", self.epoch)
+        weights, sums = self.weights, torch.zeros(3, device=self.device)
+        order = torch.randperm(len(weights), generator=generator, device=self.device)
+        self.encoder.train()
+        self.head.train()
+        # What does not fill a batch is left out; another epoch leaves out other checkpoints.
+        for step in range(self.steps):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            terms = self.loss(weights[batch], generator)
+            self.optimizer.zero_grad()
+            terms.total.backward()
+            self.optimizer.step()
+            sums += torch.stack(terms).detach()
+            if self.schedule is not None and self.recipe.training.schedule == "one_cycle":
+                self.schedule.step()
+            tick((step + 1) / self.steps)
+        means = dict(zip(Terms._fields, (sums / self.steps).tolist(), strict=True))
+        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.schedule.step(means["total"])
+        return means
+
+    def loss(self, weights: Tensor, generator: torch.Generator) -> Terms:
+        """Return the loss of two fresh views of each of the networks ``[n, N]``."""
+        views = self.augmenter.views(weights, generator)
+        with torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+            z = self.encoder(views.augmented)
+            outputs = self.encoder.decode(z) if self.objective.reconstructs else None
+            projected = self.head(z) if self.objective.contrasts else None
+        target = views.clean if self.recipe.loss.target == "clean" else views.augmented
+        return self.objective(outputs, target, projected)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Return loss and parts on the validation split, on the same views every time, and R2 where there is a decoder.
+
+        R2 is 1 - squared error / squared deviation from the mean, over all weights, on permuted networks without
+        erasing or noise; it is left out where all networks are equal.
+        """
+        generator = self._seed_generators("validation")
+        self.encoder.eval()
+        self.head.eval()
+        weights, sums, error, moments = self.validation, torch.zeros(3, device=self.device), 0.0, []
+        for batch in weights.split(self.batch_size):
+            sums += torch.stack(self.loss(batch, generator)) * len(batch)
+            if self.objective.reconstructs:
+                clean = self.augmenter.views(batch, generator, copies=1).clean
+                outputs = self.encoder.decode(self.encoder(clean))
+                error += float((outputs - clean).square().sum(dtype=torch.float64))
+                moments.append(torch.stack([clean.double().sum(0), clean.double().square().sum(0)]))
+        result = dict(zip(Terms._fields, (sums / len(weights)).tolist(), strict=True))
+        if moments:
+            first, second = torch.stack(moments).sum(0)
+            deviation = float((second - first.square() / len(weights)).sum())
+            if deviation > 0:
+                result["r2"] = 1 - error / deviation
+        return result
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return all tensors of the present state, and the rest of it as plain values."""
+        tensors = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
+        tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        optimizer = self.optimizer.state_dict()
+        for index, state in optimizer["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        values = {
+            "epoch": self.epoch,
+            "lr": [group["lr"] for group in optimizer["param_groups"]],
+            "schedule": _plain(self.schedule.state_dict()) if self.schedule is not None else None,
+        }
+        return {name: value.contiguous() for name, value in tensors.items()}, values
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Continue from what `save` returned."""
+        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.encoder.load_state_dict(parts["encoder"])
+        self.head.load_state_dict(parts["head"])
+        optimizer = self.optimizer.state_dict()
+        for name, tensor in parts["optimizer"].items():
+            index, _, rest = name.partition(".")
+            optimizer["state"].setdefault(int(index), {})[rest] = tensor
+        for group, rate in zip(optimizer["param_groups"], values["lr"], strict=True):
+            group["lr"] = rate
+        self.optimizer.load_state_dict(optimizer)
+        if self.schedule is not None:
+            self.schedule.load_state_dict(values["schedule"])
+        self.epoch = values["epoch"]
+
+    def _seed_generators(self, *purpose: str | int) -> torch.Generator:
+        """Seed torch's global generators, and return a new one, as (seed, purpose) says."""
+        draws = stream(self.seed, "encoder", *purpose)
+        torch.manual_seed(int(draws.integers(2**63)))
+        return torch.Generator(self.device).manual_seed(int(draws.integers(2**63)))
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Return the precision that ``auto`` stands for on a device; every other one stands for itself."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Older versions of torch cannot say; processors without such instructions emulate them, many times slower.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def one_cycle(progress: float) -> float:
+    """Return the share of the highest learning rate at a moment from 0 to 1: linear up, then half a cosine down."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """Keep of a scheduler's state what is a number, a word or a list of them: the rest follows from the recipe."""
+    plain = {name: value for name, value in state.items() if isinstance(value, int | float | str | list)}
+    return {name: value for name, value in plain.items() if not (isinstance(value, float) and math.isinf(value))}

@@ -1,0 +1,125 @@
+"""From a layer schema to something that computes: one plain module, or many models at once."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zootools.architectures.schema import Schema
+from zootools.errors import SpecError, did_you_mean
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "silu": F.silu,
+}
+
+
+def activation_of(name: str) -> Callable[[Tensor], Tensor]:
+    """Return a registered activation. Raises SpecError for one that another version of zootools may have."""
+    if name not in ACTIVATIONS:
+        raise SpecError(f"activation: found {name!r}{did_you_mean(name, ACTIVATIONS)}; the network cannot be run")
+    return ACTIVATIONS[name]
+
+
+Dropout = Callable[[str, Tensor], Tensor]
+"""Drops units of one layer's activations: given the layer's name and the activations, returns them scaled."""
+
+
+class Network(nn.Module):
+    """One model as an ordinary module: ``[B, channels, height, width]`` to logits ``[B, classes]``.
+
+    Its parameters are named by the schema (``conv1.weight``), with and without dropout.
+    """
+
+    def __init__(self, schema: Schema, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.schema = schema
+        self.activation = activation_of(activation)
+        self.dropout = dropout
+        for layer in schema.layers:
+            if hasattr(self, layer.name):
+                raise SpecError(f"{schema.name}: a layer called {layer.name!r} cannot be a part of a module")
+            module: nn.Module
+            if layer.kind == "conv":
+                module = nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, bias=layer.bias)
+            else:
+                module = nn.Linear(layer.inputs, layer.outputs, bias=layer.bias)
+            self.add_module(layer.name, module)
+
+    def forward(self, images: Tensor, drop: Dropout | None = None) -> Tensor:
+        """Return the logits; ``drop`` replaces torch's own dropout where the draws must be known."""
+        x = images
+        for layer in self.schema.layers:
+            if layer.kind == "linear":
+                x = x.flatten(1)
+            x = self.get_submodule(layer.name)(x)
+            if layer.max_pool > 1:
+                x = F.max_pool2d(x, layer.max_pool)
+            if layer.activation:
+                x = self.activation(x)
+            if layer.dropout and drop is not None:
+                x = drop(layer.name, x)
+            elif layer.dropout:
+                x = F.dropout(x, self.dropout, self.training)
+            if layer.global_average_pool:
+                x = x.mean(dim=(2, 3))
+        return x
+
+
+def stacked_forward(
+    schema: Schema,
+    weights: Mapping[str, Tensor],
+    images: Tensor,
+    activation: str,
+    drop: Dropout | None = None,
+) -> Tensor:
+    """Compute M models of one schema at once.
+
+    Args:
+        schema: the layers that all models share.
+        weights: for each parameter its values in all models, float32 ``[M, *shape]``.
+        images: ``[B, M, channels, height, width]`` where each model has its own, or
+            ``[B, channels, height, width]`` where all see the same.
+        activation: the activation that all models share.
+        drop: drops units of ``[M, B, ...]`` activations; None outside training.
+
+    Returns:
+        Logits ``[M, B, classes]``.
+    """
+    models, batch = next(iter(weights.values())).shape[0], images.shape[0]
+    function = activation_of(activation)
+    # Before the first linear layer activations are [B, M, channels, height, width] ([B, channels, height, width]
+    # while all models still share them), so that a grouped convolution takes all channels side by side;
+    # from there on they are [M, B, features], for one batched product per layer.
+    x, shared, flat = images, images.dim() == 4, False
+    for layer in schema.layers:
+        weight, bias = weights[f"{layer.name}.weight"], weights.get(f"{layer.name}.bias")
+        if layer.kind == "conv":
+            x = F.conv2d(
+                x if shared else x.flatten(1, 2),
+                weight.flatten(0, 1),
+                None if bias is None else bias.flatten(),
+                layer.stride,
+                groups=1 if shared else models,
+            )
+            if layer.max_pool > 1:
+                x = F.max_pool2d(x, layer.max_pool)
+            x, shared = x.view(batch, models, layer.outputs, *x.shape[2:]), False
+        else:
+            if not flat:
+                x = x.flatten(1).expand(models, -1, -1) if shared else x.flatten(2).transpose(0, 1)
+                flat, shared = True, False
+            transposed = weight.transpose(1, 2)
+            x = torch.bmm(x, transposed) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, transposed)
+        if layer.activation:
+            x = function(x)
+        if layer.dropout and drop is not None:
+            x = drop(layer.name, x) if flat else drop(layer.name, x.transpose(0, 1)).transpose(0, 1)
+        if layer.global_average_pool:
+            x = x.mean(dim=(3, 4), keepdim=True)
+    return x if flat else x.flatten(2).transpose(0, 1)

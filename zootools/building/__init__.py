@@ -1,0 +1,1 @@
+"""Building a zoo: check, plan, train, finish."""

@@ -1,0 +1,54 @@
+"""How fast this machine trains a specification: two seconds of the real trainer."""
+
+import os
+import time
+from itertools import cycle
+from pathlib import Path
+
+from zootools.building.planning import zoo_schema
+from zootools.spec import ZooSpec
+from zootools.spec.model_configs import ModelConfig, configurations, count_models
+
+SECONDS = 2.0
+MODELS = 256
+"""How many models are trained side by side, if the specification makes that many."""
+
+
+def seconds_per_model_sample(
+    spec: ZooSpec, data: Path | None = None, workers: int | None = None, backend: str = "auto"
+) -> float:
+    """Return the seconds that one model needs for one training sample when all workers train.
+
+    Random images of the right shape are trained on, so no image file is read. Evaluation is not counted, nor
+    is the last stack of a worker, which may be a small one.
+    """
+    import torch
+
+    from zootools.images.datasets import ImageData, Subset
+    from zootools.training.backend import choose_backend
+
+    schema = zoo_schema(spec, data)
+    first = next(configurations(spec))
+    alike = [h for h in configurations(spec) if (h.activation, h.optimizer) == (first.activation, first.optimizer)]
+    # Stand-ins for the models of one structure: there may be a million, and which seeds they have makes no difference.
+    numbered = zip(range(min(MODELS, count_models(spec))), cycle(alike), strict=False)
+    models = [ModelConfig(f"{number:016x}", "", number, "train", hyper) for number, hyper in numbered]
+    # Enough steps that the start of an epoch, which is the same for any length, does not count.
+    count = min(spec.images.train, spec.training.batch_size * 64)
+    images = Subset(torch.randn(count, *schema.input_shape), torch.arange(count) % schema.classes)
+    data_set = ImageData(images, images, images, schema.classes)
+    chosen = choose_backend(backend, "cpu", schema, spec.training.batch_size)
+    trainer = chosen.trainers(schema, models, data_set, spec.training)[0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        trainer.train_epoch(1)  # warms up
+        begun, epochs = time.perf_counter(), 0
+        while time.perf_counter() - begun < SECONDS:
+            epochs += 1
+            trainer.train_epoch(1 + epochs)
+        elapsed = time.perf_counter() - begun
+    finally:
+        torch.set_num_threads(threads)
+    samples = epochs * trainer.group.train_counts[: trainer.count].sum()
+    return float(elapsed / samples / (workers or os.cpu_count() or 1))

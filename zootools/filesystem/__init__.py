@@ -1,0 +1,1 @@
+"""Files and folders: paths that never leave their folder, durable writes, locks."""

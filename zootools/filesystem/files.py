@@ -1,0 +1,356 @@
+"""Durable files: the one way in which zootools writes anything that must survive.
+
+A file appears under its name only when it is whole and on the disk: bytes go to a temporary file in the
+same folder, are synced, renamed, and the folder is synced. A writer that dies leaves the old file, and
+perhaps a temporary one, which the next builder sweeps away. Inside a zoo no link is followed, neither in
+writing nor in reading, so nothing outside of its folder is ever touched.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError
+from zootools.filesystem.inside import (
+    NotPlainError,
+    is_file_inside,
+    is_snapshot,
+    names_inside,
+    open_folder,
+    open_sole,
+    remove_inside,
+    stat_inside,
+)
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def durable_file(
+    path: Path, root: Path | None = None, fence: Callable[[], None] | None = None, mode: int | None = None
+) -> Iterator[BinaryIO]:
+    """Yield a new file; when the block ends well it is synced and becomes ``path``.
+
+    Args:
+        path: what the file will be called.
+        root: links are refused below this folder; by default the folder of ``path``, which may itself be one.
+        fence: called first, and just before the file becomes visible; it raises if the right to write is lost.
+        mode: its permissions; by default what the umask leaves.
+
+    Raises StorageError, with nothing left behind and ``path`` as it was, when the disk refuses.
+    """
+    with _replacing(path, root or path.parent, fence, mode) as (folder, name):
+        descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 (a descriptor, not a path)
+            yield file
+
+
+@contextmanager
+def durable_path(path: Path, root: Path | None = None) -> Iterator[Path]:
+    """Like `durable_file`, for writers that take a path only: yield the path of the temporary file.
+
+    With ``root`` it leads through the descriptor of the folder that was opened, and is good in this process only.
+    """
+    with _replacing(path, root or path.parent, None, None) as (folder, name):
+        yield (path.parent if root is None else Path(f"/dev/fd/{folder}")) / name
+
+
+def write_durably(path: Path, data: bytes, root: Path | None = None) -> None:
+    """Write a whole file, atomically and durably (see `durable_file`)."""
+    with durable_file(path, root) as file:
+        file.write(data)
+
+
+def link_or_copy(file: BufferedReader, folder: Path, name: str) -> None:
+    """Let an open file appear as ``folder/name`` too, which takes no further space where that can be.
+
+    A plain file that is there already stays. Raises StorageError, also for a link below ``folder``.
+    """
+    *parts, last = name.split("/")
+    try:
+        there = open_folder(folder, parts, create=True)
+        try:
+            # The file that was opened, whatever has its name by now.
+            os.link(f"/proc/self/fd/{file.fileno()}", last, dst_dir_fd=there, follow_symlinks=True)
+            os.fsync(there)
+        except OSError:  # it is there, or this is a file system without hard links, or another one
+            if not is_file_inside(folder, name):
+                file.seek(0)
+                with durable_file(folder / name, folder) as copy:
+                    shutil.copyfileobj(file, copy)
+        finally:
+            os.close(there)
+    except OSError as error:
+        raise storage_error(folder / name, error) from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file that a user names, following links; OSError for anything but a regular file (a FIFO would hang)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return open(descriptor, "rb")  # noqa: PTH123 (a descriptor, not a path)
+
+
+def check_output(path: Path, example: str) -> None:
+    """Raise, before any work is done, what `write_output` would raise; ``example`` is a name for a file in a folder."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(path, error) from error
+    if stat.S_ISDIR(state.st_mode):
+        raise SpecError(f"{path}: is a folder; expected a file, such as {path / example}")
+    if stat.S_ISBLK(state.st_mode):
+        raise SpecError(f"{path}: is a disk; expected a file")
+    # The superuser may write to read-only files, but hardly ever means to.
+    if not stat.S_IMODE(state.st_mode) & 0o222 or not os.access(path, os.W_OK):
+        raise StorageError(f"{path}: is read-only; choose another file, or make it writable (chmod u+w)")
+
+
+def write_output(path: Path, data: bytes, example: str) -> None:
+    """Write to a path that a user has named, as what is there.
+
+    A file appears whole, with the permissions of the one that was there; of a link, what it leads to is replaced. A
+    device or a pipe is written into. Raises SpecError for a folder (``example`` is a name that would do in it),
+    StorageError for a read-only file, a pipe that nobody reads, and whatever the system refuses.
+    """
+    check_output(path, example)
+    try:
+        state = path.stat() if path.exists() else None
+        stream = _open_stream(path, state) if state is not None else None
+        if stream is None:
+            mode = None if state is None else stat.S_IMODE(state.st_mode)
+            with durable_file(Path(os.path.realpath(path)), mode=mode) as file:
+                file.write(data)
+        else:
+            with open(stream, "wb") as file:  # noqa: PTH123 (a descriptor, not a path)
+                file.write(data)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _open_stream(path: Path, state: os.stat_result) -> int | None:
+    """Open what cannot be replaced by a whole file: a device, a pipe, our own output; None for a plain file."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), state):
+                return os.dup(descriptor)
+    if stat.S_ISREG(state.st_mode):
+        return None
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise StorageError(f"{path}: is a pipe that nobody reads; start its reader first") from error
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def storage_error(path: Path, error: OSError, verb: str = "written") -> StorageError:
+    """Say what the disk refused (to be written, read or removed), and what helps."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "free some space and run the same command again" if full else "nothing written before is lost"
+    return StorageError(f"{path}: cannot be {verb} ({error.strerror or error}); {hint}")
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what dead writers left below a folder; only its builder, who holds the lock, may call this."""
+    try:
+        for name in names_inside(folder):
+            last = name.rpartition("/")[2]
+            if last.startswith(".") and TEMPORARY in last:
+                remove_inside(folder, name)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def home_expanded(text: str) -> Path:
+    """Return a path in which ``~`` stands for the home folder; unchanged for a user whom this machine does not know."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything at a path; not where its name is longer than any can be. Raises OSError."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        return False
+    return True
+
+
+def file_above(path: Path) -> Path | None:
+    """Return what lies on the way to a path and is not a folder, None where a folder can be made there."""
+    there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    return None if there.is_dir() else there
+
+
+class FolderLock:
+    """The right to write into one folder: ``flock`` on a file, released by the system if its holder dies.
+
+    Workers are given a duplicate of the descriptor, so the lock is free only when the last of them is gone.
+    Somebody who removes the lock file takes the zoo away from its holder: before anything becomes visible,
+    `fence` compares the file that is there with the one that was locked. The folder must lie on a file
+    system on which flock works between all machines that build in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._root, self._name = path.parents[1], "/".join(path.parts[-2:])
+        self.descriptor = -1
+
+    def __enter__(self) -> Self:
+        if is_snapshot(self._root):
+            raise SpecError(
+                f"{self._root}: is a snapshot in the Hub's cache, which zootools reads but never changes; "
+                "`zootools pull` makes a copy to work on"
+            )
+        while True:
+            try:
+                descriptor = open_sole(self._root, self._name)
+            except FileNotFoundError:
+                continue  # a builder that has just finished removed the folder in between
+            except NotPlainError as error:
+                raise DamagedZooError(f"{self.path}: {error.what}; remove it, zootools did not put it there") from error
+            except OSError as error:
+                raise storage_error(self.path, error) from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+                os.close(descriptor)
+                raise BusyError(
+                    f"{self.path.parent.parent}: another process is at work there ({holder or 'just starting'}); "
+                    "wait for it, or stop it"
+                ) from None
+            except OSError as error:
+                os.close(descriptor)
+                raise StorageError(
+                    f"{self.path}: this file system has no locks (flock: {error.strerror}), without which two builders "
+                    "could work on one zoo; build on a local disk, or mount this one with locks (Lustre: -o flock)"
+                ) from error
+            # The previous holder may have finished, and removed the file, between our open and our lock.
+            if is_held(self.path, descriptor):
+                break
+            os.close(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self.descriptor = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+
+def is_held(path: Path, descriptor: int) -> bool:
+    """Whether the lock file at ``path`` (of a `FolderLock`) is still the one that ``descriptor`` has locked."""
+    try:
+        present = stat_inside(path.parents[1], "/".join(path.parts[-2:]))
+    except OSError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), present)
+
+
+def check_held(path: Path, descriptor: int) -> None:
+    """Raise unless the lock file ``<folder>/.work/lock`` is still the one that ``descriptor`` has locked.
+
+    Raises StorageError when it is no longer there, because the folder was moved or removed, its disk is not mounted
+    any more, or somebody removed the file alone; BusyError when another builder has made a new one.
+    """
+    if is_held(path, descriptor):
+        return
+    folder = path.parent.parent
+    moved = _present_path(descriptor)
+    if moved is not None and moved.parts[-2:] == path.parts[-2:]:
+        now = moved.parent.parent
+        raise StorageError(
+            f"{folder}: was moved to {now} during the build, which stops; nothing written is lost, "
+            f"and --out {now} resumes it there"
+        )
+    try:
+        path.stat(follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be read any more ({error.strerror or error}); the build stops, nothing written is lost"
+        ) from error
+    else:
+        raise BusyError(f"{folder}: another builder has taken over this zoo; this one stops")
+    if not folder.is_dir():
+        raise StorageError(
+            f"{folder}: is no longer there: it was moved or removed during the build, or its disk was unmounted. The "
+            "build stops; where the folder still exists, the same command with its path after --out resumes it"
+        )
+    name = path.relative_to(folder)
+    if not path.with_name("plan.json").exists():
+        raise StorageError(
+            f"{folder}: {name.parent} was removed during the build, which stops: without the records in it the build "
+            "cannot be resumed. The checkpoints that were written are still there; build again in another folder"
+        )
+    raise StorageError(
+        f"{folder}: {name} was removed during the build, which stops because another one could now begin there; "
+        "nothing written is lost, and the same command resumes it"
+    )
+
+
+def _present_path(descriptor: int) -> Path | None:
+    """Return where an open file lies now; None where it has been removed, or the system does not tell."""
+    try:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return path if is_held(path, descriptor) else None
+    except OSError:
+        return None
+
+
+@contextmanager
+def _replacing(path: Path, root: Path, fence: Callable[[], None] | None, mode: int | None) -> Iterator[tuple[int, str]]:
+    """Yield folder (a descriptor) and name of an empty temporary file, which then takes the place of ``path``."""
+    folder, name, made = -1, f".{path.name}{TEMPORARY}{secrets.token_hex(4)}", False
+    if fence is not None:
+        fence()  # else a folder that has been moved away would be made anew
+    try:
+        folder = open_folder(root, path.parent.relative_to(root).parts, create=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor, made = os.open(name, flags, 0o666, dir_fd=folder), True
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode) if mode is None else mode
+        os.close(descriptor)
+        yield folder, name
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            os.fchmod(descriptor, mode)  # a library may have put a file of its own there, readable by us alone
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if fence is not None:
+            fence()
+        os.rename(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        made = False
+        os.fsync(folder)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        if made:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+        if folder >= 0:
+            os.close(folder)

@@ -1,0 +1,238 @@
+"""Image data as tensors: loaded once, normalised once, indexed by the trainers. No loader processes."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zootools.errors import SpecError, StorageError
+from zootools.images.folders import list_pictures, read_picture
+from zootools.images.sets import IMAGE_SETS, PARTS, Arrays, ImageSet, missing_files, read_part, reason_of
+from zootools.images.shapes import check_counts, image_shape
+from zootools.images.shapes import has_images as has_images  # for those who look for it here
+from zootools.paths import data_folder
+from zootools.rng import stream
+from zootools.spec import DatasetImages, FolderImages, Images, TetrisImages
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Images ``[n, channels, height, width]`` float32, normalised, and their labels ``[n]`` int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Subset":
+        """Return the subset on a device."""
+        return Subset(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """The images of a zoo. ``validation`` is empty where the specification asks for none."""
+
+    train: Subset
+    validation: Subset
+    test: Subset
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of one image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def digest(self) -> str:
+        """sha256 over every image and label: what a zoo records, and a resumed build compares."""
+        digest = hashlib.sha256()
+        for subset in (self.train, self.validation, self.test):
+            for tensor in (subset.images, subset.labels):
+                digest.update(str(tuple(tensor.shape)).encode())
+                digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def fault(self, shape: tuple[int, ...]) -> str:
+        """Return what keeps trainers from using these images, or an empty string; ``shape`` is what one must be.
+
+        Trainers index memory by shapes and labels without another look, so every way to them ends in this check.
+        """
+        for name, subset in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            images, labels = subset.images, subset.labels
+            if images.dtype != torch.float32 or labels.dtype != torch.int64:
+                return f"{name}: images are {images.dtype} and labels {labels.dtype}, expected float32 and int64"
+            if tuple(images.shape[1:]) != shape or len(shape) != 3:
+                return f"{name}: images are {tuple(images.shape[1:])}, expected (channels, height, width) = {shape}"
+            if tuple(labels.shape) != (len(images),):
+                return f"{name}: there are {labels.numel():,} labels for {len(images):,} images"
+            if not len(images):
+                if name == "validation":
+                    continue
+                return f"{name}: there are no images"
+            if labels.min() < 0 or labels.max() >= self.classes:
+                return f"{name}: labels are {labels.min()} to {labels.max()}, expected 0 to {self.classes - 1}"
+            if not all(extreme.isfinite() for extreme in images.aminmax()):  # a NaN is its own minimum
+                return f"{name}: there are pixels that are not finite"
+        return ""
+
+    def to(self, device: torch.device | str) -> "ImageData":
+        """Return the images on a device."""
+        return ImageData(self.train.to(device), self.validation.to(device), self.test.to(device), self.classes)
+
+
+def load_images(images: Images, data: Path | None = None) -> ImageData:
+    """Load, cut, resize and normalise the images of a specification.
+
+    ``train`` are the first images of the data set's training part, ``validation`` the next ones.
+    Files that are missing below `data_folder` are downloaded there.
+
+    Raises SpecError when more images are asked for than there are, StorageError when files are missing
+    and cannot be downloaded, cannot be read, or hold something else than the name of the set promises.
+    """
+    shape, classes = image_shape(images, data)
+    if isinstance(images, TetrisImages):
+        loaded = _tetris(images)
+    else:
+        root = data_folder(data)
+        parts = _folder(images, root) if isinstance(images, FolderImages) else _known(images, root)
+        (train, labels), (test, test_labels) = (
+            (_prepare(pixels, images), torch.from_numpy(numbers)) for pixels, numbers in parts
+        )
+        loaded = ImageData(
+            Subset(train[: images.train], labels[: images.train]),
+            Subset(train[images.train :], labels[images.train :]),
+            Subset(test, test_labels),
+            classes,
+        )
+    fault = loaded.fault(shape)
+    if fault:
+        raise SpecError(f"images: {images.name}: {fault}; look at images.mean and images.std")
+    return loaded
+
+
+def _prepare(raw: npt.NDArray[np.uint8], images: DatasetImages | FolderImages) -> Tensor:
+    """Centre crop, resize (bilinear, antialiased), grey by the channel mean, scale to [0, 1], normalise."""
+    pixels = torch.from_numpy(np.require(raw, requirements=["C", "W"]))
+    if images.crop is not None:
+        top, left = ((side - images.crop) // 2 for side in pixels.shape[2:])
+        pixels = pixels[:, :, top : top + images.crop, left : left + images.crop]
+    prepared = []
+    for chunk in pixels.split(4096):  # so that a large data set never exists twice as float32
+        result = chunk.float() / 255
+        if images.greyscale:
+            result = result.mean(dim=1, keepdim=True)
+        if images.size is not None and result.shape[2:] != (images.size, images.size):
+            result = F.interpolate(result, (images.size, images.size), mode="bilinear", antialias=True)
+        prepared.append((result - images.mean) / images.std)
+    return torch.cat(prepared)
+
+
+# --- tetris ------------------------------------------------------------------------------------------
+
+_SHAPES = np.array(
+    [
+        ["0000", "1111", "0000", "0000"],  # I
+        ["0000", "0110", "0110", "0000"],  # O
+        ["0000", "0111", "0010", "0000"],  # T
+        ["0100", "0100", "0110", "0000"],  # L
+    ]
+)
+
+
+def _tetris(images: TetrisImages) -> ImageData:
+    """One fixed 4x4 prototype per class (paper, Figure 6) plus Gaussian noise; classes take turns."""
+    prototypes = np.array([[[float(pixel) for pixel in row] for row in shape] for shape in _SHAPES])
+
+    def subset(name: str, count: int, noise: float) -> Subset:
+        labels = np.arange(count) % len(prototypes)
+        draws = stream(images.seed, "tetris", name).standard_normal((count, 4, 4))
+        pixels = (prototypes[labels] + noise * draws)[:, None].astype(np.float32)
+        return Subset(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
+
+    return ImageData(
+        subset("train", images.train, images.noise_train),
+        subset("validation", images.validation, images.noise_test),
+        subset("test", images.test, images.noise_test),
+        classes=len(prototypes),
+    )
+
+
+# --- data sets that others keep -----------------------------------------------------------------------
+
+
+def _known(images: DatasetImages, root: Path) -> list[Arrays]:
+    """Read as many images of a known set as are asked for: train with validation, and test."""
+    known = IMAGE_SETS[images.name]
+    missing = missing_files(known, root)
+    if missing:
+        _download(known, root, missing)
+    (train, labels), (test, test_labels) = (read_part(known, root, part) for part in PARTS)
+    check_counts(images, len(train), len(test))
+    used = images.train + images.validation
+    return [(train[:used], labels[:used]), (test[: images.test], test_labels[: images.test])]
+
+
+def _download(known: ImageSet, root: Path, missing: list[str]) -> None:
+    """Fetch missing files. They appear when they are whole; files that are there already are left as they are."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=root) as folder:
+            aside = Path(folder)
+            _fetch(known, root, aside, missing)
+            for name in missing:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (aside / name).rename(root / name)
+    except Exception as error:  # torchvision and urllib raise many kinds
+        names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise StorageError(
+            f"images: the files of {known.name} are not in {root} (missing: {names}), and could not be downloaded "
+            f"({reason_of(error)}); put them there in torchvision's layout, or name their folder with --data or "
+            "$ZOOTOOLS_DATA"
+        ) from error
+
+
+def _fetch(known: ImageSet, root: Path, aside: Path, missing: list[str]) -> None:
+    """Let torchvision download what is missing into the folder ``aside``, and unpack it there."""
+    from torchvision import datasets
+    from torchvision.datasets.utils import check_integrity
+
+    kind = getattr(datasets, known.torchvision)
+    if hasattr(kind, "resources"):
+        archives = {f"{known.torchvision}/raw/{name}": md5 for name, md5 in kind.resources}
+    else:
+        archives = {kind.filename: kind.tgz_md5} if hasattr(kind, "tgz_md5") else {}
+    for name, md5 in archives.items():
+        if check_integrity(root / name, md5):  # a whole archive, and only that, need not be downloaded
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).symlink_to((root / name).resolve())
+    for part in PARTS:
+        if set(missing) & set(known.files[part]):
+            kind(aside, part if known.name in ("svhn", "stl10") else part == "train", download=True)
+
+
+def _folder(images: FolderImages, root: Path) -> list[Arrays]:
+    """Read as many pictures of a folder as are asked for; classes are numbered by their sorted names."""
+    from PIL.Image import Resampling
+
+    listed = list_pictures(root / images.folder)
+    check_counts(images, *map(len, listed))
+    side = images.size or 0
+    parts: list[Arrays] = []
+    for pictures, wanted in zip(listed, (images.train + images.validation, images.test), strict=True):
+        # A training set in alphabetical order would give `images.train` one class only.
+        order = stream(0, "image_folder").permutation(len(pictures))[:wanted]
+        pixels = np.empty((len(order), 3, side, side), np.uint8)
+        for row, index in enumerate(order):
+            picture = read_picture(pictures[index][0]).resize((side, side), Resampling.BILINEAR)
+            pixels[row] = np.asarray(picture).transpose(2, 0, 1)
+        parts.append((pixels, np.array([pictures[index][1] for index in order], np.int64)))
+    return parts

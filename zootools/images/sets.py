@@ -1,0 +1,384 @@
+"""The known image sets: what each promises, in one table, and the functions that read their files.
+
+A file is compared with the promise of its set before its pixels are used: type and number of the elements, shape of
+the pictures, number and range of the labels. No torch in this module.
+"""
+
+import bz2
+import hashlib
+import math
+import os
+import pickle
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zootools.errors import StorageError
+from zootools.filesystem.files import open_regular
+from zootools.rng import stream
+
+Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+"""Raw pixels ``[n, channels, height, width]`` and labels ``[n]``."""
+
+PARTS = ("train", "test")
+
+_OWN = "pictures of your own go into an image_folder"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One known image set. Its files are named relative to the data folder, in torchvision's layout."""
+
+    name: str
+    shape: tuple[int, int, int]
+    """``(channels, height, width)`` of its raw pictures."""
+    classes: int
+    read: "Callable[[ImageSet, Path, str], Arrays] | None" = None
+    """Reads one part of it below a data folder; None for tetris, whose images are drawn."""
+    counts: tuple[int, int] = (0, 0)
+    """Number of training and of test images, as published."""
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The files of ``train`` and of ``test``."""
+    md5: Mapping[str, str] = field(default_factory=dict)
+    """Published digests; a file that has one here is read only if it has this one."""
+    torchvision: str = ""
+    """The class of torchvision that downloads it."""
+
+
+def read_part(known: ImageSet, root: Path, part: str) -> Arrays:
+    """Read the part ``train`` or ``test`` of an image set: raw pixels and labels, as the table promises them.
+
+    Raises StorageError, which names the file, when a file cannot be read or holds something else.
+    """
+    assert known.read is not None
+    pixels, labels = known.read(known, root, part)
+    where = " and ".join(str(root / file) for file in known.files.get(part, ())) or f"{known.name}, {part}"
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != known.shape:
+        raise StorageError(
+            f"images: {where}: pictures {_sides(pixels.shape[1:])} of {pixels.dtype}, "
+            f"but those of {known.name} are {_sides(known.shape)} of uint8; {_OWN}"
+        )
+    _check_labels(known, where, labels, len(pixels))
+    return pixels, labels
+
+
+def count_part(known: ImageSet, root: Path, part: str) -> int:
+    """Return the number of images of a part: as published where a file is missing, else as its files have it.
+
+    Without reading pixels, where that can be: headers, labels and digests are compared with the table.
+    Raises StorageError as `read_part` does.
+    """
+    published = known.counts[PARTS.index(part)]
+    if not all(present(root / file) for file in known.files.get(part, ())):
+        return published
+    if known.read is _read_idx:
+        return len(_idx_labels(known, root, part))
+    if known.md5:
+        for file in known.files[part]:
+            with _reading(known, root / file) as opened:
+                _check_md5(known, root / file, known.md5[file], hashlib.file_digest(opened, _md5).hexdigest())
+        return published
+    return len(read_part(known, root, part)[1])
+
+
+def missing_files(known: ImageSet, root: Path) -> list[str]:
+    """Return those files of an image set that are not in a data folder."""
+    return [file for files in known.files.values() for file in files if not present(root / file)]
+
+
+def present(path: Path) -> bool:
+    """Return whether something has this name, readable or not; a link that leads nowhere counts as nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an exception says, on one line of bounded length."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
+
+
+@contextmanager
+def _reading(known: ImageSet, path: Path) -> Iterator[BufferedReader]:
+    """Open a file of an image set; whatever goes wrong while it is read becomes a StorageError that names it."""
+    try:
+        with open_regular(path) as file:
+            yield file
+    except StorageError:
+        raise
+    except Exception as error:  # foreign readers raise many kinds: zlib's, struct's, pickle's, MemoryError, ...
+        raise _unreadable(known, path, reason_of(error)) from error
+
+
+def _unreadable(known: ImageSet, path: Path, reason: str) -> StorageError:
+    return StorageError(f"images: {path} is there, but cannot be read as a file of {known.name} ({reason})")
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(f"{side:,}" for side in shape) or "single numbers"
+
+
+def _check_labels(known: ImageSet, where: object, labels: npt.NDArray[np.int64], pictures: int) -> None:
+    if labels.shape != (pictures,):
+        raise StorageError(f"images: {where}: there are {labels.size:,} labels for {pictures:,} pictures")
+    if pictures == 0:
+        raise StorageError(f"images: {where}: there are no pictures")
+    wrong = np.flatnonzero((labels < 0) | (labels >= known.classes))
+    if len(wrong):
+        raise StorageError(
+            f"images: {where}: label {labels[wrong[0]]} of picture {wrong[0]:,}, "
+            f"but labels of {known.name} are 0 to {known.classes - 1}; {_OWN}"
+        )
+
+
+# --- idx: MNIST, and the sets that are made to replace it ------------------------------------------------
+
+_IDX_TYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "float64"}
+
+
+def _read_idx(known: ImageSet, root: Path, part: str) -> Arrays:
+    labels = _idx_labels(known, root, part)
+    path = root / known.files[part][0]
+    with _reading(known, path) as file:
+        count = _idx_count(known, path, file, known.shape[1:])
+        pixels = np.frombuffer(file.read(count * math.prod(known.shape)), np.uint8)
+        return pixels.reshape(count, *known.shape), labels
+
+
+def _idx_labels(known: ImageSet, root: Path, part: str) -> npt.NDArray[np.int64]:
+    """Read the labels of a part, and compare them with the table and with the header of the pictures."""
+    pictures, path = (root / file for file in known.files[part])
+    with _reading(known, pictures) as file:
+        count = _idx_count(known, pictures, file, known.shape[1:])
+    with _reading(known, path) as file:
+        labels = np.frombuffer(file.read(_idx_count(known, path, file, ())), np.uint8).astype(np.int64)
+    if len(labels) != count:
+        raise StorageError(f"images: {path} holds {len(labels):,} labels, but {pictures} holds {count:,} pictures")
+    _check_labels(known, path, labels, count)
+    return labels
+
+
+def _idx_count(known: ImageSet, path: Path, file: BufferedReader, shape: tuple[int, ...]) -> int:
+    """Read the header of an idx file whose items must be uint8 of this shape; return how many it holds.
+
+    The size of the file must be what the header promises, so a false header takes no memory.
+    """
+    head, size = file.read(8 + 4 * len(shape)), os.fstat(file.fileno()).st_size
+    if head[:2] == b"\x1f\x8b":
+        raise _unreadable(known, path, "it is compressed; unpack it with gunzip")
+    if len(head) < 8 or head[:2] != b"\0\0":
+        raise _unreadable(known, path, f"{size:,} bytes that do not begin as an idx file does")
+    kind, rank = head[2:4]
+    if kind != 8:
+        found = _IDX_TYPES.get(kind, f"an unknown type, {kind}")
+        raise _unreadable(known, path, f"its elements are {found}, and must be uint8")
+    if rank != 1 + len(shape) or len(head) != 4 + 4 * rank:
+        raise _unreadable(known, path, f"it has {rank} dimensions, and must have {1 + len(shape)}")
+    count, *sides = struct.unpack(f">{rank}I", head[4:])
+    if tuple(sides) != shape:
+        raise StorageError(
+            f"images: {path} holds pictures of {_sides(tuple(sides))}, "
+            f"but those of {known.name} are {_sides(shape)}; {_OWN}"
+        )
+    promised = len(head) + count * math.prod(shape)
+    if size != promised:
+        raise _unreadable(known, path, f"it has {size:,} bytes, and its header promises {promised:,}")
+    return int(count)
+
+
+# --- the other formats -----------------------------------------------------------------------------------
+
+_MAX_TEXT = 2**30
+"""More bytes than this are not read from a compressed file of text; the published ones have 20 MB."""
+_MAX_LINE = 2**16
+
+
+def _md5() -> Any:
+    return hashlib.md5(usedforsecurity=False)  # the published digests are of this kind
+
+
+def _check_md5(known: ImageSet, path: Path, expected: str, found: str) -> None:
+    if found != expected:
+        raise StorageError(
+            f"images: {path} is not the file of {known.name} that was published (its md5 is {found}, expected "
+            f"{expected}), and is not read; move it away to have it downloaded again"
+        )
+
+
+def _published(known: ImageSet, root: Path, name: str) -> bytes:
+    """Return the content of a file that must have the published digest; these very bytes are what is compared."""
+    path = root / name
+    with _reading(known, path) as file:
+        content = file.read(2**29)  # the largest, STL-10's training pictures, have 138 MB
+        _check_md5(known, path, known.md5[name], hashlib.md5(content, usedforsecurity=False).hexdigest())
+        return content
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes numpy arrays, and what Python has words for, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.replace("._core.", ".core."), name) not in _ARRAY_PARTS:
+            raise pickle.UnpicklingError(f"found {module}.{name}, which is not a part of an array")
+        return super().find_class(module, name)
+
+
+_ARRAY_PARTS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+def _read_cifar10(known: ImageSet, root: Path, part: str) -> Arrays:
+    pixels, labels = list[npt.NDArray[np.uint8]](), list[npt.NDArray[np.int64]]()
+    for name in known.files[part]:
+        content = _published(known, root, name)
+        with _reading(known, root / name):
+            batch = _ArrayUnpickler(BytesIO(content), encoding="latin1").load()
+            pixels.append(batch["data"].reshape(-1, *known.shape))
+            labels.append(np.array(batch["labels"], np.int64))
+    return np.concatenate(pixels), np.concatenate(labels)
+
+
+def _read_svhn(known: ImageSet, root: Path, part: str) -> Arrays:
+    from scipy.io import loadmat
+
+    (name,) = known.files[part]
+    content = _published(known, root, name)
+    with _reading(known, root / name):
+        arrays = loadmat(BytesIO(content))
+        labels = arrays["y"].reshape(-1).astype(np.int64)
+        return arrays["X"].transpose(3, 2, 0, 1), np.where(labels == 10, 0, labels)
+
+
+def _read_stl10(known: ImageSet, root: Path, part: str) -> Arrays:
+    pictures, answers = known.files[part]
+    labels = np.frombuffer(_published(known, root, answers), np.uint8).astype(np.int64) - 1
+    content = _published(known, root, pictures)
+    with _reading(known, root / pictures):
+        return np.frombuffer(content, np.uint8).reshape(-1, *known.shape).transpose(0, 1, 3, 2), labels
+
+
+def _read_usps(known: ImageSet, root: Path, part: str) -> Arrays:
+    """Read lines ``label 1:value ... 256:value`` with labels 1 to 10 and values in [-1, 1]."""
+    path, pixels, labels, size = root / known.files[part][0], list[npt.NDArray[np.uint8]](), list[int](), 0
+    indices = [b"%d" % index for index in range(1, 1 + math.prod(known.shape))]
+    with _reading(known, path) as file, bz2.open(file) as text:
+        while line := text.readline(_MAX_LINE):
+            where = f"line {len(labels) + 1:,}"
+            label, *words = line.replace(b":", b" ").split() or [b""]
+            if words[::2] != indices or len(words) != 2 * len(indices):
+                raise ValueError(f"{where} is not a label and the values 1 to {len(indices)}")
+            values = np.array([float(word) for word in words[1::2]], np.float32)
+            if not (np.abs(values) <= 1).all():  # NaN included
+                raise ValueError(f"{where} has values outside [-1, 1]")
+            if not 1 <= int(label) <= known.classes:
+                raise StorageError(
+                    f"images: {path}, {where}: label {int(label)}, "
+                    f"but labels in the files of {known.name} are 1 to {known.classes}; {_OWN}"
+                )
+            pixels.append(((values + 1) / 2 * 255).astype(np.uint8))
+            labels.append(int(label) - 1)
+            size += len(line)
+            if size > _MAX_TEXT:
+                raise ValueError(f"it unpacks to more than {_MAX_TEXT:,} bytes")
+        return np.array(pixels, np.uint8).reshape(-1, *known.shape), np.array(labels, np.int64)
+
+
+def _read_digits(known: ImageSet, root: Path, part: str) -> Arrays:
+    """Return scikit-learn's 1797 scans of 8x8: 1297 to train with, 500 to test.
+
+    They come grouped by writer, so they are shuffled, always the same way.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = stream(0, "digits").permutation(len(digits.target))
+    order = order[: known.counts[0]] if part == "train" else order[known.counts[0] :]
+    pixels = (digits.images[order] * (255 / 16)).round().astype(np.uint8)[:, None]
+    return pixels, digits.target[order].astype(np.int64)
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+def _like_mnist(name: str, torchvision: str) -> ImageSet:
+    files = {
+        part: tuple(f"{torchvision}/raw/{stem}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+        for part, stem in (("train", "train"), ("test", "t10k"))
+    }
+    return ImageSet(name, (1, 28, 28), 10, _read_idx, (60_000, 10_000), files, torchvision=torchvision)
+
+
+_CIFAR10 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+_STL10 = {
+    "train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
+    "train_y.bin": "5a34089d4802c674881badbb80307741",
+    "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
+    "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
+}
+_SVHN = {
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+}
+
+
+def _digested(
+    name: str,
+    shape: tuple[int, int, int],
+    read: Callable[[ImageSet, Path, str], Arrays],
+    counts: tuple[int, int],
+    folder: str,
+    md5: Mapping[str, str],
+    torchvision: str,
+) -> ImageSet:
+    """Return a set of 10 classes whose files have published digests; those of the test part are called ``test...``."""
+    digests = {folder + file: digest for file, digest in md5.items()}
+    test = tuple(file for file in digests if file.removeprefix(folder).startswith("test"))
+    train = tuple(file for file in digests if file not in test)
+    return ImageSet(name, shape, 10, read, counts, {"train": train, "test": test}, digests, torchvision)
+
+
+IMAGE_SETS: dict[str, ImageSet] = {
+    known.name: known
+    for known in (
+        ImageSet("tetris", (1, 4, 4), 4),
+        ImageSet("digits", (1, 8, 8), 10, _read_digits, (1297, 500)),
+        _like_mnist("mnist", "MNIST"),
+        _like_mnist("fashion_mnist", "FashionMNIST"),
+        _like_mnist("kmnist", "KMNIST"),
+        _digested("cifar10", (3, 32, 32), _read_cifar10, (50_000, 10_000), "cifar-10-batches-py/", _CIFAR10, "CIFAR10"),
+        _digested("svhn", (3, 32, 32), _read_svhn, (73_257, 26_032), "", _SVHN, "SVHN"),
+        _digested("stl10", (3, 96, 96), _read_stl10, (5_000, 8_000), "stl10_binary/", _STL10, "STL10"),
+        ImageSet(
+            "usps",
+            (1, 16, 16),
+            10,
+            _read_usps,
+            (7_291, 2_007),
+            {"train": ("usps.bz2",), "test": ("usps.t.bz2",)},
+            torchvision="USPS",
+        ),
+    )
+}

@@ -1,0 +1,79 @@
+"""What is known of images before any is loaded: where their files lie, what shape they have, whether they fit.
+
+Apart from `zootools.images.datasets` because a specification is checked without importing torch.
+"""
+
+from pathlib import Path
+
+from zootools.errors import SpecError, StorageError
+from zootools.images.folders import class_folders, list_pictures
+from zootools.images.sets import IMAGE_SETS, PARTS, count_part, missing_files, present
+from zootools.paths import data_folder
+from zootools.spec import FolderImages, Images, TetrisImages
+
+
+def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, int, int], int]:
+    """Return ``(channels, height, width)`` and the number of classes, without loading any image.
+
+    Raises SpecError where the specification does not decide them, StorageError where a folder has no classes.
+    """
+    if isinstance(images, FolderImages):
+        if images.size is None:
+            raise SpecError("images.size is missing: pictures in a folder must be brought to one size")
+        channels, height, width = 3, images.size, images.size
+        classes = len(class_folders(data_folder(data) / images.folder / "train"))
+    else:
+        known = IMAGE_SETS[images.name]
+        (channels, height, width), classes = known.shape, known.classes
+    if isinstance(images, TetrisImages):
+        return (channels, height, width), classes
+    if images.crop is not None and images.crop > min(height, width):
+        raise SpecError(f"images.crop: {images.crop} is larger than the images ({(height, width)})")
+    side = images.size or images.crop
+    return (1 if images.greyscale else channels, side or height, side or width), classes
+
+
+def check_images(images: Images, data: Path | None = None) -> None:
+    """Compare the images that a specification asks for with the files at hand, as far as no pixel must be read.
+
+    Files that are missing are no fault, because `zootools.images.datasets.load_images` downloads them: then the published
+    number of images counts. The pictures of a folder are listed, and not opened.
+
+    Raises SpecError when more images are asked for than there are, StorageError when a file that is there is not what
+    its set promises.
+    """
+    image_shape(images, data)
+    if isinstance(images, TetrisImages):
+        return
+    root = data_folder(data)
+    if isinstance(images, FolderImages):
+        train, test = (len(pictures) for pictures in list_pictures(root / images.folder))
+    else:
+        train, test = (count_part(IMAGE_SETS[images.name], root, part) for part in PARTS)
+    check_counts(images, train, test)
+
+
+def check_counts(images: Images, train: int, test: int) -> None:
+    """Raise SpecError when a specification asks for more training or test images than there are."""
+    used = images.train + images.validation
+    for name, wanted, found in (("train + validation", used, train), ("test", images.test or 1, test)):
+        if wanted > found:
+            raise SpecError(f"images: {name} asks for {wanted:,} images, but {images.name} has {found:,}")
+
+
+def image_faults(data: Path | None = None) -> list[str]:
+    """Return what is wrong with the files of known image sets in the data folder; sets that are not there are fine."""
+    root, faults = data_folder(data), list[str]()
+    for known in IMAGE_SETS.values():
+        for part in PARTS:
+            if any(present(root / file) for file in known.files.get(part, ())):
+                try:
+                    count_part(known, root, part)
+                except StorageError as error:
+                    faults.append(str(error))
+    return faults
+
+
+def has_images(images: Images, data: Path | None = None) -> bool:
+    """Return whether all files are there: whether `zootools.images.datasets.load_images` would download nothing."""
+    return isinstance(images, FolderImages) or not missing_files(IMAGE_SETS[images.name], data_folder(data))

@@ -1,0 +1,1 @@
+"""Zoos in object stores (``s3://``, ``gs://``, ``file://``): building there, and reading from there."""

@@ -1,0 +1,306 @@
+"""Object stores, by way of fsspec: whole-object puts, conditional ones where a store has them, refusals in words.
+
+Credentials and endpoints are fsspec's and the store's own business (for S3 the environment variables and files of the
+aws command): nothing here reads one, and none may stand in a URL.
+"""
+
+import errno
+import hashlib
+import logging
+import mimetypes
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError, ZooNotFoundError
+from zootools.filesystem.files import durable_path, home_expanded
+from zootools.filesystem.inside import NotPlainError, path_inside
+
+LOG = logging.getLogger(__name__)
+
+PAUSES: tuple[float, ...] = (1, 4, 15, 60)
+"""Seconds before each further attempt of a call that failed for a passing reason, beside the client's own attempts."""
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
+_S3 = ("s3", "s3a")
+_WEB = ("hf", "http", "https")
+"""Protocols that fsspec knows, but that lead to no object store."""
+_HUB = re.compile(r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)(.*)", re.IGNORECASE)
+_ON_THE_HUB = re.compile(
+    r"(?:datasets/)?([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([\w.-]+)|/(?:tree|blob|resolve)/([\w.-]+))?/?(?:[/?#].*)?",
+    re.ASCII,
+)
+_ONE_PUT = 5 << 30
+_FINAL = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG}
+_PASSING = {"ConnectionError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError", "IncompleteRead"}
+"""Names of errors of HTTP clients that are no OSError."""
+
+T = TypeVar("T")
+
+
+class ConflictError(Exception):
+    """An object is not any more what it was when it was last looked at."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store says of an object."""
+
+    size: int
+    tag: str
+    """The store's ETag, which changes with the content; empty where stores have none."""
+
+
+def is_url(text: str | Path) -> bool:
+    """Whether something is a URL, and not a path."""
+    return isinstance(text, str) and _URL.fullmatch(text) is not None
+
+
+def folder_of(text: str | Path) -> Path | None:
+    """Return the folder that a path or a ``file://`` URL means; None for the URL of an object store.
+
+    ``~`` stands for the home folder. Raises SpecError for an empty text and for a URL that cannot be meant.
+    """
+    match = _URL.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        return _folder(str(text))
+    protocol, rest = match[1].lower(), match[2]
+    if "@" in rest.partition("/")[0]:
+        raise SpecError(f"{protocol}://...: there are credentials in this URL; give them in the environment instead")
+    if protocol in _WEB:
+        raise _web_address(str(text))
+    if protocol != "file":
+        return None
+    if not rest.startswith("/"):
+        raise SpecError(f"{text}: expected three slashes and an absolute path, as in file:///nfs/zoo")
+    return Path(rest)
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise SpecError(f"found an empty name ({text!r}); expected a folder, ORG/NAME or the URL of an object store")
+    return home_expanded(text)
+
+
+def _web_address(url: str) -> SpecError:
+    """Return the refusal of an address of the Hub, which names the ORG/NAME to give instead, or of a web page."""
+    on_the_hub = _HUB.fullmatch(url)
+    match = _ON_THE_HUB.fullmatch(on_the_hub[1]) if on_the_hub else None
+    if match is not None:
+        revision = match[2] or match[3]
+        name = match[1] + (f"@{revision}" if revision else "")
+        return SpecError(f"{url}: is the address of a data set on the Hub; give its name instead: {name}")
+    return SpecError(
+        f"{url}: is not the address of an object store; expected a folder, ORG/NAME of a data set on the Hub, or a URL "
+        "such as s3://BUCKET/PREFIX"
+    )
+
+
+class Objects:
+    """The objects below one URL, by their names relative to it.
+
+    Raises SpecError when there is nothing that reaches such a store.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._has_answered = False
+        protocol = url.partition("://")[0].lower()
+        self._conditional = protocol in _S3
+        try:
+            # A cached listing would have objects of old sizes.
+            options = {"use_listings_cache": False} if self._conditional else {}
+            self._files, self._root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
+        except ImportError as error:
+            install = "pip install 'zootools[s3]'" if self._conditional else str(error).rstrip(".")
+            raise SpecError(f"{self.url}: needs a package that is not installed: {install}") from None
+        except (ValueError, TypeError) as error:
+            raise SpecError(f"{self.url}: fsspec knows no such store ({str(error).splitlines()[0]})") from None
+        except Exception as error:  # some connect here already
+            raise _refusal(self.url, error) from error
+
+    def list(self) -> dict[str, Stored]:
+        """Return all objects by name. Raises SpecError where there is no such bucket."""
+        found = self._call("", lambda: self._fresh().find(self._root, detail=True))
+        start = len(self._root.rstrip("/")) + 1
+        return {
+            path[start:]: Stored(int(info["size"]), str(info.get("ETag") or ""))
+            for path, info in found.items()
+            if len(path) > start
+        }
+
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
+        """Return an object, or its first ``limit`` bytes; None when there is none."""
+
+        def read() -> bytes | None:
+            try:
+                return bytes(self._fresh().cat_file(self._path(name), start=None if limit is None else 0, end=limit))
+            except FileNotFoundError:
+                return None
+
+        return self._call(name, read)
+
+    def tag(self, name: str) -> str | None:
+        """Return the tag of an object, None when there is none."""
+        if not self._conditional:
+            data = self.read(name)
+            return None if data is None else hashlib.sha256(data).hexdigest()
+
+        def look() -> str | None:
+            try:
+                return str(self._fresh().info(self._path(name))["ETag"])
+            except FileNotFoundError:
+                return None
+
+        return self._call(name, look)
+
+    def download(self, name: str, folder: Path) -> None:
+        """Copy an object to the file of its name in a folder, which appears when it is whole."""
+
+        def get() -> None:
+            with durable_path(folder / name, folder) as temporary:
+                self._fresh().get_file(self._path(name), str(temporary))
+
+        self._call(name, get)
+
+    def upload(self, name: str, folder: Path) -> None:
+        """Put the plain file of its name in a folder as an object, over what is there. Raises DamagedZooError."""
+        kind = mimetypes.guess_type(name)[0]
+        options = {"ContentType": kind} if kind and self._conditional else {}
+
+        def put() -> None:
+            try:
+                with path_inside(folder, name) as path:
+                    self._files.put_file(str(path), self._path(name), **options)
+            except NotPlainError as error:
+                raise DamagedZooError(f"{folder}: {name}: {error.what}") from error
+
+        self._call(name, put)
+
+    def swap(self, name: str, data: bytes, old: str | None) -> str:
+        """Put an object if it is still the one with the tag ``old``, or (None) still not there; return the new tag.
+
+        On S3 the store itself compares, in the same step. Elsewhere creation is as exclusive as fsspec's implementation
+        makes it, replacement compares first and puts then, and not even that where ``old`` is empty.
+        Raises ConflictError.
+        """
+
+        def put() -> str:
+            try:
+                if old is None:
+                    answer = self._files.pipe_file(self._path(name), data, mode="create", **self._whole())
+                elif self._conditional:
+                    answer = self._files.pipe_file(self._path(name), data, IfMatch=old, **self._whole())
+                elif not old or self.tag(name) == old:
+                    answer = self._files.pipe_file(self._path(name), data)
+                else:
+                    raise FileExistsError(name)
+            except OSError as error:
+                if not _is_conflict(error):
+                    raise
+                # The answer to a put that was carried out may have been lost, and the client have tried again.
+                if self.read(name) != data:
+                    raise ConflictError(name) from None
+                answer = None
+            tag = answer.get("ETag") if isinstance(answer, dict) else self.tag(name)
+            return str(tag)
+
+        return self._call(name, put)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, if it is there."""
+
+        def remove() -> None:
+            try:
+                self._files.rm_file(self._path(name))
+            except FileNotFoundError:
+                return
+
+        self._call(name, remove)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _whole(self) -> dict[str, int]:
+        """Have s3fs put an object in one request: only that can be conditional."""
+        return {"chunksize": _ONE_PUT} if self._conditional else {}
+
+    def _fresh(self) -> Any:
+        self._files.invalidate_cache()
+        return self._files
+
+    def _call(self, name: str, action: Callable[[], T]) -> T:
+        where = f"{self.url}/{name}".rstrip("/")
+        for pause in (*PAUSES, None):
+            try:
+                result = action()
+            except (ConflictError, ZooError):
+                raise
+            except Exception as error:  # what fsspec's implementations raise has no common class
+                mistyped = not self._has_answered and _is_unresolved(error)
+                if pause is None or mistyped or not _is_passing(error):
+                    raise _refusal(where, error) from error
+                LOG.info("%s: %s; trying again in %g s", where, _short(error), pause)
+                time.sleep(pause)
+            else:
+                self._has_answered = True
+                return result
+        raise AssertionError
+
+
+def _is_unresolved(error: BaseException | None) -> bool:
+    """Whether the name of the store's host cannot be resolved; from the start this is a mistake, or no network."""
+    while error is not None:
+        if isinstance(error, socket.gaierror) or type(error).__name__ == "ClientConnectorDNSError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same call may well succeed a little later."""
+    if isinstance(error, OSError):
+        return not isinstance(error, _FINAL) and error.errno not in _FINAL_NUMBERS
+    return any(base.__name__ in _PASSING for base in type(error).__mro__)
+
+
+def _is_conflict(error: OSError) -> bool:
+    return isinstance(error, FileExistsError) or _code(error) in ("PreconditionFailed", "412", "NoSuchKey")
+
+
+def _code(error: BaseException) -> str | None:
+    """Return the code of an answer of S3 behind an error."""
+    response = getattr(error.__cause__, "response", None)
+    return str(response["Error"].get("Code")) if isinstance(response, dict) and "Error" in response else None
+
+
+def _refusal(where: str, error: Exception) -> ZooError:
+    """Say in one line what a store refused, and what helps; never with anything secret."""
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"):
+        return SpecError(
+            f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
+            "as for the aws command"
+        )
+    if isinstance(error, PermissionError):
+        return SpecError(f"{where}: the store does not let these credentials do this ({_code(error) or 'forbidden'})")
+    if isinstance(error, FileNotFoundError):
+        return ZooNotFoundError(f"{where}: is not there ({_code(error) or 'not found'}); is the bucket's name right?")
+    if isinstance(error, OSError) and error.errno not in _FINAL_NUMBERS:
+        return StorageError(f"{where}: the store failed ({_short(error)}); the same command goes on from here")
+    if _is_passing(error):
+        return StorageError(
+            f"{where}: the store cannot be reached ({_short(error)}); the same command goes on from here"
+        )
+    return SpecError(f"{where}: the store refuses ({_short(error)})")
+
+
+def _short(error: BaseException) -> str:
+    code = _code(error)
+    return code if code else f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -1,0 +1,87 @@
+"""Reading a zoo from an object store: the manifest first, then what is asked for, every byte held against it.
+
+What has been fetched lies in a folder of the user's cache that belongs to one manifest, so a zoo that is built anew
+under the same URL never mixes with what was fetched before.
+"""
+
+import hashlib
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zootools.errors import DamagedZooError, ZooNotFoundError
+from zootools.filesystem.files import write_durably
+from zootools.filesystem.inside import remove_inside
+from zootools.object_store.client import Objects
+from zootools.object_store.sync import RECORD, THREADS, read_line
+from zootools.paths import cache_folder
+from zootools.storage.build_state import PLAN
+from zootools.storage.hashed_json import MAX_BYTES
+from zootools.storage.manifest import read_manifest
+from zootools.storage.place import EXTRAS, FetchedPlace, Listed, check_listing
+from zootools.storage.status import status as build_status
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStorePlace(FetchedPlace):
+    """A finished zoo in an object store."""
+
+    objects: Objects
+
+    def fetch_all(self) -> None:
+        """Fetch and hash every file of the manifest, and the card, anew: it is the store that is to be looked at."""
+        for file in (*self.manifest["files"], *EXTRAS):
+            remove_inside(self.folder, file)
+        super().fetch_all()
+
+    def download(self, file: str, size: int | None) -> Path:
+        """Return the path of a file that has just been fetched."""
+        self.objects.download(file, self.folder)
+        return self.folder / file
+
+    def forget(self, path: Path) -> None:
+        """Remove a fetched file."""
+        path.unlink(missing_ok=True)
+
+
+def find(url: str) -> ObjectStorePlace:
+    """Return the finished zoo at a URL, with manifest, specification and metadata in the cache.
+
+    Raises ZooNotFoundError where there is none, or it is still being built; DamagedZooError for what its manifest does
+    not promise.
+    """
+    objects = Objects(url)
+    listing = {name: Listed(stored.size) for name, stored in objects.list().items()}
+    if "zoo.json" not in listing:
+        if PLAN in listing:
+            raise ZooNotFoundError(
+                f"{objects.url}: this zoo is still being built; `zootools status {objects.url}` says how far it is"
+            )
+        raise ZooNotFoundError(f"{objects.url}: holds no zoo (there is no zoo.json)")
+    if listing["zoo.json"].size > MAX_BYTES:
+        raise DamagedZooError(f"{objects.url}/zoo.json: has {listing['zoo.json'].size} bytes, more than {MAX_BYTES}")
+    data = objects.read("zoo.json") or b""
+    url_key, key = (hashlib.sha256(value).hexdigest()[:16] for value in (objects.url.encode(), data))
+    folder = cache_folder() / "stored" / url_key / key
+    write_durably(folder / "zoo.json", data, folder)
+    manifest = read_manifest(folder)
+    check_listing(objects.url, manifest["files"], listing)
+    place = ObjectStorePlace(folder, objects.url, manifest=manifest, listing=listing, objects=objects)
+    place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
+    return place
+
+
+def status(url: str) -> dict[str, Any]:
+    """Return how the build of a zoo in an object store stands (`zootools.storage.status.status`); nothing is kept of it."""
+    objects = Objects(url)
+    listing = objects.list()
+    if PLAN not in listing:
+        return build_status(find(url).folder)
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(THREADS) as pool:
+        objects.download(PLAN, Path(scratch))
+        names = [name for name in listing if RECORD.fullmatch(name)]
+        for name, line in zip(names, pool.map(lambda name: read_line(objects, name), names), strict=True):
+            write_durably(Path(scratch) / name, line, Path(scratch))
+        return build_status(Path(scratch))

@@ -1,0 +1,43 @@
+"""Specifications of zoos: what a YAML file can ask for, and the models that follow from it."""
+
+from zootools.spec.zoo_spec import (
+    MAX_CHECKPOINTS,
+    MAX_MODELS,
+    Architecture,
+    Cnn,
+    DatasetImages,
+    Draw,
+    FolderImages,
+    Hyperparameters,
+    Images,
+    Mlp,
+    Name,
+    Seed,
+    TetrisImages,
+    Training,
+    ZooSpec,
+    load_spec,
+    parse_spec,
+    parse_stored_spec,
+)
+
+__all__ = [
+    "MAX_CHECKPOINTS",
+    "MAX_MODELS",
+    "Architecture",
+    "Cnn",
+    "DatasetImages",
+    "Draw",
+    "FolderImages",
+    "Hyperparameters",
+    "Images",
+    "Mlp",
+    "Name",
+    "Seed",
+    "TetrisImages",
+    "Training",
+    "ZooSpec",
+    "load_spec",
+    "parse_spec",
+    "parse_stored_spec",
+]

@@ -1,0 +1,185 @@
+"""YAML files that become frozen objects: zoo specifications and the recipes of representation learning.
+
+`load_section` reads a file, applies ``--set`` overrides and validates; every fault is named with its file,
+line and key, what was found, and what is allowed.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from zootools.errors import SpecError, did_you_mean
+from zootools.spec.yaml_reader import Key, check_text, parse_scalar, parse_yaml, read_yaml
+
+
+class Section(BaseModel):
+    """A frozen part of a document: no unknown keys, no silent conversions, no NaN.
+
+    The docstring of a field is its description in the documentation (docs/generate.py).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def dump(self) -> dict[str, Any]:
+        """Return the section as plain values, without what is at its default."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+Document = TypeVar("Document", bound=Section)
+
+
+def load_section(model: type[Document], path: Path, overrides: Sequence[str] = ()) -> Document:
+    """Read a YAML file and validate it as ``model``.
+
+    ``overrides`` are ``"key.path=value"`` strings, as given by ``--set``: each replaces (or adds) one value
+    and is validated like the file itself.
+
+    Raises SpecError listing every fault with its file and line, what was found, and what is allowed.
+    """
+    values, places = read_mapping(path)
+    for override in overrides:
+        _apply_override(values, override, places)
+    return parse_section(model, values, str(path), places)
+
+
+def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
+    """Return the keys of a YAML file as plain values, and where each one stands. Raises SpecError."""
+    values, places = read_yaml(path)
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
+    return values, places
+
+
+def parse_section(
+    model: type[Document], values: dict[str, Any], source: str, places: dict[Key, str] | None = None
+) -> Document:
+    """Validate plain values that were read from ``source``; ``places`` says where each one stands."""
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        lines = [
+            _describe(model, detail, values, source, places or {})
+            for detail in error.errors()
+            # After a bad item pydantic also calls the list too short; the item's own error says it all.
+            if not (detail["type"] == "too_short" and detail["input"])
+        ]
+        raise SpecError(*dict.fromkeys(lines)) from None
+
+
+def _apply_override(values: dict[str, Any], override: str, places: dict[Key, str]) -> None:
+    check_text(override, "--set")
+    key_text, separator, value_text = override.partition("=")
+    key = tuple(key_text.split("."))
+    if not separator or not all(key):
+        raise SpecError(f"--set {override}: expected KEY=VALUE, such as training.epochs=5")
+    target = values
+    for name in key[:-1]:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise SpecError(f"--set {override}: {name} is not a section, it holds {target!r}")
+    target[key[-1]] = _override_value(value_text)
+    # What stood below this key before is gone, and errors in the new value are the command line's.
+    for old in [place for place in places if place[: len(key)] == key]:
+        del places[old]
+    places[key] = f"--set {override}"
+
+
+def _override_value(text: str) -> Any:
+    text = text.strip()
+    if text.startswith(("[", "{")):
+        return parse_yaml(text, f"--set {text}")[0]
+    return parse_scalar(text)
+
+
+def _describe(
+    model: type[Section], detail: ErrorDetails, values: dict[str, Any], source: str, places: dict[Key, str]
+) -> str:
+    """One line for one fault: place, key, what was found, what is allowed."""
+    key = _document_key(detail["loc"], values)
+    place = next((places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in places), source)
+    name = ".".join(map(str, key))
+    prefix = f"{place}: {name}: " if name else f"{place}: "
+    found = _shorten(detail["input"])
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{prefix}unknown key{did_you_mean(str(key[-1]), _keys_at(model, detail['loc']))}"
+        case "missing":
+            return f"{prefix}is missing"
+        case "literal_error" | "union_tag_invalid":
+            choices = choices_of(detail)
+            wrong = detail["input"] if isinstance(detail["input"], str) else ""
+            if detail["type"] == "union_tag_invalid":
+                tag = detail["ctx"]["discriminator"].strip("'")
+                wrong, prefix = str(detail["ctx"]["tag"]), f"{prefix.removesuffix(': ')}.{tag}: "
+                found = repr(wrong)
+            return f"{prefix}found {found}{did_you_mean(wrong, choices)}"
+        case "union_tag_not_found":
+            tag = detail["ctx"]["discriminator"].strip("'")
+            return f"{prefix}{tag} is missing"
+        case "value_error":
+            return f"{prefix}{detail['ctx']['error']}"
+        case "string_pattern_mismatch":
+            return f"{prefix}found {found}, which does not match {detail['ctx']['pattern']}"
+        case _:
+            return f"{prefix}found {found}; {lower_first(detail['msg'])}"
+
+
+def lower_first(message: str) -> str:
+    """Return a message as it stands after a semicolon."""
+    return message[0].lower() + message[1:]
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def choices_of(detail: ErrorDetails) -> list[str]:
+    """Return the values that pydantic would have allowed."""
+    key = "expected_tags" if detail["type"] == "union_tag_invalid" else "expected"
+    text = detail["ctx"][key].replace(" or ", ", ")
+    return [word.strip("' ") for word in text.split(",")]
+
+
+def _document_key(location: tuple[str | int, ...], values: Any) -> Key:
+    """Drop from a pydantic location what is no key of the document (the tag of a union, a type's name)."""
+    key: list[str | int] = []
+    for index, part in enumerate(location):
+        is_key = (isinstance(values, dict) and part in values) or (
+            isinstance(values, list) and isinstance(part, int) and part < len(values)
+        )
+        if is_key:
+            key.append(part)
+            values = values[part]
+        elif index == len(location) - 1 and isinstance(values, dict) and part not in values.values():
+            key.append(part)  # a missing key, not the tag of a union
+    return tuple(key)
+
+
+def _keys_at(model: type[Section], location: tuple[str | int, ...]) -> Iterable[str]:
+    """The keys that are allowed beside the unknown one, found by walking the sections' own fields."""
+    sections: list[type[BaseModel]] = [model]
+    for part in location[:-1]:
+        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+        if fields:
+            sections = [inner for field in fields for inner in _sections_in(field.annotation)]
+        else:  # the tag of a union, such as "tetris", or a key of a mapping, which may be any word
+            tagged = [
+                section
+                for section in sections
+                if any(part in get_args(field.annotation) for field in section.model_fields.values())
+            ]
+            sections = tagged or sections
+    return [name for section in sections for name in section.model_fields]
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]

@@ -1,0 +1,482 @@
+"""The zoo folder while it is built: the plan, the records of its stacks, and what they say of every model.
+
+``.work/`` holds what a resume needs and is gone when the zoo is finished: ``plan.json`` (specification,
+layer schema, which models are in which stack) and one record per stack. The records are the journal of the
+build: a shard counts when the record of its stack names it with its size and sha256, and only then. Shards
+are written before the record that names them, so a builder that dies loses at most the epoch in progress.
+
+A record is one line of canonical JSON with its own sha256, then weights and optimizer state of the last
+whole epoch as safetensors, whose size and sha256 stand in the line. Whoever resumes checks both.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal
+
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from zootools.architectures import Schema
+from zootools.errors import DamagedZooError, SpecError
+from zootools.filesystem.files import check_held, durable_file, storage_error
+from zootools.filesystem.inside import (
+    NotPlainError,
+    entries_inside,
+    exists_inside,
+    names_inside,
+    open_inside,
+    remove_folder_inside,
+    remove_inside,
+    remove_tree_inside,
+)
+from zootools.hashing import canonical_json, pretty_json
+from zootools.spec import ZooSpec, parse_stored_spec
+from zootools.spec.model_configs import ModelConfig, count_models, expand
+from zootools.spec.sections import Section
+from zootools.storage.hashed_json import MAX_BYTES, open_seal, read_sealed, require, seal
+from zootools.storage.shards import ShardInfo, read_info, shard_name
+from zootools.storage.verified_files import FileInfo, unreadable
+
+FORMAT = 1
+
+PLAN = ".work/plan.json"
+"""The plan; while there is one the zoo is being built."""
+MANIFEST = "zoo.json"
+"""Written last, so its presence means that the zoo is whole."""
+IMAGES = ".work/images.safetensors"
+"""The image tensors that the workers map."""
+FOLDERS = (".work", "checkpoints", "data", "metadata")
+"""The folders that a builder writes into."""
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FileEntry(TypedDict):
+    """What records and manifests say of a file."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Stop(TypedDict):
+    """When and why a model diverged."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    reason: Annotated[str, Field(max_length=200)]
+
+
+class Resumption(Section):
+    """After which epoch a stack went on under another numeric fingerprint, and which."""
+
+    epoch: Annotated[int, Field(ge=-1, le=100_000)]
+    fingerprint: dict[str, Any]
+
+
+ModelId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _PlanValue(Section):
+    """What plan.json may hold. Specification and layer schema are read by their own functions."""
+
+    format: Literal[1]
+    spec: dict[str, Any]
+    layer_schema: dict[str, Any] = Field(alias="schema")
+    images_sha256: Digest
+    stacks: Annotated[list[Annotated[list[ModelId], FailFast(), Field(min_length=1)]], FailFast(), Field(min_length=1)]
+    sha256: Digest
+
+
+class _RecordLine(Section):
+    """What the first line of a record may hold."""
+
+    fingerprint: dict[str, Any]
+    epoch: Annotated[int, Field(ge=-1, le=100_000)]
+    done: bool
+    failed: Annotated[str, Field(max_length=200)] | None
+    resumed: Annotated[list[Resumption], FailFast()]
+    stopped: dict[ModelId, Stop]
+    shards: dict[str, FileEntry]
+    state: FileEntry
+    sha256: Digest
+
+
+_PLAN, _RECORD = TypeAdapter(_PlanValue), TypeAdapter(_RecordLine)
+
+
+@dataclass
+class StackRecord:
+    """How far one stack is. ``epoch`` is the last whole one, -1 before the initialisation is stored.
+
+    After a repair it is -1 although there are shards: the stack is trained again, and writes them again.
+    """
+
+    fingerprint: dict[str, Any]
+    epoch: int = -1
+    done: bool = False
+    failed: str | None = None
+    """Why the last session gave the stack up; the next one tries it again."""
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    """Where the stack went on under another fingerprint (`Resumption`)."""
+    stopped: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Diverged models: the epoch and the reason."""
+    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Committed shards by path: size and sha256."""
+
+    @property
+    def standing(self) -> str:
+        """How the stack's models stand, if they have not diverged: ok, failed or missing."""
+        return "ok" if self.done else "failed" if self.failed else "missing"
+
+    @property
+    def last_fingerprint(self) -> dict[str, Any]:
+        """The numeric fingerprint under which the last whole epoch was trained."""
+        return self.resumed[-1]["fingerprint"] if self.resumed else self.fingerprint
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a stack as it was computed: all that its commit writes, and all that a later start needs."""
+
+    number: int
+    done: bool
+    """Whether it is the stack's last one."""
+    stopped: dict[str, dict[str, Any]]
+    """Diverged models so far: the epoch and the reason."""
+    shard: bytes | None
+    """None where the epoch is not kept, or no model is left."""
+    state: bytes
+    """Weights and optimizer state as safetensors, ``[models, parameters]`` each; empty after the last epoch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which models a zoo consists of, and which stack trains which."""
+
+    spec: ZooSpec
+    schema: Schema
+    images_sha256: str
+    stacks: list[list[str]]
+
+    @cached_property
+    def _models(self) -> dict[str, ModelConfig]:
+        try:
+            models = {model.model_id: model for model in expand(self.spec)}
+        except SpecError as error:
+            raise DamagedZooError(f".work/plan.json: spec: {error}") from error
+        if odd := models.keys() ^ {model for stack in self.stacks for model in stack}:
+            raise DamagedZooError(
+                f".work/plan.json: stacks: the models are not those that its specification makes ({min(odd)} is in one "
+                "only); zootools repair drops it"
+            )
+        return models
+
+    def models(self) -> dict[str, ModelConfig]:
+        """Return the configurations of all models by id. Raises DamagedZooError for a plan of other models."""
+        return self._models
+
+    def alive(self, stack: int, record: StackRecord, epoch: int) -> list[str]:
+        """Return the models of a stack that have not diverged at an epoch, in the order of the rows of its shard."""
+        stopped = {model: stop["epoch"] for model, stop in record.stopped.items()}
+        return [model for model in self.stacks[stack] if stopped.get(model, epoch + 1) > epoch]
+
+
+class ZooFolder:
+    """Paths and records of one zoo folder.
+
+    Args:
+        path: the folder.
+        lock: descriptor of the lock that this process holds on it; only readers go without.
+    """
+
+    def __init__(self, path: Path, lock: int | None = None) -> None:
+        self.path = path
+        self.work = path / ".work"
+        self._lock = lock
+
+    @property
+    def manifest(self) -> Path:
+        """The path of `MANIFEST`, for messages and for those who write it."""
+        return self.path / MANIFEST
+
+    @property
+    def lock(self) -> Path:
+        """The file that a builder locks."""
+        return self.work / "lock"
+
+    @property
+    def plan(self) -> Path:
+        """The path of `PLAN`, for messages."""
+        return self.path / PLAN
+
+    # --- looking and removing, never through a link --------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything of a name. Raises DamagedZooError where a link, or no folder, lies in the way."""
+        with self._asking(name):
+            return exists_inside(self.path, name)
+        return False
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files below a folder, none where there is no such folder."""
+        with self._asking(folder), suppress(FileNotFoundError):
+            return names_inside(self.path, folder)
+        return []
+
+    def entries(self, folder: str) -> list[str]:
+        """Return the names of what lies directly in a folder, none where there is no such folder."""
+        with self._asking(folder), suppress(FileNotFoundError):
+            return entries_inside(self.path, folder)
+        return []
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or the link in its place, if it is there."""
+        with self._asking(name, "removed"):
+            remove_inside(self.path, name)
+
+    def check_folders(self) -> None:
+        """Raise DamagedZooError, before anything is computed, for a folder of the zoo that is a link or no folder."""
+        for folder in FOLDERS:
+            self.entries(folder)
+
+    @contextmanager
+    def _asking(self, name: str, verb: str = "read") -> Iterator[None]:
+        """Say what is wrong with a name: DamagedZooError for what no builder puts there, StorageError for the rest."""
+        try:
+            yield
+        except NotPlainError as error:
+            raise DamagedZooError(
+                f"{self.path}: {name}: {error.what}; remove it, a zoo of zootools has none"
+            ) from error
+        except NotADirectoryError:
+            return  # the zoo's own folder is a file, which holds nothing
+        except OSError as error:
+            raise storage_error(self.path / name, error, verb) from error
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    def fence(self) -> None:
+        """Raise BusyError or StorageError if this process must not write any more (`check_held`).
+
+        Called before every file becomes visible: a builder that was stopped, and whose lock file somebody
+        removed to let another one begin, finds out here when it wakes. Called every second or so as well, for a
+        folder that is moved or removed while all workers are busy.
+        """
+        if self._lock is not None:
+            check_held(self.lock, self._lock)
+
+    def file(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Write one file of the zoo as a stream (see `durable_file`)."""
+        return durable_file(self.path / name, self.path, self.fence)
+
+    def write(self, name: str, data: bytes) -> FileInfo:
+        """Write one file of the zoo; return what a record or manifest says of it."""
+        with self.file(name) as file:
+            file.write(data)
+        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    # --- plan --------------------------------------------------------------------------------------------
+
+    def read_plan(self) -> Plan | None:
+        """Return the plan of an unfinished build, or None. Raises DamagedZooError."""
+        try:
+            value = read_sealed(self.path, PLAN)
+        except FileNotFoundError:
+            return None
+        require(_PLAN, value, str(self.plan))
+        try:
+            spec = parse_stored_spec(value["spec"], f"{self.plan}: spec")
+            schema = Schema.from_json(value["schema"])
+            models = count_models(spec)
+        except (SpecError, DamagedZooError) as error:
+            raise DamagedZooError(f"{self.plan}: is not the plan of a zoo ({error})") from error
+        ids = [model for stack in value["stacks"] for model in stack]
+        if len(ids) != models or len(set(ids)) != models:
+            raise DamagedZooError(
+                f"{self.plan}: stacks: found {len(set(ids))} models {len(ids)} times; the specification makes {models}"
+            )
+        return Plan(spec, schema, value["images_sha256"], value["stacks"])
+
+    def write_plan(self, plan: Plan) -> None:
+        """Store the plan."""
+        value = {
+            "format": FORMAT,
+            "spec": plan.spec.dump(),
+            "schema": plan.schema.to_json(),
+            "images_sha256": plan.images_sha256,
+            "stacks": plan.stacks,
+        }
+        self.write(PLAN, pretty_json(seal(value)))
+
+    # --- records -----------------------------------------------------------------------------------------
+
+    def record_name(self, stack: int) -> str:
+        """Return the name of a stack's record inside the zoo."""
+        return f".work/stack-{stack:05d}.record"
+
+    def read_record(self, stack: int) -> StackRecord | None:
+        """Return the record of a stack without its tensors, or None when nothing of it is committed."""
+        try:
+            with open_inside(self.path, self.record_name(stack)) as file:
+                return self._parse_record(stack, file)[0]
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DamagedZooError(f"{self.path}: {self.record_name(stack)}: {unreadable(error)}") from error
+
+    def read_records(self, plan: Plan) -> list[StackRecord | None]:
+        """Return the records of all stacks (`read_record`), each compared with the plan. Raises DamagedZooError."""
+        return [self.check_record(plan, stack, self.read_record(stack)) for stack in range(len(plan.stacks))]
+
+    def check_record(self, plan: Plan, stack: int, record: StackRecord | None) -> StackRecord | None:
+        """Return a record that says nothing which the plan of its zoo makes impossible. Raises DamagedZooError."""
+        if record is None:
+            return None
+        source, training = f"{self.path}: {self.record_name(stack)}", plan.spec.training
+        if unknown := record.stopped.keys() - set(plan.stacks[stack]):
+            raise DamagedZooError(f"{source}: stopped: {min(unknown)} is not a model of this stack")
+        latest = max([record.epoch, *(stop["epoch"] for stop in record.stopped.values())])
+        if latest > training.epochs:
+            raise DamagedZooError(f"{source}: epoch: found {latest}; the models are trained for {training.epochs}")
+        if record.done and record.epoch < training.epochs and len(record.stopped) < len(plan.stacks[stack]):
+            raise DamagedZooError(f"{source}: done: is true at epoch {record.epoch} of {training.epochs}")
+        kept = {shard_name(stack, epoch): epoch for epoch in training.kept_epochs}
+        for name in record.shards.keys() - kept.keys():
+            raise DamagedZooError(f"{source}: shards: {name} is not an epoch that is kept")
+        needed = [n for n, epoch in kept.items() if epoch <= record.epoch and plan.alive(stack, record, epoch)]
+        for name in needed:
+            if name not in record.shards:
+                raise DamagedZooError(f"{source}: shards: {name} is missing, although epoch {record.epoch} is reached")
+        return record
+
+    def read_shards(self, plan: Plan, records: Sequence[StackRecord | None]) -> Iterator[tuple[int, ShardInfo]]:
+        """Yield the number of its stack, and what it says of its rows, for every shard that records name.
+
+        Raises DamagedZooError for a shard of other models than it should have.
+        """
+        for stack, record in enumerate(records):
+            for name in sorted(record.shards) if record else ():
+                assert record is not None
+                yield stack, self.read_shard(plan, stack, record, name)
+
+    def read_shard(self, plan: Plan, stack: int, record: StackRecord, name: str) -> ShardInfo:
+        """Return what one shard says of its rows. Raises DamagedZooError where they are other models than planned."""
+        info = read_info(self.path, name)
+        expected = plan.alive(stack, record, info.epoch)
+        if info.epoch > record.epoch:  # the stack is trained again; models that will diverge are missing already
+            known = set(info.model_ids)
+            expected = [model for model in plan.stacks[stack] if model in known]
+        if info.model_ids != expected:
+            raise DamagedZooError(f"{self.path / name}: metadata: model_ids: are not those of its stack and epoch")
+        return info
+
+    def state_bytes(self, stack: int) -> bytes:
+        """Return the weights and optimizer state in a stack's record (`Epoch.state`), compared with their sha256.
+
+        Raises DamagedZooError when they are not what was stored.
+        """
+        name = self.record_name(stack)
+        try:
+            with open_inside(self.path, name) as file:
+                _, state = self._parse_record(stack, file)
+                left = os.fstat(file.fileno()).st_size - file.tell()
+                data = file.read(left) if left == state["size"] else b""
+        except OSError as error:
+            raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
+        if left != state["size"] or hashlib.sha256(data).hexdigest() != state["sha256"]:
+            raise DamagedZooError(f"{self.path}: {name}: its weights and optimizer state have changed (sha256)")
+        return data
+
+    def record_bytes(self, stack: int) -> tuple[StackRecord, bytes] | None:
+        """Return the record of a stack and all the bytes of its file, read once; None when there is none."""
+        name = self.record_name(stack)
+        try:
+            with open_inside(self.path, name) as file:
+                data = file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
+        return self._parse_record(stack, BytesIO(data))[0], data
+
+    def _parse_record(self, stack: int, file: BinaryIO) -> tuple[StackRecord, FileInfo]:
+        source = f"{self.path}: {self.record_name(stack)}"
+        line = file.readline(MAX_BYTES)
+        value = open_seal(line, source)
+        require(_RECORD, value, source)
+        if line != _record_line(value):
+            raise DamagedZooError(f"{source}: its bytes are not those that its content makes")
+        record = StackRecord(**{key: item for key, item in value.items() if key not in ("state", "sha256")})
+        for name in record.shards:
+            if name != shard_name(stack, epoch_of(name)):
+                raise DamagedZooError(f"{source}: names {name!r}, which is no shard of this stack")
+        return record, value["state"]
+
+    def write_record(self, stack: int, record: StackRecord, state: bytes = b"") -> None:
+        """Store a stack's record; this is what commits its shards."""
+        info = {"size": len(state), "sha256": hashlib.sha256(state).hexdigest()}
+        with self.file(self.record_name(stack)) as file:
+            file.write(_record_line(seal({**asdict(record), "state": info})))
+            file.write(state)
+
+    def mark_failed(self, stack: int, reason: str, fingerprint: dict[str, Any]) -> None:
+        """Note that a session gave a stack up; what it had is kept."""
+        record = self.read_record(stack)
+        state = self.state_bytes(stack) if record else b""
+        record = record or StackRecord(fingerprint)
+        record.failed = reason
+        self.write_record(stack, record, state)
+
+    def restart_stack(self, stack: int, record: StackRecord) -> None:
+        """Have a stack trained again from its beginning; the shards that ``record`` names stay readable."""
+        self.write_record(stack, StackRecord(record.fingerprint, shards=record.shards))
+
+    def begin_stack(self, stack: int, fingerprint: dict[str, Any]) -> StackRecord:
+        """Return the record of a stack that is trained from now on under a numeric fingerprint; nothing is written."""
+        record = self.read_record(stack)
+        if record is None or (record.epoch < 0 and not record.shards):
+            return StackRecord(fingerprint)
+        if record.last_fingerprint != fingerprint:
+            record.resumed.append({"epoch": record.epoch, "fingerprint": fingerprint})
+        return record
+
+    def commit(self, stack: int, record: StackRecord, epoch: Epoch) -> None:
+        """Store an epoch of a stack: its shard first, if it has one, then its record."""
+        if epoch.shard is not None:
+            name = shard_name(stack, epoch.number)
+            record.shards[name] = dict(self.write(name, epoch.shard))
+        record.epoch, record.stopped, record.failed, record.done = epoch.number, epoch.stopped, None, epoch.done
+        self.write_record(stack, record, epoch.state)
+
+    def remove_work(self) -> None:
+        """Remove what only a resume needs: the plan first, without which the zoo is finished, the lock last."""
+        self.remove(PLAN)
+        for entry in self.entries(".work"):
+            if entry != self.lock.name:
+                with self._asking(entry, "removed"):
+                    remove_tree_inside(self.path, f".work/{entry}")
+        self.remove_lock()
+
+    def remove_lock(self) -> None:
+        """Remove the lock file, and its folder if nothing else is in it."""
+        self.remove(".work/lock")
+        with suppress(OSError):  # another builder has come to see whether there is work left
+            remove_folder_inside(self.path, ".work")
+
+
+def epoch_of(name: str) -> int:
+    """Return the epoch in the name of a shard, or -1 when it is none."""
+    digits = name.rpartition("/epoch-")[2].removesuffix(".safetensors")
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
+
+
+def _record_line(value: dict[str, Any]) -> bytes:
+    return canonical_json(value).encode() + b"\n"

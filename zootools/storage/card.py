@@ -1,0 +1,132 @@
+"""The card of a zoo: README.md, rendered from its manifest and specification and nothing else."""
+
+import hashlib
+import re
+from typing import Any
+
+from zootools.architectures import Schema
+from zootools.bundled import CARD_TEMPLATE
+from zootools.hashing import canonical_json
+from zootools.spec import ZooSpec
+from zootools.storage.manifest import PAGE
+from zootools.storage.tables import SPLITS, huggingface_features, metadata_schema, weights_schema
+from zootools.zoo_name import parse_name
+
+_CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
+_SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+
+MAX_NAMES = 8
+"""A description can name zoos, too; more than these are not tried."""
+
+_LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
+
+
+def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = None) -> str:
+    """Return the text of README.md.
+
+    ``location`` is what readers give to ``load_dataset``: the repository once published, until then the
+    zoo's name. The same manifest, specification and location give the same bytes.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    schema = Schema.from_json(manifest["schema"])
+    metadata = metadata_schema(spec)
+    features = {"checkpoints": weights_schema(metadata, schema), "metadata": metadata}
+    count = manifest["counts"]["checkpoints"]
+    data = DatasetCardData(
+        license=spec.license,
+        pretty_name=spec.name,
+        tags=["model-zoo", "zootools", "weight-space-learning"],
+        task_categories=["other"],
+        size_categories=next((name for name, limit in _SIZES if count < limit), "10M<n<100M"),
+        configs=[config for name in _CONFIGS if (config := _config(manifest, name))["data_files"]],
+        # Features only: with declared split sizes, load_dataset(filters=...) refuses what it has filtered.
+        dataset_info=[
+            {"config_name": name, "features": huggingface_features(columns)} for name, columns in features.items()
+        ],
+    )
+    kept = spec.training.kept_epochs
+    accuracy = dict(sorted(manifest["test_accuracy"].items(), key=lambda item: int(item[0])))
+    card = DatasetCard.from_template(
+        data,
+        template_path=str(CARD_TEMPLATE),
+        pretty_name=spec.name,
+        description=spec.description,
+        location=location or spec.name,
+        counts=manifest["counts"],
+        splits={split: manifest["splits"][split] for split in SPLITS},
+        first_split=next((split for split in SPLITS if manifest["splits"][split]), "train"),
+        test_accuracy=accuracy,
+        accuracy_picture=accuracy_picture(accuracy),
+        parameters=schema.size,
+        layers=", ".join(layer.name for layer in schema.layers),
+        images=spec.images.name,
+        architecture=spec.architecture.name,
+        batch_size=spec.training.batch_size,
+        first_epoch=kept[0],
+        last_epoch=kept[-1],
+        axes=_axes(spec),
+        page=PAGE if PAGE in manifest["files"] else None,
+    )
+    return str(card.content)
+
+
+def accuracy_picture(summary: dict[str, list[float]], width: int = 60) -> str:
+    """Draw minimum, quartiles and maximum of the accuracy by epoch as text, which every viewer of a card can show."""
+    lines = []
+    for epoch, values in summary.items():
+        low, first, median, third, high = (min(width - 1, int(value * width)) for value in values)
+        cells = [
+            "#" if cell == median else "=" if first <= cell <= third else "-" if low <= cell <= high else " "
+            for cell in range(width)
+        ]
+        lines.append(f"epoch {epoch:>5} |{''.join(cells)}|")
+    axis = "0.0" + "0.5".center(width - 4) + "1.0"
+    return "\n".join([*lines, f"{'':>11} {axis}", f"{'':>11} - all models   = the middle half   # median"])
+
+
+def card_location(card: bytes) -> str | None:
+    """Return the first ``location`` that a card may have been rendered with, None where it names none."""
+    match = _LOCATION.search(card)
+    return match[1].decode() if match else None
+
+
+def card_repositories(card: bytes) -> list[str]:
+    """Return the repositories (``org/name``) that a card may have been rendered for, as it says itself."""
+    found = dict.fromkeys(match.decode() for match in _LOCATION.findall(card))
+    names = [(text, parse_name(text)) for text in found]
+    return [text for text, name in names if name is not None and name.revision is None][:MAX_NAMES]
+
+
+def _config(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """One entry of the card's ``configs``.
+
+    `datasets` caches a local folder by this block, not by the files: without the hash of the files in it,
+    a rebuilt zoo, or another one of the same name, would silently load as the first.
+    """
+    files = {path: info for path, info in manifest["files"].items() if path.startswith(_CONFIGS[name])}
+    digest = hashlib.sha256(canonical_json(files).encode()).hexdigest()
+    splits = [
+        {"split": split, "path": f"{_CONFIGS[name]}{split}-*.parquet"}
+        for split in SPLITS
+        if any(path.startswith(f"{_CONFIGS[name]}{split}-") for path in files)
+    ]
+    config: dict[str, Any] = {"config_name": name, "version": "1.0.0", "description": f"sha256:{digest}"}
+    if name == "checkpoints":
+        config["default"] = True
+    return {**config, "data_files": splits}
+
+
+def _axes(spec: ZooSpec) -> dict[str, str]:
+    axes = {name: ", ".join(f"{value}" for value in values) for name, values in spec.grid.axes.items()}
+    for name, draw in spec.sample.axes.items() if spec.sample else ():
+        ((kind, values),) = draw.model_dump(exclude_none=True).items()
+        axes[name] = f"{kind} of {', '.join(map(str, values))}"
+    seeds = spec.seeds
+    if seeds.range is not None:
+        axes["seed"] = f"{seeds.range[0]} to {seeds.range[1]}"
+    elif seeds.fixed is not None:
+        axes["seed"] = ", ".join(map(str, seeds.fixed[:10])) + (", ..." if len(seeds.fixed) > 10 else "")
+    elif seeds.random is not None:
+        axes["seed"] = f"{seeds.random.per_configuration} random per configuration"
+    return axes

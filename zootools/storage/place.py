@@ -1,0 +1,141 @@
+"""Where the files of a zoo are: in a folder, or elsewhere, from where they are fetched when they are asked for.
+
+Of a zoo that is not in a folder, only files that its manifest names are fetched, and only if the listing of the place
+gives the size (and, where the place knows it, the sha256) that the manifest promises. A file appears in the folder
+of its `FetchedPlace` after it has been hashed.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zootools.errors import DamagedZooError
+from zootools.filesystem.files import link_or_copy
+from zootools.filesystem.inside import is_file_inside, open_inside
+from zootools.hashing import sha256_file
+
+LOG = logging.getLogger(__name__)
+
+THREADS = 8
+"""Files that are fetched at the same time."""
+EXTRAS = ("README.md", "build.json")
+"""Files of a zoo that its manifest does not hash; fetched only when a whole copy is wanted."""
+MAX_EXTRA = 16 << 20
+"""Bytes that each of `EXTRAS` may have."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a zoo are; this one is a folder that has all of them."""
+
+    folder: Path
+    name: str
+    """The path or name that was asked for."""
+    commit: str | None = None
+    """The version of a zoo that came from a hub."""
+    repository: str | None = None
+    """``org/name`` of a zoo that was found by its name."""
+    fetches: ClassVar[bool] = False
+    """Whether files get to `folder` only when they are fetched."""
+
+    @property
+    def listed(self) -> Collection[str]:
+        """The names of all files of the place, where they are known without looking into `folder`."""
+        return ()
+
+    def fetch(self, files: Iterable[str]) -> None:
+        """Make sure that some files, by their names in the manifest, are in `folder`."""
+
+    def fetch_all(self) -> None:
+        """Make sure that all files of the zoo are in `folder`."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a place says of a file: its size, and its sha256 if it knows that."""
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedPlace(Place, ABC):
+    """A zoo that is elsewhere; `folder` holds what has been fetched of it."""
+
+    manifest: dict[str, Any] = field(default_factory=dict)
+    """The manifest of the zoo, or nothing as long as it has not been read."""
+    listing: Mapping[str, Listed] = field(default_factory=dict)
+    """All files of the place by name; nothing where that is not known."""
+    fetches: ClassVar[bool] = True
+
+    @abstractmethod
+    def download(self, file: str, size: int | None) -> Path:
+        """Return the path of a copy of a file; ``size`` is what it must have in bytes, where that is known."""
+
+    @abstractmethod
+    def forget(self, path: Path) -> None:
+        """Remove a copy that `download` returned, so that the next download fetches the file again."""
+
+    @property
+    def listed(self) -> Collection[str]:
+        """The names of all files of the place."""
+        return self.listing
+
+    def fetch(self, files: Iterable[str]) -> None:
+        """Download and verify the files that are not in `folder` yet.
+
+        Raises DamagedZooError for a file that is not what the manifest promises, HubError, StorageError.
+        """
+        missing = [file for file in dict.fromkeys(files) if not is_file_inside(self.folder, file)]
+        if missing:
+            size = sum(self.listing[file].size for file in missing if file in self.listing)
+            LOG.info("%s: fetching %d files, %.1f MB", self.name, len(missing), size / 1e6)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self._fetch_one, missing))
+
+    def fetch_all(self) -> None:
+        """Download and hash every file of the manifest, and the card."""
+        self.fetch([*self.manifest["files"], *EXTRAS])
+
+    def _fetch_one(self, file: str) -> None:
+        listed, promised = self.listing.get(file), self.manifest["files"].get(file)
+        if promised is None and file not in EXTRAS:
+            raise DamagedZooError(f"{self.name}: {file} is not in the manifest")
+        if promised is None:
+            if listed is None:
+                return
+            if listed.size > MAX_EXTRA:
+                raise DamagedZooError(f"{self.name}: {file} has {listed.size} bytes, more than {MAX_EXTRA}")
+        path = self.download(file, promised["size"] if promised else listed.size if listed else None)
+        if promised and (path.stat().st_size != promised["size"] or sha256_file(path) != promised["sha256"]):
+            self.forget(path)
+            raise DamagedZooError(
+                f"{self.name}: {file} is not what the manifest promises (sha256); it has been taken out of the cache"
+            )
+        keep(path, self.folder, file)
+
+
+def keep(path: Path, folder: Path, name: str) -> None:
+    """Hard-link (or copy) a downloaded file, which may be a link, to the plain file ``folder/name``."""
+    target = path.resolve()
+    with open_inside(target.parent, target.name) as file:
+        link_or_copy(file, folder, name)
+
+
+def check_listing(name: str, files: Mapping[str, Any], listing: Mapping[str, Listed]) -> None:
+    """Compare the listing of a place with the files of a manifest, before anything is downloaded.
+
+    Raises DamagedZooError.
+    """
+    for file, promised in files.items():
+        listed = listing.get(file)
+        if not listing or listed == Listed(promised["size"], promised["sha256"]):
+            continue
+        if listed is None:
+            raise DamagedZooError(f"{name}: {file} is in the manifest, but is missing there")
+        if listed.size != promised["size"] or listed.sha256 is not None:
+            raise DamagedZooError(f"{name}: {file} there is not the one in the manifest ({listed.size} bytes)")

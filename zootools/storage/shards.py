@@ -1,0 +1,263 @@
+"""Shards: the safetensors files that training writes, each with one stack's models at one epoch.
+
+A shard is the record: it holds the parameters by name, ``[models, *shape]`` float32, and under the one
+metadata key ``zootools`` a canonical JSON text with the epoch, the model ids of the rows and what they
+score. Weights and scores so become visible in one rename, and every table can be rebuilt from shards.
+"""
+
+import mmap
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import FailFast, Field, TypeAdapter
+
+from zootools.architectures import Parameter, Schema
+from zootools.errors import DamagedZooError
+from zootools.filesystem.inside import open_inside
+from zootools.hashing import canonical_json
+from zootools.json_reader import parse_json
+from zootools.spec.sections import Section
+from zootools.storage.hashed_json import require
+from zootools.storage.verified_files import CheckedFiles, unreadable
+
+MAX_HEADER = 10 << 20
+SMALL = 1 << 20
+_BEFORE_INFO = b'{"__metadata__":{"zootools":"'
+"""How the header of every shard begins; the info follows, as a JSON text inside a JSON string."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What a shard says of its rows: ``properties`` maps a column to one value per row."""
+
+    epoch: int
+    model_ids: list[str]
+    properties: dict[str, list[Any]]
+
+
+def shard_name(stack: int, epoch: int) -> str:
+    """Return the path of a shard inside its zoo."""
+    return f"checkpoints/stack-{stack:05d}/epoch-{epoch:04d}.safetensors"
+
+
+def stack_of(name: str) -> int:
+    """Return the number of the stack in the name of a shard, or -1 when it is not one."""
+    match = re.match(r"checkpoints/stack-(\d{5})/", name, re.ASCII)
+    return int(match[1]) if match else -1
+
+
+def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInfo) -> bytes:
+    """Serialise flat weights ``[models, parameters]`` and their info; equal input gives equal bytes."""
+    from safetensors.numpy import save
+
+    tensors = {
+        p.name: np.ascontiguousarray(weights[:, p.offset : p.end]).reshape(-1, *p.shape) for p in schema.parameters
+    }
+    text = canonical_json({"epoch": info.epoch, "model_ids": info.model_ids, "properties": info.properties})
+    # One key only: safetensors writes several in random order.
+    return save(tensors, {"zootools": text})
+
+
+class _Info(Section):
+    """What the metadata of a shard may hold."""
+
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    model_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]], FailFast(), Field(min_length=1)]
+    properties: Annotated[dict[str, list[Any]], Field(max_length=100)]
+
+
+_INFO = TypeAdapter(_Info)
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_NUMBERS = TypeAdapter(Annotated[list[_Number], FailFast()])
+_LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailFast()])
+"""What a shard has in a column: a number for each row, or a list of numbers."""
+
+
+def read_info(folder: Path, name: str) -> ShardInfo:
+    """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
+    path = folder / name
+    header = parse_json(_read_header(folder, name), str(path))
+    try:
+        text = header["__metadata__"]["zootools"].encode()
+    except (KeyError, TypeError, AttributeError):
+        raise DamagedZooError(f"{path}: is not a shard of a zoo: it has no metadata zootools") from None
+    value = parse_json(text, f"{path}: metadata")
+    if canonical_json(value).encode() != text:
+        raise DamagedZooError(f"{path}: metadata: is not canonical JSON")
+    info = require(_INFO, value, f"{path}: metadata")
+    rows, properties = len(info.model_ids), dict[str, list[Any]]()
+    for column, values in info.properties.items():
+        if len(values) != rows:
+            raise DamagedZooError(f"{path}: metadata: {column!r}: {len(values)} values for {rows} models")
+        kind = _LISTS if isinstance(values[0], list) else _NUMBERS
+        properties[column] = require(kind, values, f"{path}: metadata", f"properties.{column}")
+    if name != shard_name(stack_of(name), info.epoch):
+        raise DamagedZooError(f"{path}: metadata: epoch: found {info.epoch}, which is not that of its name")
+    return ShardInfo(info.epoch, info.model_ids, properties)
+
+
+def check_shard(files: CheckedFiles, schema: Schema, name: str) -> ShardInfo:
+    """Read a whole shard, as every reader does, and return what it says of its rows.
+
+    Raises DamagedZooError unless its tensors are those of the schema, finite, and have one row for each of its models.
+    """
+    info = read_info(files.folder, name)
+    values, models = _map_shard(files, name, schema)
+    if models != len(info.model_ids):
+        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, and names {len(info.model_ids)} models")
+    if not _is_finite(values):
+        raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
+    return info
+
+
+def _read_header(folder: Path, name: str) -> bytes:
+    """Return the JSON header of a safetensors file. Raises DamagedZooError for one that is too large."""
+    try:
+        with open_inside(folder, name) as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                raise DamagedZooError(f"{folder / name}: a header of {length} bytes, more than {MAX_HEADER}")
+            return file.read(length)
+    except OSError as error:
+        raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
+
+
+def gather_weights(
+    files: CheckedFiles, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
+) -> npt.NDArray[np.float32]:
+    """Copy the weights of some checkpoints from mapped shards into one array.
+
+    ``stacks``, ``epochs`` and ``rows`` name one checkpoint each, in any order. Returns float32
+    ``[checkpoints, parameters]``. Raises DamagedZooError for a shard that is not what the schema or its
+    sha256 promises, and for weights that are not finite, which no builder stores.
+    """
+    stacks, epochs, rows = (np.asarray(values, np.int64) for values in (stacks, epochs, rows))
+    result = np.empty((len(rows), schema.size), np.float32)
+    shard = stacks * (int(epochs.max(initial=0)) + 1) + epochs
+    order = np.argsort(shard, kind="stable")
+    starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
+    ends = np.append(starts, len(order))[1:]
+    # Where rows follow each other in the shard and in the result, plain slices do, which copy much faster than index
+    # arrays; most reads are whole shards.
+    breaks = np.cumsum((np.diff(rows[order], prepend=0) != 1) | (np.diff(order, prepend=0) != 1))
+    plain = breaks[starts] == breaks[ends - 1]
+    names = [
+        shard_name(stack, epoch)
+        for stack, epoch in zip(stacks[order[starts]].tolist(), epochs[order[starts]].tolist(), strict=True)
+    ]
+    files.check(names)
+    for name, start, end, straight in zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True):
+        (values, count), group = _map_shard(files, name, schema), order[start:end]
+        picked = rows[group]
+        if picked.min() < 0 or picked.max() >= count:
+            raise DamagedZooError(f"{files.folder}: {name}: has no row {picked.max()}")
+        source = slice(int(picked[0]), int(picked[-1]) + 1) if straight else picked
+        target = slice(int(group[0]), int(group[-1]) + 1) if straight else group
+        for parameter, begin, stop in _layout(schema, count)[1]:
+            result[target, parameter.offset : parameter.end] = values[begin:stop].reshape(count, -1)[source]
+        if files.verify and not _is_finite(result[target]):
+            raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
+    return result
+
+
+def _is_finite(values: npt.NDArray[np.float32]) -> bool:
+    """Whether there is no infinity or NaN in a contiguous array; a finite sum of squares says so at once."""
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore"):  # of large weights, which are looked at one by one then
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+
+
+def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> tuple[npt.NDArray[np.float32], int]:
+    """Map a shard; return its values as they lie there (`_layout`), and the number of its models.
+
+    `shard_bytes` has one way to lay a shard out, and nothing else is read: what comes before and behind the info in the
+    header is compared byte by byte, so that no two readers can understand it differently. Most of a header (what the
+    models score) is not parsed, which makes loading a zoo of small models several times faster.
+    Raises DamagedZooError that says what differs.
+    """
+    try:
+        with files.open(name) as file:
+            size = os.fstat(file.fileno()).st_size
+            # Small files are read faster than mapped.
+            mapped = (
+                os.pread(file.fileno(), size, 0)
+                if size < SMALL
+                else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            )
+    except (OSError, ValueError) as error:
+        raise DamagedZooError(f"{files.folder}: {name}: cannot be read ({error})") from error
+    length = int.from_bytes(mapped[:8], "little")
+    behind = len(mapped) - 8 - length
+    if length > MAX_HEADER or behind < 0:
+        raise DamagedZooError(f"{files.folder}: {name}: a header of {length} bytes in a file of {len(mapped)}")
+    header = mapped[8 : 8 + length]
+    models, rest = divmod(behind, 4 * schema.size)
+    if models < 1 or rest or not _is_as_written(header, _layout(schema, models)[0]):
+        raise DamagedZooError(f"{files.folder}: {name}: {_layout_fault(header, behind, schema)}")
+    promised = files.files[name].get("rows", models)
+    if models != promised:
+        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, expected {promised}")
+    return np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models
+
+
+def _is_as_written(header: bytes, after: bytes) -> bool:
+    """Whether a header is what `shard_bytes` writes: its beginning, one string that holds the info, and its end.
+
+    The info is canonical JSON without a backslash of its own, so in the string only its quotation marks are escaped.
+    """
+    text = header.rstrip(b" ")  # up to seven spaces align what follows
+    start, end = len(_BEFORE_INFO), len(text) - len(after)
+    if start > end or len(header) - len(text) > 7 or not (text.startswith(_BEFORE_INFO) and text.endswith(after)):
+        return False
+    info = text[start:end]
+    bare = info.replace(b'\\"', b"")
+    return b'"' not in bare and b"\\" not in bare and info.isascii() and info.decode().isprintable()
+
+
+def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
+    """Say why a header, with ``size`` bytes of values behind it, is not that of a shard."""
+    try:
+        entries = parse_json(header, "its header")
+        names, found = sorted(parameter.name for parameter in schema.parameters), sorted({*entries} - {"__metadata__"})
+        if found != names:
+            return f"expected the tensors {names}, found {found!s:.400}"
+        for parameter in schema.parameters:
+            entry = entries[parameter.name]
+            shape = entry["shape"]
+            if entry["dtype"] != "F32" or not shape or shape[1:] != list(parameter.shape):
+                return (
+                    f"{parameter.name} is {entry['dtype']!s:.40} {shape!s:.80}, "
+                    f"expected F32 [models, {', '.join(map(str, parameter.shape))}]"
+                )
+        models = entries[names[0]]["shape"][0]
+        expected = [[4 * start, 4 * end] for _, start, end in _layout(schema, models)[1]] if type(models) is int else []
+        spans = [entries[name]["data_offsets"] for name in names]
+        if spans != expected or spans[-1][1] != size:
+            return f"its tensors lie at {spans!s:.200} in {size} bytes, expected one behind the other up to the end"
+        return "its header is not written as zootools writes it"
+    except DamagedZooError as error:
+        return str(error)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"cannot be read as safetensors ({error!s:.200})"
+
+
+@lru_cache
+def _layout(schema: Schema, models: int) -> tuple[bytes, list[tuple[Parameter, int, int]]]:
+    """Return how the header of a shard of so many models ends, from the end of its info on, and where tensors lie.
+
+    Of each tensor: its first value, and the one behind its last.
+    """
+    entries, places, start = [], [], 0
+    for parameter in sorted(schema.parameters, key=lambda parameter: parameter.name):
+        end = start + models * parameter.size
+        shape, span = [models, *parameter.shape], [4 * start, 4 * end]
+        entries.append(f'"{parameter.name}":{{"dtype":"F32","shape":{shape},"data_offsets":{span}}}'.replace(" ", ""))
+        places.append((parameter, start, end))
+        start = end
+    return ('"},' + ",".join(entries) + "}").encode(), places

@@ -1,0 +1,84 @@
+"""The three files of a zoo that its manifest does not hash: what may stand in them when they come from elsewhere.
+
+zoo.json has its own sha256. The card is rendered again where it matters. build.json differs between equal zoos, so only
+its form can be checked: that it is a note of this program, and not some other file that took its name.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import FailFast, Field, ValidationError
+
+from zootools.errors import DamagedZooError
+from zootools.filesystem.inside import read_inside
+from zootools.json_reader import parse_json
+from zootools.spec.sections import Section
+from zootools.storage.card import card_location
+from zootools.storage.hashed_json import MAX_BYTES, open_seal
+from zootools.storage.verified_files import unreadable
+
+LIMITS = {"README.md": 1 << 20, "build.json": 16 << 20, "zoo.json": MAX_BYTES}
+"""Bytes that each of them may have."""
+
+_Key = Annotated[str, Field(max_length=40)]
+_Text = Annotated[str, Field(max_length=200)]
+
+
+class _BuildNote(Section):
+    """What build.json holds: of each session, when, where and how long. Other versions may note other things."""
+
+    sessions: Annotated[
+        list[Annotated[dict[_Key, _Text | float | int | None], Field(max_length=40)]],
+        FailFast(),
+        Field(max_length=100_000),
+    ]
+
+
+MAX_SESSIONS = 10_000
+"""Sessions that a build keeps in build.json: the last ones."""
+
+
+def read_build_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the sessions in which a zoo was built, as build.json has them; none where there is no such file.
+
+    Nothing but reports depends on it. Raises DamagedZooError where it is not what a build writes.
+    """
+    data = read_unhashed(folder, "build.json")
+    return [] if data is None else list(parse_json(data, str(folder / "build.json"))["sessions"])
+
+
+def read_unhashed(folder: Path, name: str) -> bytes | None:
+    """Return the bytes of one of the three files, None where there is none.
+
+    Raises DamagedZooError for what is not a plain file, is larger than its kind can be, or holds something else.
+    """
+    try:
+        data = read_inside(folder, name, LIMITS[name])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
+    if name == "zoo.json":
+        open_seal(data, str(folder / name))
+    elif fault := note_fault(data) if name == "build.json" else _card_fault(data):
+        raise DamagedZooError(f"{folder / name}: {fault}")
+    return data
+
+
+def note_fault(data: bytes) -> str | None:
+    """Return why some bytes are not a build.json, in words that tell nothing of what they are; None if they are."""
+    try:
+        _BuildNote.model_validate(parse_json(data, "build.json"))
+    except (DamagedZooError, ValidationError):
+        return "is not the note of a build (a JSON object with the key 'sessions', as zootools writes it)"
+    return None
+
+
+def _card_fault(data: bytes) -> str | None:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "is not text (UTF-8)"
+    if not data.startswith(b"---\n") or card_location(data) is None:
+        return "is not the card of a zoo"
+    return None
