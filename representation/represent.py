@@ -61,11 +61,12 @@ def represent(
         epochs: how long to train, instead of what the recipe says.
         transfer_to: other zoos of the same layer schema, on whose test splits encoder and probes are scored too.
         baselines_only: train no encoder.
-        engine: ``local``, or ``ray`` to train the encoders at once on a Ray cluster (`representation.training.distributed`).
+        engine: ``local``, or ``ray`` to train the encoders at once on a Ray cluster
+            (`representation.training.distributed`).
         address: of the cluster; by default one is started on this machine.
         search: a search space, whose best recipe is searched for first, on Ray, and then represented
-            (`representation.search.run`); ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders and
-            results go into a folder in it that is named after the best trial.
+            (`representation.search.run`); ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders
+            and results go into a folder in it that is named after the best trial.
         track: log the training to this trackio project.
         quiet: say nothing on stderr.
 

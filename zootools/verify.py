@@ -457,7 +457,7 @@ class _Notes:
                 self._began, self.intact = value["began"], dict(value["intact"])
 
     def known(self, name: str, info: FileInfo) -> tuple[int, ...] | None:
-        """Return the `zootools.storage.verified_files.identity` with which a file of this sha256 was found intact, if it was."""
+        """Return the `verified_files.identity` with which a file of this sha256 was last found intact, if it was."""
         *state, sha256 = self.intact.get(name) or [None]
         return tuple(state) if sha256 == info["sha256"] else None
 

@@ -1,7 +1,7 @@
 """The trials of a search, run by Ray Tune: where, how many at once, again after a death, and no longer than worth it.
 
-The values that a trial changes are drawn before (`representation.search.space`), its scores are what counts, and they are
-recorded by this process; Tune's own files are thrown away.
+The values that a trial changes are drawn before (`representation.search.space`), its scores are what counts, and they
+are recorded by this process; Tune's own files are thrown away.
 """
 
 import json

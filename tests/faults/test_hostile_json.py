@@ -417,7 +417,8 @@ def test_a_short_specification_of_a_million_models_is_not_expanded(tmp_path: Pat
     """A million models take half a gigabyte; the count takes nothing."""
     (tmp_path / "many.yaml").write_text(TINY.replace("range: [1, 3]", "range: [1, 500000]"))
     script = (
-        "import resource, sys, zootools.cli, zootools.building.builder, zootools.spec.model_configs, zootools.storage.tables;"
+        "import resource, sys, zootools.cli, zootools.storage.tables;"
+        "import zootools.building.builder, zootools.spec.model_configs;"
         "from pathlib import Path;"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2) if sys.argv[1] == 'check' else None;"

@@ -31,7 +31,8 @@ STREAMS = {"file", "source", "stream", "opened"}
 """Names of open files, from which Parquet is read; a path has another name."""
 
 ROOTED = {"durable_file": 2, "durable_path": 2, "write_durably": 3}
-"""Functions of `zootools.filesystem.files`, and how many arguments they have with ``root``, below which they refuse links."""
+"""Functions of `zootools.filesystem.files`, and their number of arguments with ``root``, below which they refuse
+links."""
 
 ITSELF = "the zoo's own folder, or the hub's, which a user has named and which may be a link; nothing inside it"
 CACHE = "a file of the user's own cache, or of huggingface-hub's"
@@ -41,7 +42,7 @@ OPENED = "a path to a file that `path_inside` has opened, or a method `open` tha
 
 NO_ZOO = {
     "zootools/filesystem/inside.py": "where it is done",
-    "zootools/filesystem/files.py": "the layer above, which opens relative to descriptors; and outputs that a user has named",
+    "zootools/filesystem/files.py": "opens relative to descriptors; and outputs that a user names",
     "zootools/bundled.py": "files of the package",
     "zootools/doctor.py": "the working folder",
     "zootools/errors.py": "what lies near a mistyped path, for a message",

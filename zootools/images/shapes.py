@@ -36,8 +36,8 @@ def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, in
 def check_images(images: Images, data: Path | None = None) -> None:
     """Compare the images that a specification asks for with the files at hand, as far as no pixel must be read.
 
-    Files that are missing are no fault, because `zootools.images.datasets.load_images` downloads them: then the published
-    number of images counts. The pictures of a folder are listed, and not opened.
+    Files that are missing are no fault, because `zootools.images.datasets.load_images` downloads them: then the
+    published number of images counts. The pictures of a folder are listed, and not opened.
 
     Raises SpecError when more images are asked for than there are, StorageError when a file that is there is not what
     its set promises.

@@ -74,7 +74,7 @@ def find(url: str) -> ObjectStorePlace:
 
 
 def status(url: str) -> dict[str, Any]:
-    """Return how the build of a zoo in an object store stands (`zootools.storage.status.status`); nothing is kept of it."""
+    """Return the progress of a build in an object store (`zootools.storage.status.status`); nothing is cached."""
     objects = Objects(url)
     listing = objects.list()
     if PLAN not in listing:

@@ -36,7 +36,8 @@ Tick = Callable[[float], None]
 def check_images(schema: Schema, images: ImageData) -> None:
     """Refuse images that a network of this schema cannot be trained with; what trains would index memory by them.
 
-    `zootools.images.datasets` compares files with what is expected, and names them. This is asked of images from anywhere.
+    `zootools.images.datasets` compares files with what is expected, and names them. This check is for images from
+    anywhere.
 
     Raises SpecError for images that are not float32 ``[count, *schema.input_shape]``, for labels that are not int64
     ``[count]`` in 0 to ``schema.classes`` - 1, and where there are no training or no test images.
