@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
-from representation import probes
+from representation.evaluation import probes
 from representation.evaluation.probes import (
     ALPHAS,
     accuracy,

@@ -224,7 +224,8 @@ def _in_place() -> None:
     """Write files where they are to be, without a temporary one."""
     from contextlib import contextmanager
 
-    from zootools import files, store
+    from zootools.filesystem import files
+    from zootools.storage import build_state
 
     @contextmanager
     def write(path: Path, root: Path | None = None, fence: Any = None) -> Any:
@@ -232,7 +233,7 @@ def _in_place() -> None:
         with path.open("wb", buffering=0) as file:
             yield file
 
-    files.durable_file = store.durable_file = write  # type: ignore[assignment]
+    files.durable_file = build_state.durable_file = write  # type: ignore[assignment]
 
 
 def _no_sync() -> None:
@@ -242,7 +243,7 @@ def _no_sync() -> None:
 
 def _journal_first() -> None:
     """Write the record of a stack before the shard that it names."""
-    from zootools import store
+    from zootools.storage import build_state
     from zootools.storage.shards import shard_name
 
     def commit(self: Any, stack: int, record: Any, epoch: Any) -> None:
@@ -254,12 +255,12 @@ def _journal_first() -> None:
         self.write_record(stack, record, epoch.state)
         self.write(name, data)
 
-    store.ZooFolder.commit = commit  # type: ignore[method-assign]
+    build_state.ZooFolder.commit = commit  # type: ignore[method-assign]
 
 
 def _positional() -> None:
     """Number the rows of the index as they come, instead of taking each from the shard that it is in."""
-    from zootools import tables
+    from zootools.storage import tables
 
     real = tables.metadata_table
 
@@ -288,9 +289,9 @@ def _abort(stack: int) -> None:
 
 def _haste(heartbeat: float, expiry: float, pauses: list[float]) -> None:
     """Let leases of object stores be renewed and expire faster, and failed calls be repeated sooner."""
-    from zootools import lease, objects
+    from zootools.object_store import client, lease
 
-    lease.HEARTBEAT, lease.EXPIRY, objects.PAUSES = heartbeat, expiry, tuple(pauses)
+    lease.HEARTBEAT, lease.EXPIRY, client.PAUSES = heartbeat, expiry, tuple(pauses)
 
 
 def _held(epoch: int, release: str) -> None:
@@ -308,7 +309,7 @@ def _file_size(limit: int) -> None:
 
 def _list_modules(folder: str) -> None:
     """Note which modules the builder and its worker have imported in the end."""
-    from zootools import builder
+    from zootools.building import builder
     from zootools.engines import worker
 
     def noting(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -367,36 +368,36 @@ def _announce(where: str) -> None:
 def _hold_worker(where: str) -> None:
     """Let the first worker wait for its tracer, and the builder die with it."""
     from zootools import progress
-    from zootools.engines import worker
+    from zootools.storage import image_tensors
 
-    real = worker.map_images  # the first thing that a worker does with the zoo
+    real = image_tensors.map_images  # the first thing that a worker does with the zoo
 
     def map_images(*arguments: Any) -> Any:
         _announce(where)
         return real(*arguments)
 
-    worker.map_images = map_images
+    image_tensors.map_images = map_images
     progress.Progress.retried = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
 
 
 def _hold_reader(where: str) -> None:
     """Let the first thread that hashes a shard for the tables wait for its tracer."""
-    from zootools import checked
+    from zootools.storage import verified_files
 
-    real = checked.CheckedFiles.fault
+    real = verified_files.CheckedFiles.fault
 
     def fault(self: Any, *arguments: Any) -> Any:
         _announce(where)
         return real(self, *arguments)
 
-    checked.CheckedFiles.fault = fault  # type: ignore[method-assign]
+    verified_files.CheckedFiles.fault = fault  # type: ignore[method-assign]
 
 
 def _mischief(command: str, then: str = "go") -> None:
     """Run a shell command after stack 0 has committed epoch 1; then let its worker go, wait for ever, or die."""
-    from zootools import store
+    from zootools.storage import build_state
 
-    real = store.ZooFolder.commit
+    real = build_state.ZooFolder.commit
 
     def commit(self: Any, stack: int, record: Any, epoch: Any) -> None:
         real(self, stack, record, epoch)
@@ -407,14 +408,14 @@ def _mischief(command: str, then: str = "go") -> None:
             elif then == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    store.ZooFolder.commit = commit  # type: ignore[method-assign]
+    build_state.ZooFolder.commit = commit  # type: ignore[method-assign]
 
 
 def _fail_to_start(how: str) -> None:
     """Let every worker fail while it maps the images: for want of a module, of memory, or with any other error."""
-    from zootools.engines import worker
+    from zootools.storage import image_tensors
 
-    real = worker.map_images
+    real = image_tensors.map_images
 
     def map_images(*arguments: Any) -> Any:
         if how == "import":
@@ -427,7 +428,7 @@ def _fail_to_start(how: str) -> None:
             raise RuntimeError(how)
         return real(*arguments)
 
-    worker.map_images = map_images
+    image_tensors.map_images = map_images
 
 
 CHANGES: dict[str, Callable[..., None]] = {

@@ -59,12 +59,12 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
 @JSON
 def status(zoo: str, as_json: bool) -> None:
     """Say how a build stands; works while it runs and afterwards."""
-    from zootools.hub import stored
     from zootools.hub.locate import locate
+    from zootools.object_store import reader
     from zootools.object_store.client import folder_of
     from zootools.storage.status import status as build_status
 
-    standing = stored.status(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
+    standing = reader.status(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
     print_value(standing, as_json, show_pairs)
 
 

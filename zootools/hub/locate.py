@@ -33,11 +33,11 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
     """
     folder = folder_of(zoo)
     if folder is None:
-        from zootools.hub import stored
+        from zootools.object_store import reader
 
         if revision is not None:
             raise SpecError(f"{zoo}: is a URL; only names have revisions")
-        return stored.find(str(zoo))
+        return reader.find(str(zoo))
     if exists(folder):
         if revision is not None:
             raise SpecError(f"{zoo}: is a path; only names have revisions")
