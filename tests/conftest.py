@@ -4,6 +4,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,33 @@ from zootools.spec import (
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 """Bits are promised for one thread, and networks this small are slower on two."""
+
+ROOMS = {"cluster", "docs", "faults", "reproduction"}
+"""Folders whose tests carry a marker of the same name; `make test` deselects them."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of a slow room with the name of the room."""
+    for item in items:
+        if item.path.parent.name in ROOMS:
+            item.add_marker(item.path.parent.name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``: one worker takes a whole file, since its tests share zoos, and one takes all of tests/cluster.
+
+    Ray's tests look for Ray's processes on the whole machine, so two of them must not run beside each other.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/cluster" if file.startswith("tests/cluster/") else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture

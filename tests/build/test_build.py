@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from click.testing import CliRunner
-from crash import CNN, TINY, Builders, held_environment
+from crash import CNN, TINY, Builders, held_environment, tree
 
 from zootools import ZooSpec, build, open_zoo
 from zootools.building.planning import plan_stacks, zoo_schema
@@ -41,15 +41,6 @@ def spec_of(text: str, *overrides: str, folder: Path) -> ZooSpec:
     path = folder / "spec-under-test.yaml"
     path.write_text(text)
     return load_spec(path, overrides)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a zoo but build.json, the one that may differ."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "build.json"
-    }
 
 
 def start(specs: Path, out: Path, *arguments: str, held: dict[str, str] | None = None) -> subprocess.Popen[str]:

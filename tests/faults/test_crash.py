@@ -199,7 +199,7 @@ def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
 def order_faults(log: str, root: Path) -> list[str]:
     """Return every commit in a strace log that breaks the order write, fsync, rename, fsync of the folder.
 
-    Also every record that became visible before a shard that was written after it (R1: the journal comes second).
+    Also every record that became visible before a shard that was written after it; the record must come second.
     """
     unsynced: set[str] = set()
     pending: dict[str, str] = {}

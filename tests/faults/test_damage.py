@@ -28,32 +28,6 @@ SHARD = "checkpoints/stack-00001/epoch-0002.safetensors"
 RECORD = ".work/stack-00001.record"
 
 
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("spec") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, builders: Builders, spec: Path) -> Path:
-    out = tmp_path_factory.mktemp("finished") / "zoo"
-    assert builders.build(spec, out) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def unfinished(tmp_path_factory: pytest.TempPathFactory, builders: Builders, spec: Path, finished: Path) -> Path:
-    """A build that was stopped by a folder in the place of its last shard but one."""
-    out = tmp_path_factory.mktemp("unfinished") / "zoo"
-    (out / ".work").mkdir(parents=True)
-    (out / SHARD / "in the way").mkdir(parents=True)
-    assert builders.build(spec, out) == 74
-    shutil.rmtree(out / SHARD)
-    assert list(faults(out)) == []
-    return out
-
-
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
     def copy(zoo: Path) -> Path:

@@ -36,33 +36,6 @@ RECORD = ".work/stack-00000.record"
 PLAN = ".work/plan.json"
 
 
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("spec") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, builders: Builders, spec: Path) -> Path:
-    out = tmp_path_factory.mktemp("finished") / "zoo"
-    assert builders.build(spec, out) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def unfinished(tmp_path_factory: pytest.TempPathFactory, builders: Builders, spec: Path) -> Path:
-    """A build that was stopped by a folder in the place of the last shard of its second stack."""
-    out = tmp_path_factory.mktemp("unfinished") / "zoo"
-    blocked = out / "checkpoints/stack-00001/epoch-0002.safetensors"
-    (out / ".work").mkdir(parents=True)
-    (blocked / "in the way").mkdir(parents=True)
-    assert builders.build(spec, out) == 74
-    shutil.rmtree(blocked)
-    assert list(faults(out)) == []
-    return out
-
-
 # --- how a stranger writes -------------------------------------------------------------------------------
 
 MARK = "replace me"

@@ -31,6 +31,7 @@ from zootools.spec import Mlp, parse_spec
 from zootools.storage.manifest import read_manifest
 from zootools.verify import faults
 
+pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 120_000
 """Milliseconds that a browser without a graphics card may take."""

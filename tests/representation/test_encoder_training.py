@@ -59,7 +59,7 @@ def test_a_training_lowers_the_loss_and_explains_the_weights(zoo: Zoo) -> None:
     assert after["r2"] > before["r2"]
 
 
-def test_r2_is_one_minus_the_error_over_the_deviation_from_the_mean(zoo: Zoo) -> None:
+def test_the_r2_score_is_one_minus_the_error_over_the_deviation_from_the_mean(zoo: Zoo) -> None:
     training = trainer(zoo, recipe("augmentation.permute=false"))
     weights = training.validation.double()
     error = (training.encoder.reconstruct(weights).double() - weights).square().sum()
