@@ -24,13 +24,15 @@ from representation.search.run import search_recipes
 from representation.training.distributed import train_encoders
 from representation.training.memory import check_memory, memory_named
 from representation.training.train import Weights, check_folders, train_encoder, training_data
-from zootools.errors import SpecError, StorageError, did_you_mean
+from zootools.choices import check_word
+from zootools.errors import SpecError, StorageError
 from zootools.extras import optional
 from zootools.open import open_zoo
 from zootools.text import say
 from zootools.zoo import Zoo
 
-ENGINES = ("local", "ray")
+ENCODER_ENGINES = ("local", "ray")
+"""Those of `zootools.engines.table.ENGINES` that train encoders too."""
 
 
 def represent(
@@ -73,8 +75,7 @@ def represent(
     Raises SpecError for zoos that cannot be probed: without models in the training or the test split, without a
     property that varies, or of another layer schema than the first.
     """
-    if engine not in ENGINES:
-        raise SpecError(f"engine: found {engine!r}{did_you_mean(engine, ENGINES)}")
+    check_word("engine", engine, ENCODER_ENGINES)
     if track is not None and engine != "local":
         raise SpecError("track: the encoders of a cluster are not tracked; use the local engine")
     if track is not None and not baselines_only:

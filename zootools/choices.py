@@ -7,7 +7,6 @@ from zootools.errors import SpecError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda")
 BACKENDS = ("auto", "native", "torch")
-ENGINES = ("local", "ray")
 MAX_WORKERS = 1024
 
 

@@ -3,8 +3,9 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from zootools.text import MOST_LINES, printable
 
@@ -82,6 +83,30 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     more = f", ... ({len(known) - MOST_CHOICES:,} more)" if len(known) > MOST_CHOICES else ""
     allowed = ", ".join(known[:MOST_CHOICES]) + more
     return f"; did you mean {close[0]!r}? (allowed: {allowed})" if close else f"; allowed: {allowed}"
+
+
+def differences(
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    second: str = "here",
+    *,
+    show: Callable[[Any], str] = repr,
+    missing: object = None,
+) -> list[str]:
+    """Return ``"key: a there, b here"`` for every key whose values differ, in the order of the keys.
+
+    Args:
+        there: what is recorded, or belongs to another machine.
+        here: what it is compared with.
+        second: the word for ``here``.
+        show: returns a value as text.
+        missing: shown for the value of a key that only the other mapping has.
+    """
+    return [
+        f"{key}: {show(there.get(key, missing))} there, {show(here.get(key, missing))} {second}"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+    ]
 
 
 def nearest_path(path: Path) -> str:

@@ -26,7 +26,7 @@ from representation.search.space import Space, Trial
 from representation.training.distributed import Share, unpacked
 from representation.training.train import LossError, train_epochs
 from zootools.engines.cluster import connect
-from zootools.engines.worker import RETRIES
+from zootools.engines.engine import RETRIES
 from zootools.errors import WorkerError
 from zootools.progress import Progress
 

@@ -20,7 +20,8 @@ from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe
 from representation.training.train import TrainingFolder, Weights, train_epochs
 from zootools.engines.cluster import connect
-from zootools.engines.worker import RETRIES
+from zootools.engines.engine import RETRIES
+from zootools.engines.ray_tasks import STARTED, Death, Tasks
 from zootools.errors import WorkerError, ZooError
 from zootools.filesystem.files import FolderLock, write_durably
 from zootools.progress import Progress
@@ -99,73 +100,63 @@ def unpacked(arrays: Any) -> Weights:
     return Weights(arrays.zoo, arrays.schema, **tensors)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
-    """One seed's training, as far as this process knows."""
+    """The training of one seed."""
 
     seed: int
     folder: TrainingFolder
     epoch: int
-    deaths: int = 0
-    """Of workers since that epoch."""
+    """The last one that is committed."""
 
 
 def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) -> None:
+    """Train all seeds; this process must be connected to the cluster."""
     import ray
-    from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskError
 
     share, shared = Share.of(len(jobs)), ray.put(packed(weights))
-    # A task is not retried by Ray, which would begin it anew; and it waits while this process lags behind.
-    options = {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": 2}
-    task = ray.remote(_train_seed)
+    task = ray.remote(**Tasks.options({"num_cpus": share.threads, "num_gpus": share.gpus}))(_train_seed)
 
-    def start(job: _Job) -> Any:
+    def start(job: _Job) -> None:
         files = {name: (job.folder.path / name).read_bytes() for name in _stamps(job.folder.path)}
-        name = f"encoder of {weights.zoo}, seed {job.seed}"
-        named = task.options(**options, name=name, num_cpus=share.threads, num_gpus=share.gpus)
-        return named.remote(shared, recipe, job.seed, files, share, str(job.folder.path))
+        named = task.options(name=f"encoder of {weights.zoo}, seed {job.seed}")
+        tasks.add(named.remote(shared, recipe, job.seed, files, share, str(job.folder.path)), job)
 
     epochs = recipe.training.epochs
-    with Progress([1] * len(jobs), epochs, [job.epoch for job in jobs], quiet, unit="epochs") as progress:
-        running: dict[Any, _Job] = {start(job): job for job in jobs}
-        try:
-            while running:
-                ready: Any = ray.wait(list(running), num_returns=1)[0][0]
-                job = running[ready]
-                try:
-                    job.epoch, files = ray.get(next(ready))
-                except StopIteration:
-                    del running[ready]
-                    continue
-                except RayTaskError as error:
-                    raise (error.cause if isinstance(error.cause, ZooError) else error) from None
-                except RayError as error:
-                    del running[ready]
-                    if not isinstance(error, NodeDiedError | ObjectLostError):  # which are no fault of the training
-                        job.deaths += 1
-                    if job.deaths > RETRIES:
-                        raise WorkerError(
-                            f"{job.folder.path}: its workers died {job.deaths} times after epoch {job.epoch} "
-                            f"({type(error).__name__}); the same command goes on from there"
-                        ) from error
-                    if not quiet:
-                        note = f"the worker of seed {job.seed} died; another one goes on after epoch {job.epoch}"
-                        say(note, err=True)
-                    running[start(job)] = job
-                    continue
-                for name, data in files.items():
-                    write_durably(job.folder.path / name, data)
-                job.deaths = 0
-                progress.update(jobs.index(job), job.epoch)
-        finally:
-            for generator in running:
-                ray.cancel(generator, force=True)
+    with (
+        Progress([1] * len(jobs), epochs, [job.epoch for job in jobs], quiet, unit="epochs") as progress,
+        Tasks[_Job](lambda job: str(job.folder.path)) as tasks,
+    ):
+        for job in jobs:
+            start(job)
+        while tasks:
+            result = tasks.next_result()
+            if result is None:
+                continue
+            job, message = result
+            if isinstance(message, Death):
+                if not tasks.may_retry(job, message):
+                    raise WorkerError(
+                        f"{job.folder.path}: its workers died {RETRIES + 1} times after epoch {job.epoch} "
+                        f"({message.how}); the same command resumes from there"
+                    ) from message.error
+                if not quiet:
+                    note = f"the worker of seed {job.seed} died; another one resumes after epoch {job.epoch}"
+                    say(note, err=True)
+                start(job)
+                continue
+            job.epoch, files = message
+            for name, data in files.items():
+                write_durably(job.folder.path / name, data)
+            tasks.advanced(job)
+            progress.update(jobs.index(job), job.epoch)
 
 
 def _train_seed(
     shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Share, name: str
-) -> Iterator[tuple[int, dict[str, bytes]]]:
+) -> Iterator[tuple[int, dict[str, bytes]] | tuple[str, None]]:
     """Train one seed where Ray put it, from a folder's ``files``; yield after each epoch which files have changed."""
+    yield STARTED
     torch.set_num_threads(share.threads)
     with TemporaryDirectory(prefix="zootools-") as scratch:
         folder = Path(scratch)

@@ -25,7 +25,7 @@ from representation.recipes import Recipe
 from representation.training.memory import check_memory, memory_named
 from representation.training.trainer import Trainer, choose_precision
 from zootools.architectures import Schema
-from zootools.errors import DamagedZooError, SpecError
+from zootools.errors import DamagedZooError, SpecError, differences
 from zootools.extras import optional
 from zootools.filesystem.files import FolderLock, write_durably
 from zootools.hashing import canonical_json, pretty_json
@@ -244,11 +244,7 @@ def check_identity(folder: Path, what: str, found: dict[str, Any], identity: dic
     Compared is what ``identity`` has of what was ``found`` there.
     """
     old, new = _flat({key: found[key] for key in identity}), _flat(identity)
-    changes = [
-        f"{key}: {old.get(key, 'default')} there, {new.get(key, 'default')} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    changes = differences(old, new, "now", show=str, missing="default")
     if changes:
         raise SpecError(f"{folder}: holds another {what}; use another folder", *(f"  {change}" for change in changes))
 

@@ -439,7 +439,7 @@ def test_r4_a_zoo_of_two_fingerprints_says_from_where_on_which_one_holds(
     (obstacle / "in the way").mkdir(parents=True)
     assert builders.build(specs / "spec-under-test.yaml", out) == StorageError.exit_code  # with torch
     shutil.rmtree(obstacle)
-    with pytest.raises(SpecError, match=r"backend 'torch' then, 'native' now.*--allow-fingerprint-change"):
+    with pytest.raises(SpecError, match=r"backend: 'torch' there, 'native' now.*--allow-fingerprint-change"):
         build(spec, out, backend="native", quiet=True)
     manifest = build(spec, out, backend="native", quiet=True, allow_fingerprint_change=True)
 

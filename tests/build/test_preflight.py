@@ -25,8 +25,9 @@ from zootools import ZooSpec, build, open_zoo
 from zootools.building.builder import preview
 from zootools.building.planning import check_spec
 from zootools.building.preflight import stack_bytes, workers_that_fit
-from zootools.choices import BACKENDS, DEVICES, ENGINES, MAX_WORKERS
+from zootools.choices import BACKENDS, DEVICES, MAX_WORKERS
 from zootools.cli import main
+from zootools.engines.table import ENGINES
 from zootools.errors import SpecError, StorageError, ZooError
 from zootools.filesystem.files import write_durably
 from zootools.images.sets import IMAGE_SETS
@@ -84,7 +85,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"workers": 2.0}, r"found 2\.0"),
     ({"workers": "2"}, "found '2'"),
     ({"workers": True}, "found True"),
-    ({"address": "auto"}, "address 'auto': is of a Ray cluster"),
+    ({"address": "auto"}, "address 'auto': the local engine has none; --address goes with --engine ray"),
 ]
 
 
@@ -138,7 +139,7 @@ def test_a_wrong_option_leaves_stdout_empty_and_nothing_behind(
 def test_the_command_line_offers_what_the_library_takes() -> None:
     build_command = main.commands["build"]
     choices = {option.name: getattr(option.type, "choices", None) for option in build_command.params}
-    assert [choices[name] for name in ("device", "backend", "engine")] == [DEVICES, BACKENDS, ENGINES]
+    assert [choices[name] for name in ("device", "backend", "engine")] == [DEVICES, BACKENDS, tuple(ENGINES)]
 
 
 # --- backends of one's own -----------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def refusals(tmp_path: Path, specs: Path, tiny: Path) -> Iterator[tuple[str, Pat
         "grown under another fingerprint",
         tiny,
         ["--set", "seeds.range=[1, 4]", "--backend", "native"],
-        ("backend 'torch' then, 'native' now"),
+        ("backend: 'torch' there, 'native' now"),
     )
     begun = tmp_path / "begun"
     zoo = ZooFolder(begun)

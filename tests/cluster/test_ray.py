@@ -401,7 +401,7 @@ def test_a_stack_that_loses_machine_after_machine_stops_the_build(
     nodes: Nodes, specs: Path, local: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here after the first one: each takes seconds to start."""
-    monkeypatch.setattr("zootools.engines.ray.LOSSES", 0)
+    monkeypatch.setattr("zootools.engines.ray_tasks.LOSSES", 0)
     out, release = tmp_path / "zoo", tmp_path / "lost"
     monkeypatch.setattr(ZooFolder, "commit", held(5, release))
     building = Building(load_spec(specs / "long.yaml"), out)
@@ -409,7 +409,7 @@ def test_a_stack_that_loses_machine_after_machine_stops_the_build(
     nodes.remove(busy_node(nodes, building))
     release.touch()
     nodes.add()
-    with pytest.raises(ClusterError, match=r"stack \d has lost 1 machines .* the same command goes on"):
+    with pytest.raises(ClusterError, match=r"stack \d has lost 1 machines .* the same command resumes"):
         building.wait()
     build(load_spec(specs / "long.yaml"), out, engine="ray", quiet=True)
     assert tree(out) == local("long")
@@ -520,7 +520,7 @@ def test_a_build_that_fails_while_it_commits_leaves_no_task_behind(
 
 
 OTHERS = {
-    "": "has another numeric fingerprint (mkl 'COMPATIBLE' there, 'AUTO,STRICT' here)",
+    "": "has another numeric fingerprint (mkl: 'COMPATIBLE' there, 'AUTO,STRICT' here)",
     "sys.modules['zootools'] = None": f"has no zootools, expected {__version__} as here",
     "sys.modules['zootools'] = types.SimpleNamespace(__version__='0.0.1')": (
         f"has zootools 0.0.1, expected {__version__} as here"
@@ -579,7 +579,7 @@ def test_without_a_fit_machine_the_build_stops_and_names_them_all(
         reason = "cannot run the kernel ("
     elif other == "fingerprint":
         monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-        reason = "has another numeric fingerprint (mkl 'AUTO,STRICT' there, 'COMPATIBLE' here)"
+        reason = "has another numeric fingerprint (mkl: 'AUTO,STRICT' there, 'COMPATIBLE' here)"
     else:
         monkeypatch.setattr("zootools.engines.ray.__version__", "9.9.9")
         reason = f"has zootools {__version__}, expected 9.9.9 as here"
@@ -602,8 +602,8 @@ def test_machines_that_are_fit_but_busy_are_waited_for_and_warned_of(
 ) -> None:
     import ray
 
-    monkeypatch.setattr("zootools.engines.ray.WARN_AFTER", 0.5)
-    monkeypatch.setattr("zootools.engines.ray.LOOK_EVERY", 0.1)
+    monkeypatch.setattr("zootools.engines.ray_tasks.WARN_AFTER", 0.5)
+    monkeypatch.setattr("zootools.engines.ray_tasks.LOOK_EVERY", 0.1)
     nodes.wait_until_idle()
     others = [_wait_for_ever(ray).remote() for _ in nodes.nodes]
     while ray.available_resources().get("CPU", 0):
@@ -615,7 +615,7 @@ def test_machines_that_are_fit_but_busy_are_waited_for_and_warned_of(
         ray.cancel(task, force=True)
     building.wait()
     for record in caplog.records:
-        assert "s, although the machines in use have room for 2: they are busy with other work" in record.getMessage()
+        assert "s: the machines of the cluster are busy with other work or cannot start workers" in record.getMessage()
     assert len(caplog.records) >= 2
     assert tree(tmp_path / "zoo") == local("tiny")
 

@@ -161,7 +161,7 @@ def test_a_seed_whose_worker_dies_goes_on_after_its_last_epoch_and_is_given_up_i
         on_ray(tiny_zoo, tmp_path, epochs=many)
     thread.join()
     assert error.value.exit_code == 74
-    found = re.findall(r"seed 0 died; another one goes on after epoch (\d+)", capsys.readouterr().err)
+    found = re.findall(r"seed 0 died; another one resumes after epoch (\d+)", capsys.readouterr().err)
     assert len(found) == 2
     assert found[0] == found[1]
     assert 3 <= int(found[0]) < many

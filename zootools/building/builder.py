@@ -8,9 +8,8 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,6 +26,8 @@ from zootools.building.preflight import (
     choose_device,
     workers_that_fit,
 )
+from zootools.engines.engine import RETRIES, BuildJob, Engine
+from zootools.engines.table import open_engine
 from zootools.errors import DamagedZooError, WorkerError
 from zootools.filesystem.files import FolderLock, sweep_temporaries
 from zootools.hashing import pretty_json
@@ -42,7 +43,6 @@ from zootools.storage.unhashed import MAX_SESSIONS, read_build_log
 from zootools.text import say
 
 if TYPE_CHECKING:
-    from zootools.images.datasets import ImageData
     from zootools.training.backend import Backend
 
 LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def preview(
 
     Raises what `build` raises, but BusyError.
     """
-    workers = check_arguments(spec, device, backend, engine, address, workers)
+    workers, trainer = check_arguments(spec, device, backend, workers), open_engine(engine, address)
     output = open_output(out)
     zoo = ZooFolder(output.folder)
     schema, asked = check_spec(spec, data), estimate(spec, data)
@@ -75,13 +75,13 @@ def preview(
         check_folder(zoo)
         if (zoo.has(PLAN) or zoo.has(MANIFEST)) and _finished(output, zoo, spec, expand(spec)) is not None:
             return asked
-    _check_machine(zoo, spec, schema, asked, engine)
+    _check_machine(zoo, spec, schema, asked, trainer)
     old, records = _stored(zoo, spec) if output.is_local else (None, [])
     chosen = _choose_backend(backend, device, spec, schema)
     if old is None:  # then the models themselves, of which there may be a million, need not be known
-        _check_workers(asked.largest_stack, schema, chosen, engine, workers)
+        _check_workers(asked.largest_stack, schema, chosen, trainer, workers)
     else:
-        _check_training(old, records, spec, schema, expand(spec), chosen, engine, workers, allow_fingerprint_change)
+        _check_training(old, records, spec, schema, expand(spec), chosen, trainer, workers, allow_fingerprint_change)
     from zootools.images.datasets import load_images
     from zootools.images.shapes import has_images
 
@@ -136,7 +136,7 @@ def build(
             kept, and the call can be repeated.
     """
     begun = time.time()
-    workers = check_arguments(spec, device, backend, engine, address, workers)
+    workers, trainer = check_arguments(spec, device, backend, workers), open_engine(engine, address)
     output = open_output(out)
     zoo = ZooFolder(output.folder)
     schema, models = check_spec(spec, data), expand(spec)
@@ -145,7 +145,7 @@ def build(
         finished = _finished(output, zoo, spec, models)
         if finished is not None and not zoo.has(".work"):
             return finished
-    _check_machine(zoo, spec, schema, estimate(spec, data, models), engine)
+    _check_machine(zoo, spec, schema, estimate(spec, data, models), trainer)
     with (
         FolderLock(zoo.lock) as lock,
         output.session(ZooFolder(zoo.path, lock.descriptor)) as zoo,
@@ -164,7 +164,7 @@ def build(
             say(f"backend {chosen.name}: {chosen.reason}", err=True)
         old, records = _stored(zoo, spec)
         stacks, workers = _check_training(
-            old, records, spec, schema, models, chosen, engine, workers, allow_fingerprint_change
+            old, records, spec, schema, models, chosen, trainer, workers, allow_fingerprint_change
         )
         from zootools.images.datasets import load_images
 
@@ -174,9 +174,12 @@ def build(
         plan = Plan(spec, schema, images.digest, stacks)
         _write_plan(zoo, plan, old, records)
         output.put_plan()
-        train = _engine(engine, zoo, plan, images, chosen, address, workers, lock)
-        del images  # the local engine's workers map the file that it has written
-        failed = _train(train, zoo, plan, output, quiet)
+        from zootools.storage.image_tensors import save_images
+
+        save_images(images, zoo)
+        job = BuildJob(zoo, lock.descriptor, plan, images.classes, chosen, workers)
+        del images  # the engine maps the file
+        failed = _train(trainer, job, output, quiet)
         sweep_temporaries(zoo.path)  # of workers that died; by now all of them have left
         _note_build(zoo, begun, chosen.device, chosen.name, engine)
         if failed:
@@ -202,10 +205,9 @@ def _blaming_the_folder(zoo: ZooFolder) -> Iterator[None]:
         raise
 
 
-def _train(
-    train: Callable[..., dict[int, str]], zoo: ZooFolder, plan: Plan, output: Output, quiet: bool
-) -> dict[int, str]:
+def _train(engine: Engine, job: BuildJob, output: Output, quiet: bool) -> dict[int, str]:
     """Let an engine train what is left of a plan; return the stacks that it gave up, and how their workers died."""
+    zoo, plan = job.zoo, job.plan
     records = zoo.read_records(plan)
     done = [epochs_done(record, plan.spec) for record in records]
     todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
@@ -216,15 +218,13 @@ def _train(
             if epochs == int(epochs):
                 output.put_stack(stack)
 
-        return train(todo, report=report, retried=bar.retried)
+        return engine.train(job, todo, report, bar.retried)
 
 
 def _give_up(
     failed: Mapping[int, str], zoo: ZooFolder, plan: Plan, output: Output, backend: "Backend", out: Path | str
 ) -> NoReturn:
     """Mark stacks whose workers died again and again, and raise WorkerError."""
-    from zootools.engines.worker import RETRIES
-
     for stack in failed:
         zoo.mark_failed(stack, f"its worker died {RETRIES + 1} times", backend.fingerprint())
         output.put_stack(stack)
@@ -244,10 +244,10 @@ def _give_up(
     )
 
 
-def _check_machine(zoo: ZooFolder, spec: ZooSpec, schema: Schema, asked: Estimate, engine: str) -> None:
+def _check_machine(zoo: ZooFolder, spec: ZooSpec, schema: Schema, asked: Estimate, engine: Engine) -> None:
     """Refuse a zoo for which the memory or the disk does not suffice, as far as that is known without torch."""
     check_images_fit(spec, schema)
-    if engine == "local":
+    if engine.trains_here:
         workers_that_fit(1, 1, asked.largest_stack, schema, 1)
     check_space(zoo.path, asked.bytes)
 
@@ -268,7 +268,7 @@ def _check_training(
     schema: Schema,
     models: Sequence[ModelConfig],
     backend: "Backend",
-    engine: str,
+    engine: Engine,
     workers: int | None,
     allow_fingerprint_change: bool,
 ) -> tuple[list[list[str]], int | None]:
@@ -284,9 +284,9 @@ def _check_training(
     return stacks, _check_workers(max(map(len, stacks)), schema, backend, engine, workers)
 
 
-def _check_workers(largest: int, schema: Schema, backend: "Backend", engine: str, workers: int | None) -> int | None:
+def _check_workers(largest: int, schema: Schema, backend: "Backend", engine: Engine, workers: int | None) -> int | None:
     """Return how many workers train at once, where the largest stack has ``largest`` models; None on a cluster."""
-    if engine == "ray":
+    if not engine.trains_here:
         return workers
     if backend.device != "cpu":
         return 1
@@ -294,30 +294,6 @@ def _check_workers(largest: int, schema: Schema, backend: "Backend", engine: str
 
     width = backend.width(schema) if isinstance(backend, StandardBackend) else 1
     return workers_that_fit(workers, os.cpu_count() or 1, largest, schema, width)
-
-
-def _engine(
-    name: str,
-    zoo: ZooFolder,
-    plan: Plan,
-    images: "ImageData",
-    backend: "Backend",
-    address: str | None,
-    workers: int | None,
-    lock: FolderLock,
-) -> Callable[..., dict[int, str]]:
-    """Return the function that trains given stacks and returns those that failed (`run_local`, `run_ray`)."""
-    if name == "ray":
-        from zootools.engines.ray import run_ray
-
-        return partial(run_ray, zoo, plan, images=images, backend=backend, address=address, workers=workers)
-    from zootools.engines.local import run_local
-    from zootools.storage.image_tensors import save_images
-
-    save_images(images, zoo)
-    classes, descriptor = images.classes, lock.descriptor
-    crew = workers or 1
-    return partial(run_local, zoo.path, plan, classes=classes, backend=backend, workers=crew, lock=descriptor)
 
 
 def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zootools.architectures import Schema
-from zootools.choices import BACKENDS, DEVICES, ENGINES, check_word, check_workers
-from zootools.errors import ClusterError, SpecError, StorageError
+from zootools.choices import BACKENDS, DEVICES, check_word, check_workers
+from zootools.errors import SpecError, StorageError, differences
 from zootools.filesystem.files import file_above
 from zootools.filesystem.inside import entries_inside
 from zootools.memory import memory_limit
@@ -36,13 +36,10 @@ and while an epoch is stored (with the moments, as tensors, and as the bytes of 
 # --- arguments -----------------------------------------------------------------------------------------
 
 
-def check_arguments(
-    spec: object, device: str, backend: "str | Backend", engine: str, address: str | None, workers: object
-) -> int | None:
-    """Refuse what `build` cannot be told; return the number of workers.
+def check_arguments(spec: object, device: str, backend: "str | Backend", workers: object) -> int | None:
+    """Refuse values of arguments that `build` does not take; return the number of workers.
 
-    Raises SpecError naming the argument, what was found and the nearest valid choice; ClusterError when Ray is asked
-    for and missing.
+    Raises SpecError naming the argument, what was found and the nearest valid choice.
     """
     if not isinstance(spec, ZooSpec):
         raise SpecError(f"spec: expected a ZooSpec, as zootools.load_spec returns, found {type(spec).__name__}")
@@ -52,13 +49,6 @@ def check_arguments(
         check_word("backend", backend, BACKENDS)
     else:
         check_backend(backend, device)
-    check_word("engine", engine, ENGINES)
-    if engine == "ray":
-        from zootools.engines.cluster import import_ray
-
-        import_ray()  # or say at once that it is missing
-    elif address is not None:
-        raise ClusterError(f"address {address!r:.200}: is of a Ray cluster; it goes with engine 'ray'")
     return check_workers(workers)
 
 
@@ -118,26 +108,19 @@ def check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> N
     before, after = old.dump(), new.dump()
     if before == after:
         return
-    differences = [
-        f"{key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for"
-        for key in sorted({*before, *after} - set(POPULATION))
-        if before.get(key) != after.get(key)
-    ]
-    if differences:
+    changes = differences(before, after, "asked for", show=json.dumps)
+    fixed = [change for change in changes if change.partition(":")[0] not in POPULATION]
+    if fixed:
         raise SpecError(
             "the folder holds a zoo of another specification; choose another folder with --out",
-            *(f"  {difference}" for difference in differences),
+            *(f"  {change}" for change in fixed),
         )
     missing = {model.model_id for model in expand(old)} - {model.model_id for model in models}
     if missing:
-        changed = [key for key in POPULATION if before.get(key) != after.get(key)]
-        shown = (
-            f"  {key}: {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} asked for" for key in changed
-        )
         raise SpecError(
             f"{len(missing)} models of the zoo in this folder are not in the specification; "
             "a zoo can grow, but not shrink",
-            *shown,
+            *(f"  {change}" for change in changes),
         )
 
 
@@ -159,15 +142,10 @@ def check_fingerprints(records: Sequence[StackRecord | None], present: Mapping[s
             continue
         if record.epoch < 0 and not record.shards:
             continue  # nothing of it is there yet
-        before = record.last_fingerprint
-        differences = ", ".join(
-            f"{key} {before.get(key)!r} then, {present.get(key)!r} now"
-            for key in sorted({*present, *before})
-            if before.get(key) != present.get(key)
-        )
+        changes = "; ".join(differences(record.last_fingerprint, present, "now"))
         raise SpecError(
-            f"stack {stack} was begun under another numeric fingerprint ({differences}); the zoo's bytes would be of "
-            "two kinds. Go on as before (--backend, --device), or accept it with --allow-fingerprint-change"
+            f"stack {stack} was begun under another numeric fingerprint ({changes}); the zoo's bytes would be of two "
+            "kinds. Use the same --backend and --device as before, or accept it with --allow-fingerprint-change"
         )
 
 

@@ -85,8 +85,6 @@ def build(
     from zootools.bundled import find_spec
     from zootools.spec import load_spec
 
-    if address and engine != "ray":
-        raise click.UsageError("--address goes with --engine ray")
     changes = [f"models={models}"] * (models is not None) + [f"training.epochs={epochs}"] * (epochs is not None)
     zoo_spec = load_spec(find_spec(spec), [*overrides, *changes])
     out = out or f"zoos/{zoo_spec.name}"

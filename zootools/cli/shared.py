@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from zootools.choices import ENGINES
+from zootools.engines.table import ENGINES
 from zootools.errors import did_you_mean
 from zootools.filesystem.files import file_above, home_expanded
 from zootools.text import say
@@ -69,7 +69,7 @@ SCHEMA = click.option(
 )
 ENGINE = click.option(
     "--engine",
-    type=Word(ENGINES),
+    type=Word(tuple(ENGINES)),
     default="local",
     show_default=True,
     help="Where to train: on this machine, or on a Ray cluster.",

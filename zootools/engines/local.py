@@ -1,8 +1,8 @@
-"""The local engine: worker processes on this machine, each training whole stacks with one thread.
+"""The local engine: worker processes on this machine, each of which trains whole stacks with one thread.
 
-Results are files, written by the workers themselves; what travels through the pipes is which stack to train,
-how far it is, and errors. A worker that dies is replaced and its stack tried again from its last whole epoch. An error
-that a worker can still report would only come again: it ends the build at once, and so does a worker that cannot start.
+The workers write the results to the zoo's folder themselves; through the pipes travel the stacks to train, the
+progress, and errors. When a worker dies, another one resumes its stack after the last whole epoch. An error that a
+worker can report would only come again, so it ends the build at once; so does a worker that cannot start.
 """
 
 import multiprocessing
@@ -11,28 +11,41 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from zootools.engines.engine import RETRIES, BuildJob, Report, Retried
 from zootools.engines.failures import raise_stopped, stopped_by
-from zootools.engines.worker import RETRIES
-from zootools.errors import WorkerError
+from zootools.errors import ClusterError, WorkerError
 from zootools.storage.build_state import ZooFolder
 
-if TYPE_CHECKING:
-    from zootools.storage.build_state import Plan
-    from zootools.training.backend import Backend
-
 LOOK_EVERY = 1.0
-"""Seconds between two looks at whether the folder is still there."""
+"""Seconds between two checks that the folder has not been moved or removed."""
 HOPELESS = 3
-"""After this many stacks that were given up before any progress, the others are not tried."""
+"""When so many stacks failed before any worker made progress, the others are not tried."""
+
+
+class LocalEngine:
+    """Trains in worker processes of this machine.
+
+    Args:
+        address: must be None, because there is no cluster. Raises ClusterError otherwise.
+    """
+
+    trains_here = True
+
+    def __init__(self, address: str | None = None) -> None:
+        if address is not None:
+            raise ClusterError(f"address {address!r:.200}: the local engine has none; --address goes with --engine ray")
+
+    def train(self, job: BuildJob, stacks: Sequence[int], report: Report, retried: Retried) -> dict[int, str]:
+        """Train stacks in ``job.workers`` processes, one by default (see `Engine.train`)."""
+        return _Crew(job, stacks, report, retried).train()
 
 
 @dataclass(frozen=True)
@@ -60,92 +73,100 @@ class _Worker:
     stack: int | None = None
 
 
-def run_local(
-    folder: Path,
-    plan: "Plan",
-    stacks: Sequence[int],
-    *,
-    classes: int,
-    backend: "Backend",
-    workers: int,
-    lock: int,
-    report: Callable[[int, float], None],
-    retried: Callable[[int, str], None],
-) -> dict[int, str]:
-    """Train stacks of a planned zoo; return those whose workers died again and again, and how they did.
+class _Crew:
+    """The workers of one build, and the stacks that are left for them."""
 
-    Args:
-        folder: the zoo's folder; its images are stored.
-        plan: what is in it.
-        stacks: which stacks to train.
-        classes: number of image classes.
-        backend: what trains them.
-        workers: how many processes.
-        lock: descriptor of the folder's lock; workers hold it too, so it outlives this process while they do.
-        report: called with a stack and its epochs done.
-        retried: called with a stack whose worker died, and how.
+    def __init__(self, job: BuildJob, stacks: Sequence[int], report: Report, retried: Retried) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        # torch is imported once in the fork server; every worker then starts in a tenth of a second.
+        self._context.set_forkserver_preload(["zootools.engines.worker"])
+        self._job, self._models = job, job.plan.models()
+        plan = job.plan
+        arguments = (job.zoo.path, plan.schema, plan.spec.training, job.classes, job.backend)
+        self._pickled = bytes(reduction.ForkingPickler.dumps(arguments))
+        self._report, self._retried = report, retried
+        self._workers: list[_Worker] = []
+        self._waiting, self._failed = deque(stacks), dict[int, str]()
+        self._deaths = Counter[int]()
+        self._progress = False
+        """Whether any worker has trained anything."""
+        self._looked = time.monotonic()
 
-    Raises the ZooError that a worker met (a full disk, say), WorkerError when one cannot start or fails, and what
-    `ZooFolder.fence` raises when the folder is no longer there. What was committed stays.
-    """
-    context = multiprocessing.get_context("forkserver")
-    # torch is imported once in the fork server; every worker then starts in a tenth of a second.
-    context.set_forkserver_preload(["zootools.engines.worker"])
-    zoo, models, epochs = ZooFolder(folder, lock), plan.models(), plan.spec.training.epochs
-    job = bytes(reduction.ForkingPickler.dumps((folder, plan.schema, plan.spec.training, classes, backend)))
-    waiting, deaths, failed = deque(stacks), dict.fromkeys(stacks, 0), dict[int, str]()
-    crew: list[_Worker] = []
-    looked, progress = time.monotonic(), False
-    try:
-        while (waiting or any(worker.stack is not None for worker in crew)) and (progress or len(failed) < HOPELESS):
-            busy = sum(worker.stack is not None for worker in crew)
-            while len(crew) < min(workers, busy + len(waiting)):
-                with _without_script(job):
-                    crew.append(_start(context, job, lock))
-            for worker in crew:
-                if worker.stack is None and waiting:
-                    worker.stack = waiting.popleft()
-                    with suppress(ConnectionError):  # it is dead, which we are told when we read
-                        # Its models too: each worker would need seconds to work out those of a zoo of a million.
-                        worker.pipe.send((worker.stack, [models[model] for model in plan.stacks[worker.stack]]))
-            ready = connection.wait([worker.pipe for worker in crew], timeout=LOOK_EVERY)
-            if time.monotonic() - looked > LOOK_EVERY:
-                zoo.fence()
-                looked = time.monotonic()
-            for worker in [worker for worker in crew if worker.pipe in ready]:
-                try:
-                    message, value = worker.pipe.recv()
-                except (EOFError, ConnectionError):
-                    zoo.fence()
-                    crew.remove(worker)
-                    stack, how = worker.stack, _end_of(worker)
-                    if stack is None:
-                        continue
-                    deaths[stack] += 1
-                    retried(stack, how)
-                    if deaths[stack] <= RETRIES:
-                        waiting.appendleft(stack)
-                    else:
-                        failed[stack] = how
-                    continue
-                if message == "progress":
-                    progress = True
-                    report(*value)
-                elif message == "ready":
-                    worker.ready = True
-                elif message == "done":
-                    worker.stack = None
-                    report(value, epochs)  # also where all models have diverged before
-                else:
-                    raise_stopped(value)
-    finally:
-        for worker in crew:
+    def train(self) -> dict[int, str]:
+        """Train all stacks; return those that failed (`LocalEngine.train`)."""
+        try:
+            while self._is_left() and (self._progress or len(self._failed) < HOPELESS):
+                self._start_workers()
+                self._hand_out_stacks()
+                ready = connection.wait([worker.pipe for worker in self._workers], timeout=LOOK_EVERY)
+                self._look_after_folder()
+                for worker in [worker for worker in self._workers if worker.pipe in ready]:
+                    self._listen(worker)
+        finally:
+            self._dismiss()
+        return dict(sorted(self._failed.items()))
+
+    def _is_left(self) -> bool:
+        return bool(self._waiting) or any(worker.stack is not None for worker in self._workers)
+
+    def _start_workers(self) -> None:
+        busy = sum(worker.stack is not None for worker in self._workers)
+        while len(self._workers) < min(self._job.workers or 1, busy + len(self._waiting)):
+            with _without_script(self._pickled):
+                self._workers.append(_start(self._context, self._pickled, self._job.lock))
+
+    def _hand_out_stacks(self) -> None:
+        for worker in self._workers:
+            if worker.stack is None and self._waiting:
+                worker.stack = self._waiting.popleft()
+                # With its models: each worker would need seconds to work out those of a zoo of a million.
+                models = [self._models[model] for model in self._job.plan.stacks[worker.stack]]
+                with suppress(ConnectionError):  # it is dead, which we are told when we read
+                    worker.pipe.send((worker.stack, models))
+
+    def _look_after_folder(self) -> None:
+        if time.monotonic() - self._looked > LOOK_EVERY:
+            self._job.zoo.fence()
+            self._looked = time.monotonic()
+
+    def _listen(self, worker: _Worker) -> None:
+        try:
+            message, value = worker.pipe.recv()
+        except (EOFError, ConnectionError):
+            self._bury(worker)
+            return
+        if message == "progress":
+            self._progress = True
+            self._report(*value)
+        elif message == "ready":
+            worker.ready = True
+        elif message == "done":
+            worker.stack = None
+            self._report(value, self._job.plan.spec.training.epochs)  # also where all models have diverged before
+        else:
+            raise_stopped(value)
+
+    def _bury(self, worker: _Worker) -> None:
+        """Remove a dead worker, and try its stack again or give it up."""
+        self._job.zoo.fence()
+        self._workers.remove(worker)
+        stack, how = worker.stack, _end_of(worker)
+        if stack is None:
+            return
+        self._deaths[stack] += 1
+        self._retried(stack, how)
+        if self._deaths[stack] <= RETRIES:
+            self._waiting.appendleft(stack)
+        else:
+            self._failed[stack] = how
+
+    def _dismiss(self) -> None:
+        for worker in self._workers:
             worker.lifeline.close()  # workers leave at once; every file they write appears whole or not at all
             if worker.process is not None:
                 worker.process.kill()
-        for worker in crew:
+        for worker in self._workers:
             _wait_for(worker)
-    return dict(sorted(failed.items()))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch import Tensor
 
 from zootools.architectures import Schema
+from zootools.engines.engine import Report
 from zootools.errors import DamagedZooError
 from zootools.images.datasets import ImageData
 from zootools.spec import Training
@@ -14,12 +15,6 @@ from zootools.storage.build_state import Epoch, StackRecord, ZooFolder
 from zootools.storage.shards import shard_bytes
 from zootools.training.backend import Backend
 from zootools.training.stack import StackRun
-
-RETRIES = 2
-"""How often a stack is tried again after the death of its worker."""
-
-Report = Callable[[int, float], None]
-"""Told the stack's epochs done, counted with the share of the one in progress."""
 
 
 def train_stack(
