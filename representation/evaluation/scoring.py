@@ -33,14 +33,14 @@ class Method:
     """The R2 of the reconstruction of weights, where there is a decoder to make one."""
 
 
-def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe, seed: int = 0) -> float:
+def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe) -> float:
     """Return the R2 of reconstructed weights over the whole vector, "Rec" in the paper's tables.
 
     As there, each network is permuted at random if the recipe permutes, but neither erased nor made noisy, and the
     error is compared with that of the mean of each weight over these networks.
     """
     settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
-    views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(seed), copies=1).clean
+    views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(0), copies=1).clean
     error = (views - encoder.reconstruct(views)).square().sum(dtype=torch.float64)
     return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
 

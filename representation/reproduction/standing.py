@@ -53,13 +53,6 @@ class Filled:
     """What must be known of ours: images that stand in for others."""
     cell: Cell | None = None
 
-    @property
-    def difference(self) -> float | None:
-        """Ours less the paper's, in the unit of both."""
-        if isinstance(self.ours, float) and isinstance(self.paper, float):
-            return self.ours - self.paper
-        return None
-
 
 @dataclass
 class Standing:
