@@ -17,6 +17,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 ALPHAS = (*(factor * 10.0**power for power in range(-5, 3) for factor in (1, 3)), 1e3)
@@ -49,7 +50,7 @@ class LinearMap:
 
     def classes(self, features: Tensor, heads: int) -> Tensor:
         """Return the most likely class for each of so many softmax heads, int64 ``[rows, heads]``."""
-        return self(features).unflatten(1, (heads, -1)).argmax(dim=2)
+        return rearrange(self(features), "rows (heads classes) -> rows heads classes", heads=heads).argmax(dim=2)
 
 
 # --- regression -----------------------------------------------------------------------------------------------
@@ -225,7 +226,8 @@ def _onehot(labels: Tensor, classes: Sequence[int], like: Tensor) -> tuple[Tenso
 
 
 def _softmax(logits: Tensor, heads: int) -> Tensor:
-    return logits.view(len(logits), heads, -1).softmax(dim=2).view_as(logits)
+    by_head = rearrange(logits, "rows (heads classes) -> rows heads classes", heads=heads)
+    return rearrange(by_head.softmax(dim=2), "rows heads classes -> rows (heads classes)")
 
 
 # --- scores ---------------------------------------------------------------------------------------------------
