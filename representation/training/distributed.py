@@ -37,7 +37,7 @@ def train_encoders(
     """Train an encoder for each of the seeds 0, 1, ... on a Ray cluster, and return them.
 
     ``folders[seed]`` becomes what `representation.training.train.train_encoder` makes of it, encoder for encoder the
-    same bytes where processors and number of threads are the same (see `Share`); only seconds in its records differ.
+    same bytes where processors and number of threads are the same (see `Resources`); only seconds in its records differ.
 
     Raises WorkerError when the workers of a seed die again and again, else what `train_encoder` raises.
     """
@@ -62,7 +62,7 @@ def train_encoders(
     return [Encoder.from_pretrained(path) for path in folders]
 
 
-class Share(NamedTuple):
+class Resources(NamedTuple):
     """What of a cluster one training gets: processors of a node, or a part of a GPU."""
 
     threads: int
@@ -70,7 +70,7 @@ class Share(NamedTuple):
     gpus: float
 
     @classmethod
-    def of(cls, trainings: int) -> "Share":
+    def of(cls, trainings: int) -> "Resources":
         """Divide the cluster that this process is connected to between so many trainings."""
         import ray
 
@@ -114,7 +114,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
     import ray
     from ray.exceptions import NodeDiedError, ObjectLostError, RayError, RayTaskError
 
-    share, shared = Share.of(len(jobs)), ray.put(packed(weights))
+    share, shared = Resources.of(len(jobs)), ray.put(packed(weights))
     # A task is not retried by Ray, which would begin it anew; and it waits while this process lags behind.
     options = {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": 2}
     task = ray.remote(_train_seed)
@@ -163,7 +163,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
 
 
 def _train_seed(
-    shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Share, name: str
+    shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Resources, name: str
 ) -> Iterator[tuple[int, dict[str, bytes]]]:
     """Train one seed where Ray put it, from a folder's ``files``; yield after each epoch which files have changed."""
     torch.set_num_threads(share.threads)
