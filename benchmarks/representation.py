@@ -8,7 +8,7 @@ Every row is measured in a process of its own, one after the other, on random we
   plainly for this comparison: a data set that copies, permutes (by one of a list of prepared orders) and erases one
   checkpoint at a time, one Linear call per neuron, separate projections for query, key and value, norms made of
   single operations, a pass through the networks for each of the two views, and all cosines by broadcasting;
-- ours, float32 and bfloat16: `representation.training.trainer.Trainer`.
+- ours, float32 and bfloat16: `representation.training.trainer.EncoderTrainer`.
 
 The recipe decides network, batch size and losses of all rows. The share of augmentation is that of the time
 in which the main process draws views.
@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from representation.encoders.attention import projection_head
 from representation.recipes import Attention, Augmentation, Recipe, load_recipe
-from representation.training.trainer import Trainer
+from representation.training.trainer import EncoderTrainer
 from zootools.architectures import Schema, build_schema
 from zootools.spec import Cnn, Mlp
 
@@ -188,7 +188,7 @@ def papers_structure(schema: Schema, recipe: Recipe, weights: Tensor) -> Iterato
 
 def ours(schema: Schema, recipe: Recipe, weights: Tensor) -> Iterator[float]:
     """Train for ever; after each step yield the seconds spent on augmentation so far."""
-    trainer = Trainer(schema, weights, weights[:1], recipe, 0, torch.device("cpu"))
+    trainer = EncoderTrainer(schema, weights, weights[:1], recipe, 0, torch.device("cpu"))
     seconds, views = 0.0, trainer.augmenter.views
 
     def timed(*args: Any, **kwargs: Any) -> Any:

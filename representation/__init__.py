@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from representation.encoders.encoder import Encoder
     from representation.evaluation.results import Results
+    from representation.pipeline import embed, represent
     from representation.recipes import Recipe, load_recipe
-    from representation.represent import embed, represent
     from representation.training.train import train_encoder
 
 __all__ = ["Encoder", "Recipe", "Results", "embed", "load_recipe", "represent", "train_encoder"]
@@ -19,9 +19,9 @@ _HOME = {
     "Encoder": "representation.encoders.encoder",
     "Recipe": "representation.recipes",
     "Results": "representation.evaluation.results",
-    "embed": "representation.represent",
+    "embed": "representation.pipeline",
     "load_recipe": "representation.recipes",
-    "represent": "representation.represent",
+    "represent": "representation.pipeline",
     "train_encoder": "representation.training.train",
 }
 

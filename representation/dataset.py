@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from representation.evaluation.targets import Target, inexact, read_targets
 from representation.recipes import Recipe
+from representation.targets import Target, inexact, read_targets
 from zootools.architectures import Schema
 from zootools.errors import SpecError
 from zootools.storage.tables import SPLITS
@@ -20,7 +20,7 @@ WILD = 100
 
 
 @dataclass(frozen=True)
-class Part:
+class ZooSplit:
     """One split of a zoo: finite weights, float32 ``[rows, parameters]``, and the properties of the same rows."""
 
     weights: Tensor
@@ -31,12 +31,12 @@ class Part:
 
 
 @dataclass
-class Checkpoints:
+class ZooDataset:
     """The checkpoints of a zoo that are evaluated: those of the recipe's epochs, with weights that it takes."""
 
     name: str
     schema: Schema
-    parts: dict[str, Part]
+    splits: dict[str, ZooSplit]
     """By split, every split; one without models has no rows."""
     counts: dict[str, int]
     """Models and checkpoints in each split."""
@@ -44,7 +44,7 @@ class Checkpoints:
     """What was left out, in words."""
 
     @classmethod
-    def of(cls, zoo: Zoo, recipe: Recipe) -> "Checkpoints":
+    def of(cls, zoo: Zoo, recipe: Recipe) -> "ZooDataset":
         """Read a zoo. Raises SpecError when there is nothing in it to evaluate."""
         name, diverged = zoo.name, zoo.counts.get("diverged", 0)
         if not len(zoo):
@@ -70,14 +70,14 @@ class Checkpoints:
             models = part.metadata["model_id"].filter(pa.array(taken.numpy())).unique()
             found.counts |= {f"{split}_models": len(models), f"{split}_checkpoints": len(weights)}
             kept = {key: replace(target, values=target.values[rows][taken]) for key, target in targets.items()}
-            found.parts[split] = Part(weights, kept)
+            found.splits[split] = ZooSplit(weights, kept)
         if recipe.largest_weight is None:
             found._note_wild_weights()
         return found
 
     def _note_wild_weights(self) -> None:
         """Say it when few checkpoints decide what is linear in the weights."""
-        size = torch.cat([_largest(part.weights) for part in self.parts.values()])
+        size = torch.cat([_largest(part.weights) for part in self.splits.values()])
         if count := int((size > WILD).sum()):
             self.notes.append(
                 f"{self.name}: {count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which "
@@ -89,48 +89,48 @@ class Checkpoints:
 
         Raises SpecError when the zoo cannot be probed at all.
         """
-        if not len(self.parts["train"]) or not len(self.parts["test"]):
+        if not len(self.splits["train"]) or not len(self.splits["test"]):
             models = ", ".join(f"{split} {self.counts[f'{split}_models']}" for split in SPLITS)
             raise SpecError(f"{self.name}: probes need models in the splits train and test; models found: {models}")
-        weights = self.parts["train"].weights
+        weights = self.splits["train"].weights
         if bool((weights == weights[0]).all()):
             raise SpecError(
                 f"{self.name}: all {len(weights)} checkpoints of the train split have the same weights, "
                 "which say nothing of any property"
             )
-        if not len(self.parts["validation"]):
+        if not len(self.splits["validation"]):
             self.notes.append(f"{self.name}: no validation split; penalties are chosen on the training split")
         excluded = {}
         for split in ("test", "train"):
-            for name, target in self.parts[split].targets.items():
+            for name, target in self.splits[split].targets.items():
                 if reason := target.unfit():
                     excluded[name] = f"{reason} in the {split} split"
-        names = [name for name in self.parts["train"].targets if name not in excluded]
+        names = [name for name in self.splits["train"].targets if name not in excluded]
         if not names:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
             raise SpecError(f"{self.name}: there is no property to predict ({reasons})")
         for name in names:
-            missing = sum(int((~part.targets[name].known).sum()) for part in self.parts.values())
+            missing = sum(int((~part.targets[name].known).sum()) for part in self.splits.values())
             if missing:
                 self.notes.append(f"{self.name}: {name}: {missing} checkpoints are left out: not a finite number")
         return names, excluded
 
-    def as_transfer(self, home: "Checkpoints", targets: Sequence[str]) -> "Checkpoints":
+    def as_transfer(self, home: "ZooDataset", targets: Sequence[str]) -> "ZooDataset":
         """Return the test split with those of the targets that vary in it, class labels numbered as at home.
 
         Raises SpecError when the test split has no models.
         """
-        if not len(self.parts["test"]):
+        if not len(self.splits["test"]):
             raise SpecError(f"{self.name}: cannot transfer from {home.name}: it has no models in the test split")
-        part, kept = self.parts["test"], {}
+        part, kept = self.splits["test"], {}
         for name in targets:
             target = part.targets.get(name)
             if target is None or target.unfit():
                 reason = target.unfit() if target else "not recorded"
                 self.notes.append(f"{self.name}: {name} is not scored: {reason} there")
             else:
-                kept[name] = target.numbered_as(home.parts["train"].targets[name].classes)
-        return replace(self, parts={"test": Part(part.weights, kept)})
+                kept[name] = target.numbered_as(home.splits["train"].targets[name].classes)
+        return replace(self, splits={"test": ZooSplit(part.weights, kept)})
 
 
 def takes(recipe: Recipe, weights: Tensor) -> tuple[Tensor, str]:

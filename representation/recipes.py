@@ -142,7 +142,7 @@ class Augmentation(Section):
         return self
 
 
-class Training(Section):
+class EncoderTraining(Section):
     """How the encoder is trained: Adam."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -181,7 +181,7 @@ class Recipe(Section):
     """What is minimised."""
     augmentation: Augmentation = Augmentation()
     """How the two views of a network differ from it."""
-    training: Training
+    training: EncoderTraining
     """For how long, and in which steps."""
 
     @model_validator(mode="after")

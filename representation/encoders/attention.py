@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,13 +51,15 @@ class Block(nn.Module):
             (query,) = self._heads(F.linear(normed[:, :queries], weight[:width], bias[:width]), 1)
             key, value = self._heads(F.linear(normed, weight[width:], bias[width:]), 2)
         attended = attend(query, key, value, self.attention_dropout if self.training else 0.0)
-        x = x + self.dropout(self.after_attention(attended.transpose(1, 2).flatten(2)))
+        attended = rearrange(attended, "n heads tokens d -> n tokens (heads d)")
+        x = x + self.dropout(self.after_attention(attended))
         hidden = self.dropout(F.relu(self.hidden(self.before_hidden(x))))
         return x + self.dropout(self.after_hidden(hidden))
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Cut ``[n, tokens, parts * width]`` into so many ``[n, heads, tokens, width / heads]``."""
-        return projected.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        """Cut ``[n, tokens, parts * width]`` into ``parts`` tensors ``[n, heads, tokens, width / heads]``."""
+        shape = "n tokens (parts heads d) -> parts n heads tokens d"
+        return rearrange(projected, shape, parts=parts, heads=self.heads).unbind()
 
 
 class AttentionEncoder(nn.Module):
@@ -76,12 +79,13 @@ class AttentionEncoder(nn.Module):
         groups = self.tokenizer.split(weights)
         x = torch.cat([embed(group) for embed, group in zip(self.embeddings, groups, strict=True)], dim=1)
         if self.compression_token is not None:
-            x = torch.cat([self.compression_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+            token = repeat(self.compression_token.to(x.dtype), "token width -> n token width", n=len(x))
+            x = torch.cat([token, x], dim=1)
         x = x + self.positions
         for block in self.blocks[:-1]:
             x = block(x)
         x = self.blocks[-1](x, queries=None if self.compression_token is None else 1)
-        return torch.tanh(self.bottleneck(x.flatten(1)))
+        return torch.tanh(self.bottleneck(rearrange(x, "n tokens width -> n (tokens width)")))
 
 
 class AttentionDecoder(nn.Module):
@@ -96,7 +100,8 @@ class AttentionDecoder(nn.Module):
         self.exits = nn.ModuleList(nn.Linear(settings.width, width) for _, width in self.tokenizer.shapes)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.entrance(z).unflatten(1, self.positions.shape) + self.positions
+        x = rearrange(self.entrance(z), "n (tokens width) -> n tokens width", tokens=self.tokenizer.length)
+        x = x + self.positions
         for block in self.blocks:
             x = block(x)
         groups = x.split([count for count, _ in self.tokenizer.shapes], dim=1)

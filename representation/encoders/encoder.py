@@ -43,7 +43,7 @@ An encoder of the weights of neural networks, with its decoder: {{ parameters }}
 architecture. Trained by zootools.
 
 ```python
-from representation.encoders.encoder import Encoder
+from representation.encoders import Encoder
 
 encoder = Encoder.from_pretrained("this repository")
 z = encoder.embed(weights)  # float32 [n, {{ parameters }}] -> [n, {{ latent }}]

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from zootools.architectures import Schema
@@ -40,8 +41,12 @@ class Tokenizer(nn.Module):
     def split(self, weights: Tensor) -> list[Tensor]:
         """Cut flat weights ``[n, N]`` into one tensor per group: ``[n, tokens, weights of a token]``."""
         flat = weights.index_select(1, self.order).split([count * width for count, width in self.shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(flat, self.shapes, strict=True)]
+        return [
+            rearrange(group, "n (tokens weights) -> n tokens weights", tokens=count)
+            for group, (count, _) in zip(flat, self.shapes, strict=True)
+        ]
 
     def join(self, tokens: Sequence[Tensor]) -> Tensor:
         """Put tokens as `split` returns them together to flat weights ``[n, N]``."""
-        return torch.cat([part.flatten(1) for part in tokens], dim=1).index_select(1, self.inverse)
+        flat = [rearrange(group, "n tokens weights -> n (tokens weights)") for group in tokens]
+        return torch.cat(flat, dim=1).index_select(1, self.inverse)

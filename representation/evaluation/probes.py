@@ -17,12 +17,15 @@ from typing import cast
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 ALPHAS = (*(factor * 10.0**power for power in range(-5, 3) for factor in (1, 3)), 1e3)
 """The ridge penalties that are tried, {1, 3} x 10^k from 1e-5 to 1e3."""
 SOFTMAX_ALPHAS = (1e3, 1e2, 1e1, 1e0)
 """The penalties that are tried for the standardised softmax layer, from strong to weak: each starts at the last."""
+ITERATIONS = 200
+"""Most steps of L-BFGS for each penalty."""
 CHUNK = 1 << 23
 """Elements of a matrix that are turned into float64 at a time."""
 
@@ -47,7 +50,7 @@ class LinearMap:
 
     def classes(self, features: Tensor, heads: int) -> Tensor:
         """Return the most likely class for each of so many softmax heads, int64 ``[rows, heads]``."""
-        return self(features).unflatten(1, (heads, -1)).argmax(dim=2)
+        return rearrange(self(features), "rows (heads classes) -> rows heads classes", heads=heads).argmax(dim=2)
 
 
 # --- regression -----------------------------------------------------------------------------------------------
@@ -164,7 +167,6 @@ def fit_softmax_lbfgs(
     classes: Sequence[int],
     *,
     alphas: Sequence[float] = SOFTMAX_ALPHAS,
-    iterations: int = 200,
 ) -> LinearMap:
     """Fit one softmax layer per categorical target on standardised features, by L-BFGS.
 
@@ -176,7 +178,6 @@ def fit_softmax_lbfgs(
         validation: the same for the validation rows; may have no rows, and labels that no training row has.
         classes: the number of classes of each head.
         alphas: the penalties to choose from, from strong to weak.
-        iterations: the most steps of L-BFGS for each of them.
     """
     from scipy.optimize import minimize
 
@@ -201,7 +202,7 @@ def fit_softmax_lbfgs(
     maps: list[LinearMap] = []
     scores: list[Tensor] = []
     for alpha in alphas:
-        flat = minimize(objective, flat, (alpha,), "L-BFGS-B", jac=True, options={"maxiter": iterations}).x
+        flat = minimize(objective, flat, (alpha,), "L-BFGS-B", jac=True, options={"maxiter": ITERATIONS}).x
         fitted = torch.from_numpy(flat).to(mean).view(columns + 1, -1)
         weights = fitted[:-1] / scale[:, None]
         maps.append(LinearMap(weights, fitted[-1] + mask - mean @ weights))
@@ -225,7 +226,8 @@ def _onehot(labels: Tensor, classes: Sequence[int], like: Tensor) -> tuple[Tenso
 
 
 def _softmax(logits: Tensor, heads: int) -> Tensor:
-    return logits.view(len(logits), heads, -1).softmax(dim=2).view_as(logits)
+    by_head = rearrange(logits, "rows (heads classes) -> rows heads classes", heads=heads)
+    return rearrange(by_head.softmax(dim=2), "rows heads classes -> rows (heads classes)")
 
 
 # --- scores ---------------------------------------------------------------------------------------------------

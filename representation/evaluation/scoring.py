@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from representation.dataset import Checkpoints
+from representation.dataset import ZooDataset
 from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import UnfitError
 from representation.evaluation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
-from representation.evaluation.targets import Target
 from representation.recipes import Augmentation, Recipe
+from representation.targets import Target
 from representation.training.augmentation import Augmenter
 
 PROBES = ("paper", "standardised")
@@ -33,25 +33,25 @@ class Method:
     """The R2 of the reconstruction of weights, where there is a decoder to make one."""
 
 
-def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe, seed: int = 0) -> float:
+def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe) -> float:
     """Return the R2 of reconstructed weights over the whole vector, "Rec" in the paper's tables.
 
     As there, each network is permuted at random if the recipe permutes, but neither erased nor made noisy, and the
     error is compared with that of the mean of each weight over these networks.
     """
     settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
-    views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(seed), copies=1).clean
+    views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(0), copies=1).clean
     error = (views - encoder.reconstruct(views)).square().sum(dtype=torch.float64)
     return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
 
 
-def validation_scores(home: Checkpoints, targets: list[str], encoder: Encoder, name: str) -> list[dict[str, Any]]:
+def validation_scores(home: ZooDataset, targets: list[str], encoder: Encoder, name: str) -> list[dict[str, Any]]:
     """Return the R2 of the paper's probe on the validation split for numeric targets, as rows of the results.
 
     Only the splits of ``home`` are looked at; there are no rows when the features are not finite.
     """
     run = Scorer(home, [], targets, {}, probes=("paper",))
-    run.score(Method(name, encoder.embed, fitted_on=len(home.parts["train"])))
+    run.score(Method(name, encoder.embed, fitted_on=len(home.splits["train"])))
     return [row for row in run.rows if row["split"] == "validation"]
 
 
@@ -62,8 +62,8 @@ def validation_scores(home: Checkpoints, targets: list[str], encoder: Encoder, n
 class Scorer:
     """Scores methods one after the other, and gathers the rows of the results."""
 
-    home: Checkpoints
-    others: list[Checkpoints]
+    home: ZooDataset
+    others: list[ZooDataset]
     targets: list[str]
     excluded: dict[str, str]
     """Targets and methods without scores, and why; methods are added."""
@@ -75,7 +75,7 @@ class Scorer:
         places = [
             (zoo.name, split, part)
             for zoo in (self.home, *self.others)
-            for split, part in zoo.parts.items()
+            for split, part in zoo.splits.items()
             if len(part)
         ]
         try:
@@ -90,7 +90,7 @@ class Scorer:
             self.excluded[method.name] = f"{len(features[0])} checkpoints x {features[0].shape[1]} features: too large"
             return
         about = {"method": method.name, "seed": method.seed, "fitted_on": method.fitted_on}
-        at_home = dict(zip((split for split, part in self.home.parts.items() if len(part)), features, strict=False))
+        at_home = dict(zip((split for split, part in self.home.splits.items() if len(part)), features, strict=False))
         for probe in self.probes:
             for names in self._groups():
                 alphas, predict = self._fit(probe, names, at_home, method.seed)
@@ -114,7 +114,7 @@ class Scorer:
         """Return the targets that can be fitted together: of one kind, and known in the same rows."""
         groups: dict[Any, list[str]] = {}
         for name in self.targets:
-            targets = [part.targets[name] for part in self.home.parts.values()]
+            targets = [part.targets[name] for part in self.home.splits.values()]
             key = (bool(targets[0].classes), *(target.known.numpy().tobytes() for target in targets))
             groups.setdefault(key, []).append(name)
         return list(groups.values())
@@ -125,13 +125,13 @@ class Scorer:
         """Fit one probe for some targets: the chosen penalties, and features -> predictions ``[rows, targets]``."""
 
         def sample(split: str) -> tuple[Tensor, Tensor]:
-            targets = [self.home.parts[split].targets[name] for name in names]
+            targets = [self.home.splits[split].targets[name] for name in names]
             known, values = targets[0].known, torch.stack([target.values for target in targets], dim=1)
             here = features.get(split, features["train"][:0])
             return (here, values) if known.all() else (here[known], values[known])
 
         train, validation = sample("train"), sample("validation")
-        classes = [len(self.home.parts["train"].targets[name].classes) for name in names]
+        classes = [len(self.home.splits["train"].targets[name].classes) for name in names]
         if not classes[0]:
             ridge = fit_ridge(train, validation, standardise=probe == "standardised")
             return ridge.alphas, ridge

@@ -36,14 +36,11 @@ class Trajectories(NamedTuple):
         return (self.weights[first] - self.weights[second]).norm(dim=1)
 
 
-def trajectories(
-    schema: Schema, model: ModelConfig, images: ImageData, batch_size: int, epochs: int, seed: int = 0
-) -> Trajectories:
+def trajectories(schema: Schema, model: ModelConfig, images: ImageData, batch_size: int, epochs: int) -> Trajectories:
     """Train a model and its permuted copy; the precision is that of the images."""
     dtype = images.train.images.dtype
-    index = Augmenter(schema, Augmentation()).permutations(1, torch.device("cpu"), torch.Generator().manual_seed(seed))[
-        0
-    ]
+    generator = torch.Generator().manual_seed(0)
+    (index,) = Augmenter(schema, Augmentation()).permutations(1, torch.device("cpu"), generator)
     weights: dict[str, list[Tensor]] = {"A": [], "Ap": [], "B": []}
     accuracies: dict[str, list[float]] = {"A": [], "Ap": [], "B": []}
     probe = Network(schema, model.hyperparameters.activation).to(dtype).eval().requires_grad_(False)

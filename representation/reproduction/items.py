@@ -160,9 +160,9 @@ def zoo_label(zoo: str) -> str:
     return zoo.upper().replace("_", "-") + ("-SEED" if zoo.endswith(("_fix", "_rand")) else "")
 
 
-def _score(row: str, column: str, zoo: str, method: str, target: str, variation: str = "") -> Cell:
+def _score(row: str, column: str, zoo: str, method: str, target: str) -> Cell:
     """Return a cell for a property at home, on the test split."""
-    job = Job(zoo, method if method in LOSSES else BASELINES, variation)
+    job = Job(zoo, method if method in LOSSES else BASELINES)
     metric = "accuracy" if target in CLASSES else "r2"
     return Cell(row, column, job, method, target, published(zoo, zoo, method, target, metric), metric)
 

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from representation.dataset import Checkpoints
+from representation.dataset import ZooDataset
 from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import PaperStatistics, flatten
 from representation.evaluation.probes import fit_ridge
 from representation.reproduction.equivariance import draw_figure5, figure5_trajectories
 from representation.reproduction.items import Item, zoo_label
-from representation.reproduction.standing import Picture
-from representation.reproduction.work import Place
+from representation.reproduction.state import Picture
+from representation.reproduction.work import Workspace
 from zootools.architectures import Schema
 from zootools.building.planning import zoo_schema
 from zootools.bundled import find_spec
@@ -43,51 +43,51 @@ TRANSFERS = {
 }
 
 
-def draw(place: Place, items: Sequence[Item], there: Sequence[str]) -> dict[str, Picture]:
+def draw(workspace: Workspace, items: Sequence[Item], there: Sequence[str]) -> dict[str, Picture]:
     """Draw figures from the zoos that are there; say what each lacks."""
-    return {item.name: _draw(place, item, there) for item in items}
+    return {item.name: _draw(workspace, item, there) for item in items}
 
 
-def _draw(place: Place, item: Item, there: Sequence[str]) -> Picture:
+def _draw(workspace: Workspace, item: Item, there: Sequence[str]) -> Picture:
     shown = [zoo for zoo in item.zoos if zoo in there]
     lacks = [zoo_label(zoo) for zoo in item.zoos if zoo not in there]
     note = f"Not in the picture, for want of a zoo: {', '.join(lacks)}." if lacks else ""
     if item.zoos and item.zoos[0] not in there:
         return Picture(reason=f"{zoo_label(item.zoos[0])} is not there")
     for job in item.encoders:
-        if place.found(job, 0) is None:
+        if workspace.found(job, 0) is None:
             return Picture(reason=f"the encoder {job.name} is not there")
     try:
         with styled():
-            figure, more = _figure(place, item, shown)
+            figure, more = _figure(workspace, item, shown)
     except SpecError as error:
         return Picture(reason=str(error))
-    file = place.picture(item.name)
+    file = workspace.picture(item.name)
     write_durably(file, image_bytes(figure, "png"))
     return Picture(file, " ".join(text for text in (more, note) if text))
 
 
-def _figure(place: Place, item: Item, shown: Sequence[str]) -> tuple[Figure, str]:
+def _figure(workspace: Workspace, item: Item, shown: Sequence[str]) -> tuple[Figure, str]:
     """Return the picture, and what must be said of it."""
     match item.name:
         case "figure4":
-            return figure_4([_portrait(place.zoo(zoo), place.scale.points) for zoo in shown]), ""
+            return figure_4([_portrait(workspace.zoo(zoo), workspace.scale.points) for zoo in shown]), ""
         case "figure5":
-            epochs, train = (10, 1000) if place.scale.name != "smoke" else (3, 100)
+            epochs, train = (10, 1000) if workspace.scale.name != "smoke" else (3, 100)
             said = f"The CNN of the MNIST zoos, trained on {train:,} of scikit-learn's digits."
             return draw_figure5(figure5_trajectories(epochs, train)), said
         case "figure6":
             return _tetris(), ""
         case "figure7":
-            return figure_7([_portrait(place.zoo(zoo), place.scale.points) for zoo in shown]), ""
+            return figure_7([_portrait(workspace.zoo(zoo), workspace.scale.points) for zoo in shown]), ""
         case "figure8":
-            encoder = place.encoder(item.encoders[0], 0)
-            return figure_8(_portrait(place.zoo(shown[0]), place.scale.points, encoder)), ""
+            encoder = workspace.encoder(item.encoders[0], 0)
+            return figure_8(_portrait(workspace.zoo(shown[0]), workspace.scale.points, encoder)), ""
         case "figure9" | "figure10":
             zoo = "tetris_seed" if item.name == "figure9" else "mnist_seed"
             return _network(zoo_schema(load_spec(find_spec(zoo)))), ""
     said = "Predicted over true values, on the test split of each zoo; on the grey line both are equal."
-    return _predictions(place, item, shown), said
+    return _predictions(workspace, item, shown), said
 
 
 # --- weight space -----------------------------------------------------------------------------------------------
@@ -179,34 +179,34 @@ def _height(unit: int, units: int) -> float:
 # --- predictions ----------------------------------------------------------------------------------------------------
 
 
-def _predictions(place: Place, item: Item, shown: Sequence[str]) -> Figure:
+def _predictions(workspace: Workspace, item: Item, shown: Sequence[str]) -> Figure:
     """Draw what a probe that was fitted on the first zoo predicts on each: methods by zoos, or side by side for one."""
     (job,), target = item.encoders, TRANSFERS[item.name]
-    recipe = place.scale.recipe_of(job)
-    zoos = [Checkpoints.of(open_zoo(place.zoo(name)), recipe) for name in shown]
+    recipe = workspace.scale.recipe_of(job)
+    zoos = [ZooDataset.of(open_zoo(workspace.zoo(name)), recipe) for name in shown]
     home = zoos[0]
-    statistics, encoder = PaperStatistics(), Encoder.from_pretrained(str(place.encoder(job, 0)))
-    statistics.fit(home.parts["train"].weights, home.schema)
+    statistics, encoder = PaperStatistics(), Encoder.from_pretrained(str(workspace.encoder(job, 0)))
+    statistics.fit(home.splits["train"].weights, home.schema)
     embeddings = {"W": lambda weights: weights, "s(W)": statistics.embed, job.method: encoder.embed}
     rows, columns = (len(METHODS), len(zoos)) if len(zoos) > 1 else (1, len(METHODS))
     figure = Figure(figsize=(3.0 * columns, 2.8 * rows), layout="constrained")
     grid = iter(figure.subplots(rows, columns, squeeze=False).flat)
     for method in METHODS:
         embed = embeddings[method]
-        samples = [(embed(home.parts[s].weights), _truth(home, s, target)) for s in ("train", "validation")]
+        samples = [(embed(home.splits[s].weights), _truth(home, s, target)) for s in ("train", "validation")]
         probe = fit_ridge(*samples)
         for zoo in zoos:
             axes = next(grid)
-            predicted = probe(embed(zoo.parts["test"].weights))[:, 0]
+            predicted = probe(embed(zoo.splits["test"].weights))[:, 0]
             note = _over_truth(axes, _truth(zoo, "test", target)[:, 0], predicted)
             axes.set_title("\n".join(filter(None, [f"{zoo_label(zoo.name)}, from {method}", note])))
             axes.set(xlabel=f"true {title_of(target)}", ylabel=f"predicted {title_of(target)}")
     return figure
 
 
-def _truth(zoo: Checkpoints, split: str, target: str) -> Tensor:
+def _truth(zoo: ZooDataset, split: str, target: str) -> Tensor:
     """Return a property of a split, float64 ``[rows, 1]``."""
-    return zoo.parts[split].targets[target].values[:, None]
+    return zoo.splits[split].targets[target].values[:, None]
 
 
 def _over_truth(axes: Axes, truth: Tensor, predicted: Tensor) -> str:

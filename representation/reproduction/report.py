@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from representation.reproduction.items import ITEMS, Item, zoo_label
-from representation.reproduction.standing import Filled, Standing
+from representation.reproduction.state import FilledCell, ReproductionState
 from zootools import __version__
 from zootools.bundled import find_spec
 from zootools.filesystem.files import durable_path, write_durably
@@ -70,34 +70,34 @@ class Marks:
         return f"[{self.texts.setdefault(text, letter)}]"
 
 
-def write_report(standing: Standing) -> None:
+def write_report(state: ReproductionState) -> None:
     """Write the three files into the folder of the reproduction."""
-    out = standing.place.out
+    out = state.workspace.out
     out.mkdir(parents=True, exist_ok=True)
-    sections = [Section.of(standing, item) for item in standing.items]
-    write_durably(out / "reproduction.md", markdown(standing, sections).encode())
-    write_durably(out / "reproduction.html", _html(standing, sections).encode())
+    sections = [FilledItem.of(state, item) for item in state.items]
+    write_durably(out / "reproduction.md", markdown(state, sections).encode())
+    write_durably(out / "reproduction.html", _html(state, sections).encode())
     with durable_path(out / "reproduction.parquet") as temporary:
-        pq.write_table(_table(standing), temporary)
+        pq.write_table(_table(state), temporary)
 
 
-def summary(standing: Standing) -> dict[str, Any]:
+def summary(state: ReproductionState) -> dict[str, Any]:
     """Return how many cells have a figure of ours, why the others have none, and the files, as plain values."""
-    filled = [cell for item in standing.items for grid in standing.filled(item) for cell in grid]
+    filled = [cell for item in state.items for grid in state.filled(item) for cell in grid]
     reasons = Counter(cell.reason for cell in filled if cell.reason)
-    pictures = {name: picture.reason for name, picture in standing.pictures.items() if picture.reason}
+    pictures = {name: picture.reason for name, picture in state.pictures.items() if picture.reason}
     return {
-        "scale": standing.place.scale.name,
+        "scale": state.workspace.scale.name,
         "cells": len(filled),
         "without": sum(reasons.values()),
         "reasons": dict(reasons.most_common()),
         "pictures_without": pictures,
-        "files": [str(standing.place.out / f"reproduction.{ending}") for ending in ("html", "md", "parquet")],
+        "files": [str(state.workspace.out / f"reproduction.{ending}") for ending in ("html", "md", "parquet")],
     }
 
 
 @dataclass(frozen=True)
-class Section:
+class FilledItem:
     """An item, filled."""
 
     item: Item
@@ -107,10 +107,10 @@ class Section:
     remarks: list[str]
 
     @classmethod
-    def of(cls, standing: Standing, item: Item) -> "Section":
+    def of(cls, state: ReproductionState, item: Item) -> "FilledItem":
         """Fill an item."""
-        marks, picture = Marks(), standing.pictures.get(item.name)
-        grids = [Grid.of(cells, marks) for cells in standing.filled(item)]
+        marks, picture = Marks(), state.pictures.get(item.name)
+        grids = [Grid.of(cells, marks) for cells in state.filled(item)]
         remarks = [item.note] if item.note else []
         if item.picture:
             reason = picture.reason if picture else "not drawn before the reproduction was stopped"
@@ -126,7 +126,7 @@ class Grid:
     rows: list[tuple[str, list["Shown | None"]]]
 
     @classmethod
-    def of(cls, cells: Sequence[Filled], marks: Marks) -> "Grid":
+    def of(cls, cells: Sequence[FilledCell], marks: Marks) -> "Grid":
         """Lay cells out, rows in the order in which they come."""
         rows = Counter(cell.row for cell in cells)
         (longest, _), *_ = rows.most_common()  # a row that has every column says in which order they stand
@@ -154,7 +154,7 @@ class Shown:
     """Of its background, as CSS."""
 
     @classmethod
-    def of(cls, filled: Filled, marks: Marks) -> "Shown":
+    def of(cls, filled: FilledCell, marks: Marks) -> "Shown":
         """Write a cell."""
         mark = marks.of(filled.reason or filled.note)
         paper = _printed(filled.paper, filled)
@@ -178,7 +178,7 @@ class Shown:
         return f"{text} {self.mark}".strip()
 
 
-def _number(value: float | str | None, filled: Filled) -> str:
+def _number(value: float | str | None, filled: FilledCell) -> str:
     if not isinstance(value, float):
         return str(value)
     if filled.percent:
@@ -188,7 +188,7 @@ def _number(value: float | str | None, filled: Filled) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.0e}"
 
 
-def _printed(value: float | str | None, filled: Filled) -> str:
+def _printed(value: float | str | None, filled: FilledCell) -> str:
     """Return the paper's figure with as many digits as it is printed with."""
     if not isinstance(value, float) or not filled.percent:
         return _number(value, filled)
@@ -204,13 +204,13 @@ def _colour(difference: float) -> str:
 # --- Markdown -------------------------------------------------------------------------------------------------------
 
 
-def markdown(standing: Standing, sections: Sequence[Section]) -> str:
+def markdown(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
     """Return the report as Markdown."""
-    lines = [MARK, "", f"# {_title(standing)}", "", standing.place.scale.description, "", *_about(standing), ""]
-    lines += [f"    {_command(standing)}", "", LEGEND, ""]
+    lines = [MARK, "", f"# {_title(state)}", "", state.workspace.scale.description, "", *_about(state), ""]
+    lines += [f"    {_command(state)}", "", LEGEND, ""]
     for section in sections:
         lines += [f"## {section.item.heading}", "", *section_lines(section)]
-    for title, rows in _tables(standing):
+    for title, rows in _tables(state):
         if rows:
             lines += [f"## {title}", "", *_rows(rows), ""]
     return "\n".join(lines)
@@ -223,7 +223,7 @@ LEGEND = (
 )
 
 
-def section_lines(section: Section) -> list[str]:
+def section_lines(section: FilledItem) -> list[str]:
     """Return what is below the heading of an item."""
     lines: list[str] = []
     for grid in section.grids:
@@ -249,22 +249,22 @@ def _rows(rows: Sequence[dict[str, Any]]) -> list[str]:
 # --- what both forms say --------------------------------------------------------------------------------------------
 
 
-def _title(standing: Standing) -> str:
-    return f"The paper's tables and figures again, at scale {standing.place.scale.name}"
+def _title(state: ReproductionState) -> str:
+    return f"The paper's tables and figures again, at scale {state.workspace.scale.name}"
 
 
-def _command(standing: Standing) -> str:
-    names = [item.name for item in standing.items]
+def _command(state: ReproductionState) -> str:
+    names = [item.name for item in state.items]
     words = ["zootools reproduce", *(["all"] if len(names) == len(ITEMS) else names)]
-    words += [f"--scale {standing.place.scale.name}"]
-    words += [f"--seeds {standing.seeds}"] * (standing.seeds > 1) + ["--data DIR"] * (standing.data is not None)
+    words += [f"--scale {state.workspace.scale.name}"]
+    words += [f"--seeds {state.seeds}"] * (state.seeds > 1) + ["--data DIR"] * (state.data is not None)
     return " ".join(words)
 
 
-def _about(standing: Standing) -> list[str]:
+def _about(state: ReproductionState) -> list[str]:
     """Say what it ran on, and how long it took."""
-    found = [result for _, result in standing.results()]
-    wall = sum(session["seconds"] for zoo in standing.zoos for session in _sessions(standing, zoo))
+    found = [result for _, result in state.results()]
+    wall = sum(session["seconds"] for zoo in state.zoos for session in _sessions(state, zoo))
     text = f"zootools {__version__} with torch {torch.__version__} on {_machine()}."
     if found:
         cpu = duration(sum(result["cpu_seconds"] for result in found))
@@ -286,49 +286,49 @@ def _machine() -> str:
     return f"{os.cpu_count()} cores of {name}{gpu}"
 
 
-def _sessions(standing: Standing, zoo: str) -> list[dict[str, Any]]:
-    return read_build_log(standing.place.zoo(zoo))
+def _sessions(state: ReproductionState, zoo: str) -> list[dict[str, Any]]:
+    return read_build_log(state.workspace.zoo(zoo))
 
 
-def _tables(standing: Standing) -> list[tuple[str, list[dict[str, Any]]]]:
+def _tables(state: ReproductionState) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return title and lines of the tables at the end."""
     return [
-        ("The zoos", _zoos(standing)),
-        ("Checkpoints that are left out", _left_out(standing)),
-        ("The encoders", _jobs(standing)),
+        ("The zoos", _zoos(state)),
+        ("Checkpoints that are left out", _left_out(state)),
+        ("The encoders", _jobs(state)),
     ]
 
 
-def _left_out(standing: Standing) -> list[dict[str, Any]]:
+def _left_out(state: ReproductionState) -> list[dict[str, Any]]:
     """Return a line for each zoo, split and reason."""
-    notes = dict.fromkeys(note for _, found in standing.results() for note in found["notes"] if "are left out" in note)
+    notes = dict.fromkeys(note for _, found in state.results() for note in found["notes"] if "are left out" in note)
     return [dict(zip(("zoo", "what"), note.split(": ", 1), strict=True)) for note in notes]
 
 
-def _zoos(standing: Standing) -> list[dict[str, Any]]:
+def _zoos(state: ReproductionState) -> list[dict[str, Any]]:
     """Return a line for each zoo."""
-    scale, rows = standing.place.scale, []
-    for name, zoo in standing.zoos.items():
+    scale, rows = state.workspace.scale, []
+    for name, zoo in state.zoos.items():
         whole = load_spec(find_spec(name)).model_count
         changes = " ".join(scale.zoo_changes(name, bool(zoo.instead))) or "as it is"
         row = {"zoo": zoo_label(name), "models": "-", "of": f"{whole:,}", "diverged": "-"}
         row |= {"checkpoints": "-", "built in": "-", "specification": zoo.reason or changes}
-        if (standing.place.zoo(name) / "zoo.json").exists():
-            counts = read_manifest(standing.place.zoo(name))["counts"]
+        if (state.workspace.zoo(name) / "zoo.json").exists():
+            counts = read_manifest(state.workspace.zoo(name))["counts"]
             row |= {key: f"{counts[key]:,}" for key in ("diverged", "checkpoints")}
             row |= {"models": f"{counts['expected']:,}"}
-            row["built in"] = duration(sum(session["seconds"] for session in _sessions(standing, name)))
+            row["built in"] = duration(sum(session["seconds"] for session in _sessions(state, name)))
         rows.append(row)
     return rows
 
 
-def _jobs(standing: Standing) -> list[dict[str, Any]]:
+def _jobs(state: ReproductionState) -> list[dict[str, Any]]:
     """Return a line for each encoder."""
     rows = []
-    for job, found in standing.results():
+    for job, found in state.results():
         if job.learns:
-            name, changes = standing.place.scale.recipe_words(job)
-            recipe = standing.place.scale.recipe_of(job)
+            name, changes = state.workspace.scale.recipe_words(job)
+            recipe = state.workspace.scale.recipe_of(job)
             rows.append(
                 {
                     "encoder": job.name,
@@ -345,7 +345,7 @@ def _jobs(standing: Standing) -> list[dict[str, Any]]:
 # --- HTML and Parquet -------------------------------------------------------------------------------------------------
 
 
-def _html(standing: Standing, sections: Sequence[Section]) -> str:
+def _html(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -354,25 +354,25 @@ def _html(standing: Standing, sections: Sequence[Section]) -> str:
     }
     return environment.get_template("report.html.jinja").render(
         mark=MARK,
-        title=_title(standing),
-        scale=standing.place.scale,
-        about=_about(standing),
-        command=_command(standing),
+        title=_title(state),
+        scale=state.workspace.scale,
+        about=_about(state),
+        command=_command(state),
         sections=sections,
         pictures=pictures,
-        tables=_tables(standing),
+        tables=_tables(state),
         colours=[_colour(share) for share in (-1, -0.5, -0.1, 0.1, 0.5, 1)],
     )
 
 
-def _table(standing: Standing) -> pa.Table:
+def _table(state: ReproductionState) -> pa.Table:
     rows = []
-    for item in standing.items:
-        for filled in (cell for grid in standing.filled(item) for cell in grid):
+    for item in state.items:
+        for filled in (cell for grid in state.filled(item) for cell in grid):
             row = {"item": item.name, "row": filled.row, "column": filled.column, "interval": filled.interval}
             row |= {"seeds": filled.seeds, "reason": filled.reason, "note": filled.note}
             if (cell := filled.cell) is not None:
-                name, changes = standing.place.scale.recipe_words(cell.job)
+                name, changes = state.workspace.scale.recipe_words(cell.job)
                 row |= {"zoo": cell.job.zoo, "evaluated_on": cell.evaluated_on or cell.job.zoo, "job": cell.job.name}
                 row |= {"method": cell.method, "target": cell.target, "metric": cell.metric}
                 row |= {"recipe": " ".join((name, *changes)), "ours": filled.ours, "paper": filled.paper}

@@ -1,7 +1,7 @@
 """The whole of a reproduction: build the zoos, do the jobs in worker processes, draw, report. The same call resumes.
 
 >>> from representation.reproduction import reproduce
->>> standing = reproduce(["table1", "figure5"], "smoke")
+>>> state = reproduce(["table1", "figure5"], "smoke")
 """
 
 import multiprocessing
@@ -22,8 +22,8 @@ from representation.reproduction.estimate import job_flops
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs, find_items
 from representation.reproduction.report import write_report
 from representation.reproduction.scales import find_scale
-from representation.reproduction.standing import Picture, Standing, ZooStanding
-from representation.reproduction.work import Place, do
+from representation.reproduction.state import Picture, ReproductionState, ZooState
+from representation.reproduction.work import Workspace, do
 from zootools.building.builder import build
 from zootools.engines.local import leave_with_parent
 from zootools.errors import StorageError, WorkerError
@@ -43,7 +43,7 @@ def reproduce(
     seeds: int = 1,
     workers: int | None = None,
     quiet: bool = False,
-) -> Standing:
+) -> ReproductionState:
     """Make tables and figures of the paper again, and write the report beside what they are made of.
 
     Args:
@@ -56,7 +56,7 @@ def reproduce(
         workers: processes; one per core by default, and a single one with CUDA.
         quiet: say nothing on stderr.
 
-    Returns what came of it: `Standing.filled` has the cells of each item.
+    Returns what came of it: `ReproductionState.filled` has the cells of each item.
 
     A job that finds nothing to learn from leaves its reason in the cells. When the process is interrupted the report
     is written with what there is.
@@ -65,12 +65,12 @@ def reproduce(
     WorkerError when a worker process died.
     """
     items, settings = find_items(what), find_scale(scale)
-    run = _Run(Place(out or Path("reproduction") / scale, settings), items, data, seeds, workers or _cores(), quiet)
+    run = _Run(Workspace(out or Path("reproduction") / scale, settings), items, data, seeds, workers or _cores(), quiet)
     try:
         run.everything()
     finally:
-        write_report(run.standing)
-    return run.standing
+        write_report(run.state)
+    return run.state
 
 
 def _cores() -> int:
@@ -83,13 +83,13 @@ class _Run:
     """The state of one call."""
 
     def __init__(
-        self, place: Place, items: list[Item], data: Path | None, seeds: int, workers: int, quiet: bool
+        self, workspace: Workspace, items: list[Item], data: Path | None, seeds: int, workers: int, quiet: bool
     ) -> None:
-        self.place, self.items, self.data, self.seeds = place, items, data, seeds
+        self.workspace, self.items, self.data, self.seeds = workspace, items, data, seeds
         self.workers, self.quiet, self.begun = workers, quiet, time.monotonic()
         wanted = {zoo for item in items for zoo in item.needed_zoos}
         self.zoos = [zoo for zoo in ZOOS if zoo in wanted]
-        self.standing = Standing(place, items, seeds, data)
+        self.state = ReproductionState(workspace, items, seeds, data)
         self.built = set[str]()
         self.waiting = all_jobs(items)
         self.worked, self.done = 0.0, 0.0  # seconds, and floating-point operations, of the jobs of this call
@@ -97,11 +97,11 @@ class _Run:
     def everything(self) -> None:
         """Build, do, draw."""
         self._look_for_images()
-        self.waiting = [job for job in self.waiting if not self.standing.zoos[job.zoo].reason]
+        self.waiting = [job for job in self.waiting if not self.state.zoos[job.zoo].reason]
         with _workers(self.workers) as pool:
             self._draw(pool)
             for zoo in self.zoos:
-                if not self.standing.zoos[zoo].reason:
+                if not self.state.zoos[zoo].reason:
                     self._build(zoo)
                     self.built.add(zoo)
                     self._do(pool)
@@ -111,12 +111,12 @@ class _Run:
         """Note which zoos cannot be built, and for which other images stand in."""
         at_hand: dict[str, bool] = {}  # by data set: reading one takes a second
         for zoo in self.zoos:
-            images, finished = self.place.scale.spec(zoo).images, (self.place.zoo(zoo) / "zoo.json").exists()
+            images, finished = self.workspace.scale.spec(zoo).images, (self.workspace.zoo(zoo) / "zoo.json").exists()
             instead = reason = ""
             if images.name not in at_hand:
                 at_hand[images.name] = has_images(images, self.data)
             if not at_hand[images.name]:
-                if self.place.scale.stands_in:
+                if self.workspace.scale.stands_in:
                     instead = images.name
                 elif not finished:
                     try:
@@ -124,16 +124,16 @@ class _Run:
                     except StorageError:
                         reason = f"no zoo: the image files of {images.name} are not here, nor could they be fetched"
                         self._say(f"{zoo}: {reason}; they were looked for in {data_folder(self.data)}")
-            self.standing.zoos[zoo] = ZooStanding(instead, reason)
+            self.state.zoos[zoo] = ZooState(instead, reason)
 
     def _build(self, zoo: str) -> None:
         """Build a zoo, if it is not there."""
-        spec = self.place.scale.spec(zoo, stand_in=bool(self.standing.zoos[zoo].instead))
+        spec = self.workspace.scale.spec(zoo, stand_in=bool(self.state.zoos[zoo].instead))
         self._say(f"{zoo}: {spec.models or spec.model_count} models, {spec.training.epochs} epochs")
         build(
             spec,
-            self.place.zoo(zoo),
-            backend=self.place.scale.backend,
+            self.workspace.zoo(zoo),
+            backend=self.workspace.scale.backend,
             workers=self.workers,
             data=self.data,
             quiet=self.quiet,
@@ -143,23 +143,23 @@ class _Run:
         """Do what is not done yet of the jobs whose zoos are there."""
         ready = dict[Future[str], tuple[Job, int]]()
         for job in list(self.waiting):
-            others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.standing.zoos[zoo].reason]
-            wanted = {job.zoo, *others} if not job.last else {z for z in self.zoos if not self.standing.zoos[z].reason}
+            others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.state.zoos[zoo].reason]
+            wanted = {job.zoo, *others} if not job.last else {z for z in self.zoos if not self.state.zoos[z].reason}
             if not wanted <= self.built:
                 continue
             self.waiting.remove(job)
             for seed in range(self.seeds):
-                if self.place.found(job, seed, others) is None:
-                    ready[pool.submit(do, self.place, job, seed, others)] = (job, seed)
+                if self.workspace.found(job, seed, others) is None:
+                    ready[pool.submit(do, self.workspace, job, seed, others)] = (job, seed)
         begun, before = time.monotonic(), self.worked
         for future in as_completed(ready):
             (job, seed), reason = ready[future], future.result()
             if reason:
-                self.standing.failures[job, seed] = reason
+                self.state.failures[job, seed] = reason
             self.worked = before + time.monotonic() - begun
-            self.done += job_flops(self.place.scale, job)
-            left = sum(job_flops(self.place.scale, later) * self.seeds for later in self.waiting)
-            left += sum(job_flops(self.place.scale, ready[other][0]) for other in ready if not other.done())
+            self.done += job_flops(self.workspace.scale, job)
+            left = sum(job_flops(self.workspace.scale, later) * self.seeds for later in self.waiting)
+            left += sum(job_flops(self.workspace.scale, ready[other][0]) for other in ready if not other.done())
             self._say(
                 f"{job.name}, seed {seed}: {reason or 'done'}; jobs take about "
                 f"{duration(left * self.worked / self.done)} more"
@@ -171,11 +171,11 @@ class _Run:
         Such pictures share how their zoos are reduced to the plane, which takes most of the time.
         """
         groups: dict[Any, list[Item]] = {}
-        for item in [item for item in self.items if item.picture and item.name not in self.standing.pictures]:
-            missing = {zoo for zoo in item.zoos if not self.standing.zoos[zoo].reason} - self.built
+        for item in [item for item in self.items if item.picture and item.name not in self.state.pictures]:
+            missing = {zoo for zoo in item.zoos if not self.state.zoos[zoo].reason} - self.built
             if find_spec("matplotlib") is None:
                 reason = "matplotlib is not installed (pip install 'zootools[plots]')"
-                self.standing.pictures[item.name] = Picture(reason=reason)
+                self.state.pictures[item.name] = Picture(reason=reason)
             elif not missing and not set(item.encoders) & set(self.waiting):
                 groups.setdefault((item.zoos, item.encoders) if item.zoos else item.name, []).append(item)
         if not groups:
@@ -183,8 +183,8 @@ class _Run:
         from representation.reproduction.pictures import draw
 
         there = [zoo for zoo in self.zoos if zoo in self.built]
-        for future in as_completed([pool.submit(draw, self.place, group, there) for group in groups.values()]):
-            self.standing.pictures |= future.result()
+        for future in as_completed([pool.submit(draw, self.workspace, group, there) for group in groups.values()]):
+            self.state.pictures |= future.result()
             for name, picture in future.result().items():
                 self._say(f"{name}: {picture.reason or 'drawn'}")
 

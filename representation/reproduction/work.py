@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from representation.dataset import Checkpoints, takes
+from representation.dataset import ZooDataset, takes
 from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
 from representation.recipes import Recipe
@@ -34,7 +34,7 @@ WEIGHTS_AND_STATISTICS = ("W", "s(W)")
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """The folder of a reproduction, and its scale."""
 
     out: Path
@@ -80,32 +80,36 @@ class Place:
         return result if same else None
 
 
-def do(place: Place, job: Job, seed: int, others: Sequence[str]) -> str:
+def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
     """Do a job and write down what it finds; return why it found nothing, or an empty string.
 
     ``others`` are the zoos, of those that a job's scores are transferred to, that are there and wanted.
     """
     begun, cpu = time.perf_counter(), time.process_time()
-    identity = place.identity(job, seed, others)
-    recipe = place.scale.recipe_of(job)
+    identity = workspace.identity(job, seed, others)
+    recipe = workspace.scale.recipe_of(job)
     try:
-        found = _variances(place, job, recipe) if job.method == VARIANCES else _scores(place, job, seed, others, recipe)
+        found = (
+            _variances(workspace, job, recipe)
+            if job.method == VARIANCES
+            else _scores(workspace, job, seed, others, recipe)
+        )
     except SpecError as error:
-        return str(error).replace(f"{place.out}/", "")
+        return str(error).replace(f"{workspace.out}/", "")
     seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
-    write_durably(place.result(job, seed), pretty_json({"job": job.name, "identity": identity, **seconds, **found}))
+    write_durably(workspace.result(job, seed), pretty_json({"job": job.name, "identity": identity, **seconds, **found}))
     return ""
 
 
-def _scores(place: Place, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> dict[str, Any]:
-    home_zoo, *other_zoos = [open_zoo(place.zoo(name)) for name in (job.zoo, *others)]
-    home = Checkpoints.of(home_zoo, recipe)
+def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> dict[str, Any]:
+    home_zoo, *other_zoos = [open_zoo(workspace.zoo(name)) for name in (job.zoo, *others)]
+    home = ZooDataset.of(home_zoo, recipe)
     targets, excluded = home.choose()
-    away = [Checkpoints.of(zoo, recipe).as_transfer(home, targets) for zoo in other_zoos]
+    away = [ZooDataset.of(zoo, recipe).as_transfer(home, targets) for zoo in other_zoos]
     scorer = Scorer(home, away, targets, excluded, probes=("paper",))
-    for method in methods(place, job, seed, recipe, home_zoo, home):
+    for method in methods(workspace, job, seed, recipe, home_zoo, home):
         scorer.score(method)
-    if job.method == BASELINES and (missing := Umap.missing(len(home.parts["train"]))):
+    if job.method == BASELINES and (missing := Umap.missing(len(home.splits["train"]))):
         excluded[Umap.name] = missing
     rows = [
         row | {"value": row["value"] if math.isfinite(row["value"]) else None}
@@ -116,33 +120,33 @@ def _scores(place: Place, job: Job, seed: int, others: Sequence[str], recipe: Re
     return {"rows": rows, "excluded": excluded, "notes": notes, "counts": home.counts}
 
 
-def methods(place: Place, job: Job, seed: int, recipe: Recipe, zoo: Zoo, home: Checkpoints) -> "list[Method]":
+def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo, home: ZooDataset) -> "list[Method]":
     """Return what a job scores, fitted: the baselines that the paper has for this zoo, or the trained encoder."""
-    weights = home.parts["train"].weights
+    weights = home.splits["train"].weights
     if not job.learns:
         latent = recipe.encoder.latent
         every = [
             b for b in baselines(latent, len(weights), seed) if "tetris" in job.zoo or b.name in WEIGHTS_AND_STATISTICS
         ]
         return [_fitted(baseline, weights, home, seed) for baseline in every]
-    encoder = train_encoder(zoo, recipe, place.encoder(job, seed), seed, quiet=True)
+    encoder = train_encoder(zoo, recipe, workspace.encoder(job, seed), seed, quiet=True)
     rec = None if job.method == "Ec" else partial(reconstruction_r2, encoder, recipe=recipe)
     return [Method(job.method, encoder.embed, seed, len(weights), rec)]
 
 
-def _fitted(baseline: Any, weights: Tensor, home: Checkpoints, seed: int) -> Method:
+def _fitted(baseline: Any, weights: Tensor, home: ZooDataset, seed: int) -> Method:
     baseline.fit(weights, home.schema)
     return Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
 
 
-def _variances(place: Place, job: Job, recipe: Recipe) -> dict[str, Any]:
+def _variances(workspace: Workspace, job: Job, recipe: Recipe) -> dict[str, Any]:
     """Return VAR and VARc of Table 4.
 
     VAR is the variance of each weight over all checkpoints, averaged over the weights: in the paper it falls within
     groups where the seed is fixed, which a variance over a model's own weights could not. VARc is its plain mean over
     the groups of one initialisation and activation.
     """
-    zoo = recipe.epochs.select(open_zoo(place.zoo(job.zoo)))
+    zoo = recipe.epochs.select(open_zoo(workspace.zoo(job.zoo)))
     weights = zoo.weights()
     taken, reason = takes(recipe, weights)
     if not taken.any():

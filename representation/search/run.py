@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from representation.dataset import Checkpoints
+from representation.dataset import ZooDataset
 from representation.evaluation.results import SCHEMA
 from representation.recipes import load_recipe
 from representation.search.space import Space, Trial, load_search
-from representation.search.trials import Ended, Work, run_trials
+from representation.search.trials import TrialInputs, TrialResult, run_trials
 from representation.training.distributed import packed
 from representation.training.train import Weights, check_identity
 from zootools.errors import ClusterError, DamagedZooError, SpecError, did_you_mean
@@ -44,7 +44,7 @@ diverged has one row without a value."""
 
 
 def search_recipes(
-    home: Checkpoints,
+    home: ZooDataset,
     recipe: str,
     space: Path,
     out: Path,
@@ -66,22 +66,24 @@ def search_recipes(
         raise ClusterError("--search needs the package ray, which is not installed: pip install 'zootools[ray]'")
     settings, trials = load_search(space, recipe, overrides)
     # Nothing below sees the test split.
-    home = replace(home, parts={split: home.parts[split] for split in ("train", "validation")})
+    home = replace(home, splits={split: home.splits[split] for split in ("train", "validation")})
     targets = _targets(home, settings, space)
-    weights = Weights(home.name, home.schema, home.parts["train"].weights, home.parts["validation"].weights)
+    weights = Weights(home.name, home.schema, home.splits["train"].weights, home.splits["validation"].weights)
     identity = weights.identity(load_recipe(recipe, overrides), seed=0)
     identity["search"] = {key: value for key, value in settings.dump().items() if key != "trials"}
     with FolderLock(out / ".work" / "lock"):
         ended = _read(out / "search.json", identity)
         if any(trial.number not in ended for trial in trials):
 
-            def keep(number: int, trained: Ended) -> None:
+            def keep(number: int, trained: TrialResult) -> None:
                 ended[number] = trained
                 found = {str(number): asdict(ended[number]) for number in sorted(ended)}
                 write_durably(out / "search.json", pretty_json({"identity": identity, "trials": found}))
 
-            properties = {split: part.targets for split, part in home.parts.items()}
-            run_trials(Work(packed(weights), properties, targets, settings, trials, dict(ended)), keep, address, quiet)
+            properties = {split: part.targets for split, part in home.splits.items()}
+            run_trials(
+                TrialInputs(packed(weights), properties, targets, settings, trials, dict(ended)), keep, address, quiet
+            )
         best = max(trials, key=lambda trial: _merit(ended[trial.number]))
         if not ended[best.number].scores:
             raise SpecError(f"{space}: all {len(trials)} trials diverged; use smaller values of training.lr")
@@ -98,22 +100,22 @@ def search_recipes(
     return best, f"{how} on the validation split; {len(trials)} trials: {counts}"
 
 
-def _merit(ended: Ended) -> tuple[bool, float]:
+def _merit(ended: TrialResult) -> tuple[bool, float]:
     """Order trials: those that finished come before those that were stopped, which might not have kept a lead."""
     return ended.outcome == "finished", ended.curve[-1]
 
 
-def _targets(home: Checkpoints, space: Space, path: Path) -> list[str]:
+def _targets(home: ZooDataset, space: Space, path: Path) -> list[str]:
     """Return the properties that the objective probes for. Raises SpecError for one that cannot be."""
     if space.objective.score != "probes":
         return []
     unfit: dict[str, str] = {}
-    for split, part in home.parts.items():
+    for split, part in home.splits.items():
         for name, target in part.targets.items():
             reason = "no number" if target.classes else target.unfit()
             if reason:
                 unfit.setdefault(name, f"{reason} in the {split} split")
-    numbers = [name for name in home.parts["train"].targets if name not in unfit]
+    numbers = [name for name in home.splits["train"].targets if name not in unfit]
     for name in space.objective.targets or ():
         if name not in numbers:
             reason = f"{name}: {unfit[name]}" if name in unfit else f"found {name!r}{did_you_mean(name, numbers)}"
@@ -123,12 +125,12 @@ def _targets(home: Checkpoints, space: Space, path: Path) -> list[str]:
     return list(space.objective.targets or numbers)
 
 
-def _read(record: Path, identity: dict[str, Any]) -> dict[int, Ended]:
+def _read(record: Path, identity: dict[str, Any]) -> dict[int, TrialResult]:
     """Return the trials that have ended, by number. Raises SpecError when they are of another search."""
     try:
         found = json.loads(record.read_bytes())
         check_identity(record.parent, "search", found["identity"], identity)
-        return {int(number): Ended(**trial) for number, trial in found["trials"].items()}
+        return {int(number): TrialResult(**trial) for number, trial in found["trials"].items()}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -136,7 +138,7 @@ def _read(record: Path, identity: dict[str, Any]) -> dict[int, Ended]:
 
 
 def _write_table(
-    path: Path, zoo: str, label: str, trials: Sequence[Trial], ended: dict[int, Ended], space: Space
+    path: Path, zoo: str, label: str, trials: Sequence[Trial], ended: dict[int, TrialResult], space: Space
 ) -> None:
     rows = []
     for trial in trials:

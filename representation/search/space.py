@@ -26,7 +26,7 @@ class Vary(Draw):
     """One of these values, each as likely."""
 
 
-class Objective(Section):
+class SearchObjective(Section):
     """What the best trial has most of, on the validation split; of the test split nothing is looked at."""
 
     score: Literal["probes", "reconstruction", "loss"] = "probes"
@@ -73,7 +73,7 @@ class Space(Section):
     """Another one draws other recipes."""
     vary: Annotated[dict[str, Vary], Field(min_length=1)]
     """By key of the recipe, as in ``--set``: ``training.lr``."""
-    objective: Objective = Objective()
+    objective: SearchObjective = SearchObjective()
     """What is searched for."""
     stopping: Stopping = Stopping()
     """When a trial is given up."""

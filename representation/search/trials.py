@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from representation.dataset import Checkpoints, Part
+from representation.dataset import ZooDataset, ZooSplit
 from representation.encoders.encoder import Encoder
 from representation.evaluation.scoring import validation_scores
-from representation.evaluation.targets import Target
 from representation.search.space import Space, Trial
-from representation.training.distributed import Share, unpacked
+from representation.targets import Target
+from representation.training.distributed import Resources, unpacked
 from representation.training.train import LossError, train_epochs
 from zootools.engines.cluster import connect
 from zootools.engines.engine import RETRIES
@@ -35,7 +35,7 @@ HOPELESS = -1e300
 
 
 @dataclass
-class Ended:
+class TrialResult:
     """What became of a trial."""
 
     changes: list[str]
@@ -48,7 +48,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialInputs:
     """What the workers of all trials are given, once for each machine."""
 
     arrays: Any
@@ -59,11 +59,11 @@ class Work:
     """Those that are probed for."""
     space: Space
     trials: list[Trial]
-    ended: dict[int, Ended]
+    ended: dict[int, TrialResult]
     """The trials of an earlier session, by number."""
 
 
-def run_trials(work: Work, ended: Callable[[int, Ended], None], address: str | None, quiet: bool) -> None:
+def run_trials(work: TrialInputs, ended: Callable[[int, TrialResult], None], address: str | None, quiet: bool) -> None:
     """Run all trials that have not ended before, and tell ``ended`` of each with its number when it does.
 
     Raises WorkerError when the workers of a trial die again and again.
@@ -75,7 +75,7 @@ def run_trials(work: Work, ended: Callable[[int, Ended], None], address: str | N
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
 
-        running: dict[int, Ended] = {}
+        running: dict[int, TrialResult] = {}
         complete = [False] * len(done)
 
         class Recorder(tune.Callback):
@@ -83,7 +83,7 @@ def run_trials(work: Work, ended: Callable[[int, Ended], None], address: str | N
                 number = trial.config["trial"]
                 if number not in work.ended:
                     if result["epoch"] == 1:  # the first, or once more after the death of a worker
-                        running[number] = Ended(list(work.trials[number].changes))
+                        running[number] = TrialResult(list(work.trials[number].changes))
                     running[number].curve.append(result["reached"])
                     running[number].scores = json.loads(result["scores"])
                     progress.update(number, min(1, result["epoch"] / epochs[number]))
@@ -105,14 +105,14 @@ def run_trials(work: Work, ended: Callable[[int, Ended], None], address: str | N
             grace_period=min(stopping.after, max(epochs)),
             reduction_factor=stopping.factor,
         )
-        share = Share.of(len(done) - int(sum(done)))
+        resources = Resources.of(len(done) - int(sum(done)))
         analysis = tune.run(
-            tune.with_parameters(_run_trial, work=work, share=share),
+            tune.with_parameters(_run_trial, work=work, resources=resources),
             config={"trial": tune.grid_search([trial.number for trial in work.trials])},
             metric="reached",
             mode="max",
             scheduler=asha,
-            resources_per_trial={"cpu": share.threads, "gpu": share.gpus},
+            resources_per_trial={"cpu": resources.threads, "gpu": resources.gpus},
             max_failures=RETRIES,
             raise_on_failed_trial=False,
             reuse_actors=True,
@@ -154,7 +154,7 @@ def _quiet_tune() -> Iterator[None]:
                 del os.environ[name]
 
 
-def _run_trial(config: dict[str, int], work: Work, share: Share) -> None:
+def _run_trial(config: dict[str, int], work: TrialInputs, resources: Resources) -> None:
     """Train and score one trial where Ray put it, or repeat what is known of it, for the stopping rule to see."""
     from ray import tune
 
@@ -163,15 +163,15 @@ def _run_trial(config: dict[str, int], work: Work, share: Share) -> None:
         for number, reached in enumerate(work.ended[trial.number].curve, start=1):
             tune.report({"epoch": number, "reached": reached})
         return
-    torch.set_num_threads(share.threads)
+    torch.set_num_threads(resources.threads)
     weights = unpacked(work.arrays)
-    parts = {split: Part(getattr(weights, split), targets) for split, targets in work.properties.items()}
-    home = Checkpoints(weights.zoo, weights.schema, parts, {})
+    parts = {split: ZooSplit(getattr(weights, split), targets) for split, targets in work.properties.items()}
+    home = ZooDataset(weights.zoo, weights.schema, parts, {})
     done, scores = 0, list[dict[str, Any]]()
     with TemporaryDirectory(prefix="zootools-") as scratch:
         folder = Path(scratch)
         try:
-            for epoch in train_epochs(weights, trial.recipe, folder, quiet=True, device=share.device):
+            for epoch in train_epochs(weights, trial.recipe, folder, quiet=True, device=resources.device):
                 done = epoch.line["epoch"]
                 if epoch.best["epoch"] == done:
                     scores = _scores(work, home, trial, folder, epoch.best)
@@ -182,9 +182,11 @@ def _run_trial(config: dict[str, int], work: Work, share: Share) -> None:
             tune.report({"epoch": done + 1, "reached": HOPELESS, "scores": "[]"})
 
 
-def _scores(work: Work, home: Checkpoints, trial: Trial, folder: Path, best: dict[str, Any]) -> list[dict[str, Any]]:
+def _scores(
+    work: TrialInputs, home: ZooDataset, trial: Trial, folder: Path, best: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Return what the kept encoder in a folder scores on the validation split."""
-    loss, train, validation = trial.recipe.loss.kind, home.parts["train"], home.parts["validation"]
+    loss, train, validation = trial.recipe.loss.kind, home.splits["train"], home.splits["validation"]
     score = work.space.objective.score
     if score == "probes":
         return validation_scores(home, work.targets, Encoder.from_pretrained(folder), loss)

@@ -6,6 +6,7 @@ Every network of a batch gets its own permutation, its own erased block and its 
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from representation.recipes import Augmentation
@@ -60,7 +61,8 @@ class Augmenter(nn.Module):
                 # 62 random bits per neuron: two are never equal, so their order is a uniform permutation.
                 keys = torch.randint(2**62, (count, layer.outputs), generator=generator, device=device)
                 rows = keys.argsort(dim=1)
-            parts.append((offset + rows.unsqueeze(2) * layer.fan_in + columns.unsqueeze(1)).flatten(1))
+            kernel = offset + rows[:, :, None] * layer.fan_in + columns[:, None, :]
+            parts.append(rearrange(kernel, "n outputs inputs -> n (outputs inputs)"))
             offset += layer.outputs * layer.fan_in
             if layer.bias:
                 parts.append(offset + rows)
@@ -68,7 +70,8 @@ class Augmenter(nn.Module):
             if position < len(self.schema.layers) - 1:
                 following = self.schema.layers[position + 1]
                 block = following.fan_in // layer.outputs  # kernel elements, or height times width, per output
-                columns = (rows.unsqueeze(2) * block + torch.arange(block, device=device)).flatten(1)
+                columns = rows[:, :, None] * block + torch.arange(block, device=device)
+                columns = rearrange(columns, "n outputs block -> n (outputs block)")
         return torch.cat(parts, dim=1)
 
     def erased(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:

@@ -38,7 +38,7 @@ def train_encoders(
     """Train an encoder for each of the seeds 0, 1, ... on a Ray cluster, and return them.
 
     ``folders[seed]`` becomes what `representation.training.train.train_encoder` makes of it, encoder for encoder the
-    same bytes where processors and number of threads are the same (see `Share`); only seconds in its records differ.
+    same bytes where processors and number of threads are the same (see `Resources`); only seconds in its records differ.
 
     Raises WorkerError when the workers of a seed die again and again, else what `train_encoder` raises.
     """
@@ -63,7 +63,7 @@ def train_encoders(
     return [Encoder.from_pretrained(path) for path in folders]
 
 
-class Share(NamedTuple):
+class Resources(NamedTuple):
     """What of a cluster one training gets: processors of a node, or a part of a GPU."""
 
     threads: int
@@ -71,7 +71,7 @@ class Share(NamedTuple):
     gpus: float
 
     @classmethod
-    def of(cls, trainings: int) -> "Share":
+    def of(cls, trainings: int) -> "Resources":
         """Divide the cluster that this process is connected to between so many trainings."""
         import ray
 
@@ -114,7 +114,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
     """Train all seeds; this process must be connected to the cluster."""
     import ray
 
-    share, shared = Share.of(len(jobs)), ray.put(packed(weights))
+    share, shared = Resources.of(len(jobs)), ray.put(packed(weights))
     task = ray.remote(**Tasks.options({"num_cpus": share.threads, "num_gpus": share.gpus}))(_train_seed)
 
     def start(job: _Job) -> None:
@@ -153,7 +153,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
 
 
 def _train_seed(
-    shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Share, name: str
+    shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Resources, name: str
 ) -> Iterator[tuple[int, dict[str, bytes]] | tuple[str, None]]:
     """Train one seed where Ray put it, from a folder's ``files``; yield after each epoch which files have changed."""
     yield STARTED

@@ -23,7 +23,7 @@ from representation.dataset import takes
 from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe
 from representation.training.memory import check_memory, memory_named
-from representation.training.trainer import Trainer, choose_precision
+from representation.training.trainer import EncoderTrainer, choose_precision
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, differences
 from zootools.extras import optional
@@ -98,7 +98,7 @@ class Weights(NamedTuple):
         return {"recipe": recipe.dump(), "seed": seed, "weights_sha256": digest.hexdigest()}
 
 
-class Epoch(NamedTuple):
+class TrainedEpoch(NamedTuple):
     """One committed epoch of a training."""
 
     line: dict[str, Any]
@@ -120,7 +120,7 @@ def train_epochs(
     quiet: bool = False,
     device: str = "auto",
     track: str | None = None,
-) -> Iterator[Epoch]:
+) -> Iterator[TrainedEpoch]:
     """Do what `train_encoder` does epoch by epoch: yield each one that is left when it is committed to the folder."""
     device, precision, more = _computed_on(recipe, device)
     identity = weights.identity(recipe, seed) | more
@@ -134,7 +134,9 @@ def train_epochs(
     with FolderLock(folder.lock), torch.random.fork_rng(cuda), _matmul_precision(precision):
         if not folder.is_finished(identity):
             with memory_named(weights.schema, recipe, len(weights.train)):
-                trainer = Trainer(weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device))
+                trainer = EncoderTrainer(
+                    weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device)
+                )
                 yield from _train(trainer, folder, identity, weights.zoo, quiet, track)
         folder.remove_work()
 
@@ -250,8 +252,8 @@ def check_identity(folder: Path, what: str, found: dict[str, Any], identity: dic
 
 
 def _train(
-    trainer: Trainer, folder: TrainingFolder, identity: dict[str, Any], zoo: str, quiet: bool, track: str | None
-) -> Iterator[Epoch]:
+    trainer: EncoderTrainer, folder: TrainingFolder, identity: dict[str, Any], zoo: str, quiet: bool, track: str | None
+) -> Iterator[TrainedEpoch]:
     """Train all epochs that are left, committing each."""
     recipe, best, seconds = trainer.recipe, math.inf, 0.0
     values: dict[str, Any] = {"identity": identity, "best": None}
@@ -288,7 +290,7 @@ def _train(
             with folder.log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             log(line)
-            yield Epoch(line, values["best"])
+            yield TrainedEpoch(line, values["best"])
     record = {"zoo": zoo, "identity": identity, "epochs": trainer.epoch, "best": values["best"], "seconds": seconds}
     write_durably(folder.record, pretty_json(record))
 

@@ -23,7 +23,7 @@ WARM_UP = 0.05
 """Share of a one-cycle training over which the learning rate rises."""
 
 
-class Trainer:
+class EncoderTrainer:
     """Encoder, projection head, loss, augmentation and optimizer, and one epoch of all of them.
 
     Everything random about an epoch is drawn from generators that are seeded by (seed, epoch).

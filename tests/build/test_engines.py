@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from crash import TINY, tree
 
-from representation.represent import ENCODER_ENGINES
+from representation.pipeline import ENCODER_ENGINES
 from zootools import build
 from zootools.building.builder import preview
 from zootools.engines.engine import BuildJob, Engine, Report, Retried

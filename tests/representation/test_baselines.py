@@ -8,7 +8,6 @@ import torch
 from sklearn.decomposition import PCA, KernelPCA
 from torch import Tensor
 
-from representation import baselines
 from representation.evaluation.baselines import (
     CosinePca,
     LinearPca,
@@ -17,6 +16,7 @@ from representation.evaluation.baselines import (
     Umap,
     UnfitError,
     UnterthinerStatistics,
+    baselines,
     flatten,
 )
 from zootools.architectures import Schema, build_schema

@@ -23,7 +23,7 @@ from samples import make_spec
 from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe, load_recipe
 from representation.training.train import train_encoder, training_data
-from representation.training.trainer import Trainer, choose_precision, one_cycle
+from representation.training.trainer import EncoderTrainer, choose_precision, one_cycle
 from zootools import Zoo, build, open_zoo
 from zootools.errors import BusyError, SpecError
 from zootools.filesystem.files import FolderLock
@@ -43,9 +43,9 @@ def weights_in(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def trainer(zoo: Zoo, settings: Recipe, seed: int = 0) -> Trainer:
+def trainer(zoo: Zoo, settings: Recipe, seed: int = 0) -> EncoderTrainer:
     train, validation = (part.weights() for part in training_data(zoo, settings).values())
-    return Trainer(zoo.schema, train, validation, settings, seed, torch.device("cpu"))
+    return EncoderTrainer(zoo.schema, train, validation, settings, seed, torch.device("cpu"))
 
 
 def test_a_training_lowers_the_loss_and_explains_the_weights(zoo: Zoo) -> None:

@@ -23,13 +23,13 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
 from representation import Encoder, embed, represent
-from representation.dataset import Checkpoints
+from representation.dataset import ZooDataset
 from representation.encoders.attention import projection_head
 from representation.evaluation.probes import ALPHAS
 from representation.evaluation.results import SCHEMA, Results
-from representation.evaluation.targets import IDENTITY, read_targets
 from representation.paper import published
 from representation.recipes import load_recipe
+from representation.targets import IDENTITY, read_targets
 from representation.training.memory import check_memory, estimate
 from representation.training.train import Weights
 from zootools import Zoo, build, open_zoo
@@ -264,11 +264,11 @@ def test_labels_of_another_zoo_are_matched_by_name(varied: Path, folder: Path) -
     )
     other = replace(other, stored_spec=other.spec.model_copy(update={"name": "other"}))
     recipe = load_recipe("smoke")
-    home = Checkpoints.of(zoo, recipe)
+    home = ZooDataset.of(zoo, recipe)
     names, _ = home.choose()
-    away = Checkpoints.of(other, recipe).as_transfer(home, names)
-    assert home.parts["train"].targets["activation"].classes == ("relu", "tanh")
-    labels = away.parts["test"].targets["activation"].values.tolist()
+    away = ZooDataset.of(other, recipe).as_transfer(home, names)
+    assert home.splits["train"].targets["activation"].classes == ("relu", "tanh")
+    labels = away.splits["test"].targets["activation"].values.tolist()
     truth = other.split("test").where(pc.field("epoch") > 0).metadata["activation"].to_pylist()
     assert labels == [{"relu": 0.0, "sigmoid": -1.0}[name] for name in truth]  # no probe can say sigmoid
     results = represent(varied, "smoke", folder / "o", transfer_to=[other], baselines_only=True, quiet=True)
@@ -392,10 +392,10 @@ def test_weights_that_are_not_finite_or_too_large_are_left_out_and_counted(
     next(iter(tensors.values()))[row["row"]] = value
     save_file(tensors, path, metadata)
     recipe = load_recipe("smoke", changes)
-    found = Checkpoints.of(open_zoo(copy, verify=False), recipe)
+    found = ZooDataset.of(open_zoo(copy, verify=False), recipe)
     assert [text.split("; ")[0] for text in found.notes] == [f"varied: {note}"]
     whole, left_out = len(zoo.split("train").where(pc.field("epoch") > 0)), note.count("left out")
-    assert len(found.parts["train"]) == len(Weights.of(open_zoo(copy, verify=False), recipe).train) == whole - left_out
+    assert len(found.splits["train"]) == len(Weights.of(open_zoo(copy, verify=False), recipe).train) == whole - left_out
 
 
 # --- the command ----------------------------------------------------------------------------------------------

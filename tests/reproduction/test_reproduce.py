@@ -22,8 +22,8 @@ from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items
 from representation.reproduction.report import MARK, Marks, Shown
 from representation.reproduction.scales import SCALES
-from representation.reproduction.standing import NOT_RUN, Filled, Standing
-from representation.reproduction.work import Place, do
+from representation.reproduction.state import NOT_RUN, FilledCell, ReproductionState
+from representation.reproduction.work import Workspace, do
 from zootools import open_zoo
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reproduction.md"
@@ -54,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Standing:
+def everything(tmp_path_factory: pytest.TempPathFactory, data: Path) -> ReproductionState:
     """All tables and figures at the smoke scale, made by two workers."""
     return reproduce(["all"], "smoke", tmp_path_factory.mktemp("all"), data=data, workers=2, quiet=True)
 
@@ -62,7 +62,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Standing
 # --- what comes out -------------------------------------------------------------------------------------------------
 
 
-def test_every_cell_has_a_figure_or_says_why_not(everything: Standing) -> None:
+def test_every_cell_has_a_figure_or_says_why_not(everything: ReproductionState) -> None:
     assert [item.name for item in everything.items] == list(ITEMS)
     for item in everything.items:
         filled = [cell for grid in everything.filled(item) for cell in grid]
@@ -78,7 +78,7 @@ def test_every_cell_has_a_figure_or_says_why_not(everything: Standing) -> None:
     assert sum(cell.ours is not None for cell in numbers) > 0.9 * len(numbers) > 500
 
 
-def test_cells_on_images_that_stand_in_for_others_say_so(everything: Standing) -> None:
+def test_cells_on_images_that_stand_in_for_others_say_so(everything: ReproductionState) -> None:
     assert {name for name, zoo in everything.zoos.items() if zoo.instead} == {
         zoo for zoo in ZOOS if not zoo.startswith("tetris")
     }
@@ -89,8 +89,8 @@ def test_cells_on_images_that_stand_in_for_others_say_so(everything: Standing) -
     assert not any(cell.note for grid in everything.filled(ITEMS["table5"]) for cell in grid)
 
 
-def test_the_files_of_the_report_agree(everything: Standing) -> None:
-    out = everything.place.out
+def test_the_files_of_the_report_agree(everything: ReproductionState) -> None:
+    out = everything.workspace.out
     text = (out / "reproduction.md").read_text()
     assert text.startswith(MARK)
     assert "zootools reproduce all --scale smoke --data DIR" in text
@@ -111,8 +111,8 @@ def test_the_files_of_the_report_agree(everything: Standing) -> None:
     assert page.count("data:image/png") == sum(picture.file is not None for picture in everything.pictures.values())
 
 
-def test_a_cell_is_what_represent_finds(everything: Standing, tmp_path: Path) -> None:
-    zoo = everything.place.zoo("tetris_seed")
+def test_a_cell_is_what_represent_finds(everything: ReproductionState, tmp_path: Path) -> None:
+    zoo = everything.workspace.zoo("tetris_seed")
     changes = ["encoder.latent=50"]
     results = represent(zoo, "smoke", tmp_path / "r", overrides=changes, quiet=True)
     expected = {
@@ -131,8 +131,8 @@ def test_a_cell_is_what_represent_finds(everything: Standing, tmp_path: Path) ->
     assert compared > 20
 
 
-def test_variances_are_over_checkpoints_and_within_groups(everything: Standing) -> None:
-    zoo = open_zoo(everything.place.zoo("mnist_hyp_5_rand"), where=pc.field("epoch") > 0)
+def test_variances_are_over_checkpoints_and_within_groups(everything: ReproductionState) -> None:
+    zoo = open_zoo(everything.workspace.zoo("mnist_hyp_5_rand"), where=pc.field("epoch") > 0)
     weights = zoo.weights().double().numpy()
     groups = np.array([f"{row['init']} {row['activation']}" for row in zoo.metadata.to_pylist()])
     within = np.mean([weights[groups == group].var(axis=0).mean() for group in np.unique(groups)])
@@ -142,23 +142,23 @@ def test_variances_are_over_checkpoints_and_within_groups(everything: Standing) 
     assert {row for row, _ in grid} == {"VAR", "VARc", "Rtr", "Rtes"}
 
 
-def test_checkpoints_that_are_left_out_decide_no_variance(everything: Standing, tmp_path: Path) -> None:
-    scale, zoo = everything.place.scale, "mnist_hyp_1_fix"
-    (tmp_path / "zoos").symlink_to(everything.place.zoo(zoo).parent)
+def test_checkpoints_that_are_left_out_decide_no_variance(everything: ReproductionState, tmp_path: Path) -> None:
+    scale, zoo = everything.workspace.scale, "mnist_hyp_1_fix"
+    (tmp_path / "zoos").symlink_to(everything.workspace.zoo(zoo).parent)
     weights = open_zoo(tmp_path / "zoos" / zoo, where=pc.field("epoch") > 0).weights().double()
     size = weights.abs().amax(dim=1)
     half = float(size.median())
     nothing = f"{zoo}: all {len(size)} checkpoints are left out: a weight is not finite, or beyond 1e-09"
     for limit, outcome in (half, ""), (1e-9, nothing):
-        place = Place(tmp_path, replace(scale, recipes={zoo: (f"largest_weight={limit}",)}))
-        assert do(place, Job(zoo, VARIANCES), 0, ()) == outcome
+        workspace = Workspace(tmp_path, replace(scale, recipes={zoo: (f"largest_weight={limit}",)}))
+        assert do(workspace, Job(zoo, VARIANCES), 0, ()) == outcome
     (row, _) = json.loads((tmp_path / "results" / f"{zoo}-variances-seed-0.json").read_bytes())["rows"]
     kept = weights[size <= half]
     assert row["rows"] == len(kept) < len(weights)
     assert row["value"] == pytest.approx(kept.var(dim=0, correction=0).mean().item())
 
 
-def test_words_of_specifications_and_schemas_stand_beside_the_papers(everything: Standing) -> None:
+def test_words_of_specifications_and_schemas_stand_beside_the_papers(everything: ReproductionState) -> None:
     (layers,) = everything.filled(ITEMS["table11"])
     differing = {(cell.row, cell.column): (cell.ours, cell.paper) for cell in layers if cell.ours != cell.paper}
     assert differing == {("conv3", "pooling"): ("none", "2"), ("fc2", "parameters"): ("210", "200")}
@@ -170,7 +170,7 @@ def test_how_a_cell_is_written() -> None:
     marks = Marks()
 
     def shown(ours: float | str | None, paper: float | str, **more: object) -> Shown:
-        return Shown.of(Filled("row", "column", ours, paper, **more), marks)  # type: ignore[arg-type]
+        return Shown.of(FilledCell("row", "column", ours, paper, **more), marks)  # type: ignore[arg-type]
 
     assert shown(0.9644, 0.97, percent=True).markdown == "96.4 < 97.0"
     assert shown(0.9701, 0.97, percent=True, interval=0.004, seeds=3).markdown == "97.0±0.4 = 97.0"
@@ -187,8 +187,8 @@ def test_how_a_cell_is_written() -> None:
 # --- again, and after an end ------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_is_used(everything: Standing, data: Path) -> None:
-    out = everything.place.out
+def test_what_is_there_is_used(everything: ReproductionState, data: Path) -> None:
+    out = everything.workspace.out
     kept = sorted([*out.glob("results/*"), *out.glob("encoders/*/*/model.safetensors"), *out.glob("zoos/*/zoo.json")])
     assert len(kept) > 100
     times = [path.stat().st_mtime_ns for path in kept]
@@ -199,11 +199,11 @@ def test_what_is_there_is_used(everything: Standing, data: Path) -> None:
         assert fewer.filled(item) == everything.filled(item)
 
 
-def test_a_changed_recipe_is_done_again(everything: Standing) -> None:
+def test_a_changed_recipe_is_done_again(everything: ReproductionState) -> None:
     (job,) = [job for job in all_jobs(find_items(["table1"])) if job.method == "ED"]
-    assert everything.place.found(job, 0) is not None
-    assert everything.place.found(job, 1) is None
-    assert Place(everything.place.out, SCALES["cpu"]).found(job, 0) is None
+    assert everything.workspace.found(job, 0) is not None
+    assert everything.workspace.found(job, 1) is None
+    assert Workspace(everything.workspace.out, SCALES["cpu"]).found(job, 0) is None
 
 
 def start(out: Path, data: Path, *words: str) -> "subprocess.Popen[str]":
@@ -228,10 +228,10 @@ def test_a_killed_run_goes_on_and_leaves_no_worker(tmp_path: Path, data: Path) -
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
     done = {path: path.stat().st_mtime_ns for path in out.glob("results/*.json")}
     assert not (out / "reproduction.md").exists()
-    standing = reproduce(["table1", "table3"], "smoke", out, data=data, workers=2, quiet=True)
+    state = reproduce(["table1", "table3"], "smoke", out, data=data, workers=2, quiet=True)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     for name in ("table1", "table3"):
-        assert all(isinstance(cell.ours, float) for cell in standing.filled(ITEMS[name])[0])
+        assert all(isinstance(cell.ours, float) for cell in state.filled(ITEMS[name])[0])
 
 
 def test_an_interrupted_run_reports_what_there_is(tmp_path: Path, data: Path) -> None:
@@ -309,9 +309,13 @@ def test_the_documented_report_was_generated_and_has_the_papers_figures() -> Non
     assert text.startswith(MARK)
     tables, marks = cells(text), Marks()
     for item in ITEMS.values():
-        grids = [[Filled(c.row, c.column, None, c.paper, c.percent, reason="x", cell=c) for c in g] for g in item.grids]
+        grids = [
+            [FilledCell(c.row, c.column, None, c.paper, c.percent, reason="x", cell=c) for c in g] for g in item.grids
+        ]
         if item.name in SECTIONS:
-            grids = [[Filled(row, column, None, paper, reason="x") for row, column, _, paper in described(item.name)]]
+            grids = [
+                [FilledCell(row, column, None, paper, reason="x") for row, column, _, paper in described(item.name)]
+            ]
         for grid, block in zip(grids, tables[item.heading], strict=True):
             columns = block[0][1:]
             found = {(line[0], c): cell for line in block[2:] for c, cell in zip(columns, line[1:], strict=True)}

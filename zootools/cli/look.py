@@ -129,7 +129,7 @@ def default_folder(name: str) -> Path:
 def representations(zoo: "Zoo", encoder: str | None) -> Iterator[tuple[str, "Tensor"]]:
     """Yield the weights of a zoo, their statistics and, with an encoder, z: features ``[checkpoints, anything]``."""
     from representation.evaluation.baselines import PaperStatistics
-    from representation.represent import embed
+    from representation.pipeline import embed
 
     if not len(zoo):
         return

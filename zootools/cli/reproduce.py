@@ -59,7 +59,7 @@ def reproduce(
     from representation.reproduction.run import reproduce as reproduce_items
 
     interruptible()
-    standing = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=as_json)
+    state = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=as_json)
 
     def show(value: dict[str, Any]) -> None:
         say(f"{value['cells']} cells, {value['cells'] - value['without']} with a figure of ours")
@@ -68,4 +68,4 @@ def reproduce(
         for file in value["files"]:
             say(file)
 
-    print_value(summary(standing), as_json, show)
+    print_value(summary(state), as_json, show)

@@ -88,10 +88,10 @@ def embedding(portrait: Portrait, label: str) -> Figure:
         return _titled(figure, portrait, f"{method} of {NAMES.get(label, label)}", portrait.sampling)
 
 
-def figure_4(portraits: Sequence[Portrait], colour: str = "init") -> Figure:
+def figure_4(portraits: Sequence[Portrait]) -> Figure:
     """Draw the weight space of some zoos side by side, coloured by initialisation, as the paper's Figure 4."""
     with styled():
-        return _drawn([[_planes(portraits, ["W"], colour, [_heading(portrait) for portrait in portraits])]])
+        return _drawn([[_planes(portraits, ["W"], "init", [_heading(portrait) for portrait in portraits])]])
 
 
 def figure_7(portraits: Sequence[Portrait]) -> Figure:

@@ -8,13 +8,13 @@ from typing import Any
 from representation.evaluation.results import mean_and_interval
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import Cell, Item, Job
-from representation.reproduction.work import Place
+from representation.reproduction.work import Workspace
 
 NOT_RUN = "not run before the reproduction was stopped"
 
 
 @dataclass(frozen=True)
-class ZooStanding:
+class ZooState:
     """What there is for a zoo."""
 
     instead: str = ""
@@ -35,7 +35,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Filled:
+class FilledCell:
     """A cell of the report."""
 
     row: str
@@ -53,33 +53,26 @@ class Filled:
     """What must be known of ours: images that stand in for others."""
     cell: Cell | None = None
 
-    @property
-    def difference(self) -> float | None:
-        """Ours less the paper's, in the unit of both."""
-        if isinstance(self.ours, float) and isinstance(self.paper, float):
-            return self.ours - self.paper
-        return None
-
 
 @dataclass
-class Standing:
+class ReproductionState:
     """What came of a reproduction."""
 
-    place: Place
+    workspace: Workspace
     items: list[Item]
     seeds: int
     data: Path | None
-    zoos: dict[str, ZooStanding] = field(default_factory=dict)
+    zoos: dict[str, ZooState] = field(default_factory=dict)
     failures: dict[tuple[Job, int], str] = field(default_factory=dict)
     """Jobs that found nothing, and why."""
     pictures: dict[str, Picture] = field(default_factory=dict)
     _read: dict[tuple[Job, int], dict[str, Any] | None] = field(default_factory=dict, repr=False)
     """Results that a report has read: hundreds of cells share some dozens of them."""
 
-    def filled(self, item: Item) -> list[list[Filled]]:
+    def filled(self, item: Item) -> list[list[FilledCell]]:
         """Return the cells of an item, grid by grid."""
         if item.name in SECTIONS:
-            return [[Filled(*cell) for cell in described(item.name)]]
+            return [[FilledCell(*cell) for cell in described(item.name)]]
         return [[self._fill(cell) for cell in grid] for grid in item.grids]
 
     def results(self) -> Iterator[tuple[Job, dict[str, Any]]]:
@@ -91,11 +84,11 @@ class Standing:
 
     def _found(self, job: Job, seed: int) -> dict[str, Any] | None:
         if (job, seed) not in self._read:
-            there = (self.place.zoo(job.zoo) / "zoo.json").exists()
-            self._read[job, seed] = self.place.found(job, seed) if there else None
+            there = (self.workspace.zoo(job.zoo) / "zoo.json").exists()
+            self._read[job, seed] = self.workspace.found(job, seed) if there else None
         return self._read[job, seed]
 
-    def _fill(self, cell: Cell) -> Filled:
+    def _fill(self, cell: Cell) -> FilledCell:
         common: dict[str, Any] = {
             "row": cell.row,
             "column": cell.column,
@@ -103,9 +96,9 @@ class Standing:
             "percent": cell.percent,
             "cell": cell,
         }
-        zoos = [self.zoos.get(zoo, ZooStanding()) for zoo in (cell.job.zoo, cell.evaluated_on) if zoo]
+        zoos = [self.zoos.get(zoo, ZooState()) for zoo in (cell.job.zoo, cell.evaluated_on) if zoo]
         if reason := next((zoo.reason for zoo in zoos if zoo.reason), ""):
-            return Filled(ours=None, reason=reason, **common)
+            return FilledCell(ours=None, reason=reason, **common)
         values, reason = [], ""
         for seed in range(self.seeds):
             value = self._value(cell, seed)
@@ -114,12 +107,12 @@ class Standing:
             else:
                 reason = value
         if not values:
-            return Filled(ours=None, reason=reason, **common)
+            return FilledCell(ours=None, reason=reason, **common)
         instead = sorted({zoo.instead for zoo in zoos if zoo.instead})
         notes = [f"scikit-learn's digits in place of {' and '.join(instead)}, whose files are not here"] * bool(instead)
         notes += [f"{len(values)} of {self.seeds} seeds: {reason}"] * (len(values) < self.seeds)
         mean, interval = mean_and_interval(values)
-        return Filled(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes), **common)
+        return FilledCell(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes), **common)
 
     def _value(self, cell: Cell, seed: int) -> float | str:
         """Return a score, or why there is none."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from representation.dataset import Checkpoints, check_same_layers
+from representation.dataset import ZooDataset, check_same_layers
 from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import Umap, UnfitError, baselines
 from representation.evaluation.results import Results
@@ -89,14 +89,14 @@ def represent(
     for other in other_zoos:
         check_same_layers(home_zoo, other)
     out = out or default_out(home_zoo, str(search or recipe))
-    home = Checkpoints.of(home_zoo, settings)
+    home = ZooDataset.of(home_zoo, settings)
     targets, excluded = home.choose()
-    others = [Checkpoints.of(other, settings).as_transfer(home, targets) for other in other_zoos]
+    others = [ZooDataset.of(other, settings).as_transfer(home, targets) for other in other_zoos]
     for index, checkpoints in enumerate(others):
         if checkpoints.name in [earlier.name for earlier in (home, *others[:index])]:
             checkpoints.name += f" ({index + 2})"  # two zoos of one specification
     notes = [note for checkpoints in (home, *others) for note in checkpoints.notes]
-    if missing := Umap.missing(len(home.parts["train"])):
+    if missing := Umap.missing(len(home.splits["train"])):
         excluded[Umap.name] = missing
     if search is not None:
         training_data(home_zoo, settings)  # says what it lacks before anything is searched
@@ -131,10 +131,10 @@ def represent(
 
 
 def _check_fitness(
-    zoo: Zoo, home: Checkpoints, recipe: Recipe, out: Path, folders: Sequence[Path], trains: bool, here: bool
+    zoo: Zoo, home: ZooDataset, recipe: Recipe, out: Path, folders: Sequence[Path], trains: bool, here: bool
 ) -> None:
     """Refuse, before anything is computed, an encoder that does not fit into memory and folders that cannot be used."""
-    check_memory(home.schema, recipe, len(home.parts["train"]), training=trains and here)
+    check_memory(home.schema, recipe, len(home.splits["train"]), training=trains and here)
     above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise StorageError(f"{above}: {'is not writable' if above.is_dir() else 'is not a folder'}; use another --out")
@@ -168,7 +168,7 @@ def _opened(zoo: Zoo | str | Path) -> Zoo:
 
 
 def _methods(
-    home: Checkpoints,
+    home: ZooDataset,
     recipe: Recipe,
     seeds: int,
     train: Callable[[int], Encoder] | None,
@@ -178,7 +178,7 @@ def _methods(
 
     What cannot be fitted is added to ``excluded``, with the reason.
     """
-    weights = home.parts["train"].weights
+    weights = home.splits["train"].weights
     for seed in range(seeds):
         for baseline in baselines(recipe.encoder.latent, len(weights), seed):
             if seed == 0 or baseline.seeded:
