@@ -1,12 +1,12 @@
-"""What the Ray engine costs beside the local one: the same zoo by both, on the same cores of this machine.
+"""Measure the overhead of the Ray engine: the same zoo built by Ray and by the local engine, on the same cores.
 
     python benchmarks/engines.py --data /path/to/torchvision/data --seconds 300
 
-A slice of MNIST-SEED (64 models in four stacks) is trained by `zootools build`, first for one epoch to find out for how
-many epochs the local engine takes the given seconds, then by both engines, as a user would start them. Time is that of
-the clock, so the machine should be quiet. Printed for each engine: until the first checkpoint is stored (Python, images
-and, with Ray, the start of its processes), from there to the last one, and the rest (tables, manifest, end of Ray).
-Without MNIST's files below --data, scikit-learn's digits stand in for it, and the table says so.
+`zootools build` trains a slice of MNIST-SEED (64 models in four stacks), first for one epoch, to choose the number of
+epochs that takes the local engine the given seconds, then with both engines. Times are wall times: run it on an idle
+machine. For each engine it prints the time to the first stored checkpoint (Python, images and, with Ray, the start of
+its processes), from there to the last one, and the rest (tables, manifest, end of Ray). Without MNIST's files below
+--data it uses scikit-learn's digits, and the table says so.
 """
 
 import math
@@ -35,12 +35,12 @@ class Build:
 
     @property
     def whole(self) -> float:
-        """From the command to its end."""
+        """Seconds from the start of the command to its end."""
         return self.start + self.training + self.rest
 
 
 def measure(out: Path, engine: str, epochs: int, data: Path, images: list[str]) -> Build:
-    """Build the slice in a process of its own and watch its folder."""
+    """Build the slice in a separate process and watch its folder."""
     words = [sys.executable, "-m", "zootools", "build", "mnist_seed", "--out", str(out), "--data", str(data)]
     words += ["--models", str(MODELS), "--epochs", str(epochs), "--engine", engine, "--json", *images]
     stacks = MODELS // 16
@@ -55,21 +55,21 @@ def measure(out: Path, engine: str, epochs: int, data: Path, images: list[str]) 
             last = now
         time.sleep(0.05)
     if process.returncode:
-        raise SystemExit(f"the build by {engine} left with {process.returncode}")
+        raise SystemExit(f"the build with engine {engine} exited with {process.returncode}")
     return Build(first - begun, last - first, time.perf_counter() - last)
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file of a zoo but build.json, the one that may differ."""
+    """Return every file of a zoo except build.json, which may differ."""
     files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != "build.json")
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Where MNIST lies, in torchvision's layout.")
-@click.option("--seconds", default=300, show_default=True, help="How long the local engine is to train.")
+@click.option("--data", type=click.Path(path_type=Path), help="The data folder with MNIST, in torchvision's layout.")
+@click.option("--seconds", default=300, show_default=True, help="Training time of the local engine.")
 def main(data: Path | None, seconds: int) -> None:
-    """Print the seconds of both engines, and the overhead."""
+    """Print the seconds of both engines, and the overhead of Ray."""
     data, images, name = data_folder(data), list[str](), "MNIST"
     if not (data / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
         name, images = "digits at 28x28", ["--set", "images.name=digits", "--set", "images.train=1000"]

@@ -1,11 +1,11 @@
-"""What publishing and loading a zoo by name costs, over loopback and with the real clients.
+"""Measure publishing and loading a zoo by name, over loopback and with the real clients.
 
     python benchmarks/hub.py --tetris zoos/tetris_seed
 
 For TETRIS-SEED (a finished folder, 76,000 checkpoints of 100 parameters) and for a synthetic zoo of 26,000
-checkpoints of 2464 parameters (random walks, made on the spot): seconds, requests, bytes, files and commits of a
-publication; cold and warm loads by `open_zoo` and by `datasets.load_dataset`, each in a process of its own with the
-imports done before the clock starts; how long `weights()` takes beside copying the same bytes from mapped files.
+checkpoints of 2464 parameters (random walks): seconds, requests, bytes, files and commits of a publication; cold and
+warm loads by `open_zoo` and by `datasets.load_dataset`, each in a separate process, timed after its imports; the time
+of `weights()` relative to copying the same bytes from mapped files.
 The server is the tests' (`tests/servers/hub_server.py`), another process on the same machine.
 """
 
@@ -62,7 +62,7 @@ print(time.perf_counter() - begun)
 
 
 def synthetic_zoo(out: Path) -> None:
-    """Write a zoo as a build of mnist_seed (1000 models, 26 checkpoints each) leaves it, with made-up weights."""
+    """Write a zoo like that of mnist_seed (1000 models, 26 checkpoints each), with synthetic weights."""
     spec = load_spec(find_spec("mnist_seed"), ["images.name=digits", "images.train=1000", "images.size=28"])
     schema, models = zoo_schema(spec), expand(spec)
     stacks = plan_stacks(models, schema, len(spec.training.kept_epochs))
@@ -106,7 +106,7 @@ def environment(url: str, home: Path) -> dict[str, str]:
 
 
 def traffic(url: str) -> dict[str, int]:
-    """Return what the server has seen since it was last asked."""
+    """Return the server's traffic since the last call."""
     with urllib.request.urlopen(f"{url}/log") as answer:
         log = json.loads(answer.read())
     return {
@@ -127,7 +127,7 @@ def publication(zoo: Path, url: str, home: Path) -> dict[str, Any]:
 
 
 def load(what: str, url: str, home: Path) -> dict[str, Any]:
-    """Run one of `LOADS` in a process of its own."""
+    """Run one of `LOADS` in a separate process."""
     words = [sys.executable, "-c", SCRIPT.format(load=LOADS[what]), "bench/zoo"]
     done = subprocess.run(
         words, env=environment(url, home), stdout=subprocess.PIPE, check=True, text=True, cwd=home.parent
@@ -151,7 +151,7 @@ def mapped_copy(zoo: Path, total: int) -> torch.Tensor:
 
 
 def median_seconds(call: Callable[[], Any], times: int = 5) -> float:
-    """Return the median duration of a call; what it returns is dropped before the next."""
+    """Return the median duration of a call; its result is freed before the next call."""
     found = []
     for _ in range(times):
         begun = time.perf_counter()
@@ -185,7 +185,7 @@ def measure(name: str, zoo: Path, scratch: Path) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print one zoo's figures as Markdown."""
+    """Print the measurements of one zoo as Markdown."""
     weights = result["bytes_of_weights"]
     click.echo(
         f"\n{result['zoo']}: {result['checkpoints']:,} checkpoints x {result['parameters']:,} parameters, weights "
@@ -208,7 +208,7 @@ def show(result: dict[str, Any]) -> None:
 @click.option("--tetris", type=click.Path(path_type=Path, exists=True), help="A finished TETRIS-SEED.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
 def main(tetris: Path | None, as_json: bool) -> None:
-    """Print what publishing and loading cost."""
+    """Print the costs of publishing and loading."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

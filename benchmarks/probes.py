@@ -1,11 +1,11 @@
-"""How long the linear probes take: every property of a large zoo, on random features.
+"""Time the linear probes: every property of a large zoo, on random features.
 
     python benchmarks/probes.py --rows 50000 --features 800
 
 The properties are those of a zoo of Unterthiner et al.: 20 numbers (epoch, losses, accuracies, gap, ten class-wise F
-scores, hyper-parameters) and three categories (activation, optimizer, initialisation; 2, 3 and 5 classes). 70 % of the
-rows are fitted, 15 % choose the penalties, and all are predicted and scored. The paper's way of training the softmax
-layers (Adam, batches of 10, 50 epochs, all layers at once) is timed apart.
+scores, hyper-parameters) and three categories (activation, optimizer, initialisation; 2, 3 and 5 classes). The probes
+are fitted on 70 % of the rows, choose their penalties on 15 %, and predict all rows. The paper's training of the
+softmax layers (Adam, batches of 10, 50 epochs, all layers at once) is timed separately.
 """
 
 import json
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# A script's folder comes first on the path, where representation.py would hide the package of its name.
+# The folder of a script comes first on the path, where representation.py would hide the package of the same name.
 sys.path.sort(key=lambda entry: entry == str(Path(__file__).parent))
 
 import click
@@ -33,7 +33,7 @@ CLASSES = (2, 3, 5)
 @click.option("--rows", default=50_000, show_default=True, help="Checkpoints.")
 @click.option("--features", default=800, show_default=True, help="Length of the representation.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads; torch's default without it.")
-@click.option("--no-adam", is_flag=True, help="Leave the paper's softmax layers out.")
+@click.option("--no-adam", is_flag=True, help="Skip the paper's softmax layers.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(rows: int, features: int, threads: int | None, no_adam: bool, as_json: bool) -> None:
     """Print wall-clock and processor seconds of each probe."""
@@ -70,7 +70,7 @@ def main(rows: int, features: int, threads: int | None, no_adam: bool, as_json: 
 
 
 def problem(rows: int, features: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features in (-1, 1) as of an encoder, correlated; numbers, and labels, that depend on them."""
+    """Return correlated features in (-1, 1), like those of an encoder, and numbers and labels that depend on them."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -84,7 +84,7 @@ def problem(rows: int, features: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def regression(x: Tensor, y: Tensor, split: list[slice], standardise: bool) -> list[float]:
-    """Fit all numbers, and return R2 on what was neither fitted nor chosen on."""
+    """Fit all numbers, and return R2 on the remaining rows."""
     train, validation = ((x[part], y[part]) for part in split)
     predicted, rest = fit_ridge(train, validation, standardise=standardise)(x), slice(split[1].stop, None)
     for index in range(y.shape[1]):
@@ -93,7 +93,7 @@ def regression(x: Tensor, y: Tensor, split: list[slice], standardise: bool) -> l
 
 
 def classification(x: Tensor, labels: Tensor, split: list[slice], paper: bool) -> list[float]:
-    """Fit all categories, and return the accuracy on what was neither fitted nor chosen on."""
+    """Fit all categories, and return the accuracy on the remaining rows."""
     train, validation = ((x[part], labels[part]) for part in split)
     fitted = fit_softmax_adam(*train, CLASSES) if paper else fit_softmax_lbfgs(train, validation, CLASSES)
     guesses, rest = fitted.classes(x, len(CLASSES)), slice(split[1].stop, None)

@@ -1,16 +1,16 @@
-"""How many checkpoints per second an encoder is trained on, where the time goes, and how much memory it takes.
+"""Measure the training of an encoder: checkpoints per second, the share of augmentation, and memory.
 
     python benchmarks/representation.py --seconds 20 --threads 1
 
-Every row is measured in a process of its own, one after the other, on random weights of the zoo's networks:
+Each row is measured in a separate process, one after the other, on random weights of the zoo's networks:
 
-- paper's structure: the same network and losses, organised as the paper's released code organises them, written
-  plainly for this comparison: a data set that copies, permutes (by one of a list of prepared orders) and erases one
-  checkpoint at a time, one Linear call per neuron, separate projections for query, key and value, norms made of
-  single operations, a pass through the networks for each of the two views, and all cosines by broadcasting;
+- paper's structure: the same network and losses with the structure of the paper's released code, written for this
+  comparison: a data set that copies, permutes (by one of a list of prepared orders) and erases one checkpoint at a
+  time, one Linear call per neuron, separate projections for query, key and value, norms made of single operations, a
+  pass through the networks for each of the two views, and all cosines by broadcasting;
 - ours, float32 and bfloat16: `representation.training.trainer.EncoderTrainer`.
 
-The recipe decides network, batch size and losses of all rows. The share of augmentation is that of the time
+The recipe determines network, batch size and losses of all rows. The share of augmentation is the share of the time
 in which the main process draws views.
 """
 
@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# A script's folder comes first on the path, where this file would hide the package of its name; now it comes last.
+# The folder of a script comes first on the path, where this file would hide the package of the same name: move it last.
 sys.path.sort(key=lambda entry: entry == str(Path(__file__).parent))
 
 import click
@@ -52,7 +52,7 @@ ORDERS = 120
 
 
 class Checkpoints(Dataset[tuple[Tensor, Tensor]]):
-    """Two views of one checkpoint at a time."""
+    """A data set that returns two views of one checkpoint."""
 
     def __init__(self, weights: Tensor, schema: Schema, settings: Augmentation) -> None:
         self.weights, self.settings, self.seconds = weights, settings, 0.0
@@ -200,7 +200,7 @@ def ours(schema: Schema, recipe: Recipe, weights: Tensor) -> Iterator[float]:
 
     trainer.augmenter.views = timed  # type: ignore[method-assign]
     while True:
-        trainer.train_epoch()  # of one step, as there is one batch
+        trainer.train_epoch()  # one step, because there is one batch
         yield seconds
 
 
@@ -210,7 +210,7 @@ WAYS = {"paper's structure, fp32": papers_structure, "ours, fp32": ours, "ours, 
 
 
 def measure(way: str, zoo: str, recipe_name: str, seconds: float, threads: int) -> dict[str, float]:
-    """Return rates of one way; runs in a process of its own."""
+    """Return the measurements of one way; runs in a separate process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,12 +1,12 @@
-"""What a very large zoo costs: a simulated run through the real driver, workers, journal, store and readers.
+"""Measure the costs of a very large zoo: a simulated run through the real driver, workers, journal, store and readers.
 
     python benchmarks/scale.py [--models 100000] [--epochs 4] [--out DIR]
 
-Only the training is simulated: a backend whose trainer makes up weights and scores. Everything else is what
-`zootools build` does - the specification is expanded, stacks are planned, worker processes commit every epoch durably,
-the tables are derived, `open_zoo` and `verify` read what is there - each in a process of its own, of which time and
-peak memory are printed, and how much of the memory was there before the work began (PyTorch, above all). Processor
-seconds are those of that process alone; the workers have theirs.
+Only the training is simulated, by a backend whose trainer draws random weights and scores. All other steps are those
+of `zootools build`: the specification is expanded, stacks are planned, worker processes commit every epoch durably, the
+tables are derived, and `open_zoo` and `verify` read the zoo. Each step runs in a separate process. Printed are its
+time, its peak memory, and the part of that memory that was used before the step began (mostly by PyTorch). Processor
+seconds do not include those of the worker processes.
 """
 
 import json
@@ -44,7 +44,7 @@ CLASSES = 4
 
 
 class SyntheticTrainer:
-    """Makes up weights and scores; keeps the state of Adam, as a trainer of the real thing does."""
+    """Draws random weights and scores; has a state of the size of Adam's, like a real trainer."""
 
     def __init__(self, schema: Schema, models: Sequence[ModelConfig]) -> None:
         self.group = SimpleNamespace(models=list(models))
@@ -68,11 +68,11 @@ class SyntheticTrainer:
         return {"train": scores(), "test": scores()}
 
     def save(self) -> dict[str, Tensor]:
-        """Return as many numbers as Adam needs."""
+        """Return a state of the size of Adam's."""
         return {"weights": self.weights, "first_moment": self.weights, "second_moment": self.weights}
 
     def restore(self, saved: dict[str, Tensor]) -> None:
-        """Go on from what `save` returned."""
+        """Restore the state that `save` returned."""
         self.weights = saved["weights"]
 
 
@@ -81,7 +81,7 @@ class SyntheticBackend(StandardBackend):
     """Trains nothing."""
 
     def fingerprint(self) -> dict[str, object]:
-        """Return what says that these weights are made up."""
+        """Return a fingerprint that marks these weights as synthetic."""
         return {"backend": "synthetic"}
 
     def trainers(
@@ -105,14 +105,14 @@ def specification(models: int, epochs: int) -> ZooSpec:
 
 
 def measure_expand(spec: ZooSpec, out: Path) -> dict[str, Any]:
-    """From the specification to the models, and to the stacks."""
+    """Expand the specification into models, and plan their stacks."""
     models = expand(spec)
     stacks = plan_stacks(models, zoo_schema(spec), len(spec.training.kept_epochs))
     return {"models": len(models), "stacks": len(stacks)}
 
 
 def measure_build(spec: ZooSpec, out: Path) -> dict[str, Any]:
-    """The whole build; how long the end of it takes, when all stacks are trained, is told apart."""
+    """Build the zoo; the time after all stacks are trained is reported separately."""
     begun = time.perf_counter()
     manifest = build(spec, out, backend=SyntheticBackend("cpu", None, "simulated"), quiet=True)
     seconds = time.perf_counter() - begun
@@ -127,17 +127,17 @@ def measure_build(spec: ZooSpec, out: Path) -> dict[str, Any]:
 
 
 def measure_open(spec: ZooSpec, out: Path) -> dict[str, Any]:
-    """Metadata alone."""
+    """Open the zoo, which reads its metadata."""
     return {"rows": len(open_zoo(out))}
 
 
 def measure_weights(spec: ZooSpec, out: Path) -> dict[str, Any]:
-    """Metadata, and all weights as one tensor."""
+    """Open the zoo, and read all weights as one tensor."""
     return {"megabytes": round(open_zoo(out).weights().nbytes / 1e6)}
 
 
 def measure_verify(spec: ZooSpec, out: Path) -> dict[str, Any]:
-    """Every byte, and everything that follows from something else."""
+    """Verify the zoo: hashes, and all derived data."""
     sizes: list[int] = []
     found = list(faults(out, sizes.append))
     assert not found, found[:3]
@@ -145,7 +145,7 @@ def measure_verify(spec: ZooSpec, out: Path) -> dict[str, Any]:
 
 
 def measure_again(spec: ZooSpec, out: Path) -> dict[str, Any]:
-    """The same command, where nothing is left to do."""
+    """Build the zoo again, when it is finished already."""
     return {"rows": build(spec, out, backend=SyntheticBackend("cpu", None, "simulated"), quiet=True)["counts"]["ok"]}
 
 
@@ -154,11 +154,11 @@ PHASES = {name: globals()[f"measure_{name}"] for name in ("expand", "build", "ag
 
 @click.command()
 @click.option("--models", default=100_000, show_default=True)
-@click.option("--epochs", default=4, show_default=True, help="Checkpoints are one more.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to build, and leave, the zoo.")
+@click.option("--epochs", default=4, show_default=True, help="Epochs; each model has one checkpoint more.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the zoo, which is kept.")
 @click.option("--phase", type=click.Choice(list(PHASES)), hidden=True)
 def main(models: int, epochs: int, out: Path | None, phase: str | None) -> None:
-    """Run every phase in a process of its own, and print what it cost."""
+    """Run every phase in a separate process, and print its costs."""
     if phase is not None:
         assert out is not None
         spec, imported = specification(models, epochs), _peak()
@@ -194,7 +194,7 @@ def _print_files(folder: Path) -> None:
     for name, found in sorted(sizes.items()):
         print(f"{name:<16} {len(found):>7,} files {sum(found):>16,} bytes")
     manifest = sizes["zoo.json"][0]
-    print(f"zoo.json takes {manifest / MAX_BYTES:.1%} of the bytes that a manifest may have")
+    print(f"zoo.json has {manifest / MAX_BYTES:.1%} of the bytes that a manifest may have")
     print(f"largest shard {max(path.stat().st_size for path in folder.glob('checkpoints/*/*')):,} bytes")
     print(f"free on this disk: {shutil.disk_usage(folder).free:,} bytes")
 

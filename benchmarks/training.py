@@ -1,21 +1,21 @@
-"""How many model-samples per second a machine trains and evaluates.
+"""Measure the model-samples per second that a machine trains and evaluates.
 
     python benchmarks/training.py --seconds 3 --data /path/to/torchvision/data
 
-Four ways, one after the other in one run, each on the whole machine (a process per core, one thread each). Seconds
-are seconds of the processor: on a quiet machine those of the clock, on a shared one what the others leave.
+Four trainers, one after the other in one run, each on the whole machine (a process per core, one thread each). Seconds
+are processor seconds, so that rates on a shared machine are comparable.
 
-- reference: `zootools.training.reference`, one model per process. It draws dropout even at rate zero, so it
-  says what is right, not what is fast;
-- peers: one model per process, DataLoader and torch.optim, loss and accuracy read at every step, as the
-  published zoo generators do; they evaluate the whole test set as one batch;
+- reference: `zootools.training.reference`, one model per process. It defines the right result and is not optimised;
+  for instance it draws dropout even at rate zero;
+- peers: one model per process, DataLoader and torch.optim, loss and accuracy read at every step, as in published
+  generators of zoos; they evaluate the whole test set as one batch;
 - torch: `StackedTrainer`, many models per process in PyTorch;
 - native: `NativeTrainer`, the compiled kernel, one model per SIMD lane.
 
 The first table trains the networks of TETRIS-SEED and MNIST-SEED at several batch sizes, and a wide MLP (784-100-10),
-for which `--backend auto` takes PyTorch at large batches. The second trains other
-architectures, activations and optimizers with the native kernel only. The third evaluates. Shares of the peak are of
-this machine's own float32 product of two 2048 x 2048 matrices, measured in the same run.
+for which `--backend auto` uses PyTorch at large batches. The second trains other architectures, activations and
+optimizers with the native kernel only. The third evaluates. The peak is the rate of a float32 product of two
+2048 x 2048 matrices on this machine, measured in the same run.
 """
 
 import functools
@@ -26,8 +26,8 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -51,7 +51,7 @@ MNIST_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained: one row of a table."""
+    """The networks of one row of a table, and how they are trained."""
 
     zoo: str
     architecture: Architecture
@@ -65,7 +65,7 @@ class Cell:
         return build_schema(self.architecture, images.input_shape, images.classes)
 
     def models(self, rank: int, count: int) -> list[ModelConfig]:
-        """Return models of which no two workers have the same."""
+        """Return models with seeds that no other worker has."""
         lr = 3e-5 if self.zoo == "tetris" else 3e-4
         init = "uniform" if self.activation == "tanh" else "kaiming_uniform"
         hyper = Hyperparameters.model_validate(
@@ -100,7 +100,7 @@ EVALUATED = [Cell("mnist", SMALL, 4)]
 
 @functools.cache
 def zoo_images(zoo: str, data: Path | None) -> tuple[str, ImageData]:
-    """Return what the tables call the images, and the images. Nothing is downloaded."""
+    """Return the name of the images in the tables, and the images. Nothing is downloaded."""
     if zoo == "tetris":
         return "seeded", load_images(TetrisImages(name="tetris", train=1000, test=1, noise_train=0.2, noise_test=0.8))
     if zoo == "colour":
@@ -114,7 +114,7 @@ def zoo_images(zoo: str, data: Path | None) -> tuple[str, ImageData]:
 
 
 def epoch_images(cell: Cell, data: Path | None) -> ImageData:
-    """Return the images of one epoch: all of TETRIS; of the others so few that PyTorch needs about a second."""
+    """Return the images of one epoch: all of TETRIS; of the others a part for which PyTorch needs about a second."""
     images = zoo_images(cell.zoo, data)[1]
     if cell.zoo == "tetris":
         return images
@@ -123,17 +123,17 @@ def epoch_images(cell: Cell, data: Path | None) -> ImageData:
     return ImageData(train, images.validation, images.test, images.classes)
 
 
-# --- the ways: (models, iterator of which each step is one epoch) -----------------------------------------------
+# --- the trainers: (models, iterator whose steps are epochs) ----------------------------------------------------
 
 
 def reference(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
-    """The definition of what is right: one model alone."""
+    """Train one model with the reference trainer."""
     (model,) = cell.models(rank, 1)
     return 1, itertools.islice(train_reference(cell.schema(images), model, images, cell.batch_size, 10**9), 1, None)
 
 
 def peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
-    """One model alone, trained as the published zoo generators do it."""
+    """Train one model like published generators of zoos."""
     (model,) = cell.models(rank, 1)
     network = next(train_reference(cell.schema(images), model, images, cell.batch_size, 0))
     optimizer = make_optimizer(network, model.hyperparameters)
@@ -157,7 +157,7 @@ def peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[objec
 
 
 def trainer_of(backend: str, cell: Cell, images: ImageData, rank: int) -> Trainer:
-    """Return one full trainer of a backend."""
+    """Return one trainer of a backend, with as many models as it takes."""
     chosen, training = (
         choose_backend(backend, "cpu", cell.schema(images)),
         Training(epochs=1, batch_size=cell.batch_size),
@@ -166,7 +166,7 @@ def trainer_of(backend: str, cell: Cell, images: ImageData, rank: int) -> Traine
 
 
 def many(backend: str, cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
-    """Many models side by side."""
+    """Train many models side by side."""
     trainer = trainer_of(backend, cell, images, rank)
     return trainer.count, map(trainer.train_epoch, itertools.count(1))
 
@@ -180,7 +180,7 @@ WAYS = {
 
 
 def evaluate_peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
-    """One model alone, the whole test set as one batch."""
+    """Evaluate one model on the whole test set as one batch."""
     (model,) = cell.models(rank, 1)
     network = next(train_reference(cell.schema(images), model, images, cell.batch_size, 0)).eval()
 
@@ -194,7 +194,7 @@ def evaluate_peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Itera
 
 
 def evaluate_many(backend: str, cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
-    """Many models side by side, F scores included."""
+    """Evaluate many models side by side, with F scores."""
     only_test = ImageData(Subset(images.train.images[:1], images.train.labels[:1]), images.validation, images.test, 10)
     trainer = trainer_of(backend, cell, only_test, rank)
     return trainer.count, (trainer.evaluate() for _ in itertools.count())
@@ -249,7 +249,7 @@ def measure_peak(seconds: float) -> float:
 
 
 def memory_of_training(cell: Cell, data: Path | None) -> float:
-    """Return what training adds to this process beyond torch and the images: MB of proportional set size."""
+    """Return the memory of a training process beyond torch and the images: MB of proportional set size."""
     images = epoch_images(cell, data)
     next(WAYS["reference"](cell, images, 0)[1])
     before = _proportional_set_size()
@@ -268,7 +268,7 @@ def _proportional_set_size() -> float:
 
 
 def training_flops(schema: Schema) -> float:
-    """Floating-point operations of one sample, forward and backward; the first layer's input needs no gradient."""
+    """Return the FLOP of one sample, forward and backward; the first layer's input needs no gradient."""
     first = schema.layers[0]
     places = 1
     if first.kind == "conv":
@@ -291,86 +291,108 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
         click.echo(f"| {' | '.join(f'{v:,.0f}' if isinstance(v, float) else str(v) for v in row.values())} |")
 
 
+class Cores:
+    """Measures on all cores at once: one worker process per core, each with one thread."""
+
+    def __init__(self, pool: ProcessPoolExecutor, cores: int, seconds: float, data: Path | None) -> None:
+        self.pool, self.cores, self.seconds, self.data = pool, cores, seconds, data
+        self.peak = self._sum([pool.submit(measure_peak, 1.0) for _ in range(cores)])
+
+    @staticmethod
+    def _sum(tasks: list[Future[float]]) -> float:
+        # A worker waits at the barrier until all others have a task, so each worker gets one.
+        return sum(task.result() for task in tasks)
+
+    def rates(self, kind: str, ways: Iterable[str], cell: Cell) -> dict[str, float]:
+        """Return the model-samples per second of each way on all cores."""
+        click.echo(f"{kind} {cell}", err=True)
+        found = {}
+        for way in ways:
+            words = (kind, way, cell, self.seconds, self.data)
+            found[way] = self._sum([self.pool.submit(measure, *words, rank) for rank in range(self.cores)])
+        return found
+
+    def share_of_peak(self, rate: float, cell: Cell) -> str:
+        """Return the share of the float32 peak that a rate of training is, in percent."""
+        return f"{rate * training_flops(cell.schema(epoch_images(cell, self.data))) / self.peak:.0%}"
+
+
+def training_row(cores: Cores, cell: Cell) -> dict[str, Any]:
+    """Measure a row of the first table."""
+    found = cores.rates("train", WAYS, cell)
+    return {
+        "images": f"{cell.zoo} ({zoo_images(cell.zoo, cores.data)[0]})",
+        "network": cell.architecture.name,
+        "batch": cell.batch_size,
+        **found,
+        **ratios(found),
+        "native, share of peak": cores.share_of_peak(found["native"], cell),
+    }
+
+
+def variant_rows(cores: Cores) -> list[dict[str, Any]]:
+    """Measure the second table; its first row is the one that others are compared with."""
+    rows: list[dict[str, Any]] = []
+    for cell in VARIANTS:
+        rate = cores.rates("train", ["native"], cell)["native"]
+        first = rows[0]["native"] if rows else rate
+        rows.append(
+            {
+                "architecture": cell.architecture.name,
+                "activation": cell.activation,
+                "optimizer": cell.optimizer,
+                "dropout": str(cell.dropout),
+                "native": rate,
+                "to tanh, adam": f"{rate / first:.2f}" if cell.architecture == SMALL else "",
+                "share of peak": cores.share_of_peak(rate, cell),
+            }
+        )
+    return rows
+
+
+def evaluation_row(cores: Cores, cell: Cell) -> dict[str, Any]:
+    """Measure a row of the third table."""
+    found = cores.rates("evaluate", EVALUATIONS, cell)
+    return {"network": cell.architecture.name, **found, **ratios(found)}
+
+
+def ratios(found: dict[str, float]) -> dict[str, str]:
+    """Return the rates of the two backends relative to the peers'."""
+    return {f"{way}/peers": f"{found[way] / found['peers']:.1f}x" for way in ("torch", "native")}
+
+
 @click.command()
-@click.option("--seconds", default=3.0, show_default=True, help="Least time of one cell.")
+@click.option("--seconds", default=3.0, show_default=True, help="Minimal time of one cell.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of torchvision's data; else $ZOOTOOLS_DATA.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
 def main(seconds: float, data: Path | None, as_json: bool) -> None:
     """Print model-samples per second as tables."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, spawn, start_worker, (spawn.Barrier(cores),)) as pool:
-
-        def everywhere(function: Any, *arguments: Any) -> float:
-            # A worker waits at the barrier until each of the others has a task too, so each gets one.
-            tasks = [
-                pool.submit(function, *arguments, *([rank] if function is measure else [])) for rank in range(cores)
-            ]
-            return sum(task.result() for task in tasks)
-
-        def rates(kind: str, ways: Any, cell: Cell) -> dict[str, float]:
-            click.echo(f"{kind} {cell}", err=True)
-            return {way: everywhere(measure, kind, way, cell, seconds, data) for way in ways}
-
-        peak = everywhere(measure_peak, 1.0)
-        main_rows, variant_rows, evaluation_rows = [], [], []
-        for cell in [*MAIN, *WIDE_CELLS]:
-            found = rates("train", WAYS, cell)
-            flops = training_flops(cell.schema(epoch_images(cell, data)))
-            main_rows.append(
-                {
-                    "images": f"{cell.zoo} ({zoo_images(cell.zoo, data)[0]})",
-                    "network": cell.architecture.name,
-                    "batch": cell.batch_size,
-                    **found,
-                    "torch/peers": f"{found['torch'] / found['peers']:.1f}x",
-                    "native/peers": f"{found['native'] / found['peers']:.1f}x",
-                    "native, share of peak": f"{found['native'] * flops / peak:.0%}",
-                }
-            )
-        for cell in VARIANTS:
-            rate = rates("train", ["native"], cell)["native"]
-            share = rate * training_flops(cell.schema(epoch_images(cell, data))) / peak
-            first = variant_rows[0] if variant_rows else {"native": rate}
-            variant_rows.append(
-                {
-                    "architecture": cell.architecture.name,
-                    "activation": cell.activation,
-                    "optimizer": cell.optimizer,
-                    "dropout": str(cell.dropout),
-                    "native": rate,
-                    "to tanh, adam": f"{rate / first['native']:.2f}" if cell.architecture == SMALL else "",
-                    "share of peak": f"{share:.0%}",
-                }
-            )
-        for cell in EVALUATED:
-            found = rates("evaluate", EVALUATIONS, cell)
-            evaluation_rows.append(
-                {
-                    "network": cell.architecture.name,
-                    **found,
-                    "torch/peers": f"{found['torch'] / found['peers']:.1f}x",
-                    "native/peers": f"{found['native'] / found['peers']:.1f}x",
-                }
-            )
+    with ProcessPoolExecutor(count, spawn, start_worker, (spawn.Barrier(count),)) as pool:
+        cores = Cores(pool, count, seconds, data)
+        tables = {
+            "training": [training_row(cores, cell) for cell in [*MAIN, *WIDE_CELLS]],
+            "variants": variant_rows(cores),
+            "evaluation": [evaluation_row(cores, cell) for cell in EVALUATED],
+        }
         memory = pool.submit(memory_of_training, VARIANTS[0], data).result()
     machine = {
         "torch": torch.__version__,
         "cpu": cpu_model(),
-        "cores": cores,
-        "peak": f"{peak / 1e9:.0f} GFLOP/s",
+        "cores": count,
+        "peak": f"{cores.peak / 1e9:.0f} GFLOP/s",
         "memory of a worker beyond torch and images": f"{memory:.0f} MB",
         "seconds a cell": seconds,
     }
     if as_json:
-        tables = {"training": main_rows, "variants": variant_rows, "evaluation": evaluation_rows}
         click.echo(json.dumps({"machine": machine, **tables}, indent=2))
         return
     click.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
-    show("Training, model-samples per second", main_rows)
-    show("Other networks and settings", variant_rows)
-    show("Evaluation, model-samples per second", evaluation_rows)
+    show("Training, model-samples per second", tables["training"])
+    show("Other networks and settings", tables["variants"])
+    show("Evaluation, model-samples per second", tables["evaluation"])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How fast a zoo is verified: its hashes alone, and everything that is compared with what it is derived from.
+"""Measure the throughput of `zootools verify`: hashing alone, and with all comparisons.
 
     python benchmarks/verify.py [--gigabytes 1]
 
-Makes a zoo of random weights of about this size (nothing is trained), and verifies it. Prints, in gigabytes of all its
-files, the throughput of hashing with one thread and with all, then of the whole verification (shards, tables, card)
-with the largest memory that it needed. About as many bytes lie in the shards as, compressed, in the tables.
+Writes a zoo of random weights of about this size, without training, and verifies it. Prints the gigabytes of all its
+files, the throughput of hashing with one thread and with all, then that of the whole verification (shards, tables,
+card) with its peak memory. About half of the bytes are in the shards, the other half, compressed, in the tables.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from zootools.verify import faults, file_faults
 
 MODELS = 256
 BYTES = 2 * 4 * 2464
-"""Of one checkpoint, in shards and tables."""
+"""Bytes of one checkpoint, in shards and tables."""
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
 
 @contextmanager
 def measured(what: str, size: int) -> Iterator[None]:
-    """Print how long a block has taken."""
+    """Print the throughput of a block."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -87,7 +87,7 @@ def make_zoo(folder: Path, epochs: int) -> None:
 
 
 def scores(models: dict[str, ModelConfig], epoch: int) -> ShardInfo:
-    """Return scores that can be."""
+    """Return scores that are possible, for one epoch of these models."""
     columns = {
         f"{images}_{score}": [0.5] * len(models) for images in ("train", "test") for score in ("loss", "accuracy")
     }

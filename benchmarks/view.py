@@ -1,8 +1,9 @@
-"""How fast the interactive page of a large zoo is, in the system's Chromium with WebGL computed on the processor.
+"""Measure the interactive page of a large zoo, in the system's Chromium with WebGL computed on the processor.
 
     python benchmarks/view.py [--checkpoints 50000] [--chromium /usr/bin/chromium]
 
-Prints the size of the page, the time to the first picture, and that of changes of a filter (until plotly has drawn).
+Prints the size of the page, the time to the first picture, and the time of a change of a filter (until plotly has
+drawn).
 """
 
 import argparse
@@ -27,7 +28,7 @@ FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader
 
 
 def portrait(checkpoints: int, folder: Path) -> Portrait:
-    """Return a made-up population: models that walk from the middle outwards, with the properties that zoos have."""
+    """Return a synthetic population: models that walk from the centre outwards, with the properties of a zoo."""
     random, schema = np.random.default_rng(0), build_schema(Mlp(name="mlp", hidden=(2,)), (1, 1, 2), 2)
     model = np.arange(checkpoints) // EPOCHS
     epoch = np.arange(checkpoints) % EPOCHS

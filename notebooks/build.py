@@ -14,9 +14,9 @@
 # %% [markdown]
 # # Build a zoo
 #
-# A zoo is decided by one YAML file. This one has 32 small convolutional networks on scikit-learn's scanned digits:
-# two activations, two initialisations and two learning rates, each with four seeds. It takes seconds, and no
-# download.
+# One YAML file, the specification, determines a zoo. This one describes 32 small convolutional networks on
+# scikit-learn's scanned digits: two activations, two initialisations and two learning rates, each with four seeds. The
+# build takes seconds and needs no download.
 
 # %%
 from pathlib import Path
@@ -40,7 +40,7 @@ spec = load_spec(Path("digits_small.yaml"))
 spec.configuration_count, spec.model_count
 
 # %% [markdown]
-# What it will take, before anything is written:
+# An estimate of its size and time, before anything is written:
 
 # %%
 from zootools.building.planning import estimate
@@ -48,8 +48,8 @@ from zootools.building.planning import estimate
 estimate(spec)
 
 # %% [markdown]
-# Models of one structure are trained side by side. The same call again, after an interruption or not, trains only
-# what is missing.
+# Models of the same structure are trained side by side. The same call again trains only what is missing, for example
+# after an interruption.
 
 # %%
 manifest = build(spec, Path("zoos/digits_small"), device="cpu", quiet=True)
@@ -65,7 +65,7 @@ quartiles = pd.DataFrame(manifest["test_accuracy"], index=["minimum", "quartile"
 quartiles.sort_index(key=lambda epochs: epochs.astype(int))
 
 # %% [markdown]
-# The folder is a Hugging Face data set as it is:
+# The folder is a Hugging Face data set:
 
 # %%
 for path in sorted(Path("zoos/digits_small").rglob("*")):
@@ -73,8 +73,8 @@ for path in sorted(Path("zoos/digits_small").rglob("*")):
         print(f"{path.stat().st_size:>9,}  {path.relative_to('zoos/digits_small')}")
 
 # %% [markdown]
-# On the CPU a model depends neither on the models beside it nor on how long they are trained. One that is trained
-# alone, for an epoch, has the same weights, bit for bit:
+# On the CPU, the weights of a model depend neither on the models trained beside it nor on the number of epochs that
+# follow. A model that is trained alone, for one epoch, has the same bits:
 
 # %%
 part = load_spec(Path("digits_small.yaml"), ["models=1", "training.epochs=1"])
@@ -86,4 +86,4 @@ assert all(mine[name].equal(theirs[name]) for name in mine)
 model
 
 # %% [markdown]
-# `explore.py` looks at this zoo, `represent.py` learns from it.
+# The notebook `explore.py` inspects this zoo, `represent.py` learns from it.

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Explore a zoo
 #
-# The zoo is that of `build.py`; any other folder, or a name on the Hub, will do.
+# The zoo is the one that `build.py` made; any other folder, or a name on the Hub, works too.
 
 # %%
 import pyarrow.compute as pc
@@ -32,7 +32,7 @@ table = zoo.metadata.to_pandas()
 table[["model_id", "epoch", "split", "activation", "init", "lr", "test_accuracy", "generalization_gap"]].head(9)
 
 # %% [markdown]
-# What became of the configurations, at the last epoch:
+# The test accuracy of each configuration at the last epoch:
 
 # %%
 last = table[table["epoch"] == table["epoch"].max()]
@@ -55,9 +55,9 @@ plt.show()
 # %% [markdown]
 # ## Weights
 #
-# `weights()` is one vector per row of the metadata, mapped from the shards. Two principal components show where the
-# models start and where they go; models of one seed and initialisation start at the same point. `zootools plot` makes
-# this picture, and more, as files.
+# `weights()` returns one vector per row of the metadata, mapped from the shards. Two principal components show the
+# paths of the models; models with the same seed and initialisation start at the same point. `zootools plot` writes
+# this picture, and others, as files.
 
 # %%
 from sklearn.decomposition import PCA
@@ -88,7 +88,7 @@ figure.suptitle(f"conv1 of {best['model_id']} ({best['activation']}, {best['init
 plt.show()
 
 # %% [markdown]
-# It runs, and scores what the zoo says:
+# The network runs, and its accuracy is the one stored in the zoo:
 
 # %%
 from zootools.images import load_images
@@ -101,8 +101,8 @@ print(f"{found:.3f} here, {best['test_accuracy']:.3f} in the zoo")
 # %% [markdown]
 # ## A symmetry
 #
-# Hidden neurons can stand in any order. The layer schema, stored in the zoo, says which weights move together; the
-# permuted network is far away in weight space and computes the same.
+# The order of hidden neurons is arbitrary. The layer schema, stored in the zoo, determines which weights are permuted
+# together; the permuted network is far away in weight space and computes the same function.
 
 # %%
 import numpy as np
@@ -118,7 +118,7 @@ distance, change = (flat - permuted).norm() / flat.norm(), (network(test.images)
 print(f"moved by {distance:.2f} of its length; logits changed by at most {change:.1e}")
 
 # %% [markdown]
-# Conditions select before any weight is read:
+# `where` selects checkpoints before any weight is read:
 
 # %%
 good = zoo.where((pc.field("test_accuracy") > 0.8) & (pc.field("epoch") > 0))

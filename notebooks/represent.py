@@ -14,9 +14,8 @@
 # %% [markdown]
 # # Learn from a zoo
 #
-# How much of a model's story is in its weights? An encoder learns from the weights of the zoo of `build.py` without a
-# label; linear probes then read off properties of the models. The zoo is tiny and the training short, so the figures
-# are small too.
+# An encoder learns from the weights of the zoo that `build.py` made, without labels; linear probes then measure how
+# well properties of the models can be predicted. The zoo is tiny and the training short, so the scores are low.
 
 # %%
 from pathlib import Path
@@ -30,8 +29,8 @@ zoo = open_zoo("zoos/digits_small")
 {split: len(zoo.split(split).models) for split in ("train", "validation", "test")}
 
 # %% [markdown]
-# A recipe decides everything about an encoder but the zoo and the seed. Here a small one: 48 neuron tokens per
-# network become a representation z of 16 numbers.
+# A recipe contains all settings of an encoder except the zoo and the seed. Here a small one: 48 neuron tokens per
+# network are encoded as a representation z of 16 numbers.
 
 # %%
 changes = ["encoder.width=32", "encoder.hidden=64", "encoder.latent=16", "training.epochs=20", "training.batch_size=50"]
@@ -62,8 +61,8 @@ plt.show()
 # %% [markdown]
 # ## A probe by hand
 #
-# Ridge regression from features to the test accuracy, fitted on the models of the train split, its penalty chosen on
-# the validation split, scored on the test split. R2 is 1 where it is perfect and 0 where it does as well as the mean.
+# Ridge regression from features to a property, fitted on the models of the train split, with the penalty chosen on
+# the validation split, and scored on the test split. R2 is 1 for a perfect prediction and 0 for that of the mean.
 
 # %%
 from representation.evaluation.probes import fit_ridge, r2
@@ -82,15 +81,15 @@ for name, features in {"weights": zoo.weights(), "z": z}.items():
 # %% [markdown]
 # ## All probes at once
 #
-# `represent` does this for every property, with baselines beside it; here for the last epoch only, where hyper-
-# parameters are what differs. On a zoo of the paper the paper's figures stand in the table.
+# `represent` does this for every property and also for baselines; here for the last epoch only, so that the models
+# differ in their hyper-parameters. For a zoo of the paper, the table also contains the paper's values.
 
 # %%
 results = represent(zoo, "default", overrides=[*changes, "epochs.first=6"], quiet=True)
 print(results.render())
 
 # %% [markdown]
-# The same as a tidy table, for pictures and tests of one's own:
+# The same as a tidy table, for your own pictures and tests:
 
 # %%
 scores = results.table.to_pandas()

@@ -1,7 +1,7 @@
-"""The files that come with zootools: the zoo specifications and the card template.
+"""The bundled files: zoo specifications and the card template.
 
-In a checkout they lie at the top level, where people look for them; in an installed wheel
-they lie inside the package (pyproject.toml copies them there).
+In a checkout they are at the top level, where people look for them; in a wheel they are inside the package
+(pyproject.toml copies them there).
 """
 
 import os
@@ -15,6 +15,7 @@ _PACKAGE = Path(__file__).parent
 _ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.parent
 
 CARD_TEMPLATE = _ROOT / "CARD_TEMPLATE.md"
+"""The template of the cards of zoos (Jinja)."""
 
 
 def bundled_specs() -> dict[str, Path]:
@@ -23,19 +24,22 @@ def bundled_specs() -> dict[str, Path]:
 
 
 def find_spec(name_or_path: str) -> Path:
-    """Return the file of a specification given as a path or as the name of a bundled one.
+    """Return the path of a specification, given as a path or as the name of a bundled one.
 
-    Raises SpecError, naming the nearest bundled specification, when there is neither.
+    Raises SpecError with the nearest bundled specification if neither exists.
     """
     return find_bundled(name_or_path, bundled_specs(), "specification")
 
 
 def find_bundled(name_or_path: str, bundled: Mapping[str, Path], what: str) -> Path:
-    """Return the path if it is a file, else the bundled file of that name; ``what`` it is goes into the SpecError."""
+    """Return the path if it is a file, else the bundled file of that name.
+
+    Raises SpecError if neither exists; ``what`` is the kind of file in its message.
+    """
     if not name_or_path.strip():
         raise SpecError(f"found an empty name ({name_or_path!r}); expected a {what} file, or a bundled {what}")
     path = home_expanded(name_or_path)
-    if os.path.isfile(path):  # noqa: PTH113 (also of a name longer than any can be)
+    if os.path.isfile(path):  # noqa: PTH113 (Path raises OSError for a name that is too long)
         return path
     if name_or_path in bundled:
         return bundled[name_or_path]

@@ -1,4 +1,4 @@
-"""The words and numbers that a build can be told, checked alike by the command line and by `zootools.build`."""
+"""The valid values of a build's arguments, used by the command line and by `zootools.build`."""
 
 from collections.abc import Sequence
 from operator import index
@@ -11,7 +11,7 @@ MAX_WORKERS = 1024
 
 
 def check_word(name: str, value: object, choices: Sequence[str]) -> str:
-    """Return ``value`` if it is one of ``choices``. Raises SpecError with the nearest one."""
+    """Return ``value`` if it is one of ``choices``. Raises SpecError with the nearest choice."""
     if not isinstance(value, str):
         raise SpecError(f"{name}: expected one of {', '.join(choices)}, found {value!r:.200}")
     if value not in choices:
@@ -20,7 +20,7 @@ def check_word(name: str, value: object, choices: Sequence[str]) -> str:
 
 
 def check_workers(value: object) -> int | None:
-    """Return a number of workers, or None for the default. Raises SpecError unless it is from 1 to `MAX_WORKERS`."""
+    """Return the number of workers, or None for the default. Raises SpecError unless it is from 1 to `MAX_WORKERS`."""
     if value is None:
         return None
     try:

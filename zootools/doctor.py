@@ -1,4 +1,4 @@
-"""Is this machine fit to build zoos?"""
+"""Check whether this machine can build zoos."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "datasets
 
 
 def examine(data: Path | None = None) -> dict[str, dict[str, Any] | list[str]]:
-    """Return what the machine has (``machine``) and what is wrong with it (``problems``), each with its remedy."""
+    """Return the properties of the machine (``machine``) and its problems with their remedies (``problems``)."""
     problems: list[str] = []
     machine: dict[str, Any] = {
         "zootools": __version__,
@@ -41,13 +41,13 @@ def examine(data: Path | None = None) -> dict[str, dict[str, Any] | list[str]]:
         import torchvision  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         problems.append(
-            f"torchvision does not fit torch ({error}); install the pair together: pip install -U torch torchvision"
+            f"torchvision does not match torch ({error}); install the pair together: pip install -U torch torchvision"
         )
     try:
         offered = [name for name in INSTRUCTION_SETS if not missing_instructions(name)]
         machine["instruction_sets"] = ", ".join(offered) or platform.machine()
         machine["compiler"] = describe_compiler()["compiler"]
-    except NoKernelError as error:  # no problem: PyTorch serves instead
+    except NoKernelError as error:  # not a problem: PyTorch is used instead
         machine["compiler"] = f"none, so training is slower ({error})"
     except SpecError as error:  # of $ZOOTOOLS_ISA
         problems.append(str(error))

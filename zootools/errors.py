@@ -1,4 +1,4 @@
-"""Every refusal of zootools: one class per exit code, and the wording of "did you mean"."""
+"""The errors that zootools raises, one class per exit code, and the wording of "did you mean"."""
 
 import difflib
 import os
@@ -10,17 +10,18 @@ from typing import Any
 from zootools.text import MOST_LINES, printable
 
 MOST_CHOICES = 50
-"""Allowed values that a message lists."""
+"""Maximal number of allowed values in a message."""
 
 
 class ZooError(Exception):
-    """A refusal that a user can act on: what was found, where, and what was expected.
+    """An error that the user can correct; the message contains the place, the value found, and the value expected.
 
-    ``exit_code`` is what the command line leaves with. Every argument is one line of the message: a line break inside
-    an argument comes from what somebody else wrote, and is shown as an escape (`zootools.text.printable`).
+    Every argument is one line of the message. A line break inside an argument comes from untrusted text, and is shown
+    as an escape (`zootools.text.printable`).
     """
 
     exit_code = 2
+    """The exit code of the command line."""
 
     def __str__(self) -> str:
         lines = [printable(line) for line in self.args[:MOST_LINES]]
@@ -29,55 +30,55 @@ class ZooError(Exception):
 
 
 class SpecError(ZooError):
-    """A zoo specification, or an argument, is wrong."""
+    """A specification or an argument is invalid."""
 
 
 class ZooNotFoundError(ZooError):
-    """There is no zoo (or model, or checkpoint) under the given name."""
+    """No zoo, model or checkpoint has the given name."""
 
 
 class HubError(ZooError):
-    """The Hub refuses; the message says what to do about it."""
+    """The Hub refused a request; the message contains the remedy."""
 
 
 class ClusterError(ZooError):
-    """There is no Ray, no cluster at the given address, or no machine in it that is fit for the build."""
+    """Ray is not installed, no cluster answers at the given address, or none of its machines can run the build."""
 
 
 class DamagedZooError(ZooError):
-    """Stored data is not what its manifest promises, or does not come from where it should."""
+    """Stored data differs from its manifest, or is not from the place that it claims."""
 
     exit_code = 3
 
 
 class StorageError(ZooError):
-    """The disk, the network or a download failed; what was committed before is still there."""
+    """The disk, the network or a download failed; committed data is kept."""
 
     exit_code = 74
 
 
 class WorkerError(StorageError):
-    """A worker cannot start, failed, or died again and again; what was committed is kept."""
+    """A worker could not start, failed, or died repeatedly; committed data is kept."""
 
 
 class BusyError(ZooError):
-    """Another process is at work in this folder."""
+    """Another process is working in this folder."""
 
     exit_code = 75
 
 
 class InterruptedBuildError(ZooError):
-    """The build was stopped from outside; the same command resumes it."""
+    """The command was interrupted; the same command resumes it."""
 
     exit_code = 130
 
 
 _SYNONYMS = {"gpu": "cuda"}
-"""Words for which the one that is spelled most alike is not the one that is meant."""
+"""Words whose intended choice is not the most similar one."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'? (allowed: ...)"`` for an unknown ``word``, to end a sentence with."""
+    """Return ``"; did you mean 'x'? (allowed: ...)"`` for an unknown ``word``, to append to a message."""
     known = sorted(choices)
     close = difflib.get_close_matches(_SYNONYMS.get(word, word)[:200], known[:10_000], n=1, cutoff=0.5)
     more = f", ... ({len(known) - MOST_CHOICES:,} more)" if len(known) > MOST_CHOICES else ""
@@ -110,9 +111,9 @@ def differences(
 
 
 def nearest_path(path: Path) -> str:
-    """Return what helps with a path where nothing is: ``"; did you mean 'x'?"`` with the most similar one, or ""."""
+    """Return ``"; did you mean 'x'?"`` with the existing path most similar to a missing one, or an empty string."""
     path = path.absolute()
-    if os.path.islink(path):  # noqa: PTH114 (also of a name longer than any can be)
+    if os.path.islink(path):  # noqa: PTH114 (Path raises OSError for a name that is too long)
         return f"; it is a link to {str(path.readlink())!r}, where nothing is"
     there = next(parent for parent in path.parents if os.path.isdir(parent))  # noqa: PTH112
     try:
@@ -125,9 +126,9 @@ def nearest_path(path: Path) -> str:
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with every access token of the Hub, and the secrets of an object store, blotted out.
+    """Return ``text`` with all access tokens of the Hub, and the secrets of an object store, masked.
 
-    None should ever get into a message; this is the second line, for one that was put where it does not belong.
+    No message should contain one; this protects against secrets that a user put into a wrong place.
     """
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         if len(secret := os.environ.get(name, "")) >= 8:

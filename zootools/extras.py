@@ -1,4 +1,4 @@
-"""Packages that come with an extra of zootools only."""
+"""Packages that are installed only with an extra of zootools."""
 
 from importlib import import_module
 from typing import Any
@@ -7,10 +7,9 @@ from zootools.errors import SpecError
 
 
 def optional(package: str, what: str, extra: str) -> Any:
-    """Return a package that ``what`` needs, and an ``extra`` of zootools brings. Raises SpecError where it is missing.
+    """Import a package that ``what`` needs and that the ``extra`` of zootools installs.
 
-    One that is there and cannot be imported, because something that it needs is missing or of another version, is named
-    with its reason.
+    Raises SpecError if it is missing, or, with the reason, if it is installed but cannot be imported.
     """
     try:
         return import_module(package)

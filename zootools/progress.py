@@ -1,4 +1,4 @@
-"""Progress of a training: one bar on a terminal, a plain line now and then elsewhere; always on stderr."""
+"""Progress of a training on stderr: a bar on a terminal, otherwise a line every 30 seconds."""
 
 import math
 import sys
@@ -12,17 +12,17 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class Progress:
-    """Counts the epochs of all models over all stacks and says when they will be done.
+    """Counts the epochs of all models over all stacks, and estimates the remaining time.
 
-    What is shown never decreases, and is the whole exactly when every stack has done all its epochs. A stack that is
-    tried again counts further where it is beyond what it had reached.
+    The count never decreases, and equals the total exactly when every stack has finished all its epochs. A retried
+    stack is counted again only from the epoch that it had reached before.
 
     Args:
-        sizes: models of each stack.
-        epochs: epochs that every model is trained for.
-        done: epochs that each stack had done before this session.
+        sizes: number of models of each stack.
+        epochs: epochs of every model.
+        done: epochs that each stack had finished before this session.
         quiet: show nothing.
-        unit: what is counted.
+        unit: name of the counted unit.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Progress:
         self._total = sum(sizes) * epochs
         self._whole = sum(size * math.floor(part) for size, part in zip(sizes, self._done, strict=True))
         self._parts = {stack: sizes[stack] * (part % 1) for stack, part in enumerate(self._done) if part % 1}
-        """What each stack has done of the epoch in progress. Whole epochs are counted apart, as integers: a sum of
-        floats that is updated by differences drifts away from the total."""
+        """The finished part of each stack's epoch in progress. Whole epochs are counted separately, as integers: a
+        float sum that is updated by differences would drift."""
         self._count = self._at_start = self._whole + math.fsum(self._parts.values())
         self._unit = unit
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
         self._first: tuple[float, float] | None = None
-        """When the first news came and what was done then: the speed is measured from there, without the start."""
+        """Time and count at the first update: the speed is measured from there, without the start-up."""
         self._bar = None
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
@@ -68,7 +68,7 @@ class Progress:
             self._line()
 
     def update(self, stack: int, epochs: float) -> None:
-        """Take note that a stack has so many epochs done."""
+        """Record that a stack has finished ``epochs`` epochs."""
         before, now, size = self._done[stack], min(epochs, self._epochs), self._sizes[stack]
         if now > before:
             self._done[stack] = now
@@ -90,18 +90,18 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """What is done of the whole, from 0 to 1."""
+        """The finished fraction of the total, from 0 to 1."""
         return self._count / self._total
 
     def seconds_left(self) -> float | None:
-        """Return how long the rest takes at the speed of this session; None before anything is done in it."""
+        """Return the remaining seconds at the speed of this session; None before its first progress."""
         if self._first is None or self._count <= self._first[1]:
             return None
         elapsed, fresh = time.monotonic() - self._first[0], self._count - self._first[1]
         return (self._total - self._count) * elapsed / fresh
 
     def retried(self, stack: int, reason: str) -> None:
-        """Say that the worker of a stack died."""
+        """Print that the worker of a stack died, and that the stack is retried."""
         if not self._quiet:
             say(f"the worker of stack {stack} died ({reason}); its last whole epoch is kept", err=True)
 
@@ -116,7 +116,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: ``2h05m``, ``3m20s``, ``14s``."""
+    """Return a readable time: ``2h05m``, ``3m20s``, ``14s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -1,8 +1,8 @@
-"""Text on the terminal: the one way in which zootools prints, and what it does to text that others wrote.
+"""Printing to the terminal, with untrusted text escaped. All output of zootools uses `say`.
 
 Names of files and columns, keys, descriptions and the errors of libraries can contain control characters that move the
-cursor, retitle the window or reverse the order of letters, and line breaks that make one message look like two. All of
-them are shown as escapes; a line break is printed only between two lines, never inside one.
+cursor, change the title of the window or reverse the order of letters, and line breaks that make one message look like
+two. All of these are printed as escapes; line breaks are printed only between lines.
 """
 
 import logging
@@ -12,9 +12,9 @@ import unicodedata
 import warnings
 
 LONGEST = 4000
-"""Characters of a line on the terminal, and of a line of an error message."""
+"""Maximal number of characters of a line on the terminal or in an error message."""
 MOST_LINES = 100
-"""Lines of an error message."""
+"""Maximal number of lines of an error message."""
 
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories: control, format (bidi, zero width), surrogate, private, unassigned, line and paragraph break."""
@@ -24,10 +24,10 @@ _SUSPECT = re.compile(r"[^ -~]")
 
 
 def printable(value: object, limit: int | None = LONGEST) -> str:
-    r"""Return text as one line in which every character is visible: others are escaped, as ``\x1b`` or ``\u202e``.
+    r"""Return text as one line of visible characters; other characters become escapes such as ``\x1b`` or ``\u202e``.
 
-    Letters, marks and symbols of every script stay. Of text longer than ``limit`` characters the middle is left out,
-    and the number of missing characters takes its place. What was made printable stays as it is.
+    Letters, marks and symbols of all scripts are kept. If the text is longer than ``limit`` characters, the number of
+    omitted characters replaces its middle. Printable text is returned unchanged.
     """
     text = str(value)
     if limit is not None and len(text) > limit:
@@ -37,7 +37,7 @@ def printable(value: object, limit: int | None = LONGEST) -> str:
 
 
 def say(*lines: object, err: bool = False, limit: int | None = LONGEST) -> None:
-    """Print lines, each made `printable`, on stdout or (``err``) on stderr; characters it cannot encode as escapes."""
+    """Print lines, each made `printable`, to stdout or (``err``) stderr; characters it cannot encode become escapes."""
     stream = sys.stderr if err else sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     for line in lines:
@@ -46,7 +46,7 @@ def say(*lines: object, err: bool = False, limit: int | None = LONGEST) -> None:
 
 
 def tame_libraries() -> None:
-    """Make log records and warnings of all libraries in this process one printable line each."""
+    """Make every log record and warning of this process, also those of libraries, one printable line."""
     logging.setLogRecordFactory(_PrintableRecord)
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: (
         printable(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
@@ -57,6 +57,7 @@ class _PrintableRecord(logging.LogRecord):
     """A log record whose message is one printable line."""
 
     def getMessage(self) -> str:
+        """Return the message as one printable line."""
         return printable(super().getMessage())
 
 

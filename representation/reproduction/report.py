@@ -270,7 +270,7 @@ def _about(state: ReproductionState) -> list[str]:
         cpu = duration(sum(result["cpu_seconds"] for result in found))
         text += f" {len(found)} jobs (training and probing, one thread each) took {cpu} of processor time"
         text += f", the zoos {duration(wall)} on all cores." if wall else "."
-    return [text]
+    return [text, "`docs/log.md` in the repository records what else was tried, with negative results."]
 
 
 def _machine() -> str:

@@ -95,7 +95,7 @@ def view(
     from representation.evaluation.baselines import flatten
     from zootools.filesystem.files import check_output, write_output
     from zootools.open import open_zoo
-    from zootools.plots.page import MAX_POINTS, page
+    from zootools.plots.page import MAX_PAGE_POINTS, page
     from zootools.plots.portrait import Portrait
     from zootools.storage.finish import add_page
     from zootools.storage.manifest import PAGE
@@ -104,7 +104,7 @@ def view(
     if out is not None:
         check_output(out, PAGE)
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
-    portrait = Portrait.of(opened, MAX_POINTS, whole_models=True)
+    portrait = Portrait.of(opened, MAX_PAGE_POINTS, whole_models=True)
     for label, features in representations(portrait.zoo, encoder):
         points, method = flatten(features, umap)
         portrait = portrait.with_plane(label, points.numpy(), method)

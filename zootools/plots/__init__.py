@@ -1,7 +1,7 @@
-"""Pictures of a zoo: what its models do over their epochs, and where they lie in weight space (extra ``plots``).
+"""Pictures of a zoo: scores over epochs, and checkpoints in weight space (extra ``plots``).
 
 >>> portrait = Portrait.of(open_zoo("zoos/digits_hyp", include_diverged=True))
->>> portrait = portrait.with_plane("W", points, "UMAP")  # float [checkpoints, 2], made of portrait.zoo.weights()
+>>> portrait = portrait.with_plane("W", points, "UMAP")  # float [checkpoints, 2], computed from portrait.zoo.weights()
 >>> files, skipped = write_pictures(portrait, Path("pictures"))
 
 The public names are imported on first use: the interactive page (`zootools.plots.page`) needs no matplotlib.
@@ -34,7 +34,7 @@ _HOME = {"Plane": "portrait", "Portrait": "portrait", "pictures": "writing", "wr
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name. Raises SpecError where it needs matplotlib, which is not installed."""
+    """Import a public name. Raises SpecError if it needs matplotlib and that is not installed."""
     if name not in __all__:
         raise AttributeError(f"module 'zootools.plots' has no attribute {name!r}")
     home = _HOME.get(name, "figures")

@@ -1,4 +1,4 @@
-"""The pictures: matplotlib Figures, made without pyplot and its global state."""
+"""The pictures of a zoo as matplotlib Figures, made without pyplot and its global state."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from zootools.plots.portrait import Portrait, numbers
 from zootools.plots.style import DIVERGED, NAMES, PALETTE, readable, styled, title_of
 
 WIDTH, HEIGHT = 3.4, 2.9
-"""Inches of one pair of axes."""
+"""Size of one pair of axes, in inches."""
 TITLE = 0.4
-"""Inches of the two lines above all."""
+"""Height of the two lines of the title, in inches."""
 WIDEST = 12.0
-"""Inches of a picture at most: where pages are 900 pixels wide, letters of 9 points are then 9 pixels high."""
+"""Maximal width of a picture, in inches: on a page 900 pixels wide, a font of 9 points is then 9 pixels high."""
 
 
 def accuracy(portrait: Portrait) -> Figure:
@@ -58,7 +58,7 @@ def gap(portrait: Portrait) -> Figure:
 
 
 def losses(portrait: Portrait) -> Figure:
-    """Draw the losses of every model over its epochs, with those that diverged marked."""
+    """Draw the losses of every model over its epochs; diverged models are marked."""
     with styled():
         columns = [name for name in LOSSES if not portrait.lacks(name)]
         figure, row = _figure(len(columns), 4.0, 3.3)
@@ -80,68 +80,72 @@ LOSSES = ("train_loss", "validation_loss", "test_loss")
 
 
 def embedding(portrait: Portrait, label: str) -> Figure:
-    """Draw one representation (a label of `Portrait.planes`) in the plane, once for every property that varies."""
+    """Draw one representation (a label of `Portrait.planes`) in two dimensions, once for every property that varies."""
     with styled():
-        parts = [_planes([portrait], [label], colour) for colour in portrait.properties]
-        figure = _drawn(_rows(parts, 2))
+        groups = [_planes([portrait], [label], colour) for colour in portrait.properties]
+        figure = _drawn(_rows(groups, 2))
         method = portrait.planes[label].method
         return _titled(figure, portrait, f"{method} of {NAMES.get(label, label)}", portrait.sampling)
 
 
 def figure_4(portraits: Sequence[Portrait]) -> Figure:
-    """Draw the weight space of some zoos side by side, coloured by initialisation, as the paper's Figure 4."""
+    """Draw the weight spaces of several zoos side by side, coloured by initialisation, as in the paper's Figure 4."""
     with styled():
         return _drawn([[_planes(portraits, ["W"], "init", [_heading(portrait) for portrait in portraits])]])
 
 
 def figure_7(portraits: Sequence[Portrait]) -> Figure:
-    """Draw the paper's Figure 7, a column for each zoo: accuracy over epochs and over mean weight, and the weight space
-    coloured by activation, initialisation and epoch, where they vary. Those of a single zoo stand side by side.
+    """Draw the paper's Figure 7, with one column per zoo.
+
+    The rows are accuracy over epochs, accuracy over mean weight, and the weight space coloured by activation,
+    initialisation and epoch, if these vary. For a single zoo all axes are side by side.
     """
     with styled():
         names = [name for name in ("activation", "init", "epoch") if any(name in p.properties for p in portraits)]
         epochs = Colours.of([portrait.zoo.metadata for portrait in portraits], "epoch")
-        parts = [
-            Part([partial(_accuracies, portrait, len(portraits) > 1) for portrait in portraits]),
-            Part([partial(_mean_weights, portrait, epochs) for portrait in portraits], epochs),
+        groups = [
+            AxesGroup([partial(_accuracies, portrait, len(portraits) > 1) for portrait in portraits]),
+            AxesGroup([partial(_mean_weights, portrait, epochs) for portrait in portraits], epochs),
             *(_planes(portraits, ["W"], name) for name in names),
         ]
         if len(portraits) > 1:
-            return _drawn([[part] for part in parts])
-        figure = _drawn(_rows(parts, 2 if len(parts) == 4 else 3))
+            return _drawn([[group] for group in groups])
+        figure = _drawn(_rows(groups, 2 if len(groups) == 4 else 3))
         return _titled(figure, portraits[0], "accuracy, and the weights W in the plane", portraits[0].sampling)
 
 
 def figure_8(portrait: Portrait) -> Figure:
-    """Draw the paper's Figure 8: every representation (a column each) coloured by every property that varies."""
+    """Draw the paper's Figure 8: one column per representation, coloured by every property that varies."""
     with styled():
         figure = _drawn([[_planes([portrait], list(portrait.planes), colour)] for colour in portrait.properties])
         title = " | ".join(NAMES.get(label, label) for label in portrait.planes)
         return _titled(figure, portrait, title, portrait.sampling)
 
 
-# --- how they are put together -----------------------------------------------------------------------------------
+# --- layout ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Part:
+class AxesGroup:
     """Axes side by side that share their colours."""
 
     cells: Sequence[Callable[[Axes], str]]
-    """Each draws into its axes, and returns what stands above them."""
+    """One function per pair of axes: draws into them and returns the text above them."""
     colours: Colours | None = None
-    """What the legend below them, or the scale beside them, explains."""
+    """The colours that the legend below the axes, or the colour bar beside them, explains."""
 
 
-def _planes(portraits: Sequence[Portrait], labels: Sequence[str], colour: str, headings: Sequence[str] = ()) -> Part:
-    """Return representations of zoos in the plane, coloured by the same property."""
+def _planes(
+    portraits: Sequence[Portrait], labels: Sequence[str], colour: str, headings: Sequence[str] = ()
+) -> AxesGroup:
+    """Return the axes for representations of zoos in two dimensions, coloured by the same property."""
     colours = Colours.of([portrait.zoo.metadata for portrait in portraits], colour)
     cells = [
         partial(_plane, portrait, label, colours, heading)
         for portrait, heading in zip(portraits, headings or [""] * len(portraits), strict=True)
         for label in labels
     ]
-    return Part(cells, colours)
+    return AxesGroup(cells, colours)
 
 
 def _plane(portrait: Portrait, label: str, colours: Colours, heading: str, axes: Axes) -> str:
@@ -159,46 +163,46 @@ def _accuracies(portrait: Portrait, headed: bool, axes: Axes) -> str:
     return _heading(portrait, note) if headed else note
 
 
-def _rows(parts: Sequence[Part], columns: int) -> list[list[Part]]:
-    return [list(parts[start : start + columns]) for start in range(0, len(parts), columns)]
+def _rows(groups: Sequence[AxesGroup], columns: int) -> list[list[AxesGroup]]:
+    return [list(groups[start : start + columns]) for start in range(0, len(groups), columns)]
 
 
-def _drawn(rows: Sequence[Sequence[Part]]) -> Figure:
-    """Draw rows of parts, each with its legend below it."""
-    columns = max(sum(len(part.cells) for part in row) for row in rows)
+def _drawn(rows: Sequence[Sequence[AxesGroup]]) -> Figure:
+    """Draw rows of groups, each group with its legend below it."""
+    columns = max(sum(len(group.cells) for group in row) for row in rows)
     width = min(WIDTH, WIDEST / columns)
     heights: list[float] = []
     starts = []
     for row in rows:
         starts.append(len(heights))
         heights.append(max(2.3, min(HEIGHT, 0.85 * width)))
-        legends = [part.colours.height(width * len(part.cells)) for part in row if part.colours]
+        legends = [group.colours.height(width * len(group.cells)) for group in row if group.colours]
         heights += [max(legends)] if any(legends) else []
     figure = Figure(figsize=(width * columns, sum(heights) + TITLE), layout="constrained")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     for start, row in zip(starts, rows, strict=True):
         column = 0
-        for part in row:
-            end = column + len(part.cells)
+        for group in row:
+            end = column + len(group.cells)
             axes = [figure.add_subplot(grid[start, place]) for place in range(column, end)]
-            for cell, where in zip(part.cells, axes, strict=True):
+            for cell, where in zip(group.cells, axes, strict=True):
                 where.set_title(cell(where))
-            if part.colours and part.colours.looks:
-                part.colours.legend(figure.add_subplot(grid[start + 1, column:end]), width * len(part.cells))
-            elif part.colours:
-                part.colours.bar(axes)
+            if group.colours and group.colours.looks:
+                group.colours.legend(figure.add_subplot(grid[start + 1, column:end]), width * len(group.cells))
+            elif group.colours:
+                group.colours.bar(axes)
             column = end
     return figure
 
 
 def _figure(columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its axes, side by side; ``width`` and ``height`` are those of one pair, in inches."""
+    """Return a figure and its axes, side by side; ``width`` and ``height`` of one pair of axes are in inches."""
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _heading(portrait: Portrait, *notes: str) -> str:
-    """What stands above the column of a zoo, in lines that are not wider than the narrowest."""
+    """Return the text above the column of a zoo, in lines that fit the narrowest column."""
     lines = [readable(portrait.name), *portrait.sampling.split("; "), *filter(None, notes)]
     return "\n".join(fill(line, 32) for line in lines)
 

@@ -1,7 +1,7 @@
-"""What an axis shows when a few values are huge: a network may grow to weights of 1e25 and still be finite.
+"""The range of an axis when a few values are huge: a network may have weights of 1e25 and still be finite.
 
-One rule for every axis, colour scale and page: shown is what lies within three times the span of the middle 80 % on
-either side of it; what lies beyond is drawn at the border, and the picture says how many there are.
+One rule for every axis, colour scale and page: the range covers the middle 80 % of the values and three times their
+span on either side. Values beyond it are drawn at the border, and the picture states their number.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ Array = npt.NDArray[np.float64]
 
 
 def limits(values: Array, typical: Array | None = None) -> tuple[float, float]:
-    """Return the least and the largest of the values that do not lie far beyond the middle 80 % of the typical ones.
+    """Return the smallest and the largest value that are not far outside the middle 80 % of the typical values.
 
     Args:
-        values: any shape; those that are not finite do not count.
-        typical: what the middle is taken of, normally the values themselves.
+        values: any shape; infinite and NaN values are ignored.
+        typical: the values whose middle 80 % is used; by default ``values``.
     """
     values = values[np.isfinite(values)]
     typical = values if typical is None else typical[np.isfinite(typical)]
@@ -31,7 +31,7 @@ def limits(values: Array, typical: Array | None = None) -> tuple[float, float]:
 
 
 def frame(values: Array, typical: Array | None = None) -> tuple[float, float]:
-    """Return where the border of an axis is: the limits and a margin, in which only what lies beyond them is drawn."""
+    """Return the border of an axis: the limits and a margin, at whose end values beyond the limits are drawn."""
     low, high = limits(values, typical)
     margin = (0.05 * high - 0.05 * low) or 0.05 * abs(low) or 1.0
     most = float(np.finfo(np.float64).max)
@@ -39,5 +39,5 @@ def frame(values: Array, typical: Array | None = None) -> tuple[float, float]:
 
 
 def beyond(values: Array, border: tuple[float, float]) -> npt.NDArray[np.bool_]:
-    """Return which values lie beyond the border of their axis."""
+    """Return a mask of the values beyond the border of their axis."""
     return (values < border[0]) | (values > border[1])

@@ -1,7 +1,7 @@
-"""The interactive page of a zoo: one HTML file with everything in it, that needs neither a network nor another file.
+"""The interactive page of a zoo: one HTML file that needs neither a network nor other files.
 
-The zoo may come from a stranger. Its texts are in a block of JSON that is no script, and reach the page as text; a
-content security policy allows our scripts alone, by their hashes, and no connection anywhere.
+The zoo may be untrusted. Its texts are in a block of JSON that the browser does not run, and are inserted as text; a
+content security policy allows only our scripts, by their hashes, and no connections.
 """
 
 import base64
@@ -22,38 +22,39 @@ from zootools.plots.limits import beyond, frame, limits
 from zootools.plots.portrait import Plane, Portrait, is_number, is_text, is_whole, labels, numbers
 from zootools.plots.style import NAMES, PALETTE, looks, readable, title_of
 
-MAX_POINTS = 50_000
-"""Checkpoints in a page at most: WebGL draws them without stutter, and the file stays below 20 MB."""
+MAX_PAGE_POINTS = 50_000
+"""Maximal number of checkpoints in a page: WebGL draws them without stutter, and the file stays below 20 MB."""
 MAX_F4 = 1e38
-"""Places on the map beyond it need 64 bits."""
+"""Coordinates with a larger magnitude are stored with 64 bits."""
 MAX_CHOICES = 12
-"""Different numbers up to which a filter offers them one by one."""
+"""A filter lists the values of a number one by one up to this many."""
 MAX_WHOLE = 1 << 53
-"""Beyond it JavaScript, whose numbers are float64, has not every whole number."""
+"""The largest integer up to which JavaScript's numbers, which are float64, represent all integers."""
 MAX_LABELS = 50
-"""Labels up to which a property can be filtered and coloured by."""
+"""A property with more labels can be neither filtered nor coloured by."""
 MAX_TEXT = 100
+"""Maximal number of characters of a text in the page."""
 
 _HERE = Path(__file__).parent
 _HIDDEN = ("model_id", "stack", "row")
 
 
 def page(portrait: Portrait) -> bytes:
-    """Return the page of a zoo; ``portrait`` should be a sample of whole models. The same one gives the same bytes.
+    """Return the page of a zoo as HTML; ``portrait`` should be a sample of whole models.
 
-    Raises SpecError for a portrait without a plane.
+    Equal portraits give equal bytes. Raises SpecError for a portrait without points in two dimensions.
     """
     get_plotlyjs = optional("plotly.offline", "the page of a zoo", "plots").get_plotlyjs
     if not portrait.planes:
         raise SpecError(f"{portrait.name}: has no checkpoint with finite weights to show")
     scripts = [get_plotlyjs(), (_HERE / "page.js").read_text("utf-8")]
     allowed = " ".join(f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'" for script in scripts)
-    # WebGL code is made by plotly while it runs, hence unsafe-eval; its styles are inline.
+    # plotly generates WebGL code at run time, hence unsafe-eval; its styles are inline.
     policy = (
         f"default-src 'none'; script-src {allowed} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
-    # In JSON a < can stand in texts only; written as an escape it cannot end the block.
+    # In JSON, < occurs only inside strings; as an escape it cannot end the block.
     data = json.dumps(_content(portrait), allow_nan=False).replace("<", "\\u003c")
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -103,13 +104,13 @@ def _plane(label: str, where: Plane) -> dict[str, Any]:
 
 
 def _widened(low: float, high: float) -> list[float]:
-    """Return where an axis ends, so that points at its border are not cut in half."""
+    """Return the ends of an axis, wide enough for whole points at its border."""
     margin = 0.02 * (high - low)
     return [low - margin, high + margin]
 
 
 def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield every property: its values, and how it can be filtered and coloured by."""
+    """Yield every property: its values, and whether it can be filtered and coloured by."""
     for name in table.column_names:
         if name in _HIDDEN:
             continue
@@ -130,9 +131,9 @@ def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _numbers(column: pa.ChunkedArray, name: str) -> dict[str, Any]:
-    """Return what the page needs of a column of numbers.
+    """Return the values of a numeric column, its filter and its colour scale.
 
-    JavaScript rounds whole numbers beyond 2^53, such as large seeds; of these the page has the digits as texts too.
+    JavaScript rounds integers beyond 2^53, such as large seeds; for these the page also contains the digits as text.
     """
     values = numbers(column)
     known = np.unique(values[np.isfinite(values)])
@@ -152,13 +153,13 @@ def _numbers(column: pa.ChunkedArray, name: str) -> dict[str, Any]:
         few = 1 < len(digits) <= MAX_CHOICES and name != "epoch"
         codes = encoded.indices.fill_null(len(digits)).to_numpy()
         found |= {"digits": digits, "codes": _packed(codes, "u4"), "choices": digits if few else None}
-        # Between two ends that are rounded there is no telling what is inside.
+        # A range cannot be filtered between two rounded ends.
         found |= {"filter": few, "colour": len(digits) > 1}
     return found
 
 
 def _kind(values: npt.NDArray[np.float64]) -> str:
-    """32 bits for measurements; 64 for what these cannot hold, such as a large seed."""
+    """Return ``f4`` for measurements, or ``f8`` for values that float32 cannot represent, such as large seeds."""
     large = len(values) > 0 and np.abs(values).max() > (1 << 24)
     return "f8" if large else "f4"
 

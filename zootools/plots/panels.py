@@ -1,4 +1,4 @@
-"""One pair of axes each, and the colours that some of them share: the parts that pictures are put together from."""
+"""The contents of single axes, and the colours that several axes share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from zootools.plots.portrait import Plane, is_number, labels, numbers
 from zootools.plots.style import DIVERGED, GREY, NUMBERS, OTHERS, PALETTE, looks, readable, title_of
 
 MAX_BOXES = 26
-"""Epochs that are shown as boxes at most."""
+"""Maximal number of epochs shown as boxes."""
 MAX_LINES = 200
-"""Models that are shown as lines at most."""
+"""Maximal number of models shown as lines, of the diverged ones and of the others."""
 CHARACTERS = 14
-"""Letters of a legend that fit into an inch."""
+"""Characters of a legend per inch."""
 POINT = 5.0
 """Area of a point, in square points of 1/72 inch."""
 
@@ -34,7 +34,7 @@ POINT = 5.0
 
 
 def ticks(axis: Axis, values: Array) -> None:
-    """Label an axis at few round numbers in plain digits; at whole ones where all the values are whole, as epochs."""
+    """Label an axis at a few round numbers in plain digits, or at integers if all values are integers."""
     values = values[np.isfinite(values)]
     whole = bool(len(values)) and bool(np.equal(values, values.round()).all())
     if whole and values.min() == values.max():
@@ -47,14 +47,14 @@ def ticks(axis: Axis, values: Array) -> None:
 
 
 def log_ticks(axis: Axis, values: Array) -> None:
-    """Label a logarithmic axis in plain digits, at 1, 2, 5, 10, ... where it does not span too many powers of ten."""
+    """Label a logarithmic axis in plain digits, at 1, 2, 5, 10, ... unless it spans three powers of ten or more."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 1000 * values.min() else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def held(axes: Axes, x: Array, y: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-    """Limit the axes to what is not far beyond the rest; return the points, those beyond at the border, and which."""
+def clipped(axes: Axes, x: Array, y: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Limit axes by `frame`; return the points, clipped to the border, and a mask of the clipped ones."""
     inside: list[Array] = []
     out = np.zeros(len(x), bool)
     for values, set_limits, axis in ((x, axes.set_xlim, axes.xaxis), (y, axes.set_ylim, axes.yaxis)):
@@ -67,7 +67,7 @@ def held(axes: Axes, x: Array, y: Array) -> tuple[Array, Array, npt.NDArray[np.b
 
 
 def at_border(out: npt.NDArray[np.bool_]) -> str:
-    """Return what a picture says of points that are drawn at its border; an empty string where there are none."""
+    """Return the note about points that are drawn at the border; an empty string if there are none."""
     return f"{out.sum():,} beyond, at the border" if out.any() else ""
 
 
@@ -76,16 +76,17 @@ def at_border(out: npt.NDArray[np.bool_]) -> str:
 
 @dataclass(frozen=True)
 class Colours:
-    """How a property is shown, the same in all axes of a row: by a scale if it is a number, by label if it is not."""
+    """The colours of a property, shared by all axes of a group: a colour scale for numbers, a colour per label else."""
 
     name: str
     values: Array
-    """Of numbers: all that are finite."""
+    """All finite values of a numeric property; empty for labels."""
     looks: dict[str, tuple[str, str]]
-    """Of labels: colour and marker."""
+    """Colour and marker by label; empty for a numeric property."""
 
     @classmethod
     def of(cls, tables: Sequence[pa.Table], name: str) -> "Colours":
+        """Return the colours of a column over all checkpoints of some tables."""
         if all(is_number(table[name]) for table in tables):
             values = np.concatenate([numbers(table[name]) for table in tables])
             return cls(name, values[np.isfinite(values)], {})
@@ -93,7 +94,7 @@ class Colours:
 
     @property
     def norm(self) -> Normalize:
-        """The scale of numbers: powers of ten where positive values span more than two of them."""
+        """The scale of numbers: logarithmic if positive values span more than two powers of ten."""
         low, high = limits(self.values)
         if low > 0 and high > 100 * low:
             return LogNorm(low, high)
@@ -101,23 +102,23 @@ class Colours:
 
     @property
     def entries(self) -> list[tuple[str, tuple[str, str]]]:
-        """The labels that a legend shows, and how each looks; those that look alike are one entry at the end."""
+        """The labels of the legend with colour and marker; labels without a colour of their own are one last entry."""
         rest = sum(look == OTHERS for look in self.looks.values())
         entries = [(readable(name), look) for name, look in self.looks.items() if look != OTHERS]
         return [*entries, (f"{rest} others", OTHERS)] if rest else entries
 
     def columns(self, width: float) -> int:
-        """How many labels stand side by side in a legend of so many inches."""
+        """Return the number of columns of a legend that is ``width`` inches wide."""
         return max(1, int(CHARACTERS * width) // (max(len(label) for label, _ in self.entries) + 4))
 
     def height(self, width: float) -> float:
-        """How much room the legend needs below its axes, in inches; none for numbers, which have a bar beside them."""
+        """Return the height of the legend below its axes, in inches; 0 for numbers, which have a colour bar instead."""
         return 0.4 + 0.2 * -(-len(self.entries) // self.columns(width)) if self.looks else 0.0
 
     def scatter(self, axes: Axes, x: Array, y: Array, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Draw points; return which lie beyond the border, where they are drawn."""
-        x, y, out = held(axes, x, y)
-        # One random order, so that no label hides the others.
+        """Draw points; return a mask of those that are drawn at the border because they are beyond it."""
+        x, y, out = clipped(axes, x, y)
+        # A random order, so that no label hides the others.
         order = np.random.default_rng(0).permutation(len(x))
         style: dict[str, Any] = {"rasterized": True, "clip_on": not out.any(), "in_layout": False, "zorder": 3}
         if self.looks:
@@ -136,7 +137,7 @@ class Colours:
         return out
 
     def bar(self, row: Sequence[Axes]) -> None:
-        """Draw the scale of numbers beside a row of axes, pointed where values lie beyond it; one value has none."""
+        """Draw the colour bar beside a row of axes, with a triangle if values are beyond it; one value is a note."""
         low, high = limits(self.values)
         if low == high:
             said = f"{title_of(self.name)} {low:.6g} only"
@@ -155,7 +156,7 @@ class Colours:
             ticks(bar.ax.yaxis, self.values)
 
     def legend(self, axes: Axes, width: float) -> None:
-        """Draw the legend of labels into axes that have nothing else, so many inches wide."""
+        """Draw the legend of labels into empty axes that are ``width`` inches wide."""
         axes.axis("off")
         handles = [
             Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=label)
@@ -174,13 +175,13 @@ class Colours:
         ).set_in_layout(False)
 
 
-# --- one pair of axes each ---------------------------------------------------------------------------------------
+# --- the contents of one pair of axes ----------------------------------------------------------------------------
 
 
 def boxes(axes: Axes, table: pa.Table, column: str) -> str:
     """Draw a box per epoch over all models: quartiles, median, whiskers of 1.5 times the box, outliers.
 
-    Returns what must be said of left-out epochs, an empty string when all are there.
+    Returns the note about omitted epochs, or an empty string if all are shown.
     """
     epochs, values = numbers(table["epoch"]), numbers(table[column])
     known = np.isfinite(values)
@@ -206,7 +207,7 @@ def boxes(axes: Axes, table: pa.Table, column: str) -> str:
 
 
 def plane(axes: Axes, where: Plane, table: pa.Table, colours: Colours, label: str) -> str:
-    """Draw checkpoints where they lie in a plane; return what must be said of those beyond its border."""
+    """Draw checkpoints in two dimensions; return the note about those at the border and those without coordinates."""
     x, y = where.points.T
     out = colours.scatter(axes, x, y, table)
     axes.set(xlabel=f"{where.method} 1 of {label}", ylabel=f"{where.method} 2 of {label}", xticks=[], yticks=[])
@@ -215,7 +216,7 @@ def plane(axes: Axes, where: Plane, table: pa.Table, colours: Colours, label: st
 
 
 def mean_weights(axes: Axes, means: Array, table: pa.Table, colours: Colours) -> str:
-    """Draw test accuracy over the mean of all weights; return their correlation, and of which points."""
+    """Draw test accuracy over the mean of all weights; return their correlation and the note about its points."""
     accuracy = numbers(table["test_accuracy"])
     known = np.isfinite(accuracy)
     means, accuracy = means[known], accuracy[known]
@@ -230,19 +231,14 @@ def mean_weights(axes: Axes, means: Array, table: pa.Table, colours: Colours) ->
 
 
 def curves(axes: Axes, table: pa.Table, column: str) -> str:
-    """Draw a line per model over its epochs, the median over models, and in another colour those that diverged.
+    """Draw a line per model over its epochs, diverged models in another colour, and the median of the others.
 
-    Returns of how many models there are lines.
+    Returns a caption with the number of models drawn.
     """
     epochs, values = numbers(table["epoch"]), numbers(table[column])
     known = np.isfinite(values)
     good = known & pc.equal(table["status"], "ok").to_numpy()
-    typical = values[good] if good.any() else values[known]
-    log = bool((values[known] > 0).all()) and typical.max() > 10 * typical.min()
-    if log:
-        low, high = (10**end for end in frame(np.log10(values[known]), np.log10(typical)))
-    else:
-        low, high = frame(values[known], typical)
+    log, low, high = _loss_range(values[known], values[good] if good.any() else values[known])
     outside = beyond(values, (low, high))
     values = np.clip(values, low, high)
     index = table["model_id"].combine_chunks().dictionary_encode()
@@ -250,19 +246,11 @@ def curves(axes: Axes, table: pa.Table, column: str) -> str:
     diverged = np.zeros(len(index.dictionary), bool)
     diverged[model] = pc.not_equal(table["status"], "ok").to_numpy()
     chosen = [_spread(np.flatnonzero(diverged == kind), MAX_LINES) for kind in (False, True)]
-    for numbers_of, colour, width in zip(chosen, (PALETTE[0], DIVERGED), (0.5, 0.9), strict=True):
-        lines = []
-        for number in numbers_of:
-            rows = np.flatnonzero(known & (model == number))
-            rows = rows[np.argsort(epochs[rows])]
-            lines.append(np.stack([epochs[rows], values[rows]], axis=1))
-        longer = [line for line in lines if len(line) > 1]
-        axes.add_collection(LineCollection(longer, colors=colour, linewidths=width, alpha=0.35, rasterized=True))
-        alone = np.array([line[0] for line in lines if len(line) == 1]).reshape(-1, 2)
-        axes.plot(*alone.T, linestyle="", marker=".", color=colour, markersize=4, alpha=0.35)
-        if colour == DIVERGED:
-            ends = np.array([line[-1] for line in lines if len(line)]).reshape(-1, 2)
-            axes.plot(*ends.T, linestyle="", marker="x", color=colour, markersize=5, clip_on=False, in_layout=False)
+    for models, colour, width in zip(chosen, (PALETTE[0], DIVERGED), (0.5, 0.9), strict=True):
+        rows = [np.flatnonzero(known & (model == number)) for number in models]
+        ordered = [found[np.argsort(epochs[found])] for found in rows]
+        lines = [np.stack([epochs[found], values[found]], axis=1) for found in ordered if len(found)]
+        _draw_lines(axes, lines, colour, width)
     if good.any():
         there = np.unique(epochs[good])
         medians = [np.median(values[good & (epochs == epoch)]) for epoch in there]
@@ -273,8 +261,27 @@ def curves(axes: Axes, table: pa.Table, column: str) -> str:
     _over_epochs(axes, epochs)
     axes.set_ylabel(title_of(column))
     axes.set_title(at_border(outside))
-    drawn, models = sum(map(len, chosen)), len(diverged)
-    return f"sample of {drawn:,} of {models:,} models" if drawn < models else f"all {models:,} models"
+    drawn, count = sum(map(len, chosen)), len(diverged)
+    return f"sample of {drawn:,} of {count:,} models" if drawn < count else f"all {count:,} models"
+
+
+def _loss_range(values: Array, typical: Array) -> tuple[bool, float, float]:
+    """Return whether an axis of losses is logarithmic, and its border."""
+    if (values > 0).all() and typical.max() > 10 * typical.min():
+        low, high = (10**end for end in frame(np.log10(values), np.log10(typical)))
+        return True, low, high
+    return False, *frame(values, typical)
+
+
+def _draw_lines(axes: Axes, lines: Sequence[Array], colour: str, width: float) -> None:
+    """Draw the lines of models, each ``[epochs, 2]``; a single point is a dot, and a diverged model ends with an x."""
+    longer = [line for line in lines if len(line) > 1]
+    axes.add_collection(LineCollection(longer, colors=colour, linewidths=width, alpha=0.35, rasterized=True))
+    alone = np.array([line[0] for line in lines if len(line) == 1]).reshape(-1, 2)
+    axes.plot(*alone.T, linestyle="", marker=".", color=colour, markersize=4, alpha=0.35)
+    if colour == DIVERGED:
+        ends = np.array([line[-1] for line in lines]).reshape(-1, 2)
+        axes.plot(*ends.T, linestyle="", marker="x", color=colour, markersize=5, clip_on=False, in_layout=False)
 
 
 def _over_epochs(axes: Axes, epochs: Array) -> None:

@@ -1,4 +1,4 @@
-"""What the pictures of a zoo are made of: its metadata, and a sample of its checkpoints with points to draw them at."""
+"""The data of the pictures of a zoo: its metadata, and a sample of its checkpoints with their points."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from zootools.plots.limits import Array
 from zootools.zoo import Zoo
 
 MAX_POINTS = 5_000
-"""Checkpoints that a picture shows as points at most: more hide each other, and UMAP takes minutes for them."""
+"""Maximal number of checkpoints shown as points: more hide each other, and UMAP takes minutes for them."""
 COLOURED_BY = ("activation", "init", "epoch", "test_accuracy")
 """The properties that the paper colours weight space by."""
 _NO_PROPERTY = ("model_id", "configuration_id", "seed", "split", "status", "stack", "row")
@@ -22,38 +22,38 @@ _NO_PROPERTY = ("model_id", "configuration_id", "seed", "split", "status", "stac
 
 @dataclass(frozen=True)
 class Plane:
-    """Points of the sampled checkpoints in two dimensions."""
+    """The points of the sampled checkpoints in two dimensions."""
 
     points: Array
-    """``[sample, 2]``."""
+    """float64 ``[sample, 2]``; NaN for a checkpoint without a place."""
     method: str
-    """What made them: UMAP, PCA, ..."""
+    """The method that computed the points: UMAP, PCA, ..."""
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """A zoo about to be drawn."""
+    """The data of a zoo's pictures; makes no figure itself."""
 
     name: str
     metadata: pa.Table
-    """Every checkpoint of the zoo, those of diverged models included."""
+    """All checkpoints of the zoo, including those of diverged models."""
     shown: pa.Table
-    """The checkpoints that statistics are made of: without the diverged models, unless there are no others."""
+    """The checkpoints that statistics are computed from: without the diverged models, unless all models diverged."""
     zoo: Zoo
-    """The sample of `shown` that is drawn as points; every checkpoint of it has finite weights."""
+    """The sample of `shown` that is drawn as points; all its checkpoints have finite weights."""
     mean_weights: Array
-    """The mean over all weights of each sampled checkpoint, ``[sample]``."""
+    """The mean over all weights of each sampled checkpoint, float64 ``[sample]``."""
     planes: Mapping[str, Plane] = field(default_factory=dict)
-    """Where the sampled checkpoints lie, by what the points are made of: ``W``, ``s(W)``, ``z``."""
+    """The points of the sampled checkpoints, by the representation they are computed from: ``W``, ``s(W)``, ``z``."""
 
     @classmethod
     def of(cls, zoo: Zoo, limit: int = MAX_POINTS, whole_models: bool = False) -> "Portrait":
-        """Draw the sample of a zoo, which is always the same, and read its weights once.
+        """Draw the sample of a zoo, always the same one, and read its weights once.
 
         Args:
             zoo: should have been opened with ``include_diverged=True``.
-            limit: checkpoints in the sample at most.
-            whole_models: sample models, with all their checkpoints, instead of checkpoints.
+            limit: maximal number of checkpoints in the sample.
+            whole_models: sample models with all their checkpoints, instead of checkpoints.
 
         Raises SpecError for a zoo without checkpoints.
         """
@@ -70,30 +70,30 @@ class Portrait:
         return cls(zoo.name, zoo.metadata, kept.metadata, sample, means)
 
     def with_plane(self, label: str, points: npt.ArrayLike, method: str) -> "Portrait":
-        """Return the portrait with the points ``[sample, 2]`` of one more representation."""
+        """Return a portrait with the points ``[sample, 2]`` of an additional representation."""
         return replace(self, planes={**self.planes, label: Plane(np.asarray(points, np.float64), method)})
 
     @cached_property
     def diverged(self) -> int:
-        """How many models diverged."""
+        """Number of models that diverged."""
         bad = self.metadata.filter(pc.not_equal(self.metadata["status"], "ok"))
         return len(pc.unique(bad["model_id"]))
 
     @cached_property
     def all_diverged(self) -> bool:
-        """Whether there is no model that did not diverge."""
+        """Whether all models diverged."""
         return not pc.any(pc.equal(self.metadata["status"], "ok")).as_py()
 
     @cached_property
     def sampling(self) -> str:
-        """What a picture with points must say of them."""
+        """The caption of a picture with points: the size of the sample."""
         drawn, there = len(self.zoo), self.shown.num_rows
         said = f"all {there:,} checkpoints" if drawn == there else f"sample of {drawn:,} of {there:,} checkpoints"
         return said + self._diverged_note
 
     @cached_property
     def everything(self) -> str:
-        """What a picture made of all checkpoints says of them."""
+        """The caption of a picture of all checkpoints."""
         return f"all {self.shown.num_rows:,} checkpoints{self._diverged_note}"
 
     @cached_property
@@ -103,7 +103,7 @@ class Portrait:
         return f"; without {self.diverged:,} diverged models" if self.diverged else ""
 
     def lacks(self, *columns: str) -> str:
-        """Return why a picture of these columns cannot be drawn; an empty string when it can."""
+        """Return the reason why a picture of these columns cannot be drawn; an empty string if it can."""
         for name in columns:
             if name not in self.shown.column_names:
                 return f"there is no property {name}"
@@ -113,7 +113,7 @@ class Portrait:
 
     @cached_property
     def properties(self) -> list[str]:
-        """The properties to colour points by: the paper's where they vary, else the first four that do."""
+        """The properties to colour points by: those of the paper that vary, else the first four that vary."""
         varying = [name for name in self.zoo.metadata.column_names if _varies(self.zoo.metadata[name])]
         return [name for name in COLOURED_BY if name in varying] or [n for n in varying if n not in _NO_PROPERTY][:4]
 
@@ -123,7 +123,7 @@ def _rows(there: int, limit: int) -> npt.NDArray[np.int64]:
 
 
 def _rows_of_models(table: pa.Table, limit: int) -> npt.NDArray[np.int64]:
-    """Return rows of whole models, model by model; of the first one every n-th if it alone has too many."""
+    """Return the rows of whole models, model by model; if the first has more than ``limit``, every n-th of its rows."""
     model = table["model_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     order = np.lexsort((table["epoch"].to_numpy(), model))
     sizes = np.bincount(model)
@@ -136,35 +136,35 @@ def _rows_of_models(table: pa.Table, limit: int) -> npt.NDArray[np.int64]:
 
 
 def is_number(column: pa.ChunkedArray) -> bool:
-    """Whether a column of metadata holds numbers."""
+    """Return whether a column of metadata contains numbers."""
     return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
 
 
 def is_text(column: pa.ChunkedArray) -> bool:
-    """Whether a column of metadata holds labels: texts or truth values."""
+    """Return whether a column of metadata contains labels: strings or booleans."""
     kind = column.type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
 
 
 def numbers(column: pa.ChunkedArray) -> Array:
-    """Return a column as float64 ``[rows]``, with NaN for what is missing, and for anything but numbers."""
+    """Return a column as float64 ``[rows]``, with NaN for missing values; all NaN if it is not numeric."""
     if not is_number(column):
         return np.full(len(column), np.nan)
-    # Of a whole number beyond 2^53 the nearest float64: enough for a place on an axis, not for its digits.
+    # An integer beyond 2^53 becomes the nearest float64: enough for a position on an axis, not for its digits.
     return np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
 def is_whole(column: pa.ChunkedArray) -> bool:
-    """Whether a column of metadata holds whole numbers."""
+    """Return whether a column of metadata contains integers."""
     return bool(pa.types.is_integer(column.type))
 
 
 def labels(column: pa.ChunkedArray) -> list[str]:
-    """Return a column as texts, ``unknown`` for what is missing. Raises DamagedZooError for what is no text."""
+    """Return a column as strings, ``unknown`` for missing values. Raises DamagedZooError if they are not UTF-8."""
     try:
         return [str(value) if value is not None else "unknown" for value in column.to_pylist()]
     except UnicodeDecodeError as error:
-        raise DamagedZooError(f"the metadata holds text that is not UTF-8 ({error})") from error
+        raise DamagedZooError(f"the metadata contains text that is not UTF-8 ({error})") from error
 
 
 def _varies(column: pa.ChunkedArray) -> bool:

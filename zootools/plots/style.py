@@ -1,4 +1,4 @@
-"""How every picture looks: fonts, colours that colour-blind readers can tell apart, names with units."""
+"""The style of all pictures: fonts, colours that colour-blind readers can distinguish, names of properties."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,19 @@ from typing import Any
 from zootools.extras import optional
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-"""Okabe and Ito's colours, without the yellow that white paper swallows."""
+"""The palette of Okabe and Ito, without yellow, which is hard to see on white."""
 MARKERS = ("o", "^", "s")
-"""Beyond seven labels the shape changes too."""
+"""With more than seven labels, markers change too."""
 GREY, DIVERGED = "#999999", "#D55E00"
 OTHERS = (GREY, "x")
-"""How labels look for which there is no colour left."""
+"""Colour and marker of labels for which no colour is left."""
 NUMBERS = "viridis"
 """The colour map of numbers."""
 MAX_LABEL = 24
+"""Maximal number of characters of a label."""
 
 NAMES = {"W": "the weights W", "s(W)": "the weight statistics s(W)", "z": "the learned representation z"}
-"""What the representations are called in titles."""
+"""The names of representations in titles."""
 
 _TITLES = {
     "init": "initialisation",
@@ -38,8 +39,8 @@ _SETTINGS: Any = {
     "axes.spines.right": False,
     "legend.fontsize": 8,
     "legend.frameon": False,
-    "figure.constrained_layout.h_pad": 0.12,  # a legend below one pair of axes must not look like a title of the next
-    "text.parse_math": False,  # a stranger's label with a dollar sign is no formula
+    "figure.constrained_layout.h_pad": 0.12,  # a legend below axes must not look like a title of the next ones
+    "text.parse_math": False,  # a label with a dollar sign is not a formula
     "svg.fonttype": "none",
     "svg.hashsalt": "zootools",
     "savefig.dpi": 150,
@@ -48,7 +49,7 @@ _SETTINGS: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw with our settings, whatever the user's matplotlibrc says."""
+    """Draw with our settings, independent of the user's matplotlibrc."""
     mpl = optional("matplotlib", "a picture of a zoo", "plots")
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -57,19 +58,19 @@ def styled() -> Iterator[None]:
 
 
 def title_of(name: str) -> str:
-    """Return what people call a property."""
+    """Return the name of a property in titles and labels."""
     return readable(_TITLES.get(name, name.replace("_", " ")))
 
 
 def readable(text: str) -> str:
-    """Return a label that fits into a legend: short, and without what cannot be printed."""
+    """Return a label for a legend: shortened, with unprintable characters replaced."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     text = text or "(empty)"
     return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
 
 
 def looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker by label, in alphabetical order; the rarest beyond 20 share the look of ``other``."""
+    """Return colour and marker by label, in alphabetical order; the rarest labels beyond 20 get `OTHERS`."""
     counts = Counter(labels)
     room = len(PALETTE) * len(MARKERS) - 1
     kept = sorted(name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:room])

@@ -1,4 +1,4 @@
-"""All pictures of a zoo as files; of an unchanged zoo the files are unchanged, byte for byte."""
+"""Write all pictures of a zoo as files; an unchanged zoo gives the same bytes."""
 
 import io
 import warnings
@@ -18,7 +18,7 @@ _FILES = {"W": "weights", "s(W)": "statistics", "z": "representation"}
 
 
 def pictures(portrait: Portrait) -> Iterator[tuple[str, Callable[[], Figure], str]]:
-    """Yield for every picture its name, how it is drawn, and why it cannot be (an empty string when it can)."""
+    """Yield the name of every picture, the function that draws it, and why it cannot be drawn (empty if it can)."""
     lacks = portrait.lacks
     yield "accuracy", lambda: figures.accuracy(portrait), lacks("test_accuracy")
     yield "mean-weight", lambda: figures.mean_weight(portrait), lacks("test_accuracy")
@@ -37,7 +37,7 @@ def pictures(portrait: Portrait) -> Iterator[tuple[str, Callable[[], Figure], st
 
 
 def write_pictures(portrait: Portrait, folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Write every picture of a zoo as SVG and PNG; return the files, and by name why others could not be drawn."""
+    """Write every picture of a zoo as SVG and PNG; return the files, and the reasons why others could not be drawn."""
     files, skipped = [], {}
     for name, draw, reason in pictures(portrait):
         if reason:
@@ -49,7 +49,7 @@ def write_pictures(portrait: Portrait, folder: Path) -> tuple[list[Path], dict[s
         except (MemoryError, ZooError):
             raise
         except Exception as error:
-            # Of values at the end of float64, say, matplotlib computes ticks that overflow.
+            # For instance, matplotlib computes ticks that overflow for values near the maximum of float64.
             skipped[name] = f"matplotlib fails on these values ({type(error).__name__}: {error!s:.100})"
             continue
         for ending, data in made.items():
@@ -59,11 +59,11 @@ def write_pictures(portrait: Portrait, folder: Path) -> tuple[list[Path], dict[s
 
 
 def image_bytes(figure: Figure, ending: str) -> bytes:
-    """Return a picture as ``svg`` or ``png``, without a date or a version in it."""
+    """Return the bytes of a picture as ``svg`` or ``png``, without date and version."""
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[ending]
     buffer = io.BytesIO()
     with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a label in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a label in a script that the font lacks
         FigureCanvasAgg(figure)
         figure.savefig(buffer, format=ending, metadata=nothing)
     return buffer.getvalue()
