@@ -47,7 +47,6 @@ NO_ZOO = {
     "zootools/doctor.py": "the working folder",
     "zootools/errors.py": "what lies near a mistyped path, for a message",
     "zootools/hub/foreign.py": "Parquet files that are no zoo, where the user says they are",
-    "zootools/hub/foreign_tables.py": "Parquet files that are no zoo, where the user says they are",
     "zootools/hashing.py": "what a caller names",
     "zootools/images/sets.py": "image data",
     "zootools/images/datasets.py": "image data",
