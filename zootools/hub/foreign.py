@@ -169,7 +169,7 @@ def _parquet_files(source: str | Path, revision: str | None, hub: str | Path | N
     path, name, setting = Path(source), parse_name(str(source), revision), hub_setting(hub)
     folder = path if os.path.lexists(path) or name is None else None
     if folder is None and name is not None and isinstance(setting, Path):
-        folder = hub_folder.find(setting, name)
+        folder = hub_folder.find_version(setting, name)
     if folder is not None:
         if not os.path.lexists(folder):
             raise ZooNotFoundError(f"{source}: there is no such file or folder")
@@ -178,7 +178,7 @@ def _parquet_files(source: str | Path, revision: str | None, hub: str | Path | N
     elif name is not None:
         from zootools.hub import remote
 
-        place, files = remote.find_parquet(name, setting if isinstance(setting, str) else None)
+        place, files = remote.parquet_place(name, setting if isinstance(setting, str) else None)
         LOG.info("%s: from the Hub, commit %s", name, place.commit)
     if not files:
         raise ZooNotFoundError(
