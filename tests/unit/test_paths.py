@@ -75,7 +75,7 @@ ALLOWED = {
     "zootools/hub/remote.py:forget": CACHE,
     "zootools/object_store/reader.py:forget": CACHE,
     "zootools/object_store/reader.py:build_status_of": SCRATCH,
-    "zootools/hub/upload.py:publish": OPENED,
+    "zootools/hub/upload.py:upload": OPENED,
     "zootools/storage/image_tensors.py:map_images": OPENED,
     "zootools/storage/place.py:_fetch_one": CACHE,
     "zootools/storage/place.py:keep": CACHE,
