@@ -26,7 +26,7 @@ from zootools.errors import DamagedZooError, HubError, SpecError, StorageError, 
 from zootools.filesystem.files import exists, write_durably
 from zootools.hub.calls import retried
 from zootools.hub.locate import reads_like_a_path
-from zootools.object_store.client import folder_of
+from zootools.object_store.urls import folder_of
 
 _ARCHITECTURE: TypeAdapter[Attention | FeedForward] = TypeAdapter(Attention | FeedForward)
 VALUES_AT_ONCE = 1 << 24

@@ -11,7 +11,7 @@ from hub_server import HubServer
 from zootools.cli import main
 from zootools.errors import nearest_path
 from zootools.hub.locate import reads_like_a_path
-from zootools.object_store.client import folder_of
+from zootools.object_store.urls import folder_of
 from zootools.text import printable
 
 Words = Callable[[str], list[str]]

@@ -26,7 +26,7 @@ from zootools import open_zoo
 from zootools.architectures import Schema, build_schema
 from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, ZooError, ZooNotFoundError
-from zootools.hub import foreign_tables
+from zootools.hub import foreign_memory
 from zootools.hub.foreign import ForeignZoo, read_schema
 from zootools.spec import Mlp
 
@@ -528,8 +528,8 @@ def test_small_files_that_unpack_to_gigabytes_are_refused_within_one(tmp_path: P
 def test_weights_that_only_repeat_themselves_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(600_000, np.float32)), 3)
     assert len(opened(tmp_path, {"weights": same}, compression="zstd")) == 200_000
-    monkeypatch.setattr(foreign_tables, "SMALL_FILE", 1 << 20)
-    monkeypatch.setattr(foreign_tables, "MAX_REPEATS", 10)
+    monkeypatch.setattr(foreign_memory, "SMALL_FILE", 1 << 20)
+    monkeypatch.setattr(foreign_memory, "MAX_REPEATS", 10)
     with pytest.raises(DamagedZooError, match="is the most that files of"):
         opened(tmp_path, {"weights": same}, compression="zstd")
 

@@ -147,7 +147,7 @@ def test_random_failures_never_leave_anything_but_the_zoo(
         for zoo in zoos:
             for _ in range(8):
                 try:
-                    upload.publish(zoo, server.url, public=None, tag=None)
+                    upload.upload(zoo, server.url, public=None, tag=None)
                 except (StorageError, HubError):
                     continue
                 break

@@ -25,7 +25,8 @@ from fsspec.registry import _registry
 from zootools import build, load_spec, open_zoo
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, ZooNotFoundError
-from zootools.object_store.client import ConflictError, Objects, folder_of
+from zootools.object_store.client import ConflictError, ObjectStore
+from zootools.object_store.urls import folder_of
 from zootools.storage.build_state import ZooFolder
 
 pytest.importorskip("s3fs", reason="needs pip install 'zootools[s3]'")
@@ -325,7 +326,7 @@ def test_a_store_that_fails_now_and_then_gets_the_same_zoo(
 
 
 def test_of_many_who_swap_one_object_one_wins(s3: S3Server) -> None:
-    clients = [Objects(URL) for _ in range(4)]
+    clients = [ObjectStore(URL) for _ in range(4)]
 
     def swap(number: int, old: str | None) -> str | None:
         try:
@@ -555,7 +556,7 @@ def test_any_store_of_fsspec_will_do(tmp_path: Path, specs: dict[str, Path], mon
     spec = load_spec(specs["small"])
     build(spec, "memory://zoos/small", workers=1, quiet=True, backend="torch")
     build(spec, tmp_path / "small", workers=1, quiet=True, backend="torch")
-    found = Objects("memory://zoos/small")
+    found = ObjectStore("memory://zoos/small")
     assert {name: found.read(name) for name in found.list() if name != "build.json"} == tree(tmp_path / "small")
     found.swap(".work/lease.json", json.dumps({"renewed": time.time(), "process": 1, "host": "h"}).encode(), None)
     with pytest.raises(BusyError, match="process 1 on h"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zootools.hub.names import require_name
 from zootools.hub.release import prepare
-from zootools.hub.upload import publish
+from zootools.hub.upload import upload
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
             pid = os.fork()
             if pid == 0:
                 try:
-                    publish(release, url, public=None, tag=None)
+                    upload(release, url, public=None, tag=None)
                 except BaseException as error:
                     print(error, file=sys.stderr, flush=True)
                     os._exit(1)

@@ -81,7 +81,7 @@ def pull(name: str, folder: Path | None, revision: str | None, hub: str | None, 
     """Copy a published zoo into a folder (./NAME by default) and check every file."""
     from zootools.hub.names import require_name
     from zootools.hub.pull import pull as pull_zoo
-    from zootools.object_store.client import is_url
+    from zootools.object_store.urls import is_url
 
     folder = folder or Path(name.rstrip("/").rpartition("/")[2] if is_url(name) else require_name(name, revision).name)
     place = pull_zoo(name, folder, revision=revision, hub=hub)

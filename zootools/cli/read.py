@@ -60,11 +60,11 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
 def status(zoo: str, as_json: bool) -> None:
     """Say how a build stands; works while it runs and afterwards."""
     from zootools.hub.locate import locate
-    from zootools.object_store import reader
-    from zootools.object_store.client import folder_of
+    from zootools.object_store.reader import build_status_of
+    from zootools.object_store.urls import folder_of
     from zootools.storage.status import status as build_status
 
-    standing = reader.status(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
+    standing = build_status_of(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
     print_value(standing, as_json, show_pairs)
 
 
@@ -159,7 +159,7 @@ def repair(zoo: str, as_json: bool) -> None:
     """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
     from zootools.errors import SpecError, ZooNotFoundError, nearest_path
     from zootools.filesystem.files import exists
-    from zootools.object_store.client import folder_of
+    from zootools.object_store.urls import folder_of
     from zootools.verify import UNLISTED
     from zootools.verify import repair as repair_zoo
 

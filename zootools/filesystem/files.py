@@ -26,6 +26,7 @@ from zootools.filesystem.inside import (
     is_snapshot,
     names_inside,
     open_folder,
+    open_inside,
     open_sole,
     remove_inside,
     stat_inside,
@@ -94,12 +95,12 @@ def link_or_copy(file: BufferedReader, folder: Path, name: str) -> None:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file that a user names, following links; OSError for anything but a regular file (a FIFO would hang)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
-    return open(descriptor, "rb")  # noqa: PTH123 (a descriptor, not a path)
+    """Open a file that a user has named for reading; links are followed.
+
+    Raises NotPlainError for anything but a regular file: a pipe would wait for its writer, a device is not data.
+    """
+    real = Path(os.path.realpath(path))
+    return open_inside(real.parent, real.name)
 
 
 def check_output(path: Path, example: str) -> None:

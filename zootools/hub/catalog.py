@@ -8,7 +8,7 @@ from typing import Any
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
 from zootools.hub import folder as hub_folder
-from zootools.hub.locate import locate, on_hub
+from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import hub_setting, require_name
 from zootools.storage.manifest import read_manifest, stored_spec
 
@@ -35,7 +35,7 @@ def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
 
 def _in_folder(hub: Path) -> Iterator[Entry]:
     for name in hub_folder.names(hub):
-        folder = hub_folder.find(hub, name)
+        folder = hub_folder.find_version(hub, name)
         assert folder is not None
         try:
             description = stored_spec(folder, read_manifest(folder)).description
@@ -47,7 +47,7 @@ def _in_folder(hub: Path) -> Iterator[Entry]:
 def describe(name: str, *, revision: str | None = None, hub: str | Path | None = None) -> dict[str, Any]:
     """Return what a hub says of one zoo: version, tags, size, counts. Fetches no weights."""
     wanted = require_name(name, revision)
-    place = locate(Path(name), revision, hub) if Path(name).exists() else on_hub(wanted, hub)
+    place = locate(Path(name), revision, hub) if Path(name).exists() else locate_name(wanted, hub)
     manifest = read_manifest(place.folder)
     setting = hub_setting(hub)
     if isinstance(setting, Path) and setting in place.folder.parents:

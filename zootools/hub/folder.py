@@ -36,7 +36,7 @@ ABANDONED = 24 * 3600
 """Seconds after which the half-made version of a publisher is taken for abandoned."""
 
 
-def find(hub: Path, name: ZooName) -> Path | None:
+def find_version(hub: Path, name: ZooName) -> Path | None:
     """Return the folder of a version of a zoo, or None when the hub does not know the zoo.
 
     Raises ZooNotFoundError when it knows the zoo but not the revision, DamagedZooError for a link that leads anywhere
@@ -109,7 +109,7 @@ def names(hub: Path) -> Iterator[ZooName]:
             name = parse_name(f"{org}/{entry}")
             if name is not None and name.revision is None:
                 with suppress(DamagedZooError):
-                    folder = find(hub, name)
+                    folder = find_version(hub, name)
                     if folder is not None and is_file_inside(folder, MANIFEST):
                         yield name
 
@@ -139,7 +139,7 @@ def commit_id(manifest_sha256: str, card_sha256: str) -> str:
 
 
 def check_target(hub: Path, name: ZooName, tag: str | None, commit: str) -> None:
-    """Refuse, before anything is copied, what `publish` could not do."""
+    """Refuse, before anything is copied, what `add_version` could not do."""
     if hub.exists() and not hub.is_dir():
         raise SpecError(f"{hub}: is a file; expected a folder for the hub")
     for revision in (name.revision, tag):
@@ -158,7 +158,7 @@ def check_target(hub: Path, name: ZooName, tag: str | None, commit: str) -> None
         raise SpecError(f"{hub}: the tag {tag} of {name.repo_id} stands for another version; tags do not move")
 
 
-def publish(hub: Path, name: ZooName, tag: str | None, commit: str, staged: str) -> None:
+def add_version(hub: Path, name: ZooName, tag: str | None, commit: str, staged: str) -> None:
     """Make a staged folder (`staging_folder`) the version ``commit`` of a zoo, and let name and tag point to it.
 
     Raises StorageError.
@@ -181,7 +181,7 @@ def publish(hub: Path, name: ZooName, tag: str | None, commit: str, staged: str)
 def staging_folder(hub: Path, name: ZooName) -> Iterator[str]:
     """Yield the name inside the hub of an empty folder to collect a version in.
 
-    It is gone afterwards, unless `publish` has moved it.
+    It is gone afterwards, unless `add_version` has moved it.
     """
     versions = f"{VERSIONS}/{name.repo_id}"
     staged = f"{versions}/{STAGING}{secrets.token_hex(8)}"

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError, did_you_mean
-from zootools.filesystem.inside import open_inside
+from zootools.filesystem.files import open_regular
 from zootools.hub import folder as hub_folder
-from zootools.hub.foreign_tables import Memory, Part, column_names, joined, read_part
+from zootools.hub.foreign_memory import Memory
+from zootools.hub.foreign_tables import Part, column_names, joined, read_part
 from zootools.hub.locate import files_meant
 from zootools.hub.names import hub_setting
 from zootools.json_reader import parse_json
@@ -114,9 +115,8 @@ def read_schema(path: Path) -> tuple[Schema, bool]:
     Returns the schema, and whether it says enough to run a network: an index knows neither strides nor pooling, so its
     geometry is the smallest that fits. Raises SpecError.
     """
-    real = Path(os.path.realpath(path))
     try:
-        with open_inside(real.parent, real.name) as file:
+        with open_regular(path) as file:
             data = file.read(MAX_SCHEMA + 1)
         if len(data) > MAX_SCHEMA:
             raise SpecError(f"{path}: more than the {MAX_SCHEMA} bytes that a schema may have")
@@ -169,7 +169,7 @@ def _parquet_files(source: str | Path, revision: str | None, hub: str | Path | N
     path, name, setting = Path(source), parse_name(str(source), revision), hub_setting(hub)
     folder = path if os.path.lexists(path) or name is None else None
     if folder is None and name is not None and isinstance(setting, Path):
-        folder = hub_folder.find(setting, name)
+        folder = hub_folder.find_version(setting, name)
     if folder is not None:
         if not os.path.lexists(folder):
             raise ZooNotFoundError(f"{source}: there is no such file or folder")
@@ -178,7 +178,7 @@ def _parquet_files(source: str | Path, revision: str | None, hub: str | Path | N
     elif name is not None:
         from zootools.hub import remote
 
-        place, files = remote.find_parquet(name, setting if isinstance(setting, str) else None)
+        place, files = remote.parquet_place(name, setting if isinstance(setting, str) else None)
         LOG.info("%s: from the Hub, commit %s", name, place.commit)
     if not files:
         raise ZooNotFoundError(

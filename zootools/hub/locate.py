@@ -8,7 +8,8 @@ from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError,
 from zootools.filesystem.files import exists
 from zootools.hub import folder as hub_folder
 from zootools.hub.names import hub_setting
-from zootools.object_store.client import folder_of
+from zootools.object_store.reader import object_store_place
+from zootools.object_store.urls import folder_of
 from zootools.storage.file_rules import ENDINGS
 from zootools.storage.place import Place
 from zootools.zoo_name import ZooName, parse_name
@@ -33,11 +34,9 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
     """
     folder = folder_of(zoo)
     if folder is None:
-        from zootools.object_store import reader
-
         if revision is not None:
             raise SpecError(f"{zoo}: is a URL; only names have revisions")
-        return reader.find(str(zoo))
+        return object_store_place(str(zoo))
     if exists(folder):
         if revision is not None:
             raise SpecError(f"{zoo}: is a path; only names have revisions")
@@ -45,16 +44,16 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
             what = "a file" if folder.is_file() else "neither a folder nor a file"
             raise ZooNotFoundError(f"{zoo}: is {what}; expected a folder (a Parquet file can be read with --schema)")
         return Place(folder, str(zoo))
-    return on_hub(require_meant(zoo, folder, revision, hub), hub)
+    return locate_name(require_meant(zoo, folder, revision, hub), hub)
 
 
-def on_hub(name: ZooName, hub: str | Path | None = None) -> Place:
+def locate_name(name: ZooName, hub: str | Path | None = None) -> Place:
     """Find a zoo by its name, in a hub folder or on the Hub; see `locate`."""
     setting = hub_setting(hub)
     if isinstance(setting, Path):
         if hub is not None:
             hub_folder.require(setting)
-        found = hub_folder.find(setting, name)
+        found = hub_folder.find_version(setting, name)
         if found is not None:
             LOG.info("%s: from the hub folder %s", name, setting)
             return Place(found, str(name), hub_folder.commit_of(found), name.repo_id)
@@ -63,7 +62,7 @@ def on_hub(name: ZooName, hub: str | Path | None = None) -> Place:
     from zootools.hub import remote
 
     try:
-        place = remote.find(name, setting if isinstance(setting, str) else None)
+        place = remote.hub_place(name, setting if isinstance(setting, str) else None)
     except (ZooNotFoundError, HubError, StorageError) as error:
         raise type(error)(f"{error} (there is no folder of this name either)") from error
     LOG.info("%s: from the Hub, commit %s", name, place.commit)
@@ -80,7 +79,7 @@ def require_meant(zoo: str | Path, path: Path, revision: str | None, hub: str | 
         raise SpecError(f"{zoo}: is no ORG/NAME; only names have revisions")
     if name is None:
         raise missing(zoo, path)
-    known = hub is not None or (isinstance(setting, Path) and hub_folder.find(setting, name) is not None)
+    known = hub is not None or (isinstance(setting, Path) and hub_folder.find_version(setting, name) is not None)
     if name.revision is None and not known and reads_like_a_path(path):
         raise missing(zoo, path)
     return name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zootools.errors import SpecError
 from zootools.filesystem.files import home_expanded
-from zootools.object_store.client import folder_of
+from zootools.object_store.urls import folder_of
 from zootools.zoo_name import ZooName, parse_name
 
 ENVIRONMENT = "ZOOTOOLS_HUB"

@@ -48,7 +48,7 @@ def publish(
 
     upload.check_access(target, setting)
     with prepare(zoo, target, allow_partial) as release:
-        return upload.publish(release, setting, public=public, tag=tag)
+        return upload.upload(release, setting, public=public, tag=tag)
 
 
 def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:
@@ -58,7 +58,7 @@ def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Publishe
     with hub_folder.staging_folder(hub, name) as staged:
         if new:
             _copy(release, hub, staged)
-        hub_folder.publish(hub, name, tag, commit, staged)
+        hub_folder.add_version(hub, name, tag, commit, staged)
     return Published(commit, str(hub), len(release.files), release.size, int(new))
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import durable_file, write_durably
 from zootools.filesystem.inside import is_snapshot, names_inside, open_inside
-from zootools.hub.locate import locate, on_hub
+from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import require_name
-from zootools.object_store.client import is_url
+from zootools.object_store.urls import is_url
 from zootools.storage.build_state import MANIFEST
 from zootools.storage.manifest import UNHASHED, read_manifest
 from zootools.storage.place import Place
@@ -27,7 +27,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     The weights in shards and tables are not compared with each other: `zootools verify` does that.
     """
     wanted = None if is_url(name) else require_name(name, revision)
-    place = locate(name, revision, hub) if wanted is None or Path(name).exists() else on_hub(wanted, hub)
+    place = locate(name, revision, hub) if wanted is None or Path(name).exists() else locate_name(wanted, hub)
     manifest = read_manifest(place.folder)
     files = manifest["files"]
     if folder.exists() and not folder.is_dir():

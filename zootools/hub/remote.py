@@ -68,7 +68,7 @@ class HubPlace(FetchedPlace):
         path.unlink(missing_ok=True)
 
 
-def find(name: ZooName, endpoint: str | None = None) -> HubPlace:
+def hub_place(name: ZooName, endpoint: str | None = None) -> HubPlace:
     """Return a zoo on the Hub, with manifest, specification and metadata in the cache.
 
     Raises ZooNotFoundError, HubError, StorageError; DamagedZooError for what its manifest does not promise.
@@ -125,7 +125,7 @@ def _list(name: ZooName, endpoint: str | None) -> tuple[str, dict[str, Listed]]:
     return commit, files
 
 
-def find_parquet(name: ZooName, endpoint: str | None = None) -> tuple[Place, dict[str, Path]]:
+def parquet_place(name: ZooName, endpoint: str | None = None) -> tuple[Place, dict[str, Path]]:
     """Return the Parquet files of a data set that is no zoo, at one pinned commit, by their names.
 
     There is no manifest to hold them against; what the Hub says of their size and sha256 must be true.

@@ -61,7 +61,7 @@ class State:
     private: bool
 
 
-def publish(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
+def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
     """Make a branch of a repository equal to a release; see `zootools.hub.publish.publish`."""
     name = release.name
     target = Target(name, endpoint)

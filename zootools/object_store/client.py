@@ -8,7 +8,6 @@ import errno
 import hashlib
 import logging
 import mimetypes
-import re
 import socket
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError, ZooNotFoundError
-from zootools.filesystem.files import durable_path, home_expanded
+from zootools.filesystem.files import durable_path
 from zootools.filesystem.inside import NotPlainError, path_inside
 
 LOG = logging.getLogger(__name__)
@@ -25,15 +24,7 @@ LOG = logging.getLogger(__name__)
 PAUSES: tuple[float, ...] = (1, 4, 15, 60)
 """Seconds before each further attempt of a call that failed for a passing reason, beside the client's own attempts."""
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 _S3 = ("s3", "s3a")
-_WEB = ("hf", "http", "https")
-"""Protocols that fsspec knows, but that lead to no object store."""
-_HUB = re.compile(r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)(.*)", re.IGNORECASE)
-_ON_THE_HUB = re.compile(
-    r"(?:datasets/)?([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([\w.-]+)|/(?:tree|blob|resolve)/([\w.-]+))?/?(?:[/?#].*)?",
-    re.ASCII,
-)
 _ONE_PUT = 5 << 30
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG}
@@ -48,7 +39,7 @@ class ConflictError(Exception):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """What a store says of an object."""
 
     size: int
@@ -56,52 +47,7 @@ class Stored:
     """The store's ETag, which changes with the content; empty where stores have none."""
 
 
-def is_url(text: str | Path) -> bool:
-    """Whether something is a URL, and not a path."""
-    return isinstance(text, str) and _URL.fullmatch(text) is not None
-
-
-def folder_of(text: str | Path) -> Path | None:
-    """Return the folder that a path or a ``file://`` URL means; None for the URL of an object store.
-
-    ``~`` stands for the home folder. Raises SpecError for an empty text and for a URL that cannot be meant.
-    """
-    match = _URL.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        return _folder(str(text))
-    protocol, rest = match[1].lower(), match[2]
-    if "@" in rest.partition("/")[0]:
-        raise SpecError(f"{protocol}://...: there are credentials in this URL; give them in the environment instead")
-    if protocol in _WEB:
-        raise _web_address(str(text))
-    if protocol != "file":
-        return None
-    if not rest.startswith("/"):
-        raise SpecError(f"{text}: expected three slashes and an absolute path, as in file:///nfs/zoo")
-    return Path(rest)
-
-
-def _folder(text: str) -> Path:
-    if not text.strip():
-        raise SpecError(f"found an empty name ({text!r}); expected a folder, ORG/NAME or the URL of an object store")
-    return home_expanded(text)
-
-
-def _web_address(url: str) -> SpecError:
-    """Return the refusal of an address of the Hub, which names the ORG/NAME to give instead, or of a web page."""
-    on_the_hub = _HUB.fullmatch(url)
-    match = _ON_THE_HUB.fullmatch(on_the_hub[1]) if on_the_hub else None
-    if match is not None:
-        revision = match[2] or match[3]
-        name = match[1] + (f"@{revision}" if revision else "")
-        return SpecError(f"{url}: is the address of a data set on the Hub; give its name instead: {name}")
-    return SpecError(
-        f"{url}: is not the address of an object store; expected a folder, ORG/NAME of a data set on the Hub, or a URL "
-        "such as s3://BUCKET/PREFIX"
-    )
-
-
-class Objects:
+class ObjectStore:
     """The objects below one URL, by their names relative to it.
 
     Raises SpecError when there is nothing that reaches such a store.
@@ -126,12 +72,12 @@ class Objects:
         except Exception as error:  # some connect here already
             raise _refusal(self.url, error) from error
 
-    def list(self) -> dict[str, Stored]:
+    def list(self) -> dict[str, StoredObject]:
         """Return all objects by name. Raises SpecError where there is no such bucket."""
         found = self._call("", lambda: self._fresh().find(self._root, detail=True))
         start = len(self._root.rstrip("/")) + 1
         return {
-            path[start:]: Stored(int(info["size"]), str(info.get("ETag") or ""))
+            path[start:]: StoredObject(int(info["size"]), str(info.get("ETag") or ""))
             for path, info in found.items()
             if len(path) > start
         }

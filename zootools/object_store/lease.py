@@ -6,7 +6,7 @@ cannot make a living builder look dead. A holder on this machine whose process i
 
 What it cannot do: a put is not conditional on another object, so a builder that is stopped between `check` and a put,
 for longer than `EXPIRY`, may still put one object when it wakes. Shards are the same bytes whoever puts them, and the
-journal's objects are replaced only if they are what this builder last saw (`Objects.swap`), so nothing is lost by it.
+journal is replaced only if it is what this builder last saw (`ObjectStore.swap`), so nothing is lost by it.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from zootools.errors import BusyError, ZooError
-from zootools.object_store.client import ConflictError, Objects
+from zootools.object_store.client import ConflictError, ObjectStore
 
 LOG = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ class Lease:
     Raises BusyError, naming the holder, while somebody else has it.
     """
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+    def __init__(self, objects: ObjectStore) -> None:
+        self._store = objects
         self._holder: dict[str, Any] = {
             "host": socket.gethostname(),
             "process": os.getpid(),
@@ -61,31 +61,31 @@ class Lease:
         self._thread.join(timeout=2)  # it may be waiting for a store that does not answer
         with suppress(ZooError):  # a store that cannot be reached: the lease expires
             self.check()
-            self._objects.remove(NAME)
+            self._store.remove(NAME)
 
     def check(self) -> None:
         """Raise BusyError when somebody else has taken over; called before anything is put."""
         if self._lost or (self._read() or {}).get("token") != self._holder["token"]:
-            raise BusyError(f"{self._objects.url}: another builder has taken over this zoo; this one stops")
+            raise BusyError(f"{self._store.url}: another builder has taken over this zoo; this one stops")
 
     def _take(self) -> str:
         with suppress(ConflictError):
-            return self._objects.swap(NAME, self._text(), None)
-        tag, holder = self._objects.tag(NAME), self._read() or {}
+            return self._store.swap(NAME, self._text(), None)
+        tag, holder = self._store.tag(NAME), self._read() or {}
         if tag is None:  # it has just been given back
-            return self._objects.swap(NAME, self._text(), None)
+            return self._store.swap(NAME, self._text(), None)
         renewed = holder.get("renewed")
         age = time.time() - (renewed if isinstance(renewed, int | float) else 0)
         known = f"process {holder.get('process')} on {holder.get('host')}, heard of {max(0, age):.0f} s ago"
         if not self._is_dead(holder):
             if age < EXPIRY:
                 raise self._busy(known)
-            LOG.info("%s: %s; watching whether it is alive", self._objects.url, known)
+            LOG.info("%s: %s; watching whether it is alive", self._store.url, known)
             time.sleep(1.5 * HEARTBEAT)
-            if self._objects.tag(NAME) != tag:
+            if self._store.tag(NAME) != tag:
                 raise self._busy(f"process {holder.get('process')} on {holder.get('host')}, which is alive")
-        LOG.info("%s: taking over from %s", self._objects.url, known)
-        return self._objects.swap(NAME, self._text(), tag)
+        LOG.info("%s: taking over from %s", self._store.url, known)
+        return self._store.swap(NAME, self._text(), tag)
 
     def _is_dead(self, holder: dict[str, Any]) -> bool:
         """Whether the holder was a process of this very machine (and container), which is gone."""
@@ -96,15 +96,15 @@ class Lease:
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             try:
-                self._tag = self._objects.swap(NAME, self._text(), self._tag)
+                self._tag = self._store.swap(NAME, self._text(), self._tag)
             except ConflictError:
                 self._lost = True
                 return
             except ZooError as error:  # whoever puts next finds out how things stand
-                LOG.info("%s: the lease could not be renewed (%s)", self._objects.url, error)
+                LOG.info("%s: the lease could not be renewed (%s)", self._store.url, error)
 
     def _read(self) -> dict[str, Any] | None:
-        data = self._objects.read(NAME, 4096)  # more than it has; asked for like this, it is one request
+        data = self._store.read(NAME, 4096)  # more than it has; asked for like this, it is one request
         with suppress(ValueError):
             value = json.loads(data) if data else None
             return value if isinstance(value, dict) else None
@@ -114,7 +114,7 @@ class Lease:
         return json.dumps({**self._holder, "renewed": time.time()}).encode()
 
     def _busy(self, holder: str) -> BusyError:
-        return BusyError(f"{self._objects.url}: another process is at work there ({holder}); wait for it, or stop it")
+        return BusyError(f"{self._store.url}: another process is at work there ({holder}); wait for it, or stop it")
 
 
 def _machine() -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.filesystem.files import write_durably
 from zootools.filesystem.inside import remove_inside
-from zootools.object_store.client import Objects
-from zootools.object_store.sync import RECORD, THREADS, read_line
+from zootools.object_store.client import ObjectStore
+from zootools.object_store.sync import RECORD, THREADS, read_record_line
 from zootools.paths import cache_folder
 from zootools.storage.build_state import PLAN
 from zootools.storage.hashed_json import MAX_BYTES
@@ -28,7 +28,7 @@ from zootools.storage.status import status as build_status
 class ObjectStorePlace(FetchedPlace):
     """A finished zoo in an object store."""
 
-    objects: Objects
+    store: ObjectStore
 
     def fetch_all(self) -> None:
         """Fetch and hash every file of the manifest, and the card, anew: it is the store that is to be looked at."""
@@ -38,7 +38,7 @@ class ObjectStorePlace(FetchedPlace):
 
     def download(self, file: str, size: int | None) -> Path:
         """Return the path of a file that has just been fetched."""
-        self.objects.download(file, self.folder)
+        self.store.download(file, self.folder)
         return self.folder / file
 
     def forget(self, path: Path) -> None:
@@ -46,42 +46,42 @@ class ObjectStorePlace(FetchedPlace):
         path.unlink(missing_ok=True)
 
 
-def find(url: str) -> ObjectStorePlace:
+def object_store_place(url: str) -> ObjectStorePlace:
     """Return the finished zoo at a URL, with manifest, specification and metadata in the cache.
 
     Raises ZooNotFoundError where there is none, or it is still being built; DamagedZooError for what its manifest does
     not promise.
     """
-    objects = Objects(url)
-    listing = {name: Listed(stored.size) for name, stored in objects.list().items()}
+    store = ObjectStore(url)
+    listing = {name: Listed(found.size) for name, found in store.list().items()}
     if "zoo.json" not in listing:
         if PLAN in listing:
             raise ZooNotFoundError(
-                f"{objects.url}: this zoo is still being built; `zootools status {objects.url}` says how far it is"
+                f"{store.url}: this zoo is still being built; `zootools status {store.url}` says how far it is"
             )
-        raise ZooNotFoundError(f"{objects.url}: holds no zoo (there is no zoo.json)")
+        raise ZooNotFoundError(f"{store.url}: holds no zoo (there is no zoo.json)")
     if listing["zoo.json"].size > MAX_BYTES:
-        raise DamagedZooError(f"{objects.url}/zoo.json: has {listing['zoo.json'].size} bytes, more than {MAX_BYTES}")
-    data = objects.read("zoo.json") or b""
-    url_key, key = (hashlib.sha256(value).hexdigest()[:16] for value in (objects.url.encode(), data))
+        raise DamagedZooError(f"{store.url}/zoo.json: has {listing['zoo.json'].size} bytes, more than {MAX_BYTES}")
+    data = store.read("zoo.json") or b""
+    url_key, key = (hashlib.sha256(value).hexdigest()[:16] for value in (store.url.encode(), data))
     folder = cache_folder() / "stored" / url_key / key
     write_durably(folder / "zoo.json", data, folder)
     manifest = read_manifest(folder)
-    check_listing(objects.url, manifest["files"], listing)
-    place = ObjectStorePlace(folder, objects.url, manifest=manifest, listing=listing, objects=objects)
+    check_listing(store.url, manifest["files"], listing)
+    place = ObjectStorePlace(folder, store.url, manifest=manifest, listing=listing, store=store)
     place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
     return place
 
 
-def status(url: str) -> dict[str, Any]:
+def build_status_of(url: str) -> dict[str, Any]:
     """Return the progress of a build in an object store (`zootools.storage.status.status`); nothing is cached."""
-    objects = Objects(url)
-    listing = objects.list()
+    store = ObjectStore(url)
+    listing = store.list()
     if PLAN not in listing:
-        return build_status(find(url).folder)
+        return build_status(object_store_place(url).folder)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(THREADS) as pool:
-        objects.download(PLAN, Path(scratch))
+        store.download(PLAN, Path(scratch))
         names = [name for name in listing if RECORD.fullmatch(name)]
-        for name, line in zip(names, pool.map(lambda name: read_line(objects, name), names), strict=True):
+        for name, line in zip(names, pool.map(lambda name: read_record_line(store, name), names), strict=True):
             write_durably(Path(scratch) / name, line, Path(scratch))
         return build_status(Path(scratch))

@@ -22,9 +22,10 @@ from typing import Any
 from zootools.errors import BusyError, DamagedZooError, SpecError
 from zootools.filesystem.files import write_durably
 from zootools.filesystem.inside import is_file_inside, read_inside, remove_tree_inside
-from zootools.object_store.client import ConflictError, Objects, Stored, folder_of
+from zootools.object_store.client import ConflictError, ObjectStore, StoredObject
 from zootools.object_store.lease import NAME as LEASE
 from zootools.object_store.lease import Lease
+from zootools.object_store.urls import folder_of
 from zootools.paths import cache_folder
 from zootools.storage.build_state import MANIFEST, PLAN, StackRecord, ZooFolder
 from zootools.storage.hashed_json import MAX_BYTES
@@ -72,21 +73,21 @@ class Output:
 def open_output(out: str | Path) -> Output:
     """Return where to build: a folder by its path or ``file://`` URL, or an object store by any other URL."""
     folder = folder_of(out)
-    return Output(folder) if folder is not None else Mirror(str(out))
+    return Output(folder) if folder is not None else ObjectStoreOutput(str(out))
 
 
-class Mirror(Output):
+class ObjectStoreOutput(Output):
     """An object store, and the working folder on this machine."""
 
     is_local = False
 
     def __init__(self, url: str) -> None:
-        self.objects = Objects(url)
-        name = re.sub(r"[^A-Za-z0-9]+", "-", self.objects.url)[-60:].strip("-")
-        key = hashlib.sha256(self.objects.url.encode()).hexdigest()[:16]
+        self.store = ObjectStore(url)
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.store.url)[-60:].strip("-")
+        key = hashlib.sha256(self.store.url.encode()).hexdigest()[:16]
         super().__init__(cache_folder() / "builds" / f"{name}-{key}")
         self._zoo = ZooFolder(self.folder)
-        self._listing: dict[str, Stored] = {}
+        self._listing: dict[str, StoredObject] = {}
         self._tags: dict[str, str] = {}
         """Of the objects that are replaced only if they are what they were: the plan and the records."""
         self._digests: dict[str, bytes] = {}
@@ -100,13 +101,13 @@ class Mirror(Output):
     def session(self, zoo: ZooFolder) -> Iterator[ZooFolder]:
         """Hold the store's lease; bring plan and records, or the manifest, to the working folder."""
         self._zoo = zoo
-        with Lease(self.objects) as self._lease:
-            LOG.info("%s: the working folder is %s", self.objects.url, self.folder)
-            self._listing = self.objects.list()
+        with Lease(self.store) as self._lease:
+            LOG.info("%s: the working folder is %s", self.store.url, self.folder)
+            self._listing = self.store.list()
             if not {PLAN, "zoo.json"} & self._listing.keys() and any(
                 not name.startswith(".work/") for name in self._listing
             ):
-                raise SpecError(f"{self.objects.url}: holds objects but no zoo; choose another place with --out")
+                raise SpecError(f"{self.store.url}: holds objects but no zoo; choose another place with --out")
             self._tags = {name: stored.tag for name, stored in self._listing.items() if name.startswith(".work/")}
             if PLAN in self._listing:
                 self._meet_unfinished()
@@ -115,8 +116,8 @@ class Mirror(Output):
             yield zoo
             # The zoo is finished, here and there: what only a resume needs can go, and then the working folder.
             with ThreadPoolExecutor(THREADS) as pool:
-                rest = self.objects.list().keys() - {LEASE}
-                list(pool.map(self.objects.remove, [name for name in rest if name.startswith(".work/")]))
+                rest = self.store.list().keys() - {LEASE}
+                list(pool.map(self.store.remove, [name for name in rest if name.startswith(".work/")]))
         remove_tree_inside(self.folder.parent, self.folder.name)
 
     def holds(self, name: str) -> bool:
@@ -130,7 +131,7 @@ class Mirror(Output):
         records = [f".work/{entry}" for entry in self._zoo.entries(".work") if entry.startswith("stack-")]
         for name in (PLAN, MANIFEST, *records):
             self._zoo.remove(name)
-        self.objects.download(MANIFEST, self.folder)
+        self.store.download(MANIFEST, self.folder)
         files = read_manifest(self.folder)["files"]
         self._fetch({"spec.yaml": files["spec.yaml"]})
         self._fetched = files
@@ -143,14 +144,14 @@ class Mirror(Output):
         """
         theirs = ZooFolder(self._zoo.work / "store")
         remove_tree_inside(self.folder, ".work/store")
-        self.objects.download(PLAN, theirs.path)
+        self.store.download(PLAN, theirs.path)
         plan, mine = theirs.read_plan(), self._zoo.read_plan()
         assert plan is not None, "it has just been written"
         if mine is None or plan.stacks[: len(mine.stacks)] == mine.stacks:
             self._zoo.write(PLAN, read_inside(theirs.path, PLAN, MAX_BYTES))
         elif mine.stacks[: len(plan.stacks)] != plan.stacks:
             raise SpecError(
-                f"{self.objects.url}: the zoo there is another one than that in the working folder {self.folder}; "
+                f"{self.store.url}: the zoo there is another one than that in the working folder {self.folder}; "
                 "choose another place with --out, or remove that folder if nothing in it is wanted"
             )
         self._digests[PLAN] = hashlib.sha256(read_inside(theirs.path, PLAN, MAX_BYTES)).digest()
@@ -164,7 +165,7 @@ class Mirror(Output):
     def _meet_stack(self, theirs: ZooFolder, stack: int) -> tuple[dict[str, FileInfo], dict[str, FileInfo]]:
         """Compare the two records of a stack; return which shards are in the store, and which have to be fetched."""
         name, mine = self._zoo.record_name(stack), self._zoo.record_bytes(stack)
-        line = read_line(self.objects, name)
+        line = read_record_line(self.store, name)
         write_durably(theirs.path / name, line, theirs.path)
         record = theirs.read_record(stack)
         assert record is not None, "it has just been written"
@@ -175,7 +176,7 @@ class Mirror(Output):
                 self._digests[name] = hashlib.sha256(mine[1]).digest()  # the line has the sha256 of the rest
             # Whoever was killed while fetching has left records without their shards.
             return there, {s: info for s, info in record.shards.items() if not is_file_inside(self.folder, s)}
-        data = self.objects.read(name) or b""
+        data = self.store.read(name) or b""
         write_durably(theirs.path / name, data, theirs.path)
         theirs.state_bytes(stack)  # held against its sha256
         self._zoo.write(name, data)
@@ -190,24 +191,24 @@ class Mirror(Output):
         self._fetch(self._fetched)
         for name in UNHASHED:
             if name != "zoo.json" and name in self._listing:
-                self.objects.download(name, self.folder)
+                self.store.download(name, self.folder)
 
     def _fetch(self, files: dict[str, FileInfo]) -> None:
         def fetch(name: str) -> int:
             if file_fault(self.folder, name, files[name]) is None:
                 return 0
             if name not in self._listing:
-                raise DamagedZooError(f"{self.objects.url}/{name}: is missing")
-            self.objects.download(name, self.folder)
+                raise DamagedZooError(f"{self.store.url}/{name}: is missing")
+            self.store.download(name, self.folder)
             if file_fault(self.folder, name, files[name]) is not None:
                 self._zoo.remove(name)
-                raise DamagedZooError(f"{self.objects.url}/{name}: its bytes have changed (sha256)")
+                raise DamagedZooError(f"{self.store.url}/{name}: its bytes have changed (sha256)")
             return 1
 
         with ThreadPoolExecutor(THREADS) as pool:
             count = sum(pool.map(fetch, files))
         if count > 1:
-            LOG.info("%s: fetched %d files", self.objects.url, count)
+            LOG.info("%s: fetched %d files", self.store.url, count)
 
     # --- what it gets ------------------------------------------------------------------------------------
 
@@ -238,20 +239,20 @@ class Mirror(Output):
         self._lease.check()
         # From here on tables of a zoo that has grown are replaced, so its old manifest must go.
         if "zoo.json" in self._listing:
-            self.objects.remove("zoo.json")
+            self.store.remove("zoo.json")
         for name in self._listing.keys() - files.keys():
             if name.startswith(("data/", "metadata/")) and name.endswith(".parquet"):
-                self.objects.remove(name)
+                self.store.remove(name)
         self._put({name: info for name, info in files.items() if self._shards.get(name) != info})
         for name in ("build.json", "README.md"):
-            self.objects.upload(name, self.folder)
+            self.store.upload(name, self.folder)
         self._lease.check()
-        self.objects.upload(MANIFEST, self.folder)
-        self.objects.remove(PLAN)
+        self.store.upload(MANIFEST, self.folder)
+        self.store.remove(PLAN)
 
     def _put(self, files: dict[str, FileInfo]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda name: self.objects.upload(name, self.folder), files))
+            list(pool.map(lambda name: self.store.upload(name, self.folder), files))
         self._shards |= files
 
     def _replace(self, name: str, data: bytes) -> None:
@@ -260,13 +261,13 @@ class Mirror(Output):
         if self._digests.get(name) == digest:
             return
         try:
-            self._tags[name] = self.objects.swap(name, data, self._tags.get(name))
+            self._tags[name] = self.store.swap(name, data, self._tags.get(name))
         except ConflictError:
-            raise BusyError(f"{self.objects.url}: another builder has written {name}; this one stops") from None
+            raise BusyError(f"{self.store.url}: another builder has written {name}; this one stops") from None
         self._digests[name] = digest
 
 
-def read_line(objects: Objects, name: str) -> bytes:
+def read_record_line(objects: ObjectStore, name: str) -> bytes:
     """Return the first bytes of a record in a store, with its whole first line and without most of its tensors."""
     data = objects.read(name, HEAD) or b""
     return data if b"\n" in data else objects.read(name) or b""
