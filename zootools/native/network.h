@@ -106,7 +106,7 @@ static INLINE Bits mix(Bits bits) {
     return bits ^ (bits >> 16);
 }
 
-// As zootools.rng.dropout_bits: a hash of the unit's number in the epoch.
+// As zootools.streams.dropout_bits: a hash of the unit's number in the epoch.
 static void drop(const Sample &sample, int layer, Vec *out, Vec *slope, int units) {
     const Training &t = *sample.training;
     const Bits key = load(t.keys + layer * LANES), threshold = load(t.thresholds);
