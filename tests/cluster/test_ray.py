@@ -554,7 +554,7 @@ def test_odd_machines_are_left_out_by_name(
     for node, reason in zip(odd, OTHERS.values(), strict=True):
         (message,) = [message for message in messages if node.node_id in message]
         assert f"(Ray node {node.node_id}) {reason}" in message
-        assert "goes on without it" in message
+        assert "continues without it" in message
     assert tree(tmp_path / "zoo") == local("cnn", "torch")
 
 

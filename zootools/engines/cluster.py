@@ -1,7 +1,7 @@
-"""A connection to a Ray cluster: one that is there, or one that is started on this machine and stopped again.
+"""The connection to a Ray cluster: a running one, or one that is started on this machine and stopped afterwards.
 
-Every machine of a cluster has zootools installed as this one has: tasks name functions of it, no code travels. Nothing
-of this process's environment is sent along either, so a token stays where it is.
+Every machine of a cluster needs the same zootools as this one: tasks name its functions, their code is not sent. The
+environment of this process is not sent either, so tokens in it stay here.
 """
 
 import logging
@@ -18,20 +18,20 @@ from typing import Any
 from zootools.errors import ClusterError
 
 SECONDS = 15
-"""Within which a cluster answers; Ray itself would wait for minutes."""
+"""How long to wait for a cluster to accept a connection; Ray itself waits for minutes."""
 
 
 @contextmanager
 def connect(address: str | None = None, workers: int | None = None) -> Iterator[None]:
-    """Let this process use Ray while the block runs.
+    """Connect this process to a Ray cluster for the duration of a block.
 
     Args:
-        address: ``host:port`` of a cluster's head, or ``auto`` for the cluster that this machine belongs to; by default
-            what $RAY_ADDRESS names, else Ray is started here and stopped at the end.
-        workers: cores that a Ray started here uses; by default all.
+        address: ``host:port`` of a cluster's head, or ``auto`` for the cluster that this machine belongs to. None means
+            $RAY_ADDRESS, or, where that is not set, a Ray that is started here and stopped at the end.
+        workers: number of cores that a Ray started here uses; None for all.
 
-    A process that is connected already (`ray.init`) stays so, before and after. Ray's usage statistics are off unless
-    $RAY_USAGE_STATS_ENABLED says otherwise.
+    A process that is already connected (`ray.init`) keeps its connection, whatever the address, and is still connected
+    after the block. Ray's usage statistics are off unless $RAY_USAGE_STATS_ENABLED says otherwise.
 
     Raises ClusterError when Ray is not installed, or no cluster answers at the address.
     """
@@ -50,7 +50,7 @@ def connect(address: str | None = None, workers: int | None = None) -> Iterator[
         try:
             with _signals_kept():
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **where)
-        except Exception as error:  # Ray raises plain ones too, of a machine that is too slow to start it
+        except Exception as error:  # Ray also raises plain ones, for instance where it starts too slowly
             reason = " ".join(str(error).split())[:300]
             raise ClusterError(f"--address {address}: cannot be used ({reason})") from error
         with _stdout_kept():
@@ -60,12 +60,12 @@ def connect(address: str | None = None, workers: int | None = None) -> Iterator[
 
 
 def _stdout_kept() -> redirect_stdout[Any]:
-    """Let Ray tell of dead workers on stderr: stdout, where it does so by itself, is for results."""
+    """Redirect Ray's messages about dead workers to stderr; stdout is for results."""
     return redirect_stdout(sys.stderr)
 
 
 def import_ray() -> Any:
-    """Return the module ``ray`` with its usage statistics off. Raises ClusterError where it is not installed."""
+    """Return the module ``ray``, with its usage statistics off. Raises ClusterError when it is not installed."""
     if find_spec("ray") is None:
         raise ClusterError("--engine ray needs the package ray, which is not installed: pip install 'zootools[ray]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -75,7 +75,7 @@ def import_ray() -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address that no cluster answers at, sooner than Ray does."""
+    """Raise ClusterError for an address at which nothing listens, sooner than Ray does."""
     if "://" in address:
         raise ClusterError(
             f"--address {address}: Ray's client protocol is not supported; run the command on a machine of the "
@@ -94,7 +94,7 @@ def _check_address(address: str) -> None:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Keep what this process does about signals, which `ray.init` changes."""
+    """Restore this process's handler of SIGTERM, which `ray.init` replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

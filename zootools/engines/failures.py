@@ -1,26 +1,26 @@
-"""What stops a worker, as it travels to the builder: a ZooError, and the traceback for --debug."""
+"""Errors on their way from a worker to the builder: a ZooError, and the worker's traceback for --debug."""
 
 import traceback
 
 from zootools.errors import StorageError, WorkerError, ZooError
 
 Stopped = tuple[ZooError, str]
-"""What is raised in the builder, and the traceback in the worker."""
+"""The error that the builder raises, and the traceback of the worker."""
 
 
 class RemoteTraceback(Exception):
-    """Where in a worker an error was raised; the cause of the error in the builder."""
+    """The traceback of a worker, as the ``__cause__`` of the error that the builder raises."""
 
     def __str__(self) -> str:
         return f"in a worker:\n{self.args[0]}"
 
 
 def stopped_by(error: Exception, doing: str) -> Stopped:
-    """Return what the builder is told of an error that a worker met; trying again would not help.
+    """Return what a worker sends to the builder about an error that would come again on a retry.
 
     Args:
-        error: what the worker met.
-        doing: what it could not do, such as ``stack 3 cannot be trained``.
+        error: a ZooError is sent as it is, an OSError as StorageError, any other one as WorkerError.
+        doing: the beginning of the message, such as ``stack 3 cannot be trained``.
     """
     trace = traceback.format_exc()
     if isinstance(error, ZooError):
@@ -35,6 +35,6 @@ def stopped_by(error: Exception, doing: str) -> Stopped:
 
 
 def raise_stopped(stopped: Stopped) -> None:
-    """Raise in the builder what a worker was stopped by."""
+    """Raise the error that a worker has sent."""
     error, trace = stopped
     raise error from RemoteTraceback(trace)

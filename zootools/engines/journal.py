@@ -12,11 +12,11 @@ from zootools.storage.shards import shard_name
 class Journal:
     """Commits the epochs of stacks as they arrive: each once, however often it arrives.
 
-    Who tries again what seems dead may get an epoch twice. The second one must have the bytes of the first.
+    A retried task can deliver an epoch twice, when its first attempt was not dead; the bytes must then be equal.
 
     Args:
         folder: the zoo's folder, whose lock this process holds.
-        fingerprint: what the epochs to come are trained under.
+        fingerprint: the numeric fingerprint of the machines that train the epochs to come.
     """
 
     def __init__(self, folder: ZooFolder, fingerprint: dict[str, Any]) -> None:
@@ -25,36 +25,36 @@ class Journal:
         self._states: dict[tuple[int, int], str] = {}
 
     def check(self) -> None:
-        """Raise what `ZooFolder.fence` raises where this process must not write any more."""
+        """Raise what `ZooFolder.fence` raises when this process must not write any more."""
         self._folder.fence()
 
     def record(self, stack: int) -> StackRecord:
-        """Return the record of a stack as it is now."""
+        """Return the current record of a stack; create it for a stack that is new."""
         if stack not in self._records:
             self._records[stack] = self._folder.begin_stack(stack, self._fingerprint)
         return self._records[stack]
 
     def start(self, stack: int) -> Epoch | None:
-        """Return the epoch to go on from, None for the beginning of a stack."""
+        """Return the epoch after which to resume a stack, None for a stack that is to begin."""
         start = last_epoch(self._folder, stack, self.record(stack))
         if start is not None:
             self._states[stack, start.number] = _sha256(start.state)
         return start
 
     def take(self, stack: int, epoch: Epoch) -> bool:
-        """Commit an epoch of a stack, and return True, or find that it was committed before.
+        """Commit an epoch of a stack; return False if it was committed before.
 
-        Raises DamagedZooError when it was, with other bytes.
+        Raises DamagedZooError when it was committed before with other bytes.
         """
         record = self.record(stack)
         if epoch.number == record.epoch + 1 and not record.done:
             self._folder.commit(stack, record, epoch)
             self._states[stack, epoch.number] = _sha256(epoch.state)
             return True
-        assert epoch.number <= record.epoch, "whoever computes an epoch has computed, or been given, the one before"
+        assert epoch.number <= record.epoch, "a task has computed, or was sent, the epoch before"
         journaled = record.shards.get(shard_name(stack, epoch.number), {}).get("sha256", "none")
         self._compare(stack, epoch.number, "shard", journaled, _sha256(epoch.shard))
-        # Of the epochs that an earlier process has committed, only the last one's state is known.
+        # Of the epochs that an earlier process committed, only the state of the last one is known.
         if (stack, epoch.number) in self._states:
             self._compare(stack, epoch.number, "state", self._states[stack, epoch.number], _sha256(epoch.state))
         return False
@@ -63,8 +63,8 @@ class Journal:
         if journaled != arrived:
             raise DamagedZooError(
                 f"{self._folder.path}: stack {stack}, epoch {epoch} was trained twice with different results: the "
-                f"sha256 of its {what} is {journaled} in the journal, and {arrived} the second time. Something does "
-                "not compute as it should: find out which machine, then build the zoo anew"
+                f"sha256 of its {what} is {journaled} in the journal, and {arrived} the second time. One of the "
+                "machines computes wrongly: find out which, then build the zoo again from the start"
             )
 
 

@@ -27,7 +27,7 @@ from zootools.storage.build_state import ZooFolder
 LOOK_EVERY = 1.0
 """Seconds between two checks that the folder has not been moved or removed."""
 HOPELESS = 3
-"""When so many stacks failed before any worker made progress, the others are not tried."""
+"""When this many stacks have failed before any worker made progress, the others are not tried."""
 
 
 class LocalEngine:
@@ -50,7 +50,7 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class _Shared:
-    """A descriptor that a new process receives with its arguments, before it runs anything."""
+    """A file descriptor that a new process receives with its arguments, before it runs any code of ours."""
 
     descriptor: int
 
@@ -65,11 +65,11 @@ def _received(duplicate: Any) -> _Shared:
 @dataclass
 class _Worker:
     process: Any
-    """None if it was killed while it was being started; its pipe is at its end then, like that of any dead worker."""
+    """None if it was killed while it was being started; its pipe is then closed, like that of any dead worker."""
     pipe: connection.Connection
     lifeline: connection.Connection
     ready: bool = False
-    """Whether it has imported and mapped all that it needs to train."""
+    """Whether it has imported the backend and mapped the images."""
     stack: int | None = None
 
 
@@ -121,7 +121,7 @@ class _Crew:
                 worker.stack = self._waiting.popleft()
                 # With its models: each worker would need seconds to work out those of a zoo of a million.
                 models = [self._models[model] for model in self._job.plan.stacks[worker.stack]]
-                with suppress(ConnectionError):  # it is dead, which we are told when we read
+                with suppress(ConnectionError):  # the worker died; `_listen` finds out
                     worker.pipe.send((worker.stack, models))
 
     def _look_after_folder(self) -> None:
@@ -171,10 +171,10 @@ class _Crew:
 
 @contextmanager
 def _without_script(job: bytes) -> Iterator[None]:
-    """Start workers that do not run the user's script, which would build there too unless it guards against that.
+    """Start workers in this block that do not import the user's script.
 
-    multiprocessing has every new process import the main module again. Only a job with a backend that is defined there
-    needs it.
+    multiprocessing makes every new process import the main module again, and a script without the ``__main__`` guard
+    would start a build there. Only a job with a backend that is defined in the script needs the import.
     """
     main = sys.modules["__main__"]
     if b"__main__" not in job:
@@ -192,7 +192,10 @@ def _start(context: Any, job: bytes, lock: int) -> _Worker:
     try:
         process.start()
         started = True
-    except (ConnectionError, EOFError):  # killed before it had read what it is to do, or the fork server was
+    except (
+        ConnectionError,
+        EOFError,
+    ):  # the process was killed before it had read its arguments, or the fork server was
         started = False
     worker_pipe.close()
     watched.close()
@@ -200,8 +203,8 @@ def _start(context: Any, job: bytes, lock: int) -> _Worker:
 
 
 def _main(job: bytes, pipe: connection.Connection, watched: connection.Connection, lock: _Shared) -> None:
-    """Train the stacks that come through the pipe, until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """Train the stacks that come through the pipe, until the parent closes it or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the group; the parent ends them
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=leave_with_parent, args=(watched,), daemon=True).start()
     last, doing = 0.0, "a worker cannot start"
@@ -219,7 +222,7 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
         from zootools.storage.image_tensors import map_images
 
         torch.set_num_threads(1)
-        # What was pickled comes as bytes, so that an error in unpickling it is one that can be told of.
+        # The job comes pickled, so that an error while it is unpickled can be reported.
         folder, schema, training, classes, backend = reduction.ForkingPickler.loads(job)
         zoo = ZooFolder(folder, lock.descriptor)
         images = map_images(zoo, classes, backend.device)
@@ -233,12 +236,12 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
             train_stack(zoo, stack, models, schema, training, images, backend, report)
             pipe.send(("done", stack))
     except Exception as error:
-        with suppress(OSError):  # the parent is gone
+        with suppress(OSError):  # the parent has died
             pipe.send(("stopped", stopped_by(error, doing)))
 
 
 def leave_with_parent(watched: connection.Connection) -> None:
-    """Wait for the parent's end of a pipe to close, which the system does however the parent dies."""
+    """Wait until the parent's end of a pipe is closed, as it is however the parent dies; then end this process."""
     try:
         watched.recv()
     except (EOFError, OSError):
@@ -246,7 +249,7 @@ def leave_with_parent(watched: connection.Connection) -> None:
 
 
 def _wait_for(worker: _Worker) -> int | None:
-    """Wait until a worker is gone; return its exit code, None if it never was a process."""
+    """Wait until a worker has ended; return its exit code, None if it was never started."""
     if worker.process is None:
         return None
     worker.process.join()
@@ -254,7 +257,7 @@ def _wait_for(worker: _Worker) -> int | None:
 
 
 def _end_of(worker: _Worker) -> str:
-    """Wait until a worker is gone, and say how it went. Raises WorkerError if it ended because it cannot start."""
+    """Wait until a worker has ended; return how. Raises WorkerError if its import of the user's script failed."""
     code = _wait_for(worker)
     if code is None:
         return "while it was being started"

@@ -159,7 +159,7 @@ class _Driver:
 
 
 def _image_arrays(job: BuildJob) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the stored images as arrays, which all tasks of a machine map without a copy."""
+    """Return the stored images as arrays, which all tasks of a machine map without copying them."""
     from zootools.storage.image_tensors import image_tensors, map_images
 
     images = map_images(job.zoo, job.classes, "cpu")
@@ -167,11 +167,11 @@ def _image_arrays(job: BuildJob) -> dict[str, npt.NDArray[np.generic]]:
 
 
 class Machines:
-    """The machines of the cluster, and which of them the build does not use.
+    """The machines of the cluster, and those of them that have refused the build.
 
     Args:
         ray: the module.
-        needs: what one task takes, as options of `ray.remote`.
+        needs: the processors and GPUs that one task takes (`task_needs`).
     """
 
     def __init__(self, ray: Any, needs: dict[str, float]) -> None:
@@ -181,9 +181,9 @@ class Machines:
         self._room, self._looked, self._told = 0, float("-inf"), False
 
     def room(self) -> int:
-        """Return how many tasks the machines in use can run at once; 0 also while a cluster is still starting some.
+        """Return how many tasks the machines that have not refused can run at once; 0 while a cluster still starts.
 
-        Raises ClusterError when all machines that there are were refused.
+        Raises ClusterError, with all refusals, when no other machine is left.
         """
         if time.monotonic() - self._looked < LOOK_EVERY:
             return self._room
@@ -201,23 +201,31 @@ class Machines:
         return self._room
 
     def refuse(self, node: str, reason: str) -> None:
-        """Use a machine no more."""
+        """Leave a machine out from now on.
+
+        Args:
+            node: its id in the cluster.
+            reason: its name and why it cannot train, for the log and for ClusterError.
+        """
         if node not in self._refused:
-            LOG.warning("%s; the build goes on without it", reason)
+            LOG.warning("%s; the build continues without it", reason)
         self._refused[node] = reason
         self._looked = float("-inf")
 
     def selector(self) -> dict[str, Any]:
-        """Return the option of a task that keeps it from refused machines."""
+        """Return the option of `ray.remote` that keeps a task off the machines that have refused."""
         return {"label_selector": {"ray.io/node-id": f"!in({','.join(self._refused)})"}} if self._refused else {}
 
 
-# --- the worker's side ---------------------------------------------------------------------------------
+# --- in the worker -------------------------------------------------------------------------------------
 
 
 def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
-    """Return the function of a task. Ray sends an inner function whole, so it runs, and can say so, where zootools is
-    missing or another one; all that needs zootools to be unpacked comes as references."""
+    """Return the function that a task runs.
+
+    Ray sends an inner function by value, so it can run, and report, where zootools is missing or another version. What
+    cannot be unpacked without zootools comes as references to objects.
+    """
 
     def train(version: str, references: list[Any]) -> Iterator[tuple[str, Any]]:
         import socket
@@ -239,7 +247,7 @@ def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
 
         try:
             job, arrays, mine = ray.get(references)
-        except ray.exceptions.RaySystemError as error:  # such as a backend whose module is missing there
+        except ray.exceptions.RaySystemError as error:  # for instance, the module of the backend is missing there
             yield "refused", (node, f"{machine} cannot unpack the build ({str(error).strip().splitlines()[-1][:300]})")
             return
         for message, value in train_task(job, arrays, mine):
@@ -251,7 +259,16 @@ def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
 def train_task(
     job: _TaskJob, arrays: dict[str, npt.NDArray[np.generic]], mine: "tuple[list[ModelConfig], Epoch | None]"
 ) -> Iterator[tuple[str, Any]]:
-    """Train a stack on a machine of the cluster; yield its epochs, or why it cannot."""
+    """Train a stack on a machine of the cluster.
+
+    Args:
+        job: what all tasks of the build have in common.
+        arrays: the images, by name of tensor.
+        mine: the models of the stack, and the epoch after which to resume it.
+
+    Yields ``("epoch", Epoch)`` for every epoch; at the end instead ``("refused", reason)`` where another machine may be
+    able to train the stack, or ``("stopped", Stopped)`` where none will.
+    """
     import torch
 
     from zootools.engines.worker import compute_epochs
@@ -266,13 +283,13 @@ def train_task(
             yield "refused", f"has another numeric fingerprint ({'; '.join(other)})"
             return
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # and nobody writes to it
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
             tensors = {name: torch.from_numpy(array).to(backend.device) for name, array in arrays.items()}
         images = images_of_tensors(tensors, job.classes)
     except (NoKernelError, StorageError) as error:
         yield "refused", f"cannot run the kernel ({error})"
         return
-    except Exception as error:  # another machine may do better
+    except Exception as error:  # which another machine may not raise
         yield "refused", f"cannot start ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
         return
     try:

@@ -1,4 +1,4 @@
-"""What every engine does with one stack, wherever it runs."""
+"""The training of one stack, which is the same in every engine."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,20 @@ def train_stack(
     backend: Backend,
     report: Report = lambda stack, epochs: None,
 ) -> None:
-    """Train one stack of a zoo, of these models, from its last whole epoch to the end, committing every epoch."""
+    """Train a stack from its last whole epoch to the end, and commit every epoch to the zoo's folder.
+
+    Args:
+        folder: the zoo's folder; this process, or the one that started it, holds its lock.
+        stack: index of the stack in the plan.
+        models: the stack's models.
+        schema: their layers.
+        training: how they are trained.
+        images: what they are trained with.
+        backend: the backend that trains them.
+        report: called with the stack and its epochs done, at the latest after every epoch.
+
+    Raises what `compute_epochs` and `ZooFolder.commit` raise.
+    """
     record = folder.begin_stack(stack, backend.fingerprint())
     if record.done:
         return
@@ -39,7 +52,7 @@ def train_stack(
 
 
 def last_epoch(folder: ZooFolder, stack: int, record: StackRecord) -> Epoch | None:
-    """Return the last whole epoch of a stack that is not done, as `compute_epochs` goes on from it."""
+    """Return the last whole epoch of an unfinished stack, for `compute_epochs` to resume from; None for a new one."""
     if record.epoch < 0:
         return None
     return Epoch(record.epoch, record.done, record.stopped, None, folder.state_bytes(stack))
@@ -54,10 +67,18 @@ def compute_epochs(
     start: Epoch | None = None,
     report: Callable[[float], None] = lambda epochs: None,
 ) -> Iterator[Epoch]:
-    """Yield the epochs of a stack as they are trained: all of them, or those after ``start``.
+    """Train a stack; yield every epoch as soon as it is trained.
 
-    ``report`` is told the epochs done, counted with the share of the one in progress. Raises DamagedZooError when what
-    to start from are not the tensors of these models.
+    Args:
+        schema: the layers of the models.
+        models: the models of the stack.
+        images: what they are trained with.
+        training: how they are trained.
+        backend: the backend that trains them.
+        start: the epoch after which to resume; None to begin, with epoch 0, the initialisation.
+        report: called with the epochs done; a fraction is the share of the epoch in progress.
+
+    Raises DamagedZooError when the state in ``start`` does not hold the tensors of these models.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
