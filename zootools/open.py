@@ -1,17 +1,20 @@
 """Opening a zoo, wherever it is: a folder, a name on a hub, an object store, Parquet files of other tools."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from zootools.architectures import Schema
-from zootools.hub.foreign import open_foreign
-from zootools.hub.locate import locate
-from zootools.zoo import Zoo, open_folder
+from zootools.hub.foreign import ParquetSource
+from zootools.hub.locate import ZOO_SOURCES
+from zootools.source import Request, Source
+from zootools.zoo import Zoo
 
 LOG = logging.getLogger(__name__)
+
+SOURCES: tuple[Source, ...] = (ParquetSource(), *ZOO_SOURCES)
+"""What can be opened; the first source that accepts a request opens it, and the last accepts every request."""
 
 
 def open_zoo(
@@ -41,13 +44,10 @@ def open_zoo(
 
     Raises ZooNotFoundError when there is no such zoo, DamagedZooError when it is not what was written.
     """
-    if schema is not None:
-        zoo: Zoo = open_foreign(path, schema, revision, hub)
-    else:
-        place = locate(path, revision, hub)
-        zoo = replace(open_folder(place.folder, verify), place=place)
-        for note in zoo.notes:
-            LOG.info("%s: %s", path, note)
+    request = Request(path, revision, hub, schema, verify)
+    zoo = next(source for source in SOURCES if source.accepts(request)).open(request)
+    for note in zoo.notes:
+        LOG.info("%s: %s", path, note)
     if not include_diverged:
         zoo = zoo.where(pc.field("status") == "ok")
     if split is not None:

@@ -103,6 +103,19 @@ def test_the_command_line_takes_a_schema(tiny_zoo: Path, schema_file: Path, tmp_
     assert run("info", "w.parquet").returncode == 2
 
 
+def test_models_are_counted_by_whether_their_weights_are_finite(tmp_path: Path) -> None:
+    flat = np.ones((4, TWO.size), np.float32)
+    flat[2, 0] = math.nan
+    pq.write_table(rows(flat, model_id=["a", "a", "b", "b"], epoch=[0, 1, 0, 1]), tmp_path / "w.parquet")
+    counts = open_zoo(tmp_path / "w.parquet", schema=TWO).counts
+    assert counts == {"expected": 2, "ok": 1, "diverged": 1, "failed": 0, "missing": 0, "checkpoints": 4}
+
+
+def test_a_hub_folder_is_the_only_place_that_is_searched(tmp_path: Path) -> None:
+    with pytest.raises(ZooNotFoundError, match="this hub folder has no group/w"):
+        open_zoo("group/w", hub=tmp_path, schema=TWO)
+
+
 def test_a_zoo_of_ours_reads_the_same_as_plain_parquet(tiny_zoo: Path) -> None:
     foreign, zoo = open_zoo(tiny_zoo, schema=tiny_zoo / "zoo.json"), open_zoo(tiny_zoo)
     assert len(foreign) == len(zoo)

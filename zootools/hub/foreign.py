@@ -21,17 +21,17 @@ import pyarrow.compute as pc
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError, did_you_mean
-from zootools.filesystem.files import open_regular
+from zootools.filesystem.files import exists, open_regular
 from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_memory import Memory
 from zootools.hub.foreign_tables import Part, column_names, joined, read_part
-from zootools.hub.locate import files_meant
-from zootools.hub.names import hub_setting
+from zootools.hub.locate import hub_url, in_hub_folder, name_of
 from zootools.json_reader import parse_json
+from zootools.object_store.urls import folder_of
+from zootools.source import Request
 from zootools.storage.file_rules import is_hidden
 from zootools.storage.place import Place
 from zootools.zoo import Zoo
-from zootools.zoo_name import parse_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,32 +81,53 @@ class ForeignZoo(Zoo):
         return super().module(model_id, epoch)
 
 
-def open_foreign(
-    source: str | Path, schema: str | Path | Schema, revision: str | None = None, hub: str | Path | None = None
-) -> ForeignZoo:
-    """Open Parquet files with a weights column; see `zootools.open.open_zoo` for the arguments.
+class ParquetSource:
+    """A `zootools.source.Source` of Parquet files with a weights column, in a folder, a hub folder or on the Hub."""
 
-    Raises ZooNotFoundError where there are no such files, SpecError where they do not fit the schema, DamagedZooError
-    where they cannot be read.
-    """
-    layers, runs = (schema, True) if isinstance(schema, Schema) else read_schema(Path(schema))
-    source = files_meant(source, revision, hub)
-    place, files = _parquet_files(source, revision, hub)
-    chosen = _with_weights(place.name, files)
-    memory = Memory(sum(path.stat().st_size for path in chosen.values()))
-    found = {name: read_part(path, layers, memory) for name, path in chosen.items()}
-    parts = {name: part for name, part in found.items() if part is not None}
-    if not parts:
-        raise SpecError(f"{place.name}: its {len(files)} Parquet files have no rows")
-    properties, left_out = joined(list(parts.values()))
-    if left_out:
-        LOG.warning("%s: left out: %s", place.name, "; ".join(f"{name!r}: {why}" for name, why in left_out.items()))
-    flat = np.concatenate([part.weights for part in parts.values()]) if len(parts) > 1 else _first(parts).weights
-    metadata = _metadata(parts, properties, flat)
-    counts = {"expected": pc.count_distinct(metadata["model_id"]).as_py(), "checkpoints": len(flat)}
-    return ForeignZoo(
-        place.folder, None, layers, metadata, counts, {}, place=place, left_out=left_out, flat=flat, runs=runs
-    )
+    def accepts(self, request: Request) -> bool:
+        """Whether a schema is given, without which the weights of others cannot be read."""
+        return request.schema is not None
+
+    def open(self, request: Request) -> ForeignZoo:
+        """Read all files into memory.
+
+        Raises ZooNotFoundError where there are no such files, SpecError where they do not fit the schema,
+        DamagedZooError where they cannot be read.
+        """
+        assert request.schema is not None, "`accepts` has said so"
+        schema, runs = (
+            (request.schema, True) if isinstance(request.schema, Schema) else read_schema(Path(request.schema))
+        )
+        place, files = _parquet_files(request)
+        chosen = _with_weights(place.name, files)
+        memory = Memory(sum(path.stat().st_size for path in chosen.values()))
+        found = {name: read_part(path, schema, memory) for name, path in chosen.items()}
+        parts = {name: part for name, part in found.items() if part is not None}
+        if not parts:
+            raise SpecError(f"{place.name}: its {len(files)} Parquet files have no rows")
+        properties, left_out = joined(list(parts.values()))
+        if left_out:
+            LOG.warning("%s: left out: %s", place.name, "; ".join(f"{name!r}: {why}" for name, why in left_out.items()))
+        flat = np.concatenate([part.weights for part in parts.values()]) if len(parts) > 1 else _first(parts).weights
+        metadata = _metadata(parts, properties, flat)
+        counts = _counts(metadata)
+        return ForeignZoo(
+            place.folder, None, schema, metadata, counts, {}, place=place, left_out=left_out, flat=flat, runs=runs
+        )
+
+
+def _counts(metadata: pa.Table) -> dict[str, int]:
+    """Count the models, those with a checkpoint whose weights are not finite as diverged, and the checkpoints."""
+    models = pc.count_distinct(metadata["model_id"]).as_py()
+    diverged = pc.count_distinct(metadata.filter(pc.field("status") == "diverged")["model_id"]).as_py()
+    return {
+        "expected": models,
+        "ok": models - diverged,
+        "diverged": diverged,
+        "failed": 0,
+        "missing": 0,
+        "checkpoints": metadata.num_rows,
+    }
 
 
 def read_schema(path: Path) -> tuple[Schema, bool]:
@@ -164,25 +185,25 @@ def _from_index(index: Mapping[str, Any]) -> Schema:
     return Schema("index", shape, tuple(layers))
 
 
-def _parquet_files(source: str | Path, revision: str | None, hub: str | Path | None) -> tuple[Place, dict[str, Path]]:
-    """Return where the files come from, and their paths by name."""
-    path, name, setting = Path(source), parse_name(str(source), revision), hub_setting(hub)
-    folder = path if os.path.lexists(path) or name is None else None
-    if folder is None and name is not None and isinstance(setting, Path):
-        folder = hub_folder.find_version(setting, name)
-    if folder is not None:
-        if not os.path.lexists(folder):
-            raise ZooNotFoundError(f"{source}: there is no such file or folder")
-        files = _find_files(folder) if folder.is_dir() else {folder.name: folder}
-        place = Place(folder, str(source), hub_folder.commit_of(folder.absolute()))
-    elif name is not None:
+def _parquet_files(request: Request) -> tuple[Place, dict[str, Path]]:
+    """Return where the files are, and their paths by name. Raises ZooNotFoundError where there are none."""
+    path = folder_of(request.path)
+    if path is None:
+        raise SpecError(f"{request.path}: Parquet files of others are read from a folder or the Hub; copy them first")
+    place: Place | None = Place(path, str(request.path), hub_folder.commit_of(path.absolute()))
+    if not exists(path):
+        name = name_of(request)
+        place = in_hub_folder(name, request.hub)
+    if place is not None:
+        files = _find_files(place.folder) if place.folder.is_dir() else {place.folder.name: place.folder}
+    else:
         from zootools.hub import remote
 
-        place, files = remote.parquet_place(name, setting if isinstance(setting, str) else None)
+        place, files = remote.parquet_place(name, hub_url(request.hub))
         LOG.info("%s: from the Hub, commit %s", name, place.commit)
     if not files:
         raise ZooNotFoundError(
-            f"{source}: holds no Parquet files; of a data set in another format the Hub keeps a copy in Parquet, "
+            f"{request.path}: holds no Parquet files; of a data set in another format the Hub keeps a copy in Parquet, "
             "at the revision refs/convert/parquet"
         )
     return place, files

@@ -1,7 +1,9 @@
-"""Where a zoo is: an existing path, else the hub folder, else the Hub; or an object store, by its URL."""
+"""Where a zoo is: in an object store, by its URL; in a folder, by its path; or on a hub, by its name."""
 
 import logging
 import os
+from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
@@ -10,18 +12,89 @@ from zootools.hub import folder as hub_folder
 from zootools.hub.names import hub_setting
 from zootools.object_store.reader import object_store_place
 from zootools.object_store.urls import folder_of
+from zootools.source import Request
 from zootools.storage.file_rules import ENDINGS
 from zootools.storage.place import Place
+from zootools.zoo import Zoo, open_folder
 from zootools.zoo_name import ZooName, parse_name
 
 LOG = logging.getLogger(__name__)
 
 FILE_ENDINGS = (*ENDINGS, ".yml", ".zip", ".gz", ".tar", ".csv", ".txt", ".pt", ".pth", ".ckpt", ".npy", ".npz", ".h5")
-"""What a name of a zoo on a hub could end in, but is a file's name."""
+"""Endings of file names; a name of a zoo could have them, too."""
+
+
+class ZooSource(ABC):
+    """A `zootools.source.Source` of zoos in the format of zootools: it finds the folder of a zoo."""
+
+    @abstractmethod
+    def accepts(self, request: Request) -> bool:
+        """See `zootools.source.Source`."""
+
+    @abstractmethod
+    def find(self, request: Request) -> Place:
+        """Return the place of a zoo, whose folder has its manifest, specification and metadata."""
+
+    def open(self, request: Request) -> Zoo:
+        """See `zootools.source.Source`."""
+        place = self.find(request)
+        return replace(open_folder(place.folder, request.verify), place=place)
+
+
+class ObjectStoreSource(ZooSource):
+    """Finished zoos in object stores, by their URLs."""
+
+    def accepts(self, request: Request) -> bool:
+        """Whether the path is the URL of an object store."""
+        return folder_of(request.path) is None
+
+    def find(self, request: Request) -> Place:
+        """Return the place of the zoo at a URL; see `object_store_place`."""
+        if request.revision is not None:
+            raise SpecError(f"{request.path}: is a URL; only names have revisions")
+        return object_store_place(str(request.path))
+
+
+class FolderSource(ZooSource):
+    """Zoos in folders, finished or still being built, by their paths."""
+
+    def accepts(self, request: Request) -> bool:
+        """Whether there is anything at the path."""
+        folder = folder_of(request.path)
+        return folder is not None and exists(folder)
+
+    def find(self, request: Request) -> Place:
+        """Return a folder as a place. Raises SpecError for a revision, ZooNotFoundError for a file."""
+        folder = folder_of(request.path)
+        assert folder is not None, "`accepts` has said so"
+        if request.revision is not None:
+            raise SpecError(f"{request.path}: is a path; only names have revisions")
+        if not folder.is_dir():
+            kind = "a file" if folder.is_file() else "neither a folder nor a file"
+            raise ZooNotFoundError(
+                f"{request.path}: is {kind}; expected a folder (a Parquet file can be read with --schema)"
+            )
+        return Place(folder, str(request.path))
+
+
+class HubSource(ZooSource):
+    """Published zoos in a hub folder or on the Hub, by their names."""
+
+    def accepts(self, request: Request) -> bool:
+        """True: what is neither a URL nor an existing path must be a name."""
+        return True
+
+    def find(self, request: Request) -> Place:
+        """Return the place of a published zoo; see `locate_name` and `name_of`."""
+        return locate_name(name_of(request), request.hub)
+
+
+ZOO_SOURCES: tuple[ZooSource, ...] = (ObjectStoreSource(), FolderSource(), HubSource())
+"""Where zoos in the format of zootools are looked for; the first source that accepts a request finds the zoo."""
 
 
 def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None = None) -> Place:
-    """Find a zoo by path or name, with its manifest, specification and metadata at hand.
+    """Find a zoo by path or name, and fetch its manifest, specification and metadata.
 
     Args:
         zoo: a folder, or ``org/name`` or ``org/name@revision``, or the URL of an object store.
@@ -29,74 +102,67 @@ def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None 
         hub: a folder or URL to look in and nowhere else; without it, first in the folder $ZOOTOOLS_HUB, then on
             the Hub. An existing path always comes first, and what reads like a path is not looked for on the Hub.
 
-    Says in the log which it was. Raises ZooNotFoundError when there is no such zoo, SpecError for what is neither
-    path nor name, DamagedZooError for a zoo that is not what its manifest says.
+    Where a name was found is written to the log. Raises ZooNotFoundError when there is no such zoo, SpecError for what
+    is neither path nor name, DamagedZooError for a zoo that is not what its manifest says.
     """
-    folder = folder_of(zoo)
-    if folder is None:
-        if revision is not None:
-            raise SpecError(f"{zoo}: is a URL; only names have revisions")
-        return object_store_place(str(zoo))
-    if exists(folder):
-        if revision is not None:
-            raise SpecError(f"{zoo}: is a path; only names have revisions")
-        if not folder.is_dir():
-            what = "a file" if folder.is_file() else "neither a folder nor a file"
-            raise ZooNotFoundError(f"{zoo}: is {what}; expected a folder (a Parquet file can be read with --schema)")
-        return Place(folder, str(zoo))
-    return locate_name(require_meant(zoo, folder, revision, hub), hub)
+    request = Request(zoo, revision, hub)
+    return next(source for source in ZOO_SOURCES if source.accepts(request)).find(request)
 
 
 def locate_name(name: ZooName, hub: str | Path | None = None) -> Place:
     """Find a zoo by its name, in a hub folder or on the Hub; see `locate`."""
-    setting = hub_setting(hub)
-    if isinstance(setting, Path):
-        if hub is not None:
-            hub_folder.require(setting)
-        found = hub_folder.find_version(setting, name)
-        if found is not None:
-            LOG.info("%s: from the hub folder %s", name, setting)
-            return Place(found, str(name), hub_folder.commit_of(found), name.repo_id)
-        if hub is not None:
-            raise ZooNotFoundError(f"{setting}: this hub folder has no {name.repo_id}")
+    if (place := in_hub_folder(name, hub)) is not None:
+        return place
     from zootools.hub import remote
 
     try:
-        place = remote.hub_place(name, setting if isinstance(setting, str) else None)
+        place = remote.hub_place(name, hub_url(hub))
     except (ZooNotFoundError, HubError, StorageError) as error:
         raise type(error)(f"{error} (there is no folder of this name either)") from error
     LOG.info("%s: from the Hub, commit %s", name, place.commit)
     return place
 
 
-def require_meant(zoo: str | Path, path: Path, revision: str | None, hub: str | Path | None) -> ZooName:
-    """Return the name on a hub that is meant where nothing is at the path.
+def in_hub_folder(name: ZooName, hub: str | Path | None) -> Place | None:
+    """Return the version of a data set that a hub folder has; None where it must be looked for on the Hub.
+
+    Raises ZooNotFoundError where ``hub`` is a folder that does not have it.
+    """
+    setting = hub_setting(hub)
+    if not isinstance(setting, Path):
+        return None
+    if hub is not None:
+        hub_folder.require(setting)
+    found = hub_folder.find_version(setting, name)
+    if found is not None:
+        LOG.info("%s: from the hub folder %s", name, setting)
+        return Place(found, str(name), hub_folder.commit_of(found), name.repo_id)
+    if hub is not None:
+        raise ZooNotFoundError(f"{setting}: this hub folder has no {name.repo_id}")
+    return None
+
+
+def hub_url(hub: str | Path | None) -> str | None:
+    """Return the URL of another Hub that is to be used; None for the one that huggingface-hub is set to."""
+    setting = hub_setting(hub)
+    return setting if isinstance(setting, str) else None
+
+
+def name_of(request: Request) -> ZooName:
+    """Return the name of a published data set that is asked for, where nothing is at its path.
 
     Raises ZooNotFoundError for what reads like a path, SpecError for the revision of what cannot be a name.
     """
-    name, setting = parse_name(str(zoo), revision), hub_setting(None)
-    if name is None and revision is not None:
-        raise SpecError(f"{zoo}: is no ORG/NAME; only names have revisions")
+    path, setting = Path(request.path), hub_setting(None)
+    name = parse_name(str(request.path), request.revision)
+    if name is None and request.revision is not None:
+        raise SpecError(f"{request.path}: is not ORG/NAME; only names have revisions")
     if name is None:
-        raise missing(zoo, path)
-    known = hub is not None or (isinstance(setting, Path) and hub_folder.find_version(setting, name) is not None)
-    if name.revision is None and not known and reads_like_a_path(path):
-        raise missing(zoo, path)
+        raise _no_such_folder(request.path)
+    in_folder = isinstance(setting, Path) and hub_folder.find_version(setting, name) is not None
+    if name.revision is None and request.hub is None and not in_folder and reads_like_a_path(path):
+        raise _no_such_folder(request.path)
     return name
-
-
-def files_meant(source: str | Path, revision: str | None, hub: str | Path | None) -> str | Path:
-    """Return the existing path, or else the name on a hub, that is meant with files which are not a zoo of zootools.
-
-    Raises what `locate` raises for anything else, and SpecError for the URL of an object store.
-    """
-    path = folder_of(source)
-    if path is None:
-        raise SpecError(f"{source}: Parquet files of others are read from a folder or from the Hub; copy them first")
-    if exists(path):
-        return path
-    require_meant(source, path, revision, hub)
-    return source
 
 
 def reads_like_a_path(path: Path) -> bool:
@@ -104,8 +170,10 @@ def reads_like_a_path(path: Path) -> bool:
     return path.suffix.lower() in FILE_ENDINGS or os.path.lexists(path.parts[0])
 
 
-def missing(zoo: str | Path, path: Path) -> ZooNotFoundError:
-    """Return the refusal of a path where nothing is, with the nearest name that is there."""
-    name = parse_name(str(zoo))
+def _no_such_folder(path: str | Path) -> ZooNotFoundError:
+    """Return the error for a path where nothing is, with the nearest name that is there."""
+    folder = folder_of(path)
+    assert folder is not None, "URLs of object stores are not looked for as paths"
+    name = parse_name(str(path))
     hint = f" (of a zoo on the Hub with this name give the revision too: {name.repo_id}@main)" if name else ""
-    return ZooNotFoundError(f"{zoo}: there is no such folder{nearest_path(path)}{hint}")
+    return ZooNotFoundError(f"{path}: there is no such folder{nearest_path(folder)}{hint}")
