@@ -33,9 +33,11 @@ from zootools.bundled import find_spec
 from zootools.hashing import sha256_file
 from zootools.spec import load_spec
 from zootools.spec.model_configs import expand
-from zootools.storage.build_state import Plan, StackRecord, ZooFolder
+from zootools.storage.build_state import ZooFolder
 from zootools.storage.finish import finish_zoo
+from zootools.storage.records import Plan, StackRecord
 from zootools.storage.shards import ShardInfo, shard_bytes, shard_name
+from zootools.storage.verified_files import FileInfo
 
 ROOT = Path(__file__).parent.parent
 SERVER = ROOT / "tests" / "servers" / "hub_server.py"
@@ -70,7 +72,7 @@ def synthetic_zoo(out: Path) -> None:
     zoo.write_plan(plan)
     columns = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"]
     for stack, ids in enumerate(stacks):
-        record = StackRecord({"made": "benchmarks/hub.py"}, spec.training.epochs, True)
+        record = StackRecord(fingerprint={"made": "benchmarks/hub.py"}, epoch=spec.training.epochs, done=True)
         weights = random.normal(0, 0.1, (len(ids), schema.size)).astype(np.float32)
         for epoch in spec.training.kept_epochs:
             properties: dict[str, list[Any]] = {name: random.random(len(ids)).tolist() for name in columns}
@@ -80,7 +82,7 @@ def synthetic_zoo(out: Path) -> None:
             path = out / shard_name(stack, epoch)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(shard_bytes(schema, weights, ShardInfo(epoch, ids, properties)))
-            record.shards[shard_name(stack, epoch)] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+            record.shards[shard_name(stack, epoch)] = FileInfo(path.stat().st_size, sha256_file(path))
             weights += random.normal(0, 0.01, weights.shape).astype(np.float32)
         zoo.write_record(stack, record)
     finish_zoo(zoo, plan)

@@ -117,7 +117,7 @@ def measure_build(spec: ZooSpec, out: Path) -> dict[str, Any]:
     manifest = build(spec, out, backend=SyntheticBackend("cpu", None, "simulated"), quiet=True)
     seconds = time.perf_counter() - begun
     (session,) = json.loads((out / "build.json").read_bytes())["sessions"]
-    rows = manifest["counts"]["checkpoints"]
+    rows = manifest.counts.checkpoints
     return {
         "rows": rows,
         "until trained, s": session["seconds"],

@@ -21,11 +21,12 @@ import numpy as np
 from zootools.architectures import build_schema
 from zootools.spec import parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
-from zootools.storage.build_state import Plan, StackRecord, ZooFolder
+from zootools.storage.build_state import ZooFolder
 from zootools.storage.finish import finish_zoo
 from zootools.storage.manifest import read_manifest
+from zootools.storage.records import Plan, StackRecord
 from zootools.storage.shards import ShardInfo, shard_bytes, shard_name
-from zootools.storage.verified_files import CheckedFiles
+from zootools.storage.verified_files import VerifiedFiles
 from zootools.verify import faults, file_faults
 
 MODELS = 256
@@ -40,12 +41,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_zoo(Path(folder), max(1, round(arguments.gigabytes * 1e9 / BYTES / MODELS)))
-        files = read_manifest(Path(folder))["files"]
-        size = sum(info["size"] for info in files.values())
+        files = read_manifest(Path(folder)).files
+        size = sum(info.size for info in files.values())
         print(f"{size / 1e9:.2f} GB in {len(files)} files")
         for threads in (1, os.cpu_count() or 1):
             with measured(f"hashing, {threads} thread(s)", size):
-                assert not list(file_faults(CheckedFiles(Path(folder), files), threads=threads))
+                assert not list(file_faults(VerifiedFiles(Path(folder), files), threads=threads))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with measured(f"everything, {os.cpu_count()} thread(s)", size):
             assert not list(faults(Path(folder)))
@@ -77,12 +78,12 @@ def make_zoo(folder: Path, epochs: int) -> None:
     )
     schema = build_schema(spec.architecture, (1, 28, 28), 10)
     zoo, plan = ZooFolder(folder), Plan(spec, schema, "0" * 64, [[model.model_id for model in expand(spec)]])
-    record = StackRecord({}, epochs, True)
+    record = StackRecord(fingerprint={}, epoch=epochs, done=True)
     random = np.random.default_rng(0)
     for epoch in spec.training.kept_epochs:
         weights = (0.1 * random.standard_normal((MODELS, schema.size))).astype(np.float32)
         name = shard_name(0, epoch)
-        record.shards[name] = dict(zoo.write(name, shard_bytes(schema, weights, scores(plan.models(), epoch))))
+        record.shards[name] = zoo.write(name, shard_bytes(schema, weights, scores(plan.models(), epoch)))
     finish_zoo(zoo, plan, [record])
 
 

@@ -53,7 +53,7 @@ estimate(spec)
 
 # %%
 manifest = build(spec, Path("zoos/digits_small"), device="cpu", quiet=True)
-manifest["counts"]
+manifest.counts.model_dump()
 
 # %% [markdown]
 # Minimum, quartiles and maximum of the test accuracy, by epoch:
@@ -61,7 +61,7 @@ manifest["counts"]
 # %%
 import pandas as pd
 
-quartiles = pd.DataFrame(manifest["test_accuracy"], index=["minimum", "quartile", "median", "quartile ", "maximum"]).T
+quartiles = pd.DataFrame(manifest.test_accuracy, index=["minimum", "quartile", "median", "quartile ", "maximum"]).T
 quartiles.sort_index(key=lambda epochs: epochs.astype(int))
 
 # %% [markdown]

@@ -46,9 +46,9 @@ class ZooDataset:
     @classmethod
     def of(cls, zoo: Zoo, recipe: Recipe) -> "ZooDataset":
         """Read a zoo. Raises SpecError when there is nothing in it to evaluate."""
-        name, diverged = zoo.name, zoo.counts.get("diverged", 0)
+        name, diverged = zoo.name, zoo.counts.diverged
         if not len(zoo):
-            raise SpecError(f"{zoo.folder}: has no checkpoints; {diverged} of {zoo.counts['expected']} models diverged")
+            raise SpecError(f"{zoo.folder}: has no checkpoints; {diverged} of {zoo.counts.expected} models diverged")
         chosen = recipe.epochs.select(zoo)
         found = cls(name, zoo.schema, {}, {})
         if diverged:

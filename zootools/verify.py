@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,10 +34,11 @@ from zootools.filesystem.inside import (
 from zootools.paths import cache_folder
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, count_models, expand
-from zootools.storage.build_state import IMAGES, MANIFEST, PLAN, Plan, StackRecord, ZooFolder
+from zootools.storage.build_state import IMAGES, MANIFEST, PLAN, ZooFolder
 from zootools.storage.card import card_repositories, render_card
 from zootools.storage.manifest import (
     UNHASHED,
+    Manifest,
     check_against_spec,
     read_manifest,
     reopen,
@@ -47,9 +48,9 @@ from zootools.storage.manifest import (
     table_set_faults,
 )
 from zootools.storage.place import Place
+from zootools.storage.records import Plan, StackRecord
 from zootools.storage.shards import check_shard, shard_name, stack_of
 from zootools.storage.tables import (
-    SPLITS,
     accuracy_summary,
     check_scores,
     data_fault,
@@ -63,7 +64,7 @@ from zootools.storage.tables import (
     split_files,
 )
 from zootools.storage.unhashed import LIMITS, read_unhashed
-from zootools.storage.verified_files import CheckedFiles, FileInfo, unreadable
+from zootools.storage.verified_files import FileInfo, VerifiedFiles, unreadable
 
 UNLISTED = "is not in the manifest"
 
@@ -120,7 +121,7 @@ def place_faults(place: Place, tick: Callable[[int], None] = lambda count: None)
     place.fetch_all()
     yield from faults(place.folder, tick, place.repository)
     if place.listed:
-        known = {*read_manifest(place.folder)["files"], *UNHASHED}
+        known = {*read_manifest(place.folder).files, *UNHASHED}
         yield from (Fault(name, UNLISTED) for name in sorted(place.listed) if name not in known and is_looked_at(name))
 
 
@@ -149,7 +150,7 @@ def _finished_faults(folder: Path, tick: Callable[[int], None], repository: str 
     except DamagedZooError as error:
         yield Fault("zoo.json", _without(folder, "zoo.json", error))
         return
-    files, damaged = CheckedFiles(folder, manifest["files"]), set[str]()
+    files, damaged = VerifiedFiles(folder, manifest.files), set[str]()
     notes = _Notes(folder)
     for fault in file_faults(files, tick, notes):
         damaged.add(fault.name)
@@ -157,7 +158,7 @@ def _finished_faults(folder: Path, tick: Callable[[int], None], repository: str 
     if "spec.yaml" not in damaged:
         yield from _content_faults(files, manifest, damaged, repository)
     yield from _log_faults(folder)
-    known = {*manifest["files"], *UNHASHED}
+    known = {*manifest.files, *UNHASHED}
     try:
         strangers = [name for name in names_inside(folder) if name not in known and is_looked_at(name)]
     except OSError as error:
@@ -175,7 +176,7 @@ def _log_faults(folder: Path) -> Iterator[Fault]:
 
 
 def _content_faults(
-    files: CheckedFiles, manifest: dict[str, Any], damaged: set[str], repository: str | None
+    files: VerifiedFiles, manifest: Manifest, damaged: set[str], repository: str | None
 ) -> Iterator[Fault]:
     """Intact files can still contradict each other; those that are ``damaged`` are not compared."""
     folder = files.folder
@@ -194,15 +195,14 @@ def _content_faults(
         yield Fault("zoo.json", _without(folder, "zoo.json", error))
         return
     try:
-        if (count := count_models(spec)) != manifest["counts"]["expected"]:
-            found = manifest["counts"]["expected"]
+        if (count := count_models(spec)) != (found := manifest.counts.expected):
             yield Fault("zoo.json", f"counts.expected: found {found}, but spec.yaml makes {count} models")
             return
         models = {model.model_id: model for model in expand(spec)}
     except SpecError as error:
         yield Fault("zoo.json", f"files.spec.yaml: {error}")
         return
-    listed = {model for stack in manifest["stacks"] for model in stack["models"]}
+    listed = {model for stack in manifest.stacks for model in stack.models}
     if listed != set(models):
         only = min(listed ^ set(models))
         yield Fault("zoo.json", f"stacks: the models are not those that spec.yaml makes ({only} is in one only)")
@@ -223,11 +223,10 @@ class _Expected:
 
 
 def _derived_faults(
-    files: CheckedFiles, manifest: dict[str, Any], expected: _Expected, without: set[str]
+    files: VerifiedFiles, manifest: Manifest, expected: _Expected, without: set[str]
 ) -> Iterator[Fault]:
     """Compare shards with the manifest, then every table that is not in ``without`` with what the shards make of it."""
-    schema, spec = Schema.from_json(manifest["schema"]), expected.spec
-    stopped = {model: info for stack in manifest["stacks"] for model, info in stack["stopped"].items()}
+    schema, spec, stopped = manifest.layer_schema, expected.spec, manifest.stopped
     files.expect_rows(expected.shards)
 
     def read(name: str) -> pa.Table | str:
@@ -243,10 +242,10 @@ def _derived_faults(
     if found:
         return
     table = pa.concat_tables(parts)
-    if not is_accuracy_summary(manifest["test_accuracy"], table):
+    if not is_accuracy_summary(manifest.test_accuracy, table):
         yield Fault("zoo.json", f"test_accuracy: the shards make {accuracy_summary(table)}")
-    for split in SPLITS:
-        rows, count = table.filter(pc.equal(table["split"], split)), manifest["splits"][split]
+    for split, count in manifest.splits.by_name().items():
+        rows = table.filter(pc.equal(table["split"], split))
         if rows.num_rows != count:
             yield Fault("zoo.json", f"splits.{split}: found {count}, the models make {rows.num_rows}")
             continue
@@ -254,11 +253,11 @@ def _derived_faults(
 
 
 def _shard_table(
-    files: CheckedFiles,
+    files: VerifiedFiles,
     schema: Schema,
     spec: ZooSpec,
     models: Mapping[str, ModelConfig],
-    stopped: Mapping[str, Any],
+    stopped: Collection[str],
     name: str,
 ) -> pa.Table | str:
     """Return the metadata of a shard's rows, or in words what is wrong with it."""
@@ -271,7 +270,7 @@ def _shard_table(
 
 
 def _table_faults(
-    files: CheckedFiles, schema: Schema, spec: ZooSpec, split: str, rows: pa.Table, without: set[str]
+    files: VerifiedFiles, schema: Schema, spec: ZooSpec, split: str, rows: pa.Table, without: set[str]
 ) -> Iterator[Fault]:
     """Compare all tables of a split with its rows, which are those that the shards make."""
     tables = {name: part for name, part in split_files(schema, split, rows.num_rows).items() if name not in without}
@@ -302,7 +301,7 @@ def _table_faults(
             yield Fault(name, fault)
 
 
-def card_fault(folder: Path, manifest: dict[str, Any], spec: ZooSpec, repository: str | None) -> str | None:
+def card_fault(folder: Path, manifest: Manifest, spec: ZooSpec, repository: str | None) -> str | None:
     """Return in words why README.md is not the card of a zoo, or None.
 
     A published card names its repository. Where that is not known, it is the one that the card itself names.
@@ -349,7 +348,7 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
         except DamagedZooError as error:
             yield Fault(name, _without(zoo.path, name, error))
         records.append(record)
-    files, damaged, notes = CheckedFiles(zoo.path, shards), set[str](), _Notes(zoo.path)
+    files, damaged, notes = VerifiedFiles(zoo.path, shards), set[str](), _Notes(zoo.path)
     for fault in file_faults(files, tick, notes):
         damaged.add(fault.name)
         yield fault
@@ -364,7 +363,7 @@ def _unfinished_faults(zoo: ZooFolder, tick: Callable[[int], None]) -> Iterator[
 
 
 def _planned(
-    files: CheckedFiles, zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord | None], name: str
+    files: VerifiedFiles, zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord | None], name: str
 ) -> str | None:
     """Return in words why a shard does not hold models of its stack, in their order, with their scores; or None."""
     stack = stack_of(name)
@@ -374,7 +373,7 @@ def _planned(
         zoo.read_shard(plan, stack, record, name)
     except DamagedZooError as error:
         return _without(zoo.path, name, error)
-    table = _shard_table(files, plan.schema, plan.spec, plan.models(), {}, name)
+    table = _shard_table(files, plan.schema, plan.spec, plan.models(), (), name)
     return table if isinstance(table, str) else None
 
 
@@ -399,7 +398,7 @@ def _without(folder: Path, name: str, error: Exception) -> str:
 
 
 def file_faults(
-    files: CheckedFiles,
+    files: VerifiedFiles,
     tick: Callable[[int], None] = lambda count: None,
     notes: "_Notes | None" = None,
     threads: int | None = None,
@@ -418,7 +417,7 @@ def file_faults(
 
     try:
         for name, fault in _in_threads(examine, sorted(files.files), threads):
-            tick(files.files[name]["size"])
+            tick(files.files[name].size)
             if fault is not None:
                 yield Fault(name, fault)
     except KeyboardInterrupt:
@@ -459,12 +458,12 @@ class _Notes:
     def known(self, name: str, info: FileInfo) -> tuple[int, ...] | None:
         """Return the `verified_files.identity` with which a file of this sha256 was last found intact, if it was."""
         *state, sha256 = self.intact.get(name) or [None]
-        return tuple(state) if sha256 == info["sha256"] else None
+        return tuple(state) if sha256 == info.sha256 else None
 
-    def add(self, name: str, files: CheckedFiles) -> None:
+    def add(self, name: str, files: VerifiedFiles) -> None:
         """Note an intact file, and now and then write the notes down."""
         with self._lock:
-            self.intact[name] = [*(files.identity(name) or ()), files.files[name]["sha256"]]
+            self.intact[name] = [*(files.identity(name) or ()), files.files[name].sha256]
             if time.monotonic() - self._written < NOTE_EVERY:
                 return
         self.write()

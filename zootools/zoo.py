@@ -8,7 +8,7 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,20 +16,21 @@ import pyarrow.compute as pc
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
 from zootools.spec import ZooSpec
-from zootools.storage.build_state import PLAN, Plan, ZooFolder
+from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.manifest import (
+    Counts,
     check_against_spec,
     check_tables,
-    is_partial,
+    count_outcomes,
     read_manifest,
     shard_rows,
     stored_spec,
 )
 from zootools.storage.place import Place
+from zootools.storage.records import Plan, Stop
 from zootools.storage.shards import gather_weights, shard_name
-from zootools.storage.status import status
 from zootools.storage.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
-from zootools.storage.verified_files import CheckedFiles, FileInfo
+from zootools.storage.verified_files import FileInfo, VerifiedFiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,11 +49,11 @@ class Zoo:
     """The layers of every model."""
     metadata: pa.Table
     """One row per checkpoint: identity, hyper-parameters, losses, accuracies, F scores (design, section 6)."""
-    counts: dict[str, int]
-    """Of the whole zoo: expected = ok + diverged + failed + missing."""
-    stopped: dict[str, dict[str, Any]]
-    """The diverged models of the whole zoo: the epoch at which each stopped, and the reason."""
-    files: CheckedFiles = field(default_factory=lambda: CheckedFiles(Path(), {}), repr=False, compare=False)
+    counts: Counts
+    """The numbers of models and checkpoints of the whole zoo."""
+    stopped: dict[str, Stop]
+    """The diverged models of the whole zoo."""
+    files: VerifiedFiles = field(default_factory=lambda: VerifiedFiles(Path(), {}), repr=False, compare=False)
     """The shards, each compared with its sha256 before it is first read."""
     finished: bool = True
     place: Place | None = None
@@ -165,25 +166,23 @@ def open_folder(folder: Path, verify: bool = True) -> Zoo:
 
 def _open_finished(folder: Path, verify: bool) -> Zoo:
     manifest = read_manifest(folder)
-    spec, schema = stored_spec(folder, manifest), Schema.from_json(manifest["schema"])
+    spec, schema = stored_spec(folder, manifest), manifest.layer_schema
     keys = check_against_spec(manifest, spec, str(folder / "zoo.json"))
     check_tables(manifest, str(folder / "zoo.json"))
-    files = CheckedFiles(folder, manifest["files"], verify)
+    files = VerifiedFiles(folder, manifest.files, verify)
     files.expect_rows(shard_rows(keys))
-    metadata = read_metadata(files, spec, manifest["splits"], schema.classes)
+    metadata = read_metadata(files, spec, manifest.splits.by_name(), schema.classes)
     for name, expected in keys.items():
         if not metadata[name].combine_chunks().equals(pa.array(expected, metadata.schema.field(name).type)):
             raise DamagedZooError(f"{folder}: the metadata's column {name} is not what zoo.json and spec.yaml make")
-    if not is_accuracy_summary(manifest["test_accuracy"], metadata):
+    if not is_accuracy_summary(manifest.test_accuracy, metadata):
         raise DamagedZooError(f"{folder / 'zoo.json'}: test_accuracy: is not that of the metadata")
-    stopped = {model: info for stack in manifest["stacks"] for model, info in stack["stopped"].items()}
-    return Zoo(
-        folder, spec, schema, metadata, manifest["counts"], stopped, files=files, finished=not is_partial(manifest)
-    )
+    finished = not manifest.is_partial
+    return Zoo(folder, spec, schema, metadata, manifest.counts, manifest.stopped, files=files, finished=finished)
 
 
 def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
-    records, stopped, files = store.read_records(plan), dict[str, dict[str, Any]](), dict[str, FileInfo]()
+    records, stopped, files = store.read_records(plan), dict[str, Stop](), dict[str, FileInfo]()
     for record in records:
         if record is not None:
             stopped |= record.stopped
@@ -193,6 +192,6 @@ def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
         check_scores(metadata, plan.schema.classes)
     except ValueError as error:
         raise DamagedZooError(f"{store.path}: the scores in its shards: {error}") from error
-    counts = {key: value for key, value in status(store.path).items() if isinstance(value, int)}
-    checked = CheckedFiles(store.path, files, verify)
+    counts = Counts(**count_outcomes(plan, records).model_dump(), checkpoints=metadata.num_rows)
+    checked = VerifiedFiles(store.path, files, verify)
     return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False)

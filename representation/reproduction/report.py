@@ -314,9 +314,9 @@ def _zoos(state: ReproductionState) -> list[dict[str, Any]]:
         row = {"zoo": zoo_label(name), "models": "-", "of": f"{whole:,}", "diverged": "-"}
         row |= {"checkpoints": "-", "built in": "-", "specification": zoo.reason or changes}
         if (state.workspace.zoo(name) / "zoo.json").exists():
-            counts = read_manifest(state.workspace.zoo(name))["counts"]
-            row |= {key: f"{counts[key]:,}" for key in ("diverged", "checkpoints")}
-            row |= {"models": f"{counts['expected']:,}"}
+            counts = read_manifest(state.workspace.zoo(name)).counts
+            row |= {"models": f"{counts.expected:,}", "diverged": f"{counts.diverged:,}"}
+            row["checkpoints"] = f"{counts.checkpoints:,}"
             row["built in"] = duration(sum(session["seconds"] for session in _sessions(state, name)))
         rows.append(row)
     return rows

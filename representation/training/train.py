@@ -170,8 +170,8 @@ def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
     Raises SpecError when the zoo has no checkpoints, or too few models.
     """
     if not len(zoo):
-        diverged = zoo.counts.get("diverged", 0)
-        hint = f"; {diverged} of its {zoo.counts['expected']} models diverged" if diverged else ""
+        diverged = zoo.counts.diverged
+        hint = f"; {diverged} of its {zoo.counts.expected} models diverged" if diverged else ""
         raise SpecError(f"{zoo.folder}: nothing to learn from: no checkpoints are left{hint}")
     chosen = recipe.epochs.select(zoo)
     splits = {name: chosen.split(name) for name in ("train", "validation")}

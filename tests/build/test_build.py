@@ -28,7 +28,7 @@ from zootools.images.datasets import load_images
 from zootools.spec import load_spec
 from zootools.spec.model_configs import expand
 from zootools.storage.build_state import ZooFolder
-from zootools.storage.hashed_json import seal
+from zootools.storage.hashed_json import add_hash
 from zootools.storage.status import status
 from zootools.training.reference import train_reference
 from zootools.verify import faults, repair
@@ -101,7 +101,7 @@ def long(tmp_path_factory: pytest.TempPathFactory, specs: Path) -> Path:
 
 def test_a_zoo_holds_what_its_specification_asks_for(tiny: Path) -> None:
     zoo = open_zoo(tiny)
-    assert zoo.counts["expected"] == zoo.counts["ok"] == 6
+    assert zoo.counts.expected == zoo.counts.ok == 6
     assert sorted(set(zoo.metadata["epoch"].to_pylist())) == [0, 1, 2, 3]
     assert zoo.weights().shape == (24, 100)
     assert not (tiny / ".work").exists()
@@ -214,7 +214,7 @@ def test_load_dataset_gives_the_weights_of_the_shards(tmp_path: Path, cnn: Path)
             assert torch.equal(row["weights"], stored[row["model_id"], int(row["epoch"])])
             assert row["split"] == name
             rows += 1
-    assert rows == len(stored) == zoo.counts["checkpoints"]
+    assert rows == len(stored) == zoo.counts.checkpoints
     filtered = datasets.load_dataset(str(cnn), split="train", filters=[("epoch", "==", 2)], cache_dir=str(tmp_path))
     assert set(filtered["epoch"]) == {2}
 
@@ -243,7 +243,7 @@ def test_a_grown_zoo_keeps_its_shards_and_gets_new_stacks(tmp_path: Path, specs:
     build(spec_of(TINY, "seeds.range=[1, 5]", folder=specs), out, quiet=True)
     after = tree(out)
     assert all(after[name] == data for name, data in before.items())
-    assert open_zoo(out).counts["expected"] == 10
+    assert open_zoo(out).counts.expected == 10
     assert list(faults(out)) == []
 
 
@@ -257,7 +257,7 @@ def test_a_zoo_grows_under_its_own_fingerprint_only(
     grown = spec_of(TINY, "seeds.range=[1, 5]", folder=specs)
     with pytest.raises(SpecError, match=r"'9\.9' now"):
         build(grown, out, quiet=True)
-    assert build(grown, out, quiet=True, allow_fingerprint_change=True)["counts"]["ok"] == 10
+    assert build(grown, out, quiet=True, allow_fingerprint_change=True).counts.ok == 10
 
 
 def test_the_same_build_again_changes_nothing(tiny: Path, specs: Path) -> None:
@@ -306,14 +306,14 @@ def test_diverged_models_are_marked_and_do_not_disturb_their_neighbours(tmp_path
     build(spec_of(TINY, *relu, "grid.weight_decay=[0.0]", folder=specs), tmp_path / "calm", quiet=True)
     build(spec_of(TINY, *relu, "grid.weight_decay=[0.0, 100.0]", folder=specs), tmp_path / "wild", quiet=True)
     zoo, everything = open_zoo(tmp_path / "wild"), open_zoo(tmp_path / "wild", include_diverged=True)
-    assert zoo.counts["diverged"] > 0
-    assert zoo.counts["ok"] + zoo.counts["diverged"] == zoo.counts["expected"] == 6
+    assert zoo.counts.diverged > 0
+    assert zoo.counts.ok + zoo.counts.diverged == zoo.counts.expected == 6
     assert set(zoo.models).isdisjoint(zoo.stopped)
     assert torch.isfinite(everything.weights()).all()
     for model, stop in everything.stopped.items():
-        assert "non-finite" in stop["reason"]
+        assert "non-finite" in stop.reason
         kept = everything.where(pc.field("model_id") == model)
-        assert max(kept.metadata["epoch"].to_pylist()) < stop["epoch"]
+        assert max(kept.metadata["epoch"].to_pylist()) < stop.epoch
     alone = open_zoo(tmp_path / "calm")
     for model in alone.models:
         assert torch.equal(alone.checkpoint(model, 3).weights(), zoo.checkpoint(model, 3).weights())
@@ -356,8 +356,8 @@ def test_an_interrupted_build_leaves_a_valid_partial_zoo(tmp_path: Path, specs: 
     assert len(zoo) > 0
     assert torch.isfinite(zoo.weights()).all()
     assert list(faults(out)) == []
-    standing = status(out)
-    assert standing["expected"] == standing["ok"] + standing["diverged"] + standing["failed"] + standing["missing"]
+    counts = status(out).counts
+    assert counts.expected == counts.ok + counts.diverged + counts.failed + counts.missing
 
 
 def test_a_dead_worker_is_replaced_and_its_stack_goes_on(tmp_path: Path, specs: Path, long: Path) -> None:
@@ -426,7 +426,7 @@ def test_another_fingerprint_is_refused_unless_allowed(tmp_path: Path, specs: Pa
     with pytest.raises(SpecError, match=r"numpy '1\.0' then"):
         build(spec, out, quiet=True)
     manifest = build(spec, out, quiet=True, allow_fingerprint_change=True)
-    assert "1.0" in {fingerprint["numpy"] for fingerprint in manifest["fingerprints"]}
+    assert "1.0" in {fingerprint["numpy"] for fingerprint in manifest.fingerprints}
 
 
 def test_r4_a_zoo_of_two_fingerprints_says_from_where_on_which_one_holds(
@@ -443,11 +443,12 @@ def test_r4_a_zoo_of_two_fingerprints_says_from_where_on_which_one_holds(
         build(spec, out, backend="native", quiet=True)
     manifest = build(spec, out, backend="native", quiet=True, allow_fingerprint_change=True)
 
-    assert [fingerprint["backend"] for fingerprint in manifest["fingerprints"]] == ["torch", "native"]
-    done, resumed = manifest["stacks"]
-    assert (done["fingerprint"], "resumed" in done) == (0, False)
-    assert (resumed["fingerprint"], resumed["resumed"]) == (0, [{"epoch": 1, "fingerprint": 1}])
-    assert json.loads((out / "zoo.json").read_bytes()) == manifest
+    assert [fingerprint["backend"] for fingerprint in manifest.fingerprints] == ["torch", "native"]
+    assert [stack.fingerprint for stack in manifest.stacks] == [0, 0]
+    assert [stack.resumed for stack in manifest.stacks] == [[], [NumberedResumption(1, 1)]]
+    stored = json.loads((out / "zoo.json").read_bytes())
+    assert stored == manifest.dump()
+    assert ["resumed" in stack for stack in stored["stacks"]] == [False, True]
     for command in ("verify", "info"):
         printed = CliRunner().invoke(main, [command, str(out), "--json"])
         assert printed.exit_code == 0, printed.output
@@ -456,7 +457,7 @@ def test_r4_a_zoo_of_two_fingerprints_says_from_where_on_which_one_holds(
     (out / "README.md").unlink()
     assert [fault.name for fault in repair(out)] == ["README.md"]
     build(spec, out, backend="native", quiet=True)
-    assert (out / "zoo.json").read_bytes() == pretty_json(manifest)
+    assert (out / "zoo.json").read_bytes() == manifest.to_bytes()
 
 
 # --- damage --------------------------------------------------------------------------------------------
@@ -488,7 +489,7 @@ def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path, tiny: P
     shutil.copytree(tiny, copy)
     manifest = json.loads((copy / "zoo.json").read_text())
     manifest["files"][bad] = {"size": 1, "sha256": "0" * 64}
-    (copy / "zoo.json").write_bytes(pretty_json(seal(manifest)))
+    (copy / "zoo.json").write_bytes(pretty_json(add_hash(manifest)))
     with pytest.raises(DamagedZooError, match="not allowed"):
         open_zoo(copy)
 

@@ -150,7 +150,7 @@ def test_a_backend_of_ones_own_is_used(tmp_path: Path, specs: Path, tiny: Path) 
     spec, out = load_spec(specs / "tiny.yaml"), tmp_path / "zoo"
     assert preview(spec, out, backend=own_backends.Own()).models == 6
     manifest = build(spec, out, backend=own_backends.Own(), workers=np.int64(1), quiet=True)  # type: ignore[arg-type]
-    assert manifest["fingerprints"] == [{"backend": "own", "version": 1}]
+    assert manifest.fingerprints == [{"backend": "own", "version": 1}]
     shards, theirs = ({k: v for k, v in tree(folder).items() if "checkpoints" in k} for folder in (out, tiny))
     assert shards == theirs
     assert json.loads((out / "build.json").read_text())["sessions"][0]["backend"] == "own"
@@ -204,11 +204,11 @@ def test_a_backend_in_a_script_needs_a_guard(tmp_path: Path, specs: Path, guard:
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment)
     if guard:
         assert done.returncode == 0, done.stderr
-        assert open_zoo(out).counts["ok"] == 6
+        assert open_zoo(out).counts.ok == 6
     else:
         assert 'a script needs `if __name__ == "__main__":`' in done.stderr
         assert "died" not in done.stderr
-        assert (status(out)["failed"], status(out)["missing"]) == (0, 6)
+        assert (status(out).counts.failed, status(out).counts.missing) == (0, 6)
 
 
 # --- what `build` refuses, `--dry-run` refuses ---------------------------------------------------------
@@ -450,5 +450,5 @@ def test_a_resumed_build_whose_models_have_all_diverged_ends_at_the_whole(
 ) -> None:
     wild = ["grid.lr=[100.0]", "grid.weight_decay=[100.0]", "grid.optimizer=[sgd]", "training.epochs=30"]
     manifest = build(load_spec(specs / "tiny.yaml", wild), tmp_path / "zoo", backend="torch", workers=1)
-    assert manifest["counts"]["diverged"] > 0
+    assert manifest.counts.diverged > 0
     assert "training: 180 of 180 model-epochs" in capsys.readouterr().err

@@ -36,7 +36,8 @@ from zootools.images.datasets import load_images
 from zootools.native.compiler import INSTRUCTION_SETS, ISA
 from zootools.spec import load_spec
 from zootools.spec.model_configs import expand
-from zootools.storage.build_state import Epoch, Plan, ZooFolder
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.records import Plan
 from zootools.storage.status import status
 from zootools.training.backend import choose_backend
 from zootools.verify import faults
@@ -304,7 +305,7 @@ def test_of_many_stacks_only_those_with_a_machine_and_two_more_are_sent(
 
     monkeypatch.setattr("zootools.engines.ray.Journal", Watched)
     spec = load_spec(specs / "sixty.yaml", ["seeds.range=[1, 1]", "training.epochs=1"])
-    assert build(spec, tmp_path / "zoo", engine="ray", quiet=True)["counts"]["ok"] == 30
+    assert build(spec, tmp_path / "zoo", engine="ray", quiet=True).counts.ok == 30
     assert most == len(nodes.nodes) + QUEUED
     assert not sent
 
@@ -353,7 +354,7 @@ def test_y1_killed_workers_lose_nothing(
     assert len(killed) == wanted
     # A task may have ended between our look and our kill; then nothing died that was at work.
     assert capsys.readouterr().err.count("The worker died unexpectedly") >= wanted // 2
-    assert status(out)["expected"] == status(out)["ok"] == 510
+    assert status(out).counts.expected == status(out).counts.ok == 510
     assert list(faults(out)) == []
     assert tree(out) == local("sixty")
 
@@ -370,8 +371,8 @@ def test_a_stack_whose_worker_always_dies_is_given_up_and_the_next_build_tries_i
         time.sleep(0.02)
     with pytest.raises(WorkerError, match=r"the worker of 1 of 1 stacks died 3 times"):
         building.wait()
-    assert (status(out)["failed"], status(out)["missing"]) == (3, 0)
-    assert build(load_spec(specs / "tiny.yaml", slow), out, engine="ray", quiet=True)["counts"]["ok"] == 3
+    assert (status(out).counts.failed, status(out).counts.missing) == (3, 0)
+    assert build(load_spec(specs / "tiny.yaml", slow), out, engine="ray", quiet=True).counts.ok == 3
 
 
 def test_y2_a_node_is_lost_and_another_one_joins(
@@ -461,7 +462,7 @@ def test_ctrl_c_and_sigterm_stop_a_build_and_its_ray_and_the_local_engine_goes_o
 def test_a_backend_of_ones_own_trains_on_a_cluster(nodes: Nodes, specs: Path, local: Any, tmp_path: Path) -> None:
     spec = load_spec(specs / "tiny.yaml")
     manifest = build(spec, tmp_path / "zoo", engine="ray", backend=own_backends.Own(), quiet=True)
-    assert manifest["fingerprints"] == [{"backend": "own", "version": 1}]
+    assert manifest.fingerprints == [{"backend": "own", "version": 1}]
     theirs = local("tiny", "torch")
     assert {name: data for name, data in tree(tmp_path / "zoo").items() if "checkpoints" in name} == {
         name: data for name, data in theirs.items() if "checkpoints" in name
@@ -483,7 +484,7 @@ def test_a_task_that_cannot_start_or_train_ends_the_build_at_once(
     with pytest.raises(error, match=message) as caught:
         build(load_spec(specs / "tiny.yaml"), out, engine="ray", backend=backend, quiet=True)
     assert "died" not in str(caught.value)
-    assert (status(out)["failed"], status(out)["missing"]) == (0, 6)
+    assert (status(out).counts.failed, status(out).counts.missing) == (0, 6)
 
 
 def test_a_folder_that_is_moved_ends_a_build_on_a_cluster(

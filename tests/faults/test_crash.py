@@ -71,7 +71,7 @@ def check_what_is_visible(out: Path) -> None:
     identities = list(zip(*zoo.metadata.select(["model_id", "epoch"]).to_pydict().values(), strict=True))
     assert len(set(identities)) == len(identities)
     counts = zoo.counts
-    assert counts["expected"] == counts["ok"] + counts["diverged"] + counts["failed"] + counts["missing"]
+    assert counts.expected == counts.ok + counts.diverged + counts.failed + counts.missing
 
 
 # --- C1 ------------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_c6_a_signal_stops_a_build_cleanly_and_a_second_one_at_once(
         assert "Traceback" not in errors
     assert process.returncode in (130, -signal.SIGINT)
     check_what_is_visible(out)
-    assert status(out)["missing"] == 6
+    assert status(out).counts.missing == 6
 
 
 # --- C7 ------------------------------------------------------------------------------------------------
@@ -378,8 +378,8 @@ def test_c8_a_stack_that_kills_its_worker_is_marked_failed_and_the_others_finish
     out = tmp_path / "zoo"
     assert builders.build(folder / "tiny.yaml", out, abort=0) == 74
     assert "died 3 times" in Path(f"{out}.log").read_text()
-    counts = status(out)
-    assert (counts["expected"], counts["ok"], counts["failed"], counts["missing"]) == (6, 3, 3, 0)
+    counts = status(out).counts
+    assert (counts.expected, counts.ok, counts.failed, counts.missing) == (6, 3, 3, 0)
     check_what_is_visible(out)
     assert builders.build(folder / "tiny.yaml", out) == 0
     assert tree(out) == tiny
@@ -572,7 +572,7 @@ def test_a_file_that_is_taken_away_or_replaced_ends_the_build_once(
     assert "died" not in log
     if undo is not None:
         subprocess.run(undo.format(out=out), shell=True, check=True)
-        assert status(out)["failed"] == 0
+        assert status(out).counts.failed == 0
         assert builders.build(spec, out) == 0, Path(f"{out}.log").read_text()
         assert tree(out) == served
 
@@ -664,7 +664,7 @@ def test_what_a_worker_can_still_report_ends_the_build_at_once(
     out = tmp_path / "zoo"
     assert builders.build(folder / "tiny.yaml", out, **change) == code
     assert message in ended_once(out)
-    assert (status(out)["failed"], status(out)["missing"]) == (0, 6)
+    assert (status(out).counts.failed, status(out).counts.missing) == (0, 6)
 
 
 def test_stacks_are_not_all_tried_where_every_worker_dies_at_once(
@@ -677,5 +677,5 @@ def test_stacks_are_not_all_tried_where_every_worker_dies_at_once(
     log = Path(f"{out}.log").read_text()
     assert "the worker of 3 of 6 stacks died 3 times (stack 0 first: killed by SIGKILL (which the system does" in log
     assert "3 more were not tried" in log
-    assert (status(out)["failed"], status(out)["missing"]) == (9, 9)
+    assert (status(out).counts.failed, status(out).counts.missing) == (9, 9)
     assert builders.build(spec, out) == 0

@@ -22,9 +22,10 @@ from zootools.hashing import canonical_json, pretty_json
 from zootools.json_reader import MAX_DEPTH, parse_json
 from zootools.spec import parse_spec, parse_stored_spec
 from zootools.spec.model_configs import count_models, expand
-from zootools.storage.build_state import Plan, StackRecord, ZooFolder
+from zootools.storage.build_state import ZooFolder
 from zootools.storage.finish import finish_zoo
 from zootools.storage.manifest import read_manifest
+from zootools.storage.records import Plan, StackRecord
 from zootools.storage.shards import ShardInfo, read_info, shard_bytes
 from zootools.storage.status import status
 from zootools.storage.tables import accuracy_summary
@@ -261,17 +262,17 @@ def later_zoo(source: Path, out: Path, **names: str) -> None:
     }
     manifest, zoo = read_manifest(source), ZooFolder(out)
     records = []
-    for number, stack in enumerate(manifest["stacks"]):
+    for number, stack in enumerate(manifest.stacks):
         shards = {}
-        for name in (name for name in manifest["files"] if name.startswith(f"checkpoints/stack-{number:05d}/")):
+        for name in (name for name in manifest.files if name.startswith(f"checkpoints/stack-{number:05d}/")):
             info = read_info(source, name)
             rows = old.where((pc.field("stack") == number) & (pc.field("epoch") == info.epoch))
             info = ShardInfo(info.epoch, [ids[model] for model in info.model_ids], info.properties)
             shards[name] = dict(zoo.write(name, shard_bytes(old.schema, rows.weights().numpy(), info)))
-        fingerprint = manifest["fingerprints"][stack["fingerprint"]]
-        records.append(StackRecord(fingerprint, stack["epoch"], True, shards=shards))
-    stacks = [[ids[model] for model in stack["models"]] for stack in manifest["stacks"]]
-    finish_zoo(zoo, Plan(stored, old.schema, manifest["images_sha256"], stacks), records)
+        fingerprint = manifest.fingerprints[stack.fingerprint]
+        records.append(StackRecord(fingerprint=fingerprint, epoch=stack.epoch, done=True, shards=shards))
+    stacks = [[ids[model] for model in stack.models] for stack in manifest.stacks]
+    finish_zoo(zoo, Plan(stored, old.schema, manifest.images_sha256, stacks), records)
 
 
 def test_a_zoo_of_an_architecture_that_is_not_known_is_read_by_its_schema(

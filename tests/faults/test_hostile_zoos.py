@@ -24,7 +24,7 @@ from zootools.errors import DamagedZooError, ZooError
 from zootools.storage.file_rules import check_file_names
 from zootools.storage.manifest import read_manifest
 from zootools.storage.tables import read_metadata
-from zootools.storage.verified_files import CheckedFiles
+from zootools.storage.verified_files import VerifiedFiles
 from zootools.verify import repair
 
 # --- Z1 ------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_z2_no_record_of_an_unfinished_zoo_reaches_out_of_its_folder(tmp_path: P
     zoo.write_plan(plan)
     record = zoo.read_record(0)
     assert record is not None
-    record.shards[bad] = {"size": 1, "sha256": "0" * 64}
+    record.shards[bad] = FileInfo(1, "0" * 64)
     zoo.write_record(0, record)
     with pytest.raises(DamagedZooError, match="no shard of this stack"):
         open_zoo(zoo.path)
@@ -275,12 +275,12 @@ def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> 
     """Nine of ten by `read_metadata` alone, which is what `open_zoo` reads a table with."""
     random, zoo, wanted, refused = fault_random("Z4"), copy_zoo(tiny_zoo, memory / "zoo"), lane(1000, 1_000_000), 0
     good, manifest, spec = (zoo / TABLE).read_bytes(), read_manifest(zoo), open_zoo(zoo).spec
-    files = CheckedFiles(zoo, manifest["files"], verify=False)
+    files = VerifiedFiles(zoo, manifest.files, verify=False)
     for number in counted(wanted, "Z4"):
         (zoo / TABLE).write_bytes(mutated(good, len(good), random))
         try:
             if number % 10:
-                read_metadata(files, spec, manifest["splits"], manifest["classes"])
+                read_metadata(files, spec, manifest.splits.by_name(), manifest.classes)
             else:
                 open_zoo(zoo, verify=False)
         except DamagedZooError:

@@ -66,10 +66,10 @@ if __name__ == "__main__":
     while len(list(group())) > 1:
         time.sleep(0.01)
     begun = time.monotonic()
-    standing = status(out)
+    counts = status(out).counts
     open_zoo(out)
     found["looked"] = time.monotonic() - begun
-    assert standing["missing"] > 0
+    assert counts.missing > 0
     begun = time.monotonic()
     threading.Thread(target=watch, daemon=True).start()
     manifest = build(load_spec(spec), out, workers=2, quiet=True)
@@ -78,7 +78,7 @@ if __name__ == "__main__":
     training = [used for done, used in samples if begin <= done < shards()]
     found |= {"early": training[0], "late": training[-1]}
     begun = time.monotonic()
-    found |= {"rows": len(open_zoo(out)), "finished": status(out)["state"], "counts": manifest["counts"]}
+    found |= {"rows": len(open_zoo(out)), "finished": status(out).state, "counts": manifest.counts.model_dump()}
     found["open"] = time.monotonic() - begun
     print(json.dumps(found | {"files": sum(path.is_file() for path in out.rglob("*"))}))
 """

@@ -474,7 +474,7 @@ def read(zoo: Path) -> dict[str, Any]:
         "schema": opened.schema,
         "spec": opened.spec,
         "counts": opened.counts,
-        "stopped": {model: stop["epoch"] for model, stop in opened.stopped.items()},
+        "stopped": {model: stop.epoch for model, stop in opened.stopped.items()},
         "metadata": repr(opened.metadata.to_pydict()),
         "weights": opened.weights().numpy().tobytes(),
         "tables": tables,

@@ -19,7 +19,7 @@ from zootools.hub.publish import publish
 from zootools.hub.pull import pull
 from zootools.spec import parse_spec
 from zootools.storage.file_rules import check_file_names, check_sizes
-from zootools.storage.hashed_json import seal
+from zootools.storage.hashed_json import add_hash
 from zootools.verify import faults, repair
 from zootools.zoo_name import parse_name
 
@@ -39,7 +39,7 @@ def another(zoo: Path, out: Path, description: str) -> Path:
     import hashlib
 
     manifest["files"]["spec.yaml"] = {"size": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    (out / "zoo.json").write_bytes(pretty_json(seal(manifest)))
+    (out / "zoo.json").write_bytes(pretty_json(add_hash(manifest)))
     return out
 
 
@@ -168,7 +168,7 @@ def test_a_partial_zoo_is_published_if_told_so_and_can_be_finished_by_whoever_pu
         publish(zoo, "group/part", hub=tmp_path / "hub")
     publish(zoo, "group/part", hub=tmp_path / "hub", allow_partial=True)
     part = open_zoo("group/part", hub=tmp_path / "hub")
-    assert (part.counts["ok"], part.counts["missing"], part.finished) == (12, 4, False)
+    assert (part.counts.ok, part.counts.missing, part.finished) == (12, 4, False)
     assert len(part) == part.weights().shape[0] == 36
     assert "**This zoo is partial**: 4 of its models" in (part.folder / "README.md").read_text()
     assert not list(tmp_path.glob(".zoo-*"))

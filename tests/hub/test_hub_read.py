@@ -199,11 +199,11 @@ def test_a_manifest_from_a_stranger_is_read_with_suspicion(
     published: HubServer, tmp_path: Path, files: dict[str, Any], text: str
 ) -> None:
     from zootools.hashing import pretty_json
-    from zootools.storage.hashed_json import seal
+    from zootools.storage.hashed_json import add_hash
 
     manifest = json.loads(published.repos[NAME].head()["zoo.json"].data)
     manifest["files"] |= files
-    rewrite(published, **{"zoo.json": pretty_json(seal(manifest))})
+    rewrite(published, **{"zoo.json": pretty_json(add_hash(manifest))})
     before = {path for path in tmp_path.parent.rglob("*") if "cache" not in path.parts}
     with pytest.raises(DamagedZooError, match=text):
         open_zoo(NAME, hub=published.url)

@@ -392,7 +392,7 @@ def test_a_page_in_the_zoo_is_verified_linked_published_and_gone_when_the_zoo_gr
     assert list(faults(tmp_path / "pulled")) == []
     assert (tmp_path / "pulled" / "view.html").read_bytes() == (zoo / "view.html").read_bytes()
     rows = load_dataset(str(tmp_path / "hub" / "group" / "look"), "metadata", cache_dir=str(tmp_path / "cache"))
-    assert sum(map(len, rows.values())) == read_manifest(zoo)["counts"]["checkpoints"]
+    assert sum(map(len, rows.values())) == read_manifest(zoo).counts.checkpoints
     refusal = CliRunner().invoke(main, ["view", "group/look", "--add", "--no-open"])
     assert (refusal.exit_code, "published version" in refusal.stderr) == (2, True)
     assert view("group/look", "-o", tmp_path / "by-name.html")["checkpoints"] == 120

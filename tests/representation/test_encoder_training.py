@@ -324,6 +324,6 @@ def test_a_zoo_of_which_all_models_diverged_is_refused_by_that_name(tmp_path: Pa
     )
     build(spec, tmp_path / "zoo", workers=1, quiet=True)
     zoo = open_zoo(tmp_path / "zoo")
-    assert zoo.counts["diverged"] == 4
+    assert zoo.counts.diverged == 4
     with pytest.raises(SpecError, match="no checkpoints are left; 4 of its 4 models diverged"):
         train_encoder(zoo, recipe(), tmp_path / "out", quiet=True)

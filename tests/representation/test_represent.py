@@ -364,7 +364,7 @@ def test_a_zoo_without_validation_models_chooses_penalties_on_the_training_split
 def test_a_zoo_whose_models_all_diverged_is_refused(folder: Path) -> None:
     grid = {"activation": ["relu"], "init": ["normal"], "optimizer": ["sgd"], "lr": [1.0], "weight_decay": [100.0]}
     wild = make_zoo(folder, "wild", grid=grid)
-    assert open_zoo(wild).counts["diverged"] == 4
+    assert open_zoo(wild).counts.diverged == 4
     with pytest.raises(SpecError, match="wild: has no checkpoints; 4 of 4 models diverged"):
         represent(wild, "smoke", folder / "w", baselines_only=True, quiet=True)
 

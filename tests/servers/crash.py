@@ -245,12 +245,11 @@ def _journal_first() -> None:
     """Write the record of a stack before the shard that it names."""
     from zootools.storage import build_state
     from zootools.storage.shards import shard_name
+    from zootools.storage.verified_files import FileInfo
 
     def commit(self: Any, stack: int, record: Any, epoch: Any) -> None:
-        import hashlib
-
         name, data = shard_name(stack, epoch.number), epoch.shard
-        record.shards[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        record.shards[name] = FileInfo.of(data)
         record.epoch, record.stopped, record.done = epoch.number, epoch.stopped, epoch.done
         self.write_record(stack, record, epoch.state)
         self.write(name, data)
@@ -384,13 +383,13 @@ def _hold_reader(where: str) -> None:
     """Let the first thread that hashes a shard for the tables wait for its tracer."""
     from zootools.storage import verified_files
 
-    real = verified_files.CheckedFiles.fault
+    real = verified_files.VerifiedFiles.fault
 
     def fault(self: Any, *arguments: Any) -> Any:
         _announce(where)
         return real(self, *arguments)
 
-    verified_files.CheckedFiles.fault = fault  # type: ignore[method-assign]
+    verified_files.VerifiedFiles.fault = fault  # type: ignore[method-assign]
 
 
 def _mischief(command: str, then: str = "go") -> None:

@@ -13,7 +13,8 @@ from zootools.errors import DamagedZooError
 from zootools.hashing import pretty_json
 from zootools.spec import load_spec
 from zootools.storage.card import render_card
-from zootools.storage.hashed_json import seal
+from zootools.storage.hashed_json import add_hash
+from zootools.storage.manifest import Manifest
 from zootools.verify import faults
 
 SHARD = "checkpoints/stack-00000/epoch-0001.safetensors"
@@ -24,10 +25,10 @@ def rewrite_manifest(zoo: Path, change: Callable[[dict[str, Any]], Any]) -> None
     """Change zoo.json, seal it again, and make the card that belongs to it, if there can be one."""
     manifest = json.loads((zoo / "zoo.json").read_bytes())
     change(manifest)
-    manifest = seal(manifest)
+    manifest = add_hash(manifest)
     (zoo / "zoo.json").write_bytes(pretty_json(manifest))
     with contextlib.suppress(Exception):
-        (zoo / "README.md").write_text(render_card(manifest, load_spec(zoo / "spec.yaml")))
+        (zoo / "README.md").write_text(render_card(Manifest.model_validate(manifest), load_spec(zoo / "spec.yaml")))
 
 
 def replace_file(zoo: Path, name: str, data: bytes) -> None:

@@ -237,7 +237,7 @@ def test_a_zoo_is_of_one_instruction_set(tmp_path: Path, monkeypatch: pytest.Mon
     """It is a part of the numeric fingerprint: a zoo that was begun with another one does not grow unnoticed."""
     spec, grown = (parse_spec(TINY_ZOO | {"seeds": {"range": [1, last]}}, "test") for last in (2, 3))
     monkeypatch.setenv(ISA, smallest())
-    (fingerprint,) = build(spec, tmp_path / "zoo", backend="native", workers=1, quiet=True)["fingerprints"]
+    (fingerprint,) = build(spec, tmp_path / "zoo", backend="native", workers=1, quiet=True).fingerprints
     assert INSTRUCTION_SETS[smallest()] in fingerprint["flags"]
     monkeypatch.delenv(ISA)
     with pytest.raises(SpecError, match=r"another numeric fingerprint \(flags .* bytes would be of two kinds"):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from zootools.architectures import Schema
 from zootools.building.planning import Estimate, check_spec, estimate, plan_stacks
@@ -35,9 +35,10 @@ from zootools.object_store.sync import Output, open_output
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, expand
-from zootools.storage.build_state import MANIFEST, PLAN, Plan, StackRecord, ZooFolder
+from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import finish_zoo, spec_yaml
-from zootools.storage.manifest import is_partial, read_manifest, reopened, stored_spec
+from zootools.storage.manifest import Manifest, read_manifest, reopened, stored_spec
+from zootools.storage.records import Plan, StackRecord
 from zootools.storage.status import epochs_done
 from zootools.storage.unhashed import MAX_SESSIONS, read_build_log
 from zootools.text import say
@@ -104,7 +105,7 @@ def build(
     data: Path | None = None,
     allow_fingerprint_change: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Manifest:
     """Train a zoo into the folder ``out``, or resume, or grow the one that is there.
 
     Args:
@@ -123,7 +124,7 @@ def build(
         quiet: show no progress.
 
     Returns:
-        The manifest of the finished zoo, as in zoo.json.
+        The manifest of the finished zoo: the content of zoo.json.
 
     Raises:
         SpecError: an argument is wrong, or ``out`` holds something else, or a zoo of another specification.
@@ -296,7 +297,7 @@ def _check_workers(largest: int, schema: Schema, backend: "Backend", engine: Eng
     return workers_that_fit(workers, os.cpu_count() or 1, largest, schema, width)
 
 
-def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> dict[str, Any] | None:
+def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> Manifest | None:
     """Return the manifest of a folder in which nothing is left to do; None for any other zoo of these models.
 
     Raises SpecError when the folder holds another zoo. Files are looked for, not read: `verify` does that.
@@ -309,17 +310,14 @@ def _finished(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[Mo
         return None
     manifest = read_manifest(zoo.path)
     check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
-    whole = all(output.holds(name) for name in ("README.md", *manifest["files"]))
-    whole = whole and not is_partial(manifest)
-    return manifest if whole and manifest["counts"]["expected"] == len(models) else None
+    whole = all(output.holds(name) for name in ("README.md", *manifest.files))
+    whole = whole and not manifest.is_partial
+    return manifest if whole and manifest.counts.expected == len(models) else None
 
 
-def _recorded_spec(zoo: ZooFolder, manifest: dict[str, Any], spec: ZooSpec) -> ZooSpec:
+def _recorded_spec(zoo: ZooFolder, manifest: Manifest, spec: ZooSpec) -> ZooSpec:
     """Return the specification of a finished zoo; where spec.yaml is gone, the one given may be proven to be it."""
-    if (
-        not zoo.has("spec.yaml")
-        and hashlib.sha256(spec_yaml(spec)).hexdigest() == manifest["files"]["spec.yaml"]["sha256"]
-    ):
+    if not zoo.has("spec.yaml") and hashlib.sha256(spec_yaml(spec)).hexdigest() == manifest.files["spec.yaml"].sha256:
         return spec
     return stored_spec(zoo.path, manifest)
 

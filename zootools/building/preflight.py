@@ -20,7 +20,8 @@ from zootools.filesystem.inside import entries_inside
 from zootools.memory import memory_limit
 from zootools.spec import ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
-from zootools.storage.build_state import MANIFEST, StackRecord, ZooFolder
+from zootools.storage.build_state import MANIFEST, ZooFolder
+from zootools.storage.records import StackRecord
 
 if TYPE_CHECKING:
     from zootools.training.backend import Backend

@@ -109,7 +109,7 @@ def build(
         return
     interruptible()
     manifest = build_zoo(zoo_spec, out, **options, quiet=as_json)
-    result = {"zoo": str(out), **manifest["counts"], "test_accuracy": manifest["test_accuracy"]}
+    result = {"zoo": str(out), **manifest.counts.model_dump(), "test_accuracy": manifest.test_accuracy}
 
     def show(result: dict[str, Any]) -> None:
         say(

@@ -44,7 +44,7 @@ def publish(
 
     if dry_run:
         with prepare(zoo, require_name(name, revision), allow_partial) as planned:
-            sizes = {file: info["size"] for file, info in planned.files.items()}
+            sizes = {file: info.size for file, info in planned.files.items()}
             value: dict[str, Any] = {"name": name, "bytes": planned.size, "files": sizes, "card": planned.card.decode()}
         print_value(value, as_json, _show_plan)
         return

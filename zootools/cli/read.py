@@ -1,6 +1,7 @@
 """Commands that read a zoo."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,20 @@ BY_EPOCH = (
 def info(zoo: str, schema: Path | None, as_json: bool) -> None:
     """Say what a zoo holds."""
     from zootools.open import open_zoo
+    from zootools.storage.status import status as read_status
     from zootools.storage.tables import accuracy_summary
 
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
     spec = opened.stored_spec
+    if opened.finished:
+        counts = opened.counts.model_dump()
+    else:
+        counts = {key: value for key, value in read_status(opened.folder).to_json().items() if key != "state"}
     axes = {**spec.grid.axes, **(spec.sample.axes if spec.sample else {})} if spec else {}
     value = {
         "name": opened.name,
         "finished": opened.finished,
-        **opened.counts,
+        **counts,
         "checkpoints": len(opened),
         "parameters": opened.schema.size,
         "architecture": opened.schema.name,
@@ -64,8 +70,8 @@ def status(zoo: str, as_json: bool) -> None:
     from zootools.object_store.urls import folder_of
     from zootools.storage.status import status as build_status
 
-    standing = build_status_of(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
-    print_value(standing, as_json, show_pairs)
+    found = build_status_of(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
+    print_value(found.to_json(), as_json, show_pairs)
 
 
 @click.command()
@@ -88,7 +94,7 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
     fixed = {key: rows[0][key] for key in rows[0] if key not in (*changing, "test_f1", "row", "stack")}
     value = {
         **fixed,
-        "stopped": opened.stopped.get(model_id),
+        "stopped": asdict(opened.stopped[model_id]) if model_id in opened.stopped else None,
         "epochs": [{k: row[k] for k in changing} for row in rows],
     }
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from zootools.storage.build_state import Plan, ZooFolder
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.records import Plan
 
 if TYPE_CHECKING:
     from zootools.training.backend import Backend

@@ -1,11 +1,11 @@
 """The journal of an engine whose workers send their epochs instead of writing them."""
 
 import hashlib
-from typing import Any
 
 from zootools.engines.worker import last_epoch
 from zootools.errors import DamagedZooError
-from zootools.storage.build_state import Epoch, StackRecord, ZooFolder
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.records import Fingerprint, StackRecord, TrainedEpoch
 from zootools.storage.shards import shard_name
 
 
@@ -19,7 +19,7 @@ class Journal:
         fingerprint: the numeric fingerprint of the machines that train the epochs to come.
     """
 
-    def __init__(self, folder: ZooFolder, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, folder: ZooFolder, fingerprint: Fingerprint) -> None:
         self._folder, self._fingerprint = folder, fingerprint
         self._records: dict[int, StackRecord] = {}
         self._states: dict[tuple[int, int], str] = {}
@@ -34,14 +34,14 @@ class Journal:
             self._records[stack] = self._folder.begin_stack(stack, self._fingerprint)
         return self._records[stack]
 
-    def start(self, stack: int) -> Epoch | None:
+    def start(self, stack: int) -> TrainedEpoch | None:
         """Return the epoch after which to resume a stack, None for a stack that is to begin."""
         start = last_epoch(self._folder, stack, self.record(stack))
         if start is not None:
             self._states[stack, start.number] = _sha256(start.state)
         return start
 
-    def take(self, stack: int, epoch: Epoch) -> bool:
+    def take(self, stack: int, epoch: TrainedEpoch) -> bool:
         """Commit an epoch of a stack; return False if it was committed before.
 
         Raises DamagedZooError when it was committed before with other bytes.
@@ -52,7 +52,8 @@ class Journal:
             self._states[stack, epoch.number] = _sha256(epoch.state)
             return True
         assert epoch.number <= record.epoch, "a task has computed, or was sent, the epoch before"
-        journaled = record.shards.get(shard_name(stack, epoch.number), {}).get("sha256", "none")
+        committed = record.shards.get(shard_name(stack, epoch.number))
+        journaled = committed.sha256 if committed is not None else "none"
         self._compare(stack, epoch.number, "shard", journaled, _sha256(epoch.shard))
         # Of the epochs that an earlier process committed, only the state of the last one is known.
         if (stack, epoch.number) in self._states:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zootools.architectures import Schema
     from zootools.spec import Training
     from zootools.spec.model_configs import ModelConfig
-    from zootools.storage.build_state import Epoch
+    from zootools.storage.records import TrainedEpoch
     from zootools.training.backend import Backend
 
 LOG = logging.getLogger(__name__)
@@ -257,7 +257,7 @@ def _make_task() -> Callable[[str, list[Any]], Iterator[tuple[str, Any]]]:
 
 
 def train_task(
-    job: _TaskJob, arrays: dict[str, npt.NDArray[np.generic]], mine: "tuple[list[ModelConfig], Epoch | None]"
+    job: _TaskJob, arrays: dict[str, npt.NDArray[np.generic]], mine: "tuple[list[ModelConfig], TrainedEpoch | None]"
 ) -> Iterator[tuple[str, Any]]:
     """Train a stack on a machine of the cluster.
 
@@ -266,8 +266,8 @@ def train_task(
         arrays: the images, by name of tensor.
         mine: the models of the stack, and the epoch after which to resume it.
 
-    Yields ``("epoch", Epoch)`` for every epoch; at the end instead ``("refused", reason)`` where another machine may be
-    able to train the stack, or ``("stopped", Stopped)`` where none will.
+    Yields ``("epoch", TrainedEpoch)`` for every epoch; at the end instead ``("refused", reason)`` where another machine
+    may be able to train the stack, or ``("stopped", Stopped)`` where none will.
     """
     import torch
 

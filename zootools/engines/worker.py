@@ -11,7 +11,8 @@ from zootools.errors import DamagedZooError
 from zootools.images.datasets import ImageData
 from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
-from zootools.storage.build_state import Epoch, StackRecord, ZooFolder
+from zootools.storage.build_state import ZooFolder
+from zootools.storage.records import StackRecord, TrainedEpoch
 from zootools.storage.shards import shard_bytes
 from zootools.training.backend import Backend
 from zootools.training.stack import StackRun
@@ -51,11 +52,11 @@ def train_stack(
         report(stack, epoch.number)
 
 
-def last_epoch(folder: ZooFolder, stack: int, record: StackRecord) -> Epoch | None:
+def last_epoch(folder: ZooFolder, stack: int, record: StackRecord) -> TrainedEpoch | None:
     """Return the last whole epoch of an unfinished stack, for `compute_epochs` to resume from; None for a new one."""
     if record.epoch < 0:
         return None
-    return Epoch(record.epoch, record.done, record.stopped, None, folder.state_bytes(stack))
+    return TrainedEpoch(record.epoch, record.done, record.stopped, None, folder.state_bytes(stack))
 
 
 def compute_epochs(
@@ -64,9 +65,9 @@ def compute_epochs(
     images: ImageData,
     training: Training,
     backend: Backend,
-    start: Epoch | None = None,
+    start: TrainedEpoch | None = None,
     report: Callable[[float], None] = lambda epochs: None,
-) -> Iterator[Epoch]:
+) -> Iterator[TrainedEpoch]:
     """Train a stack; yield every epoch as soon as it is trained.
 
     Args:
@@ -106,7 +107,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))[:500]
 
 
-def _epoch(run: StackRun, schema: Schema, training: Training) -> Epoch:
+def _epoch(run: StackRun, schema: Schema, training: Training) -> TrainedEpoch:
     from safetensors.torch import save
 
     shard = None
@@ -115,4 +116,4 @@ def _epoch(run: StackRun, schema: Schema, training: Training) -> Epoch:
         if info.model_ids:
             shard = shard_bytes(schema, weights, info)
     done = run.epoch == training.epochs or run.all_stopped
-    return Epoch(run.epoch, done, dict(run.stopped), shard, b"" if done else save(run.save()))
+    return TrainedEpoch(run.epoch, done, dict(run.stopped), shard, b"" if done else save(run.save()))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
 from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate, locate_name
@@ -61,8 +60,8 @@ def describe(name: str, *, revision: str | None = None, hub: str | Path | None =
         "commit": place.commit,
         "tags": tags,
         "description": stored_spec(place.folder, manifest).description,
-        "files": len(manifest["files"]),
-        "bytes": sum(info["size"] for info in manifest["files"].values()),
-        **manifest["counts"],
-        "parameters": Schema.from_json(manifest["schema"]).size,
+        "files": len(manifest.files),
+        "bytes": sum(info.size for info in manifest.files.values()),
+        **manifest.counts.model_dump(),
+        "parameters": manifest.layer_schema.size,
     }

@@ -30,6 +30,7 @@ from zootools.json_reader import parse_json
 from zootools.object_store.urls import folder_of
 from zootools.source import Request
 from zootools.storage.file_rules import is_hidden
+from zootools.storage.manifest import Counts
 from zootools.storage.place import Place
 from zootools.zoo import Zoo
 
@@ -116,18 +117,18 @@ class ParquetSource:
         )
 
 
-def _counts(metadata: pa.Table) -> dict[str, int]:
+def _counts(metadata: pa.Table) -> Counts:
     """Count the models, those with a checkpoint whose weights are not finite as diverged, and the checkpoints."""
     models = pc.count_distinct(metadata["model_id"]).as_py()
     diverged = pc.count_distinct(metadata.filter(pc.field("status") == "diverged")["model_id"]).as_py()
-    return {
-        "expected": models,
-        "ok": models - diverged,
-        "diverged": diverged,
-        "failed": 0,
-        "missing": 0,
-        "checkpoints": metadata.num_rows,
-    }
+    return Counts(
+        expected=models,
+        ok=models - diverged,
+        diverged=diverged,
+        failed=0,
+        missing=0,
+        checkpoints=metadata.num_rows,
+    )
 
 
 def read_schema(path: Path) -> tuple[Schema, bool]:

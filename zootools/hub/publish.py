@@ -52,7 +52,7 @@ def publish(
 
 
 def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:
-    name, commit = release.name, hub_folder.commit_id(release.manifest["sha256"], release.files["README.md"]["sha256"])
+    name, commit = release.name, hub_folder.commit_id(release.manifest.sha256, release.files["README.md"].sha256)
     hub_folder.check_target(hub, name, tag, commit)
     new = not hub_folder.has_version(hub, name, commit)
     with hub_folder.staging_folder(hub, name) as staged:

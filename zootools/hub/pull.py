@@ -29,7 +29,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     wanted = None if is_url(name) else require_name(name, revision)
     place = locate(name, revision, hub) if wanted is None or Path(name).exists() else locate_name(wanted, hub)
     manifest = read_manifest(place.folder)
-    files = manifest["files"]
+    files = manifest.files
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{folder}: is a file; expected a folder")
     if is_snapshot(folder):
@@ -37,7 +37,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     # A link is a name like any other here: where a zoo has a file it is replaced, and nothing is written through it.
     present = names_inside(folder) if folder.is_dir() else []
     strangers = {file for file in present if not Path(file).name.startswith(".")} - {*files, *UNHASHED}
-    if strangers or (MANIFEST in present and read_manifest(folder)["sha256"] != manifest["sha256"]):
+    if strangers or (MANIFEST in present and read_manifest(folder).sha256 != manifest.sha256):
         raise SpecError(f"{folder}: holds something else; choose another folder")
     spec = open_folder(place.folder).spec
     place.fetch(["README.md"])
@@ -67,5 +67,5 @@ def _copy(source: Path, target: Path, file: str, info: FileInfo) -> None:
         while block := opened.read(1 << 20):
             digest.update(block)
             copy.write(block)
-        if digest.hexdigest() != info["sha256"]:
+        if digest.hexdigest() != info.sha256:
             raise DamagedZooError(f"{source / file}: its bytes have changed (sha256)")

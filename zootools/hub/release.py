@@ -1,24 +1,24 @@
 """The files of a publication, checked before the first of them is sent."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import link_or_copy
 from zootools.filesystem.inside import NotPlainError, open_inside
 from zootools.hub.locate import locate
-from zootools.storage.build_state import Plan, StackRecord, ZooFolder, epoch_of
+from zootools.storage.build_state import ZooFolder, epoch_of
 from zootools.storage.card import render_card
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.finish import finish_zoo
-from zootools.storage.manifest import is_partial, read_manifest, stored_spec
+from zootools.storage.manifest import Manifest, read_manifest, stored_spec
+from zootools.storage.records import Plan, StackRecord
 from zootools.storage.unhashed import read_unhashed
+from zootools.storage.verified_files import FileInfo
 from zootools.verify import faults
 from zootools.zoo_name import ZooName
 
@@ -32,10 +32,10 @@ class Release:
 
     name: ZooName
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     texts: dict[str, bytes]
     """README.md (as it is published), zoo.json and build.json; all else is taken from `folder` as it is."""
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileInfo]
     """Size and sha256 by name, README.md included."""
 
     @property
@@ -46,7 +46,7 @@ class Release:
     @property
     def size(self) -> int:
         """Bytes in all."""
-        return sum(info["size"] for info in self.files.values())
+        return sum(info.size for info in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iter
     place.fetch_all()
     zoo = place.folder
     plan = ZooFolder(zoo).read_plan()
-    if not allow_partial and (plan is not None or is_partial(read_manifest(zoo))):
+    if not allow_partial and (plan is not None or read_manifest(zoo).is_partial):
         raise SpecError(f"{zoo}: is not finished; finish it with zootools build, or publish it with --allow-partial")
     with nullcontext(zoo) if plan is None else _partial(zoo, plan) as folder:
         yield _release(folder, name)
@@ -84,10 +84,10 @@ def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
     """Yield a temporary folder that holds what there is of an unfinished zoo, as a zoo of its own."""
     records = []
     for stack in range(len(plan.stacks)):
-        record = ZooFolder(zoo).read_record(stack) or StackRecord({})
+        record = ZooFolder(zoo).read_record(stack) or StackRecord(fingerprint={})
         # A stack that is trained again may have shards of epochs that it has not reached yet.
         shards = {file: info for file, info in record.shards.items() if epoch_of(file) <= record.epoch}
-        records.append(replace(record, shards=shards))
+        records.append(record.model_copy(update={"shards": shards}))
     if not any(record.shards for record in records):
         raise SpecError(f"{zoo}: has no checkpoints yet")
     with TemporaryDirectory(prefix=f".{zoo.name}-", dir=zoo.absolute().parent) as temporary:
@@ -111,16 +111,14 @@ def _release(zoo: Path, name: ZooName) -> Release:
     for unhashed in ("zoo.json", "build.json"):
         if (data := read_unhashed(zoo, unhashed)) is not None:
             texts[unhashed] = data
-    files = {**manifest["files"]}
-    for file, data in texts.items():
-        files[file] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    files = {**manifest.files, **{file: FileInfo.of(data) for file, data in texts.items()}}
     check_file_names(str(zoo), files)
-    check_sizes(str(zoo), {file: info["size"] for file, info in files.items()})
+    check_sizes(str(zoo), {file: info.size for file, info in files.items()})
     _check_counts(zoo, files)
     return Release(name, zoo, manifest, texts, dict(sorted(files.items())))
 
 
-def _check_counts(zoo: Path, files: dict[str, Any]) -> None:
+def _check_counts(zoo: Path, files: Collection[str]) -> None:
     """Refuse, before the first byte is sent, more files than a hub takes."""
     folders = Counter(file.rpartition("/")[0] for file in files)
     folder, most = folders.most_common(1)[0]

@@ -91,13 +91,13 @@ def hub_place(name: ZooName, endpoint: str | None = None) -> HubPlace:
     keep(path, folder, "zoo.json")
     try:
         manifest = read_manifest(folder)
-        check_listing(str(name), manifest["files"], listing)
+        check_listing(str(name), manifest.files, listing)
     except DamagedZooError:
         place.forget(path)
         remove_inside(folder, "zoo.json")
         raise
     place = replace(place, folder=folder, manifest=manifest)
-    place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
+    place.fetch(file for file in manifest.files if file == "spec.yaml" or file.startswith("metadata/"))
     if not offline():
         _remember_commit(place, name.revision or constants.DEFAULT_REVISION)
     return place

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
@@ -36,7 +36,7 @@ from zootools.hub.calls import (
     wait,
 )
 from zootools.hub.release import Published, Release
-from zootools.storage.verified_files import CheckedFiles
+from zootools.storage.verified_files import FileInfo, VerifiedFiles
 from zootools.zoo_name import ZooName
 
 FILES_PER_COMMIT = 1000
@@ -162,7 +162,7 @@ class Target:
         """Upload the large files that the Hub does not have yet."""
         additions = [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
         for addition in additions:
-            if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo]["sha256"]:
+            if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo].sha256:
                 raise DamagedZooError(f"{release.folder / addition.path_in_repo}: has changed while it was published")
         sent_by_library(
             lambda: self.api.preupload_lfs_files(
@@ -272,11 +272,11 @@ def _check_target(name: ZooName, state: State, release: Release) -> None:
         )
 
 
-def _is_there(release: Release, file: str, info: dict[str, Any], state: State) -> bool:
+def _is_there(release: Release, file: str, info: FileInfo, state: State) -> bool:
     size, digest = state.files.get(file, (-1, ""))
-    if size != info["size"]:
+    if size != info.size:
         return False
-    return bool(digest == (info["sha256"] if len(digest) == 64 else _git_hash(release, file, size)))
+    return bool(digest == (info.sha256 if len(digest) == 64 else _git_hash(release, file, size)))
 
 
 def _is_done(release: Release, operations: list[Operation], state: State) -> bool:
@@ -287,7 +287,7 @@ def _is_done(release: Release, operations: list[Operation], state: State) -> boo
 
 def _git_hash(release: Release, file: str, size: int) -> str:
     source = _source(release, file)
-    data = source if isinstance(source, bytes) else CheckedFiles(release.folder, release.files).read(file, size)
+    data = source if isinstance(source, bytes) else VerifiedFiles(release.folder, release.files).read(file, size)
     return hashlib.sha1(b"blob %d\0" % size + data, usedforsecurity=False).hexdigest()
 
 
@@ -299,7 +299,7 @@ def _source(release: Release, file: str) -> Path | bytes:
     if file in release.texts:
         return release.texts[file]
     if not file.endswith(LARGE):
-        return CheckedFiles(release.folder, release.files).read(file, release.files[file]["size"])
+        return VerifiedFiles(release.folder, release.files).read(file, release.files[file].size)
     with suppress(OSError):
         if stat.S_ISREG(stat_inside(release.folder, file).st_mode) or is_snapshot(release.folder):
             return release.folder / file
@@ -308,7 +308,7 @@ def _source(release: Release, file: str) -> Path | bytes:
 
 def _title(release: Release) -> str:
     """The first line of commits and pull requests; it names the zoo by its content."""
-    return f"{release.manifest['name']} {release.manifest['sha256'][:12]} (zootools {__version__})"
+    return f"{release.manifest.name} {release.manifest.sha256[:12]} (zootools {__version__})"
 
 
 def _conflict(name: ZooName) -> HubError:

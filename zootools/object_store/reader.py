@@ -9,7 +9,6 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.filesystem.files import write_durably
@@ -21,6 +20,7 @@ from zootools.storage.build_state import PLAN
 from zootools.storage.hashed_json import MAX_BYTES
 from zootools.storage.manifest import read_manifest
 from zootools.storage.place import EXTRAS, FetchedPlace, Listed, check_listing
+from zootools.storage.status import BuildStatus
 from zootools.storage.status import status as build_status
 
 
@@ -32,7 +32,7 @@ class ObjectStorePlace(FetchedPlace):
 
     def fetch_all(self) -> None:
         """Fetch and hash every file of the manifest, and the card, anew: it is the store that is to be looked at."""
-        for file in (*self.manifest["files"], *EXTRAS):
+        for file in (*self.promised, *EXTRAS):
             remove_inside(self.folder, file)
         super().fetch_all()
 
@@ -67,13 +67,13 @@ def object_store_place(url: str) -> ObjectStorePlace:
     folder = cache_folder() / "stored" / url_key / key
     write_durably(folder / "zoo.json", data, folder)
     manifest = read_manifest(folder)
-    check_listing(store.url, manifest["files"], listing)
+    check_listing(store.url, manifest.files, listing)
     place = ObjectStorePlace(folder, store.url, manifest=manifest, listing=listing, store=store)
-    place.fetch(file for file in manifest["files"] if file == "spec.yaml" or file.startswith("metadata/"))
+    place.fetch(file for file in manifest.files if file == "spec.yaml" or file.startswith("metadata/"))
     return place
 
 
-def build_status_of(url: str) -> dict[str, Any]:
+def build_status_of(url: str) -> BuildStatus:
     """Return the progress of a build in an object store (`zootools.storage.status.status`); nothing is cached."""
     store = ObjectStore(url)
     listing = store.list()

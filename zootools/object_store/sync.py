@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from zootools.errors import BusyError, DamagedZooError, SpecError
 from zootools.filesystem.files import write_durably
@@ -27,9 +26,10 @@ from zootools.object_store.lease import NAME as LEASE
 from zootools.object_store.lease import Lease
 from zootools.object_store.urls import folder_of
 from zootools.paths import cache_folder
-from zootools.storage.build_state import MANIFEST, PLAN, StackRecord, ZooFolder
+from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.hashed_json import MAX_BYTES
-from zootools.storage.manifest import UNHASHED, read_manifest
+from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
+from zootools.storage.records import StackRecord
 from zootools.storage.verified_files import FileInfo, file_fault
 
 LOG = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Output:
     def put_stack(self, stack: int) -> None:
         """Take note of what has been committed of a stack."""
 
-    def finish(self, manifest: dict[str, Any]) -> None:
+    def finish(self, manifest: Manifest) -> None:
         """Take note that the working folder holds a finished zoo."""
 
 
@@ -132,7 +132,7 @@ class ObjectStoreOutput(Output):
         for name in (PLAN, MANIFEST, *records):
             self._zoo.remove(name)
         self.store.download(MANIFEST, self.folder)
-        files = read_manifest(self.folder)["files"]
+        files = read_manifest(self.folder).files
         self._fetch({"spec.yaml": files["spec.yaml"]})
         self._fetched = files
         self._shards = {name: info for name, info in files.items() if self._is_there(name, info)}
@@ -169,7 +169,7 @@ class ObjectStoreOutput(Output):
         write_durably(theirs.path / name, line, theirs.path)
         record = theirs.read_record(stack)
         assert record is not None, "it has just been written"
-        there: dict[str, FileInfo] = {s: info for s, info in record.shards.items() if self._is_there(s, info)}
+        there = {s: info for s, info in record.shards.items() if self._is_there(s, info)}
         if mine is not None and _has_all(mine[0], record):
             line = line.partition(b"\n")[0]
             if len(mine[1]) == self._listing[name].size and mine[1].startswith(line + b"\n"):
@@ -184,7 +184,7 @@ class ObjectStoreOutput(Output):
         return there, dict(record.shards)
 
     def _is_there(self, name: str, info: FileInfo) -> bool:
-        return name in self._listing and self._listing[name].size == info["size"]
+        return name in self._listing and self._listing[name].size == info.size
 
     def fetch(self) -> None:
         """Bring every file that records or manifest in the store name to the working folder, and check its sha256."""
@@ -233,9 +233,9 @@ class ObjectStoreOutput(Output):
         self._put({shard: info for shard, info in record.shards.items() if self._shards.get(shard) != info})
         self._replace(name, data)
 
-    def finish(self, manifest: dict[str, Any]) -> None:
+    def finish(self, manifest: Manifest) -> None:
         """Put what the finished zoo has beside its shards, zoo.json last, and then remove what only a resume needs."""
-        files = manifest["files"]
+        files = manifest.files
         self._lease.check()
         # From here on tables of a zoo that has grown are replaced, so its old manifest must go.
         if "zoo.json" in self._listing:

@@ -9,20 +9,15 @@ A record is one line of canonical JSON with its own sha256, then weights and opt
 whole epoch as safetensors, whose size and sha256 stand in the line. Whoever resumes checks both.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Final, Literal
 
-from pydantic import ConfigDict, FailFast, Field, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import FailFast, Field, TypeAdapter
 
-from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import check_held, durable_file, storage_error
 from zootools.filesystem.inside import (
@@ -36,14 +31,24 @@ from zootools.filesystem.inside import (
     remove_tree_inside,
 )
 from zootools.hashing import canonical_json, pretty_json
-from zootools.spec import ZooSpec, parse_stored_spec
-from zootools.spec.model_configs import ModelConfig, count_models, expand
+from zootools.spec import parse_stored_spec
+from zootools.spec.model_configs import count_models
 from zootools.spec.sections import Section
-from zootools.storage.hashed_json import MAX_BYTES, open_seal, read_sealed, require, seal
+from zootools.storage.hashed_json import MAX_BYTES, add_hash, parse_hashed, read_hashed, validate
+from zootools.storage.records import (
+    Digest,
+    Fingerprint,
+    LayerSchema,
+    ModelId,
+    Plan,
+    Resumption,
+    StackRecord,
+    TrainedEpoch,
+)
 from zootools.storage.shards import ShardInfo, read_info, shard_name
 from zootools.storage.verified_files import FileInfo, unreadable
 
-FORMAT = 1
+FORMAT: Final = 1
 
 PLAN = ".work/plan.json"
 """The plan; while there is one the zoo is being built."""
@@ -54,139 +59,19 @@ IMAGES = ".work/images.safetensors"
 FOLDERS = (".work", "checkpoints", "data", "metadata")
 """The folders that a builder writes into."""
 
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-
-class FileEntry(TypedDict):
-    """What records and manifests say of a file."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-    size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Stop(TypedDict):
-    """When and why a model diverged."""
-
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
-    epoch: Annotated[int, Field(ge=0, le=100_000)]
-    reason: Annotated[str, Field(max_length=200)]
-
-
-class Resumption(Section):
-    """After which epoch a stack went on under another numeric fingerprint, and which."""
-
-    epoch: Annotated[int, Field(ge=-1, le=100_000)]
-    fingerprint: dict[str, Any]
-
-
-ModelId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _PlanValue(Section):
-    """What plan.json may hold. Specification and layer schema are read by their own functions."""
+class _PlanFile(Section):
+    """The fields of plan.json. `parse_stored_spec` reads the specification, which another version may have written."""
 
     format: Literal[1]
     spec: dict[str, Any]
-    layer_schema: dict[str, Any] = Field(alias="schema")
+    layer_schema: LayerSchema = Field(alias="schema")
     images_sha256: Digest
     stacks: Annotated[list[Annotated[list[ModelId], FailFast(), Field(min_length=1)]], FailFast(), Field(min_length=1)]
     sha256: Digest
 
 
-class _RecordLine(Section):
-    """What the first line of a record may hold."""
-
-    fingerprint: dict[str, Any]
-    epoch: Annotated[int, Field(ge=-1, le=100_000)]
-    done: bool
-    failed: Annotated[str, Field(max_length=200)] | None
-    resumed: Annotated[list[Resumption], FailFast()]
-    stopped: dict[ModelId, Stop]
-    shards: dict[str, FileEntry]
-    state: FileEntry
-    sha256: Digest
-
-
-_PLAN, _RECORD = TypeAdapter(_PlanValue), TypeAdapter(_RecordLine)
-
-
-@dataclass
-class StackRecord:
-    """How far one stack is. ``epoch`` is the last whole one, -1 before the initialisation is stored.
-
-    After a repair it is -1 although there are shards: the stack is trained again, and writes them again.
-    """
-
-    fingerprint: dict[str, Any]
-    epoch: int = -1
-    done: bool = False
-    failed: str | None = None
-    """Why the last session gave the stack up; the next one tries it again."""
-    resumed: list[dict[str, Any]] = field(default_factory=list)
-    """Where the stack went on under another fingerprint (`Resumption`)."""
-    stopped: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Diverged models: the epoch and the reason."""
-    shards: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Committed shards by path: size and sha256."""
-
-    @property
-    def standing(self) -> str:
-        """How the stack's models stand, if they have not diverged: ok, failed or missing."""
-        return "ok" if self.done else "failed" if self.failed else "missing"
-
-    @property
-    def last_fingerprint(self) -> dict[str, Any]:
-        """The numeric fingerprint under which the last whole epoch was trained."""
-        return self.resumed[-1]["fingerprint"] if self.resumed else self.fingerprint
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of a stack as it was computed: all that its commit writes, and all that a later start needs."""
-
-    number: int
-    done: bool
-    """Whether it is the stack's last one."""
-    stopped: dict[str, dict[str, Any]]
-    """Diverged models so far: the epoch and the reason."""
-    shard: bytes | None
-    """None where the epoch is not kept, or no model is left."""
-    state: bytes
-    """Weights and optimizer state as safetensors, ``[models, parameters]`` each; empty after the last epoch."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which models a zoo consists of, and which stack trains which."""
-
-    spec: ZooSpec
-    schema: Schema
-    images_sha256: str
-    stacks: list[list[str]]
-
-    @cached_property
-    def _models(self) -> dict[str, ModelConfig]:
-        try:
-            models = {model.model_id: model for model in expand(self.spec)}
-        except SpecError as error:
-            raise DamagedZooError(f".work/plan.json: spec: {error}") from error
-        if odd := models.keys() ^ {model for stack in self.stacks for model in stack}:
-            raise DamagedZooError(
-                f".work/plan.json: stacks: the models are not those that its specification makes ({min(odd)} is in one "
-                "only); zootools repair drops it"
-            )
-        return models
-
-    def models(self) -> dict[str, ModelConfig]:
-        """Return the configurations of all models by id. Raises DamagedZooError for a plan of other models."""
-        return self._models
-
-    def alive(self, stack: int, record: StackRecord, epoch: int) -> list[str]:
-        """Return the models of a stack that have not diverged at an epoch, in the order of the rows of its shard."""
-        stopped = {model: stop["epoch"] for model, stop in record.stopped.items()}
-        return [model for model in self.stacks[stack] if stopped.get(model, epoch + 1) > epoch]
+_PLAN_FILE, _RECORD = TypeAdapter(_PlanFile), TypeAdapter(StackRecord)
 
 
 class ZooFolder:
@@ -281,29 +166,28 @@ class ZooFolder:
         """Write one file of the zoo; return what a record or manifest says of it."""
         with self.file(name) as file:
             file.write(data)
-        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return FileInfo.of(data)
 
     # --- plan --------------------------------------------------------------------------------------------
 
     def read_plan(self) -> Plan | None:
         """Return the plan of an unfinished build, or None. Raises DamagedZooError."""
         try:
-            value = read_sealed(self.path, PLAN)
+            value = read_hashed(self.path, PLAN)
         except FileNotFoundError:
             return None
-        require(_PLAN, value, str(self.plan))
+        file = validate(_PLAN_FILE, value, str(self.plan))
         try:
-            spec = parse_stored_spec(value["spec"], f"{self.plan}: spec")
-            schema = Schema.from_json(value["schema"])
+            spec = parse_stored_spec(file.spec, f"{self.plan}: spec")
             models = count_models(spec)
-        except (SpecError, DamagedZooError) as error:
+        except SpecError as error:
             raise DamagedZooError(f"{self.plan}: is not the plan of a zoo ({error})") from error
-        ids = [model for stack in value["stacks"] for model in stack]
+        ids = [model for stack in file.stacks for model in stack]
         if len(ids) != models or len(set(ids)) != models:
             raise DamagedZooError(
                 f"{self.plan}: stacks: found {len(set(ids))} models {len(ids)} times; the specification makes {models}"
             )
-        return Plan(spec, schema, value["images_sha256"], value["stacks"])
+        return Plan(spec, file.layer_schema, file.images_sha256, file.stacks)
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan."""
@@ -314,7 +198,7 @@ class ZooFolder:
             "images_sha256": plan.images_sha256,
             "stacks": plan.stacks,
         }
-        self.write(PLAN, pretty_json(seal(value)))
+        self.write(PLAN, pretty_json(add_hash(value)))
 
     # --- records -----------------------------------------------------------------------------------------
 
@@ -326,7 +210,7 @@ class ZooFolder:
         """Return the record of a stack without its tensors, or None when nothing of it is committed."""
         try:
             with open_inside(self.path, self.record_name(stack)) as file:
-                return self._parse_record(stack, file)[0]
+                return self._parse_record(stack, file)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -343,7 +227,7 @@ class ZooFolder:
         source, training = f"{self.path}: {self.record_name(stack)}", plan.spec.training
         if unknown := record.stopped.keys() - set(plan.stacks[stack]):
             raise DamagedZooError(f"{source}: stopped: {min(unknown)} is not a model of this stack")
-        latest = max([record.epoch, *(stop["epoch"] for stop in record.stopped.values())])
+        latest = max([record.epoch, *(stop.epoch for stop in record.stopped.values())])
         if latest > training.epochs:
             raise DamagedZooError(f"{source}: epoch: found {latest}; the models are trained for {training.epochs}")
         if record.done and record.epoch < training.epochs and len(record.stopped) < len(plan.stacks[stack]):
@@ -379,19 +263,19 @@ class ZooFolder:
         return info
 
     def state_bytes(self, stack: int) -> bytes:
-        """Return the weights and optimizer state in a stack's record (`Epoch.state`), compared with their sha256.
+        """Return the weights and optimizer state in a stack's record (`TrainedEpoch.state`).
 
-        Raises DamagedZooError when they are not what was stored.
+        Raises DamagedZooError when they do not have the sha256 that the record has.
         """
         name = self.record_name(stack)
         try:
             with open_inside(self.path, name) as file:
-                _, state = self._parse_record(stack, file)
+                state = self._parse_record(stack, file).state
                 left = os.fstat(file.fileno()).st_size - file.tell()
-                data = file.read(left) if left == state["size"] else b""
+                data = file.read(left) if left == state.size else b""
         except OSError as error:
             raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
-        if left != state["size"] or hashlib.sha256(data).hexdigest() != state["sha256"]:
+        if FileInfo.of(data) != state:
             raise DamagedZooError(f"{self.path}: {name}: its weights and optimizer state have changed (sha256)")
         return data
 
@@ -405,54 +289,56 @@ class ZooFolder:
             return None
         except OSError as error:
             raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
-        return self._parse_record(stack, BytesIO(data))[0], data
+        return self._parse_record(stack, BytesIO(data)), data
 
-    def _parse_record(self, stack: int, file: BinaryIO) -> tuple[StackRecord, FileInfo]:
+    def _parse_record(self, stack: int, file: BinaryIO) -> StackRecord:
         source = f"{self.path}: {self.record_name(stack)}"
         line = file.readline(MAX_BYTES)
-        value = open_seal(line, source)
-        require(_RECORD, value, source)
+        value = parse_hashed(line, source)
         if line != _record_line(value):
             raise DamagedZooError(f"{source}: its bytes are not those that its content makes")
-        record = StackRecord(**{key: item for key, item in value.items() if key not in ("state", "sha256")})
+        del value["sha256"]
+        if missing := sorted(StackRecord.model_fields.keys() - value):
+            raise DamagedZooError(f"{source}: {missing[0]}: Field required")
+        record = validate(_RECORD, value, source)
         for name in record.shards:
             if name != shard_name(stack, epoch_of(name)):
                 raise DamagedZooError(f"{source}: names {name!r}, which is no shard of this stack")
-        return record, value["state"]
+        return record
 
     def write_record(self, stack: int, record: StackRecord, state: bytes = b"") -> None:
         """Store a stack's record; this is what commits its shards."""
-        info = {"size": len(state), "sha256": hashlib.sha256(state).hexdigest()}
+        record.state = FileInfo.of(state)
         with self.file(self.record_name(stack)) as file:
-            file.write(_record_line(seal({**asdict(record), "state": info})))
+            file.write(_record_line(add_hash(record.model_dump())))
             file.write(state)
 
-    def mark_failed(self, stack: int, reason: str, fingerprint: dict[str, Any]) -> None:
+    def mark_failed(self, stack: int, reason: str, fingerprint: Fingerprint) -> None:
         """Note that a session gave a stack up; what it had is kept."""
         record = self.read_record(stack)
         state = self.state_bytes(stack) if record else b""
-        record = record or StackRecord(fingerprint)
+        record = record or StackRecord(fingerprint=fingerprint)
         record.failed = reason
         self.write_record(stack, record, state)
 
     def restart_stack(self, stack: int, record: StackRecord) -> None:
         """Have a stack trained again from its beginning; the shards that ``record`` names stay readable."""
-        self.write_record(stack, StackRecord(record.fingerprint, shards=record.shards))
+        self.write_record(stack, StackRecord(fingerprint=record.fingerprint, shards=record.shards))
 
-    def begin_stack(self, stack: int, fingerprint: dict[str, Any]) -> StackRecord:
+    def begin_stack(self, stack: int, fingerprint: Fingerprint) -> StackRecord:
         """Return the record of a stack that is trained from now on under a numeric fingerprint; nothing is written."""
         record = self.read_record(stack)
         if record is None or (record.epoch < 0 and not record.shards):
-            return StackRecord(fingerprint)
+            return StackRecord(fingerprint=fingerprint)
         if record.last_fingerprint != fingerprint:
-            record.resumed.append({"epoch": record.epoch, "fingerprint": fingerprint})
+            record.resumed.append(Resumption(record.epoch, fingerprint))
         return record
 
-    def commit(self, stack: int, record: StackRecord, epoch: Epoch) -> None:
+    def commit(self, stack: int, record: StackRecord, epoch: TrainedEpoch) -> None:
         """Store an epoch of a stack: its shard first, if it has one, then its record."""
         if epoch.shard is not None:
             name = shard_name(stack, epoch.number)
-            record.shards[name] = dict(self.write(name, epoch.shard))
+            record.shards[name] = self.write(name, epoch.shard)
         record.epoch, record.stopped, record.failed, record.done = epoch.number, epoch.stopped, None, epoch.done
         self.write_record(stack, record, epoch.state)
 

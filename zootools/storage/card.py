@@ -4,11 +4,10 @@ import hashlib
 import re
 from typing import Any
 
-from zootools.architectures import Schema
 from zootools.bundled import CARD_TEMPLATE
 from zootools.hashing import canonical_json
 from zootools.spec import ZooSpec
-from zootools.storage.manifest import PAGE
+from zootools.storage.manifest import PAGE, Manifest
 from zootools.storage.tables import SPLITS, huggingface_features, metadata_schema, weights_schema
 from zootools.zoo_name import parse_name
 
@@ -21,7 +20,7 @@ MAX_NAMES = 8
 _LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 
 
-def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = None) -> str:
+def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) -> str:
     """Return the text of README.md.
 
     ``location`` is what readers give to ``load_dataset``: the repository once published, until then the
@@ -29,10 +28,10 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    schema = Schema.from_json(manifest["schema"])
+    schema = manifest.layer_schema
     metadata = metadata_schema(spec)
     features = {"checkpoints": weights_schema(metadata, schema), "metadata": metadata}
-    count = manifest["counts"]["checkpoints"]
+    count = manifest.counts.checkpoints
     data = DatasetCardData(
         license=spec.license,
         pretty_name=spec.name,
@@ -45,17 +44,17 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
             {"config_name": name, "features": huggingface_features(columns)} for name, columns in features.items()
         ],
     )
-    kept = spec.training.kept_epochs
-    accuracy = dict(sorted(manifest["test_accuracy"].items(), key=lambda item: int(item[0])))
+    kept, splits = spec.training.kept_epochs, manifest.splits.by_name()
+    accuracy = dict(sorted(manifest.test_accuracy.items(), key=lambda item: int(item[0])))
     card = DatasetCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
         pretty_name=spec.name,
         description=spec.description,
         location=location or spec.name,
-        counts=manifest["counts"],
-        splits={split: manifest["splits"][split] for split in SPLITS},
-        first_split=next((split for split in SPLITS if manifest["splits"][split]), "train"),
+        counts=manifest.counts.model_dump(),
+        splits=splits,
+        first_split=next((split for split in SPLITS if splits[split]), "train"),
         test_accuracy=accuracy,
         accuracy_picture=accuracy_picture(accuracy),
         parameters=schema.size,
@@ -66,7 +65,7 @@ def render_card(manifest: dict[str, Any], spec: ZooSpec, location: str | None = 
         first_epoch=kept[0],
         last_epoch=kept[-1],
         axes=_axes(spec),
-        page=PAGE if PAGE in manifest["files"] else None,
+        page=PAGE if PAGE in manifest.files else None,
     )
     return str(card.content)
 
@@ -98,13 +97,13 @@ def card_repositories(card: bytes) -> list[str]:
     return [text for text, name in names if name is not None and name.revision is None][:MAX_NAMES]
 
 
-def _config(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+def _config(manifest: Manifest, name: str) -> dict[str, Any]:
     """One entry of the card's ``configs``.
 
     `datasets` caches a local folder by this block, not by the files: without the hash of the files in it,
     a rebuilt zoo, or another one of the same name, would silently load as the first.
     """
-    files = {path: info for path, info in manifest["files"].items() if path.startswith(_CONFIGS[name])}
+    files = {path: info.to_json() for path, info in manifest.files.items() if path.startswith(_CONFIGS[name])}
     digest = hashlib.sha256(canonical_json(files).encode()).hexdigest()
     splits = [
         {"split": split, "path": f"{_CONFIGS[name]}{split}-*.parquet"}

@@ -11,12 +11,14 @@ from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from zootools.errors import DamagedZooError
 from zootools.filesystem.files import link_or_copy
 from zootools.filesystem.inside import is_file_inside, open_inside
 from zootools.hashing import sha256_file
+from zootools.storage.manifest import Manifest
+from zootools.storage.verified_files import FileInfo
 
 LOG = logging.getLogger(__name__)
 
@@ -66,8 +68,8 @@ class Listed:
 class FetchedPlace(Place, ABC):
     """A zoo that is elsewhere; `folder` holds what has been fetched of it."""
 
-    manifest: dict[str, Any] = field(default_factory=dict)
-    """The manifest of the zoo, or nothing as long as it has not been read."""
+    manifest: Manifest | None = None
+    """The manifest of the zoo; None until it has been read."""
     listing: Mapping[str, Listed] = field(default_factory=dict)
     """All files of the place by name; nothing where that is not known."""
     fetches: ClassVar[bool] = True
@@ -85,6 +87,11 @@ class FetchedPlace(Place, ABC):
         """The names of all files of the place."""
         return self.listing
 
+    @property
+    def promised(self) -> Mapping[str, FileInfo]:
+        """The files of the manifest; none until it has been read."""
+        return self.manifest.files if self.manifest is not None else {}
+
     def fetch(self, files: Iterable[str]) -> None:
         """Download and verify the files that are not in `folder` yet.
 
@@ -99,10 +106,10 @@ class FetchedPlace(Place, ABC):
 
     def fetch_all(self) -> None:
         """Download and hash every file of the manifest, and the card."""
-        self.fetch([*self.manifest["files"], *EXTRAS])
+        self.fetch([*self.promised, *EXTRAS])
 
     def _fetch_one(self, file: str) -> None:
-        listed, promised = self.listing.get(file), self.manifest["files"].get(file)
+        listed, promised = self.listing.get(file), self.promised.get(file)
         if promised is None and file not in EXTRAS:
             raise DamagedZooError(f"{self.name}: {file} is not in the manifest")
         if promised is None:
@@ -110,8 +117,8 @@ class FetchedPlace(Place, ABC):
                 return
             if listed.size > MAX_EXTRA:
                 raise DamagedZooError(f"{self.name}: {file} has {listed.size} bytes, more than {MAX_EXTRA}")
-        path = self.download(file, promised["size"] if promised else listed.size if listed else None)
-        if promised and (path.stat().st_size != promised["size"] or sha256_file(path) != promised["sha256"]):
+        path = self.download(file, promised.size if promised else listed.size if listed else None)
+        if promised and (path.stat().st_size != promised.size or sha256_file(path) != promised.sha256):
             self.forget(path)
             raise DamagedZooError(
                 f"{self.name}: {file} is not what the manifest promises (sha256); it has been taken out of the cache"
@@ -126,16 +133,16 @@ def keep(path: Path, folder: Path, name: str) -> None:
         link_or_copy(file, folder, name)
 
 
-def check_listing(name: str, files: Mapping[str, Any], listing: Mapping[str, Listed]) -> None:
+def check_listing(name: str, files: Mapping[str, FileInfo], listing: Mapping[str, Listed]) -> None:
     """Compare the listing of a place with the files of a manifest, before anything is downloaded.
 
     Raises DamagedZooError.
     """
     for file, promised in files.items():
         listed = listing.get(file)
-        if not listing or listed == Listed(promised["size"], promised["sha256"]):
+        if not listing or listed == Listed(promised.size, promised.sha256):
             continue
         if listed is None:
             raise DamagedZooError(f"{name}: {file} is in the manifest, but is missing there")
-        if listed.size != promised["size"] or listed.sha256 is not None:
+        if listed.size != promised.size or listed.sha256 is not None:
             raise DamagedZooError(f"{name}: {file} there is not the one in the manifest ({listed.size} bytes)")

@@ -23,8 +23,8 @@ from zootools.filesystem.inside import open_inside
 from zootools.hashing import canonical_json
 from zootools.json_reader import parse_json
 from zootools.spec.sections import Section
-from zootools.storage.hashed_json import require
-from zootools.storage.verified_files import CheckedFiles, unreadable
+from zootools.storage.hashed_json import validate
+from zootools.storage.verified_files import VerifiedFiles, unreadable
 
 MAX_HEADER = 10 << 20
 SMALL = 1 << 20
@@ -90,19 +90,19 @@ def read_info(folder: Path, name: str) -> ShardInfo:
     value = parse_json(text, f"{path}: metadata")
     if canonical_json(value).encode() != text:
         raise DamagedZooError(f"{path}: metadata: is not canonical JSON")
-    info = require(_INFO, value, f"{path}: metadata")
+    info = validate(_INFO, value, f"{path}: metadata")
     rows, properties = len(info.model_ids), dict[str, list[Any]]()
     for column, values in info.properties.items():
         if len(values) != rows:
             raise DamagedZooError(f"{path}: metadata: {column!r}: {len(values)} values for {rows} models")
         kind = _LISTS if isinstance(values[0], list) else _NUMBERS
-        properties[column] = require(kind, values, f"{path}: metadata", f"properties.{column}")
+        properties[column] = validate(kind, values, f"{path}: metadata", f"properties.{column}")
     if name != shard_name(stack_of(name), info.epoch):
         raise DamagedZooError(f"{path}: metadata: epoch: found {info.epoch}, which is not that of its name")
     return ShardInfo(info.epoch, info.model_ids, properties)
 
 
-def check_shard(files: CheckedFiles, schema: Schema, name: str) -> ShardInfo:
+def check_shard(files: VerifiedFiles, schema: Schema, name: str) -> ShardInfo:
     """Read a whole shard, as every reader does, and return what it says of its rows.
 
     Raises DamagedZooError unless its tensors are those of the schema, finite, and have one row for each of its models.
@@ -129,7 +129,7 @@ def _read_header(folder: Path, name: str) -> bytes:
 
 
 def gather_weights(
-    files: CheckedFiles, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
+    files: VerifiedFiles, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
 ) -> npt.NDArray[np.float32]:
     """Copy the weights of some checkpoints from mapped shards into one array.
 
@@ -173,7 +173,7 @@ def _is_finite(values: npt.NDArray[np.float32]) -> bool:
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
-def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> tuple[npt.NDArray[np.float32], int]:
+def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDArray[np.float32], int]:
     """Map a shard; return its values as they lie there (`_layout`), and the number of its models.
 
     `shard_bytes` has one way to lay a shard out, and nothing else is read: what comes before and behind the info in the
@@ -200,9 +200,9 @@ def _map_shard(files: CheckedFiles, name: str, schema: Schema) -> tuple[npt.NDAr
     models, rest = divmod(behind, 4 * schema.size)
     if models < 1 or rest or not _is_as_written(header, _layout(schema, models)[0]):
         raise DamagedZooError(f"{files.folder}: {name}: {_layout_fault(header, behind, schema)}")
-    promised = files.files[name].get("rows", models)
-    if models != promised:
-        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, expected {promised}")
+    expected = files.expected_rows(name)
+    if expected is not None and models != expected:
+        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, expected {expected}")
     return np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models
 
 

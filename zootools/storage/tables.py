@@ -3,7 +3,7 @@
 import math
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from zootools.spec.model_configs import ModelConfig
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.parquet_guard import OWN_ENCODINGS, check_pages, column_pages
 from zootools.storage.shards import ShardInfo, gather_weights
-from zootools.storage.verified_files import CheckedFiles, FileInfo, file_info
+from zootools.storage.verified_files import FileInfo, VerifiedFiles, file_info
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP_BYTES = 40 << 20
@@ -72,7 +72,7 @@ def metadata_table(
     spec: ZooSpec,
     models: Mapping[str, ModelConfig],
     shards: Iterable[tuple[int, ShardInfo]],
-    stopped: Mapping[str, Any],
+    stopped: Collection[str],
 ) -> pa.Table:
     """Return one row per checkpoint, in the order of ``shards`` (stack number, info) and of their rows.
 
@@ -115,7 +115,7 @@ def metadata_table(
     return pa.concat_tables(parts)
 
 
-def write_parquet(zoo: ZooFolder, shards: CheckedFiles, schema: Schema, table: pa.Table) -> dict[str, FileInfo]:
+def write_parquet(zoo: ZooFolder, shards: VerifiedFiles, schema: Schema, table: pa.Table) -> dict[str, FileInfo]:
     """Write both configurations of the data set, split by split; return size and sha256 of each file by name.
 
     ``metadata`` holds the table, ``checkpoints`` the same rows with the flat weights as a fixed-size list. A split
@@ -175,7 +175,7 @@ def _groups(table: pa.Table, rows: int) -> Iterator[pa.Table]:
         yield table.slice(start, rows).combine_chunks()
 
 
-def _with_weights(shards: CheckedFiles, schema: Schema, table: pa.Table, rows_per_group: int) -> Iterator[pa.Table]:
+def _with_weights(shards: VerifiedFiles, schema: Schema, table: pa.Table, rows_per_group: int) -> Iterator[pa.Table]:
     for part in _groups(table, rows_per_group):
         flat = gather_weights(shards, schema, part["stack"], part["epoch"], part["row"])
         values = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), schema.size)
@@ -210,7 +210,7 @@ def _write(zoo: ZooFolder, name: str, schema: pa.Schema, groups: Iterable[pa.Tab
 # --- reading -------------------------------------------------------------------------------------------
 
 
-def read_metadata(files: CheckedFiles, spec: ZooSpec, rows: Mapping[str, int], classes: int) -> pa.Table:
+def read_metadata(files: VerifiedFiles, spec: ZooSpec, rows: Mapping[str, int], classes: int) -> pa.Table:
     """Return the metadata of all splits, in the order of the shards and of their rows.
 
     ``rows`` says how many there are in each split. Nothing that a stranger may have put into the Parquet files
@@ -227,7 +227,7 @@ def read_metadata(files: CheckedFiles, spec: ZooSpec, rows: Mapping[str, int], c
     return metadata.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
 
 
-def _read_split(files: CheckedFiles, expected: pa.Schema, split: str, count: int, classes: int) -> pa.Table:
+def _read_split(files: VerifiedFiles, expected: pa.Schema, split: str, count: int, classes: int) -> pa.Table:
     name = metadata_name(split)
     path = files.folder / name
     data = files.read(name, limit=ROW_BYTES * count + (1 << 20))
@@ -245,7 +245,7 @@ def _read_split(files: CheckedFiles, expected: pa.Schema, split: str, count: int
     return table
 
 
-def data_fault(files: CheckedFiles, schema: Schema, name: str, rows: pa.Table, group: int) -> str | None:
+def data_fault(files: VerifiedFiles, schema: Schema, name: str, rows: pa.Table, group: int) -> str | None:
     """Compare one row group of a table with weights with the shards; return what is wrong with it in words, or None.
 
     Args:

@@ -14,7 +14,7 @@ from zootools.filesystem.inside import read_inside
 from zootools.json_reader import parse_json
 from zootools.spec.sections import Section
 from zootools.storage.card import card_location
-from zootools.storage.hashed_json import MAX_BYTES, open_seal
+from zootools.storage.hashed_json import MAX_BYTES, parse_hashed
 from zootools.storage.verified_files import unreadable
 
 LIMITS = {"README.md": 1 << 20, "build.json": 16 << 20, "zoo.json": MAX_BYTES}
@@ -59,7 +59,7 @@ def read_unhashed(folder: Path, name: str) -> bytes | None:
     except OSError as error:
         raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
     if name == "zoo.json":
-        open_seal(data, str(folder / name))
+        parse_hashed(data, str(folder / name))
     elif fault := note_fault(data) if name == "build.json" else _card_fault(data):
         raise DamagedZooError(f"{folder / name}: {fault}")
     return data

@@ -4,13 +4,17 @@ None of the formats in a zoo notices a flipped bit by itself, so this is where d
 in what it reads, by `verify` in everything.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field
 
 from zootools.errors import DamagedZooError
 from zootools.filesystem.inside import NotPlainError, open_inside
@@ -19,18 +23,35 @@ from zootools.hashing import sha256_of
 _POINTER = b"version https://git-lfs"
 _THREADS = min(8, os.cpu_count() or 1)
 
-FileInfo = Mapping[str, Any]
-"""What a manifest or a record says of a file: ``size`` in bytes, and ``sha256``; of a shard also ``rows``, if known."""
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """The size in bytes and the sha256 of a file, as a manifest or a record has them."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    size: Annotated[int, Field(ge=0, strict=True)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", strict=True)]
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Return what a manifest says of a file with these bytes."""
+        return cls(len(data), hashlib.sha256(data).hexdigest())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, as zoo.json holds them."""
+        return {"size": self.size, "sha256": self.sha256}
 
 
-class CheckedFiles:
+class VerifiedFiles:
     """The files that a manifest (or the records of a build) names, and no others.
 
-    Each is hashed when it is first asked for, and again only when its size, time or inode has changed.
+    Each is hashed when it is first opened, and again only when its size, time or inode has changed.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, FileInfo], verify: bool = True) -> None:
         self.folder, self.files, self.verify = folder, files, verify
+        self._rows: Mapping[str, int] = {}
         self._intact: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
 
@@ -68,8 +89,12 @@ class CheckedFiles:
         return fault
 
     def expect_rows(self, rows: Mapping[str, int]) -> None:
-        """Have shards refused that do not hold as many models as ``rows`` says."""
-        self.files = {**self.files, **{name: {**self._info(name), "rows": count} for name, count in rows.items()}}
+        """From now on refuse shards that do not hold as many models as ``rows`` says."""
+        self._rows = rows
+
+    def expected_rows(self, name: str) -> int | None:
+        """Return how many models a shard must hold; None if that is not known."""
+        return self._rows.get(name)
 
     def identity(self, name: str) -> tuple[int, ...] | None:
         """Return the `identity` with which a file was found intact; None where it has not been."""
@@ -99,14 +124,14 @@ class CheckedFiles:
     def read(self, name: str, limit: int) -> bytes:
         """Return the bytes of one file, checked; one that is larger than ``limit`` is not even opened."""
         info = self._info(name)
-        if info["size"] > limit:
-            raise self._error(name, f"has {info['size']} bytes, more than the {limit} that it can need")
+        if info.size > limit:
+            raise self._error(name, f"has {info.size} bytes, more than the {limit} that it can need")
         try:
             with open_inside(self.folder, name) as file:
                 fault = content_fault(file, info) if self.verify else None
                 if fault is None:
                     file.seek(0)
-                    return file.read(info["size"])
+                    return file.read(info.size)
         except OSError as error:
             fault = unreadable(error)
         raise self._error(name, fault)
@@ -132,17 +157,17 @@ def file_fault(folder: Path, name: str, info: FileInfo) -> str | None:
 def file_info(folder: Path, name: str) -> FileInfo:
     """Return what a manifest says of a file that has just been written."""
     with open_inside(folder, name) as file:
-        return {"size": os.fstat(file.fileno()).st_size, "sha256": sha256_of(file)}
+        return FileInfo(os.fstat(file.fileno()).st_size, sha256_of(file))
 
 
 def content_fault(file: BufferedReader, info: FileInfo) -> str | None:
     """Return what is wrong with an open file, in words, or None; every byte is read."""
     size = os.fstat(file.fileno()).st_size
-    if size != info["size"]:
+    if size != info.size:
         if size < 1024 and file.read(len(_POINTER)) == _POINTER:
             return "is a Git LFS pointer, not the file itself (git lfs pull fetches it)"
-        return f"has {size} bytes, expected {info['size']}"
-    if sha256_of(file) != info["sha256"]:
+        return f"has {size} bytes, expected {info.size}"
+    if sha256_of(file) != info.sha256:
         return "its bytes have changed (sha256)"
     return None
 

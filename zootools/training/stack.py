@@ -12,6 +12,7 @@ from zootools.architectures import Schema
 from zootools.images.datasets import ImageData
 from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
+from zootools.storage.records import Stop
 from zootools.storage.shards import ShardInfo
 from zootools.training.backend import Backend
 from zootools.training.evaluation import Scores
@@ -35,7 +36,7 @@ class StackRun:
     ) -> None:
         self.models = list(models)
         self.epoch = 0
-        self.stopped: dict[str, dict[str, Any]] = {}
+        self.stopped: dict[str, Stop] = {}
         self._trainers = backend.trainers(schema, self.models, images, training)
         self._groups = [trainer.group.models[: trainer.count] for trainer in self._trainers]
 
@@ -79,7 +80,7 @@ class StackRun:
         saved = [trainer.save() for trainer in self._trainers]
         return {name: torch.cat([part[name] for part in saved]) for name in saved[0]}
 
-    def restore(self, saved: dict[str, Tensor], epoch: int, stopped: dict[str, dict[str, Any]]) -> None:
+    def restore(self, saved: dict[str, Tensor], epoch: int, stopped: dict[str, Stop]) -> None:
         """Continue from what `save` returned."""
         self.epoch, self.stopped = epoch, dict(stopped)
         start = 0
@@ -90,7 +91,7 @@ class StackRun:
     def _stop(self, group: Sequence[ModelConfig], finite: Sequence[bool], reason: str) -> None:
         for model, good in zip(group, finite, strict=True):
             if not good:
-                self.stopped.setdefault(model.model_id, {"epoch": self.epoch, "reason": reason})
+                self.stopped.setdefault(model.model_id, Stop(self.epoch, reason))
 
 
 def _columns(scores: dict[str, Scores]) -> dict[str, list[Any]]:
