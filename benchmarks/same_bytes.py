@@ -97,7 +97,20 @@ def all_commands() -> dict[str, list[list[str]]]:
 def build(spec: Path, out: str, changes: dict[str, object], backend: str = "auto") -> list[str]:
     """Return the command that builds one zoo."""
     sets = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
-    return ["build", str(spec), "--out", out, "--device", "cpu", "--backend", backend, "--workers", "1", "--json", *sets]
+    return [
+        "build",
+        str(spec),
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        "--backend",
+        backend,
+        "--workers",
+        "1",
+        "--json",
+        *sets,
+    ]
 
 
 def unpack(commit: str, folder: Path) -> Path:
