@@ -127,7 +127,7 @@ def on_ray(
     return represent(zoo, "smoke", out, overrides=changed, seeds=seeds, options=options)
 
 
-def searched(path: Path, epochs: int, overrides: Sequence[str] = SMALL) -> dict[str, Any]:
+def to_search(path: Path, epochs: int, overrides: Sequence[str] = SMALL) -> dict[str, Any]:
     """Return the arguments of `represent` for a quiet search."""
     options = RepresentOptions(search=path, quiet=True)
     return {"overrides": [*overrides, f"training.epochs={epochs}"], "options": options}
@@ -219,12 +219,12 @@ def test_a_search_finds_the_better_recipe_goes_on_after_an_interruption_and_is_r
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        represent(tiny_zoo, "smoke", first, **searched(path, 8))
+        represent(tiny_zoo, "smoke", first, **to_search(path, 8))
     thread.join()
     before = searched(first)
     assert 2 <= len(before) < 6
     assert not (first / "best.yaml").exists()
-    results = represent(tiny_zoo, "smoke", first, **searched(path, 8))
+    results = represent(tiny_zoo, "smoke", first, **to_search(path, 8))
     assert before.items() <= searched(first).items()
 
     _, trials = load_search(path, "smoke", [*SMALL, "training.epochs=8"])
@@ -257,7 +257,7 @@ def test_a_search_finds_the_better_recipe_goes_on_after_an_interruption_and_is_r
         common = slice(min(len(trial["curve"]), len(again)))
         assert again[common] == trial["curve"][common]
     with pytest.raises(SpecError, match=r"holds another search; use another folder\n  search.seed: 1 there, 2 now"):
-        represent(tiny_zoo, "smoke", second, **searched(space(("seed: 1", "seed: 2")), 8))
+        represent(tiny_zoo, "smoke", second, **to_search(space(("seed: 1", "seed: 2")), 8))
 
 
 def test_a_trial_whose_worker_dies_begins_anew_and_the_search_ends_as_if_nothing_had_happened(
@@ -281,7 +281,7 @@ def test_a_trial_whose_worker_dies_begins_anew_and_the_search_ends_as_if_nothing
         thread = threading.Thread(target=kill, daemon=True)
         if name == "killed":
             thread.start()
-        represent(tiny_zoo, "smoke", tmp_path / name, **searched(path, 4))
+        represent(tiny_zoo, "smoke", tmp_path / name, **to_search(path, 4))
     thread.join()
     assert len(killed) == 1
     assert searched(tmp_path / "killed") == searched(tmp_path / "whole")
@@ -294,7 +294,7 @@ def test_trials_are_scored_as_results_are_and_one_that_diverges_is_never_chosen(
 ) -> None:
     wild = [*SMALL, "encoder={kind: feed_forward, latent: 6}", "loss.kind=ED"]
     path = space(("1.0e-9", "100"), ("score: loss", "targets: [test_loss, epoch]"), ("factor: 2", "after: 50"))
-    results = represent(tiny_zoo, "smoke", tmp_path, **searched(path, 20, wild))
+    results = represent(tiny_zoo, "smoke", tmp_path, **to_search(path, 20, wild))
     rows = pq.read_table(tmp_path / "search.parquet").to_pylist()
     assert {(row["changes"], row["outcome"], row["target"], row["value"] is None) for row in rows} == {
         ("training.lr=100", "diverged", None, True),
