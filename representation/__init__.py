@@ -7,17 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from representation.encoders.encoder import Encoder
+    from representation.encoders import Encoder
     from representation.evaluation.results import Results
-    from representation.pipeline import embed, represent
+    from representation.pipeline import RepresentOptions, embed, represent
     from representation.recipes import Recipe, load_recipe
     from representation.training.train import train_encoder
 
-__all__ = ["Encoder", "Recipe", "Results", "embed", "load_recipe", "represent", "train_encoder"]
+__all__ = ["Encoder", "Recipe", "RepresentOptions", "Results", "embed", "load_recipe", "represent", "train_encoder"]
 
 _HOME = {
-    "Encoder": "representation.encoders.encoder",
+    "Encoder": "representation.encoders",
     "Recipe": "representation.recipes",
+    "RepresentOptions": "representation.pipeline",
     "Results": "representation.evaluation.results",
     "embed": "representation.pipeline",
     "load_recipe": "representation.recipes",

@@ -1,4 +1,4 @@
-"""The command: train encoders on a zoo, and score them beside the baselines, for every property of its models.
+"""Train encoders on a zoo, and score them beside the baselines for every property of its models.
 
 >>> from representation import represent
 >>> results = represent("zoos/digits_hyp", "default", baselines_only=True)
@@ -8,6 +8,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,34 @@ ENCODER_ENGINES = ("local", "ray")
 """Those of `zootools.engines.table.ENGINES` that train encoders too."""
 
 
+@dataclass(frozen=True)
+class RepresentOptions:
+    """How `represent` searches and computes."""
+
+    search: str | Path | None = None
+    """A search space (`representation.search.space`): its best recipe is searched for first, on Ray, and then used.
+    ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders and results are written to a folder in
+    it that is named after the best trial."""
+    engine: str = "local"
+    """``local``, or ``ray`` to train the encoders at once on a Ray cluster (`representation.training.distributed`)."""
+    address: str | None = None
+    """Address of the Ray cluster; by default one is started on this machine."""
+    track: str | None = None
+    """Log the training to this trackio project."""
+    quiet: bool = False
+    """Print nothing on stderr."""
+
+    def check(self, baselines_only: bool) -> None:
+        """Raise SpecError for options that exclude each other, or need a package that is not installed."""
+        check_word("engine", self.engine, ENCODER_ENGINES)
+        if self.track is not None and self.engine != "local":
+            raise SpecError("track: the encoders of a cluster are not tracked; use the local engine")
+        if self.track is not None and not baselines_only:
+            optional("trackio", "track", "track")
+        if self.search is not None and baselines_only:
+            raise SpecError("search: baselines have no recipe to search for")
+
+
 def represent(
     zoo: Zoo | str | Path,
     recipe: str = "default",
@@ -42,104 +71,114 @@ def represent(
     *,
     overrides: Sequence[str] = (),
     seeds: int = 1,
-    epochs: int | None = None,
     transfer_to: Sequence[Zoo | str | Path] = (),
     baselines_only: bool = False,
-    engine: str = "local",
-    address: str | None = None,
-    search: str | Path | None = None,
-    track: str | None = None,
-    quiet: bool = False,
+    options: RepresentOptions = RepresentOptions(),
 ) -> Results:
-    """Learn a representation of a zoo's weights and probe it, and the baselines, for every property of its models.
+    """Train encoders on a zoo's weights, and fit linear probes of every property of its models to their output.
+
+    The baselines (`representation.evaluation.baselines`) are scored beside the encoders.
 
     Args:
         zoo: the zoo, its folder, or its name.
         recipe: the name of a bundled recipe, or a recipe file.
-        out: where encoders and results go; ``representations/<zoo>/<recipe>`` by default. What is trained there
-            already is not trained again.
-        overrides: changes of the recipe, ``"loss.kind=ED"``.
-        seeds: encoders to train, with the seeds 0, 1, ...
-        epochs: how long to train, instead of what the recipe says.
-        transfer_to: other zoos of the same layer schema, on whose test splits encoder and probes are scored too.
+        out: folder of encoders and results; ``representations/<zoo>/<recipe>`` by default. Encoders in it that are
+            finished are not trained again.
+        overrides: changes of the recipe, such as ``"loss.kind=ED"``.
+        seeds: number of encoders to train, with the seeds 0, 1, ...
+        transfer_to: other zoos of the same layer schema; encoder and probes are scored on their test splits too.
         baselines_only: train no encoder.
-        engine: ``local``, or ``ray`` to train the encoders at once on a Ray cluster
-            (`representation.training.distributed`).
-        address: of the cluster; by default one is started on this machine.
-        search: a search space, whose best recipe is searched for first, on Ray, and then represented
-            (`representation.search.run`); ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders
-            and results go into a folder in it that is named after the best trial.
-        track: log the training to this trackio project.
-        quiet: say nothing on stderr.
+        options: where to train, and whether to search for a recipe first.
 
     Raises SpecError for zoos that cannot be probed: without models in the training or the test split, without a
     property that varies, or of another layer schema than the first.
     """
-    check_word("engine", engine, ENCODER_ENGINES)
-    if track is not None and engine != "local":
-        raise SpecError("track: the encoders of a cluster are not tracked; use the local engine")
-    if track is not None and not baselines_only:
-        optional("trackio", "track", "track")
-    if search is not None and baselines_only:
-        raise SpecError("search: baselines have no recipe to search for")
-    if epochs is not None and not baselines_only:
-        overrides = [*overrides, f"training.epochs={epochs}"]
+    options.check(baselines_only)
     settings = load_recipe(recipe, overrides)
-    home_zoo, *other_zoos = map(_opened, (zoo, *transfer_to))
-    for other in other_zoos:
-        check_same_layers(home_zoo, other)
-    out = out or default_out(home_zoo, str(search or recipe))
-    home = ZooDataset.of(home_zoo, settings)
-    targets, excluded = home.choose()
-    others = [ZooDataset.of(other, settings).as_transfer(home, targets) for other in other_zoos]
-    for index, checkpoints in enumerate(others):
-        if checkpoints.name in [earlier.name for earlier in (home, *others[:index])]:
-            checkpoints.name += f" ({index + 2})"  # two zoos of one specification
-    notes = [note for checkpoints in (home, *others) for note in checkpoints.notes]
-    if missing := Umap.missing(len(home.splits["train"])):
-        excluded[Umap.name] = missing
-    if search is not None:
-        training_data(home_zoo, settings)  # says what it lacks before anything is searched
-        best, how = search_recipes(home, recipe, Path(search), out, overrides=overrides, address=address, quiet=quiet)
+    home_zoo = _opened(zoo)
+    out = out or default_out(home_zoo, str(options.search or recipe))
+    data = _Data.of(home_zoo, [_opened(other) for other in transfer_to], settings)
+    notes = data.notes
+    if options.search is not None:
+        training_data(home_zoo, settings)  # refuses a zoo with too few models before the search begins
+        best, how = search_recipes(
+            data.home,
+            recipe,
+            Path(options.search),
+            out,
+            overrides=overrides,
+            address=options.address,
+            quiet=options.quiet,
+        )
         settings, overrides, out = best.recipe, [*overrides, *best.changes], out / f"trial-{best.number:05d}"
         notes.append(how)
     folders = [out / f"seed-{seed}" for seed in range(seeds)]
-    _check_fitness(home_zoo, home, settings, out, folders, trains=not baselines_only, here=engine == "local")
-    run = Scorer(home, others, targets, excluded)
-
-    def note(text: str) -> None:
-        if not quiet:
-            say(text, err=True)
-
-    encoders: list[Encoder] = []
-    if engine == "ray" and not baselines_only:
-        encoders = train_encoders(home_zoo, settings, folders, address=address, quiet=quiet)
-
-    def train(seed: int) -> Encoder:
-        if encoders:
-            return encoders[seed]
-        return train_encoder(home_zoo, settings, folders[seed], seed, quiet=quiet, track=track)
-
-    for method in _methods(home, settings, seeds, None if baselines_only else train, excluded):
+    trains_here = not baselines_only and options.engine == "local"
+    check_memory(data.home.schema, settings, len(data.home.splits["train"]), training=trains_here)
+    _check_folders(home_zoo, settings, out, () if baselines_only else folders)
+    train = None if baselines_only else _training(home_zoo, settings, folders, options)
+    scorer = Scorer(data.home, data.others, data.targets, data.excluded)
+    for method in _methods(data.home, settings, seeds, train, data.excluded):
         begun = time.monotonic()
-        run.score(method)
-        note(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s")
+        scorer.score(method)
+        if not options.quiet:
+            say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s", err=True)
     label = " ".join([Path(recipe).stem, *overrides])
-    results = Results.of(run.rows, home.name, label, home.counts, notes, excluded)
+    results = Results.of(scorer.rows, data.home.name, label, data.home.counts, notes, data.excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
     return results
 
 
-def _check_fitness(
-    zoo: Zoo, home: ZooDataset, recipe: Recipe, out: Path, folders: Sequence[Path], trains: bool, here: bool
-) -> None:
-    """Refuse, before anything is computed, an encoder that does not fit into memory and folders that cannot be used."""
-    check_memory(home.schema, recipe, len(home.splits["train"]), training=trains and here)
+@dataclass(frozen=True)
+class _Data:
+    """The zoos of one call of `represent`, and which of their properties are probed."""
+
+    home: ZooDataset
+    others: list[ZooDataset]
+    targets: list[str]
+    excluded: dict[str, str]
+    """Targets and methods without scores, and why."""
+
+    @classmethod
+    def of(cls, zoo: Zoo, others: Sequence[Zoo], recipe: Recipe) -> "_Data":
+        """Read the zoos. Raises SpecError for zoos that cannot be probed."""
+        for other in others:
+            check_same_layers(zoo, other)
+        home = ZooDataset.of(zoo, recipe)
+        targets, excluded = home.choose()
+        away = [ZooDataset.of(other, recipe).as_transfer(home, targets) for other in others]
+        for index, dataset in enumerate(away):
+            if dataset.name in [earlier.name for earlier in (home, *away[:index])]:
+                dataset.name += f" ({index + 2})"  # two zoos of one specification
+        if missing := Umap.missing(len(home.splits["train"])):
+            excluded[Umap.name] = missing
+        return cls(home, away, targets, excluded)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out of the zoos, as text."""
+        return [note for dataset in (self.home, *self.others) for note in dataset.notes]
+
+
+def _check_folders(zoo: Zoo, recipe: Recipe, out: Path, folders: Sequence[Path]) -> None:
+    """Refuse, before anything is computed, folders that cannot be written to or that hold other trainings."""
     above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise StorageError(f"{above}: {'is not writable' if above.is_dir() else 'is not a folder'}; use another --out")
-    if trains and any(folder.exists() for folder in folders):
+    if any(folder.exists() for folder in folders):
         check_folders(Weights.of(zoo, recipe, quiet=True), recipe, folders)
+
+
+def _training(zoo: Zoo, recipe: Recipe, folders: Sequence[Path], options: RepresentOptions) -> Callable[[int], Encoder]:
+    """Return a function from a seed to its trained encoder. On a cluster all are trained before it returns."""
+    if options.engine == "ray":
+        encoders = train_encoders(zoo, recipe, folders, address=options.address, quiet=options.quiet)
+        return encoders.__getitem__
+
+    def train(seed: int) -> Encoder:
+        return train_encoder(zoo, recipe, folders[seed], seed, quiet=options.quiet, track=options.track)
+
+    return train
 
 
 def default_out(zoo: Zoo, recipe: str) -> Path:
@@ -194,5 +233,5 @@ def _methods(
         yield Method("untrained", untrained.embed, seed)
         if train is not None:
             encoder = train(seed)
-            rec = None if recipe.loss.kind == "Ec" else partial(reconstruction_r2, encoder, recipe=recipe)
+            rec = partial(reconstruction_r2, encoder, recipe=recipe) if recipe.loss.reconstructs else None
             yield Method(recipe.loss.kind, encoder.embed, seed, len(weights), rec)

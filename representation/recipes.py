@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import pyarrow.compute as pc
-from pydantic import Discriminator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, WithJsonSchema, model_validator
 
+from representation.loss_kinds import LOSS_KINDS
 from zootools.bundled import find_bundled
-from zootools.errors import SpecError
+from zootools.errors import SpecError, did_you_mean
 from zootools.spec.sections import Section, load_section
 from zootools.zoo import Zoo
 
@@ -20,6 +21,16 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 Depth = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _known_loss(name: str) -> str:
+    if name not in LOSS_KINDS:
+        raise ValueError(f"found {name!r}{did_you_mean(name, LOSS_KINDS)}")
+    return name
+
+
+LossName = Annotated[str, AfterValidator(_known_loss), WithJsonSchema({"type": "string", "enum": list(LOSS_KINDS)})]
+"""A row of `LOSS_KINDS`."""
 
 
 class Epochs(Section):
@@ -105,7 +116,7 @@ class Head(Section):
 class Loss(Section):
     """beta * reconstruction + (1 - beta) * contrast, or one of them alone (paper, section 3)."""
 
-    kind: Literal["ED", "Ec", "EcD", "Ec+D"]
+    kind: LossName
     """Reconstruction alone, contrast alone (NT-Xent), both, or reconstruction and a contrast of positive pairs only."""
     beta: Share = 0.5
     """Weight of the reconstruction in EcD and Ec+D; 1 - gamma of the released code."""
@@ -119,6 +130,16 @@ class Loss(Section):
     """What is reconstructed: the view itself, erased zeros included, or what it was before erasing and noise."""
     positive: Literal["equation_3", "paper_code"] = "equation_3"
     """Contrast of Ec+D: attraction of the two views, or what the released code computes: it repels them."""
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the loss has a reconstruction term, and with it a decoder that is trained."""
+        return LOSS_KINDS[self.kind].reconstructs
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether the loss has a contrast, and with it a projection head that is trained."""
+        return bool(LOSS_KINDS[self.kind].contrast)
 
 
 class Augmentation(Section):
@@ -186,8 +207,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.training.best == "reconstruction" and self.loss.kind == "Ec":
-            raise ValueError("training.best is reconstruction, but the loss Ec does not reconstruct")
+        if self.training.best == "reconstruction" and not self.loss.reconstructs:
+            raise ValueError(f"training.best is reconstruction, but the loss {self.loss.kind} does not reconstruct")
         return self
 
 

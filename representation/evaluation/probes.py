@@ -11,11 +11,13 @@ Features are float32 or float64 ``[rows, features]`` on any device; all that is 
 that Adam trains.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -168,53 +170,60 @@ def fit_softmax_lbfgs(
     *,
     alphas: Sequence[float] = SOFTMAX_ALPHAS,
 ) -> LinearMap:
-    """Fit one softmax layer per categorical target on standardised features, by L-BFGS.
+    """Fit one softmax layer per categorical target on standardised features, by scikit-learn's L-BFGS.
 
     It minimises the cross-entropy summed over rows plus alpha / 2 times the squared weights; alpha is chosen for each
-    head by the accuracy on the validation rows, or on the training rows where there are none.
+    head by the accuracy on the validation rows, or on the training rows where there are none. A class without a
+    training row is never predicted.
 
     Args:
-        train: features ``[rows, features]`` and int64 labels ``[rows, heads]``, from 0.
+        train: features ``[rows, features]`` and int64 labels ``[rows, heads]``, from 0; at least two classes a head.
         validation: the same for the validation rows; may have no rows, and labels that no training row has.
         classes: the number of classes of each head.
         alphas: the penalties to choose from, from strong to weak.
     """
-    from scipy.optimize import minimize
-
     mean, scale = moments(train[0])
-    features = ((train[0] - mean) / scale).float()
-    onehot, mask = _onehot(train[1], classes, features)
-    heads, (rows, columns) = len(classes), features.shape
     judge, truth = validation if len(validation[0]) else train
+    rows, judged = (((part - mean) / scale).float().cpu().numpy() for part in (train[0], judge))
+    weights = torch.zeros(len(mean), len(classes), max(classes), dtype=torch.float64)
+    offset = torch.full(weights.shape[1:], -torch.inf, dtype=torch.float64)
+    chosen = []
+    for head in range(len(classes)):
+        best = -1.0
+        for alpha, model in _logistic_regressions(rows, train[1][:, head].cpu().numpy(), alphas):
+            score = model.score(judged, truth[:, head].cpu().numpy())
+            if score > best:
+                best, found = score, (alpha, model.classes_, *_by_class(model))
+        alpha, present, columns, intercepts = found
+        weights[:, head, present], offset[head, present] = torch.from_numpy(columns), torch.from_numpy(intercepts)
+        chosen.append(alpha)
+    weights = rearrange(weights, "features heads classes -> features (heads classes)").to(mean) / scale[:, None]
+    return LinearMap(weights, offset.flatten().to(mean) - mean @ weights, tuple(chosen))
 
-    def objective(flat: np.ndarray, alpha: float) -> tuple[float, np.ndarray]:
-        parameters = torch.from_numpy(flat).to(features).view(columns + 1, -1)
-        weights, offset = parameters[:-1], parameters[-1]
-        logits = torch.addmm(offset, features, weights) + mask
-        likely = _softmax(logits, heads)
-        loss = -(likely.clamp_min(1e-30).log() * onehot).sum(dtype=torch.float64) + alpha / 2 * weights.square().sum()
-        excess = likely.sub_(onehot)
-        gradient = torch.cat([features.T @ excess + alpha * weights, excess.sum(dim=0, keepdim=True)])
-        # Per row, so that one tolerance fits zoos of every size.
-        return float(loss) / rows, gradient.flatten().cpu().double().numpy() / rows
 
-    flat = np.zeros((columns + 1) * mask.numel())
-    maps: list[LinearMap] = []
-    scores: list[Tensor] = []
+def _logistic_regressions(
+    rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], alphas: Sequence[float]
+) -> Iterator[tuple[float, Any]]:
+    """Yield each penalty and the model fitted with it, the same object every time: a fit starts at the last one."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    # Two classes have one column, the difference of ours: half the penalty on it is the same objective.
+    share = 0.5 if len(np.unique(labels)) == 2 else 1.0
+    model = LogisticRegression(warm_start=True, max_iter=ITERATIONS)
     for alpha in alphas:
-        flat = minimize(objective, flat, (alpha,), "L-BFGS-B", jac=True, options={"maxiter": ITERATIONS}).x
-        fitted = torch.from_numpy(flat).to(mean).view(columns + 1, -1)
-        weights = fitted[:-1] / scale[:, None]
-        maps.append(LinearMap(weights, fitted[-1] + mask - mean @ weights))
-        scores.append((maps[-1].classes(judge, heads) == truth).double().mean(dim=0))
-    best = torch.stack(scores).argmax(dim=0).tolist()
-    width = mask.numel() // heads
-    chosen = [(maps[index], slice(head * width, (head + 1) * width)) for head, index in enumerate(best)]
-    return LinearMap(
-        torch.cat([fitted.weights[:, head] for fitted, head in chosen], dim=1),
-        torch.cat([fitted.offset[head] for fitted, head in chosen]),
-        tuple(alphas[index] for index in best),
-    )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # after ITERATIONS the layer counts as it is
+            model.set_params(C=1 / (share * alpha)).fit(rows, labels)
+        yield alpha, model
+
+
+def _by_class(model: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return weights ``[features, classes]`` and offsets ``[classes]`` of a fitted model, a column per class."""
+    columns, intercepts = model.coef_.astype(float).T, model.intercept_.astype(float)
+    if columns.shape[1] == 1:
+        return np.concatenate([-columns / 2, columns / 2], axis=1), np.concatenate([-intercepts / 2, intercepts / 2])
+    return columns, intercepts
 
 
 def _onehot(labels: Tensor, classes: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -130,7 +130,7 @@ def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo,
         ]
         return [_fitted(baseline, weights, home, seed) for baseline in every]
     encoder = train_encoder(zoo, recipe, workspace.encoder(job, seed), seed, quiet=True)
-    rec = None if job.method == "Ec" else partial(reconstruction_r2, encoder, recipe=recipe)
+    rec = partial(reconstruction_r2, encoder, recipe=recipe) if recipe.loss.reconstructs else None
     return [Method(job.method, encoder.embed, seed, len(weights), rec)]
 
 

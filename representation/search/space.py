@@ -123,8 +123,9 @@ def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple
         except SpecError as error:
             heading = f"{path}: trial {number} ({' '.join(changes)}) is no valid recipe"
             raise SpecError(heading, *(f"  {line}" for line in error.args)) from None
-        if space.objective.score == "reconstruction" and drawn.loss.kind == "Ec":
-            raise SpecError(f"{path}: objective.score: found 'reconstruction', but the loss Ec does not reconstruct")
+        if space.objective.score == "reconstruction" and not drawn.loss.reconstructs:
+            reason = f"the loss {drawn.loss.kind} does not reconstruct"
+            raise SpecError(f"{path}: objective.score: found 'reconstruction', but {reason}")
         trials.append(Trial(number, tuple(changes), drawn))
     return space, trials
 

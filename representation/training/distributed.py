@@ -38,7 +38,7 @@ def train_encoders(
     """Train an encoder for each of the seeds 0, 1, ... on a Ray cluster, and return them.
 
     ``folders[seed]`` becomes what `representation.training.train.train_encoder` makes of it, encoder for encoder the
-    same bytes where processors and number of threads are the same (see `Resources`); only seconds in its records
+    same bytes where processors and number of threads are the same (see `Resources`). Only the seconds in its records
     differ.
 
     Raises WorkerError when the workers of a seed die again and again, else what `train_encoder` raises.

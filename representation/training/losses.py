@@ -1,13 +1,16 @@
-"""The four losses: reconstruction ED, contrast Ec, and both together, EcD and Ec+D (paper, section 3)."""
+"""Reconstruction and contrast, the two terms of the losses in `representation.loss_kinds` (paper, section 3)."""
 
 import itertools
 import math
+from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from representation.loss_kinds import LOSS_KINDS
 from representation.recipes import Loss
 from zootools.architectures import Schema
 
@@ -56,6 +59,18 @@ def paper_code_positive_contrast(projected: Tensor, temperature: float) -> Tenso
     return (cosine / temperature).square().mean() / len(projected)
 
 
+def contrast_of_all_views(projected: Tensor, settings: Loss) -> Tensor:
+    """Return the contrast of Ec and EcD, a scalar: `nt_xent` of the projections ``[2n, d]``."""
+    return nt_xent(projected, settings.temperature, settings.reduction)
+
+
+def contrast_of_positive_pairs(projected: Tensor, settings: Loss) -> Tensor:
+    """Return the contrast of Ec+D, a scalar: as the paper's equation 3 or its released code computes it."""
+    if settings.positive == "equation_3":
+        return positive_contrast(projected, settings.temperature, settings.reduction)
+    return paper_code_positive_contrast(projected, settings.temperature)
+
+
 class Terms(NamedTuple):
     """A loss and its parts, each a scalar; a part that is not computed is zero."""
 
@@ -75,8 +90,11 @@ class Objective(nn.Module):
         self.settings = settings
         layerwise = settings.reconstruction == "layerwise"
         self.register_buffer("scale", layer_scale(schema, weights) if layerwise else None, persistent=False)
-        self.reconstructs = settings.kind != "Ec"
-        self.contrasts = settings.kind != "ED"
+        contrast = LOSS_KINDS[settings.kind].contrast
+        self.contrast: Callable[[Tensor, Loss], Tensor] | None = resolve_name(contrast) if contrast else None
+        self.beta = settings.beta if settings.contrasts else 1.0
+        if not settings.reconstructs:
+            self.beta = 0.0
 
     def forward(self, outputs: Tensor | None, targets: Tensor, projected: Tensor | None) -> Terms:
         """Return the loss of reconstructions ``[2n, N]`` and projections ``[2n, d]``; None where not needed."""
@@ -84,14 +102,9 @@ class Objective(nn.Module):
         reconstruction = contrast = targets.new_zeros(())
         if outputs is not None:
             reconstruction = squared_error(outputs.float(), targets, self.scale, settings.reduction)
-        if projected is not None and settings.kind != "Ec+D":
-            contrast = nt_xent(projected, settings.temperature, settings.reduction)
-        elif projected is not None and settings.positive == "equation_3":
-            contrast = positive_contrast(projected, settings.temperature, settings.reduction)
-        elif projected is not None:
-            contrast = paper_code_positive_contrast(projected, settings.temperature)
-        beta = {"ED": 1.0, "Ec": 0.0}.get(settings.kind, settings.beta)
-        return Terms(beta * reconstruction + (1 - beta) * contrast, reconstruction, contrast)
+        if projected is not None and self.contrast is not None:
+            contrast = self.contrast(projected, settings)
+        return Terms(self.beta * reconstruction + (1 - self.beta) * contrast, reconstruction, contrast)
 
 
 def layer_scale(schema: Schema, weights: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class EncoderTrainer:
         self.head = projection_head(recipe.encoder.latent, recipe.head).to(device)
         self.objective = Objective(recipe.loss, schema, self.weights)
         self.augmenter = Augmenter(schema, recipe.augmentation)
-        modules = [self.encoder, *([self.head] if self.objective.contrasts else [])]
+        modules = [self.encoder, *([self.head] if recipe.loss.contrasts else [])]
         self.optimizer = torch.optim.Adam(
             [parameter for module in modules for parameter in module.parameters()],
             lr=training.lr,
@@ -91,8 +91,8 @@ class EncoderTrainer:
         views = self.augmenter.views(weights, generator)
         with torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
             z = self.encoder(views.augmented)
-            outputs = self.encoder.decode(z) if self.objective.reconstructs else None
-            projected = self.head(z) if self.objective.contrasts else None
+            outputs = self.encoder.decode(z) if self.recipe.loss.reconstructs else None
+            projected = self.head(z) if self.recipe.loss.contrasts else None
         target = views.clean if self.recipe.loss.target == "clean" else views.augmented
         return self.objective(outputs, target, projected)
 
@@ -109,7 +109,7 @@ class EncoderTrainer:
         weights, sums, error, moments = self.validation, torch.zeros(3, device=self.device), 0.0, []
         for batch in weights.split(self.batch_size):
             sums += torch.stack(self.loss(batch, generator)) * len(batch)
-            if self.objective.reconstructs:
+            if self.recipe.loss.reconstructs:
                 clean = self.augmenter.views(batch, generator, copies=1).clean
                 outputs = self.encoder.decode(self.encoder(clean))
                 error += float((outputs - clean).square().sum(dtype=torch.float64))

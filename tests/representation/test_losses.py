@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from samples import ARCHITECTURES
+from torch import Tensor
 
-from representation.recipes import Loss
+from representation.loss_kinds import LOSS_KINDS, LossKind
+from representation.recipes import Loss, load_recipe
 from representation.training.losses import (
     Objective,
     layer_scale,
@@ -17,7 +19,9 @@ from representation.training.losses import (
     positive_contrast,
     squared_error,
 )
+from representation.training.trainer import EncoderTrainer
 from zootools.architectures import build_schema
+from zootools.errors import SpecError
 
 # Two networks, two views each: rows 0 and 2 are a pair, rows 1 and 3.
 VIEWS = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, -1.0]])
@@ -98,10 +102,34 @@ def test_each_loss_weighs_its_terms_by_beta(kind: str, expected: str) -> None:
     schema = build_schema(ARCHITECTURES["mlp"], (1, 4, 4), 4)
     objective = Objective(Loss.model_validate({"kind": kind, "beta": 0.25}), schema, torch.ones(2, 100))
     outputs, targets = torch.zeros(4, 100), torch.ones(4, 100)
-    terms = objective(outputs if objective.reconstructs else None, targets, VIEWS if objective.contrasts else None)
+    settings = objective.settings
+    terms = objective(outputs if settings.reconstructs else None, targets, VIEWS if settings.contrasts else None)
     contrast = positive_contrast(VIEWS, 0.1) if kind == "Ec+D" else nt_xent(VIEWS, 0.1)
     total = {"reconstruction": 1.0, "contrast": contrast.item(), "both": 0.25 + 0.75 * contrast.item()}[expected]
     assert terms.total.item() == pytest.approx(total, rel=1e-6)
+
+
+def spread(projected: Tensor, settings: Loss) -> Tensor:
+    """A contrast of this test's own: it pulls all views to the origin."""
+    return settings.temperature * projected.square().mean()
+
+
+def test_a_loss_of_ones_own_is_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSS_KINDS, "toy", LossKind(reconstructs=True, contrast=f"{__name__}:spread"))
+    changes = ["loss.kind=toy", "loss.beta=0.75", "loss.temperature=2.0", "training.best=reconstruction"]
+    recipe = load_recipe("smoke", changes)
+    schema = build_schema(ARCHITECTURES["mlp"], (1, 4, 4), 4)
+    objective = Objective(recipe.loss, schema, torch.ones(2, 100))
+    terms = objective(torch.zeros(4, 100), torch.ones(4, 100), VIEWS)
+    assert terms.contrast.item() == 2 * VIEWS.square().mean().item()
+    assert terms.total.item() == pytest.approx(0.75 * 1 + 0.25 * terms.contrast.item(), rel=1e-6)
+
+    weights = torch.randn(20, schema.size, generator=torch.Generator().manual_seed(0))
+    trainer = EncoderTrainer(schema, weights, weights[:5], recipe, 0, torch.device("cpu"))
+    assert trainer.train_epoch()["contrast"] > 0
+    assert "r2" in trainer.validate()
+    with pytest.raises(SpecError, match="found 'toi'; did you mean 'toy'"):
+        load_recipe("smoke", ["loss.kind=toi"])
 
 
 def test_layerwise_reconstruction_is_the_mean_of_each_layers_error_over_its_variance() -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
-from representation import Encoder, embed, represent
+from representation import Encoder, RepresentOptions, embed, represent
 from representation.dataset import ZooDataset
 from representation.encoders.attention import projection_head
 from representation.evaluation.probes import ALPHAS
@@ -39,6 +39,8 @@ from zootools.errors import SpecError, StorageError
 from zootools.hub.publish import publish
 from zootools.spec import Mlp, parse_spec
 
+ONE_EPOCH = ["training.epochs=1"]
+QUIET = RepresentOptions(quiet=True)
 BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthiner", "untrained"}
 
 
@@ -86,7 +88,9 @@ def varied(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def learned(varied: Path, folder: Path) -> Results:
     """The results of two small encoders."""
-    return represent(varied, "smoke", folder / "out", seeds=2, epochs=1, transfer_to=[varied], quiet=True)
+    return represent(
+        varied, "smoke", folder / "out", overrides=["training.epochs=1"], seeds=2, transfer_to=[varied], options=QUIET
+    )
 
 
 def score(results: Results, **where: Any) -> dict[str, Any]:
@@ -156,7 +160,9 @@ def test_seeds_give_a_mean_and_an_interval(learned: Results) -> None:
 def test_the_same_call_again_trains_nothing_and_finds_the_same(learned: Results, varied: Path, folder: Path) -> None:
     files = [folder / "out" / f"seed-{seed}" / "model.safetensors" for seed in (0, 1)]
     times = [path.stat().st_mtime_ns for path in files]
-    again = represent(varied, "smoke", folder / "out", seeds=2, epochs=1, transfer_to=[varied], quiet=True)
+    again = represent(
+        varied, "smoke", folder / "out", overrides=["training.epochs=1"], seeds=2, transfer_to=[varied], options=QUIET
+    )
     assert [path.stat().st_mtime_ns for path in files] == times
     for old, new in zip(learned.table.to_pylist(), again.table.to_pylist(), strict=True):
         assert new == old | {"value": pytest.approx(old["value"], abs=1e-6, nan_ok=True)}
@@ -271,7 +277,7 @@ def test_labels_of_another_zoo_are_matched_by_name(varied: Path, folder: Path) -
     labels = away.splits["test"].targets["activation"].values.tolist()
     truth = other.split("test").where(pc.field("epoch") > 0).metadata["activation"].to_pylist()
     assert labels == [{"relu": 0.0, "sigmoid": -1.0}[name] for name in truth]  # no probe can say sigmoid
-    results = represent(varied, "smoke", folder / "o", transfer_to=[other], baselines_only=True, quiet=True)
+    results = represent(varied, "smoke", folder / "o", transfer_to=[other], baselines_only=True, options=QUIET)
     targets = {row["target"] for row in results.table.to_pylist() if row["evaluated_on"] == "other"}
     assert "activation" in targets
     assert not targets & {"init", "lr"}
@@ -306,7 +312,7 @@ def test_rows_without_a_finite_value_are_left_out_and_counted(varied: Path, fold
 
     zoo = open_zoo(varied, where=pc.field("epoch") > 0)
     spoiled = changed(zoo, test_loss=spoil, lr=lambda v: np.full_like(v, np.nan), train_loss=lambda v: v * 0 + 7)
-    results = represent(spoiled, "smoke", folder / "nan", baselines_only=True, quiet=True)
+    results = represent(spoiled, "smoke", folder / "nan", baselines_only=True, options=QUIET)
     bad = sum(index % 5 in (1, 3) for index in range(len(zoo)))
     assert f"varied: test_loss: {bad} checkpoints are left out: not a finite number" in results.notes
     assert results.excluded["lr"] == "never a finite number in the train split"
@@ -315,7 +321,7 @@ def test_rows_without_a_finite_value_are_left_out_and_counted(varied: Path, fold
     # What is left is scored as if it were all there is.
     keep = np.array([index % 5 not in (1, 3) for index in range(len(zoo))])
     kept = replace(zoo, metadata=zoo.metadata.filter(pa.array(keep)))
-    alone = represent(kept, "smoke", folder / "kept", baselines_only=True, quiet=True)
+    alone = represent(kept, "smoke", folder / "kept", baselines_only=True, options=QUIET)
     where = {"method": "W", "probe": "paper", "split": "test", "target": "test_loss", "metric": "r2"}
     assert score(results, **where) == score(alone, **where) | {"value": pytest.approx(score(alone, **where)["value"])}
 
@@ -324,13 +330,13 @@ def test_zoos_without_enough_models_are_refused(varied: Path, folder: Path) -> N
     zoo = open_zoo(varied)
     one = zoo.where(pc.field("model_id") == zoo.split("train").models[0])
     with pytest.raises(SpecError, match="splits train and test; models found: train 1, validation 0, test 0"):
-        represent(one, "smoke", folder / "one", baselines_only=True, quiet=True)
+        represent(one, "smoke", folder / "one", baselines_only=True, options=QUIET)
     with pytest.raises(SpecError, match="epochs"):
-        represent(zoo.where(pc.field("epoch") == 0), "smoke", folder / "zero", baselines_only=True, quiet=True)
+        represent(zoo.where(pc.field("epoch") == 0), "smoke", folder / "zero", baselines_only=True, options=QUIET)
     columns = [name for name in zoo.metadata.column_names if name in (*IDENTITY, "epoch")]
     bare = replace(zoo, metadata=zoo.metadata.select(columns)).where(pc.field("epoch") == 1)
     with pytest.raises(SpecError, match=r"no property to predict \(epoch: constant \(1\)"):
-        represent(bare, "smoke", folder / "bare", baselines_only=True, quiet=True)
+        represent(bare, "smoke", folder / "bare", baselines_only=True, options=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +362,7 @@ def test_z7_a_zoo_of_one_model_or_of_equal_weights_is_refused_by_that_name(
 
 def test_a_zoo_without_validation_models_chooses_penalties_on_the_training_split(varied: Path, folder: Path) -> None:
     zoo = open_zoo(varied, where=pc.field("split") != "validation")
-    results = represent(zoo, "smoke", folder / "noval", baselines_only=True, quiet=True)
+    results = represent(zoo, "smoke", folder / "noval", baselines_only=True, options=QUIET)
     assert results.notes == ["varied: no validation split; penalties are chosen on the training split"]
     assert {row["split"] for row in results.table.to_pylist()} == {"train", "test"}
 
@@ -366,7 +372,7 @@ def test_a_zoo_whose_models_all_diverged_is_refused(folder: Path) -> None:
     wild = make_zoo(folder, "wild", grid=grid)
     assert open_zoo(wild).counts.diverged == 4
     with pytest.raises(SpecError, match="wild: has no checkpoints; 4 of 4 models diverged"):
-        represent(wild, "smoke", folder / "w", baselines_only=True, quiet=True)
+        represent(wild, "smoke", folder / "w", baselines_only=True, options=QUIET)
 
 
 @pytest.mark.parametrize(
@@ -502,7 +508,7 @@ def test_odd_properties_and_huge_weights_have_finite_scores_or_a_reason(tmp_path
     }
     pq.write_table(pa.table(columns), tmp_path / "w.parquet")
     zoo = open_zoo(tmp_path / "w.parquet", schema=schema)
-    results = represent(zoo, "smoke", tmp_path / "out", baselines_only=True, quiet=True)
+    results = represent(zoo, "smoke", tmp_path / "out", baselines_only=True, options=QUIET)
     table = results.table.to_pylist()
     assert {"W", "PCA-linear", "s(W)"} <= {row["method"] for row in table}
     assert {"largest", "kind", "flag", "seed of the order", "large", "infinite"} <= {row["target"] for row in table}
@@ -528,12 +534,12 @@ def test_a_folder_with_another_training_is_refused_before_the_baselines(
 ) -> None:
     kept = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
     with pytest.raises(SpecError, match=r"seed-0: holds another training(.|\n)*training.epochs: 1 there, 2 now"):
-        represent(varied, "smoke", folder / "out", epochs=2)
+        represent(varied, "smoke", folder / "out", overrides=["training.epochs=2"])
     # The first seed would do; the second folder is another's.
     shutil.copytree(folder / "out" / "seed-0", folder / "mixed" / "seed-0")
     shutil.copytree(folder / "out" / "seed-0", folder / "mixed" / "seed-1")
     with pytest.raises(SpecError, match=r"seed-1: holds another training(.|\n)*seed: 0 there, 1 now"):
-        represent(varied, "smoke", folder / "mixed", seeds=2, epochs=1)
+        represent(varied, "smoke", folder / "mixed", overrides=["training.epochs=1"], seeds=2)
     assert "probed" not in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == kept
 

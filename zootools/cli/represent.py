@@ -56,23 +56,21 @@ def represent(
       zootools represent --zoo zoos/mnist_hyp --transfer-to zoos/fashion_hyp --baselines-only
       zootools represent --zoo zoos/mnist_seed --search space.yaml --engine ray --seeds 5
     """
+    from representation import RepresentOptions
     from representation import represent as represent_zoo
     from zootools.open import open_zoo
 
     interruptible()
+    if epochs is not None and not baselines_only:
+        overrides = (*overrides, f"training.epochs={epochs}")
     results = represent_zoo(
         open_zoo(zoo, schema=schema),
         recipe,
         out,
         overrides=overrides,
         seeds=seeds,
-        epochs=epochs,
         transfer_to=transfer_to,
         baselines_only=baselines_only,
-        engine=engine,
-        address=address,
-        search=search,
-        track=track,
-        quiet=as_json,
+        options=RepresentOptions(search=search, engine=engine, address=address, track=track, quiet=as_json),
     )
     print_value(results.to_json(), as_json, lambda value: say(*results.render().split("\n")))
