@@ -203,7 +203,7 @@ def test_addresses_that_lead_to_no_store_are_refused_without_a_request(url: str,
 
 def test_an_empty_hub_says_so_and_a_missing_one_is_refused(things: Path) -> None:
     code, output = command("hub", "list", "--hub", "here")
-    assert (code, output) == (0, "no zoo here\n")
+    assert (code, output) == (0, "no zoo found\n")
     assert command("hub", "list", "--hub", "here", "--json")[1].startswith("{}\n")
     code, output = command("hub", "list", "--hub", "her")
     assert code == 2

@@ -26,7 +26,7 @@ from zootools.errors import SpecError, ZooError, did_you_mean
 from zootools.text import LONGEST, printable, tame_libraries
 
 ROOT = Path(__file__).parents[2]
-FAKE = "zoo: every file is as it was written"
+FAKE = "zoo: no faults"
 PIECES = [
     "\x1b[2J",
     "\x1b]0;title\a",

@@ -19,10 +19,10 @@ from zootools.text import printable, say, tame_libraries
 
 
 class _Group(click.Group):
-    """Turns refusals of the library into a message and an exit code; tracebacks only with --debug."""
+    """Turns errors of the library into a message and an exit code; prints tracebacks only with --debug."""
 
     def main(self, *arguments: Any, **settings: Any) -> NoReturn:
-        """Run a command; what click refuses is printed like everything else, because it repeats the user's words."""
+        """Run a command. Errors of click are printed by `say` too, because they contain the user's words."""
         settings["standalone_mode"] = False
         try:
             code = super().main(*arguments, **settings)
@@ -34,16 +34,17 @@ class _Group(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, context: click.Context) -> Any:
+        """Run the subcommand of a context; exits with the code of its error."""
         try:
             return super().invoke(context)
         except (click.ClickException, click.Abort, Exit):
             raise
         except KeyboardInterrupt:
-            interrupted = InterruptedBuildError("interrupted; the same command goes on where this one stopped")
+            interrupted = InterruptedBuildError("interrupted; the same command resumes")
             _fail(str(interrupted), interrupted.exit_code)
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and _nobody_listens():
-                # The reader of our output (head, less) has left: nothing is wrong.
+            if isinstance(error, BrokenPipeError) and _reader_has_ended():
+                # The reader of our output (head, less) has ended, which is not an error.
                 sys.stdout = None
                 sys.exit(0)
             if context.params.get("debug"):
@@ -53,19 +54,19 @@ class _Group(click.Group):
 
 
 def _refusal(error: Exception) -> tuple[str, int]:
-    """Return what to say of an error, and the exit code."""
+    """Return the message of an error, and the exit code."""
     if isinstance(error, ZooError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
         return printable(f"{error.filename or 'input/output'}: {error.strerror or error}"), StorageError.exit_code
     if isinstance(error, MemoryError):
-        return "there is not enough memory for this", StorageError.exit_code
-    said = printable(f"{type(error).__name__}: {error}")
-    return f"this is a mistake in zootools, please report it with what `zootools --debug` shows ({said})", 1
+        return "there is not enough memory for this command", StorageError.exit_code
+    shown = printable(f"{type(error).__name__}: {error}")
+    return f"internal error in zootools, please report it with the output of `zootools --debug` ({shown})", 1
 
 
 def _show_usage(error: click.ClickException) -> None:
-    """Print what click refuses, and how the command is used."""
+    """Print an error of click, and the usage of the command."""
     if isinstance(error, NoArgsIsHelpError):
         say(*error.format_message().split("\n"), err=True)
         return
@@ -74,8 +75,8 @@ def _show_usage(error: click.ClickException) -> None:
     say(f"Error: {redact(error.format_message())}", err=True)
 
 
-def _nobody_listens() -> bool:
-    """Whether what we print goes into a pipe whose reader has left."""
+def _reader_has_ended() -> bool:
+    """Return whether stdout or stderr is a pipe without a reader."""
     outputs = select.poll()
     for descriptor in (1, 2):
         outputs.register(descriptor, 0)
@@ -83,21 +84,22 @@ def _nobody_listens() -> bool:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    """Print a message whose values are printable already, and leave; its line breaks are those of `ZooError`."""
+    """Print a message whose values are printable already, and exit; its line breaks are those of `ZooError`."""
     say(*f"zootools: {redact(message)}".split("\n"), err=True)
     sys.exit(code)
 
 
 class _Notices(logging.Handler):
-    """Prints what the library notes (which hub a zoo comes from, a retry) on stderr."""
+    """Prints log records of the library, such as the hub that a zoo comes from or a retry, to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
         say(f"zootools: {redact(record.getMessage())}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="zootools")
-@click.option("--debug", is_flag=True, help="Show the traceback of a refusal.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Build, publish and learn from model zoos: populations of neural networks with every checkpoint kept."""
     tame_libraries()

@@ -1,8 +1,10 @@
-"""Commands that make a zoo, and those that prepare for it."""
+"""Commands that build a zoo, and those that prepare a build."""
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,38 +22,55 @@ from zootools.cli.shared import (
 )
 from zootools.text import say
 
+if TYPE_CHECKING:
+    from zootools.spec import ZooSpec
+
+
+OVERRIDES = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification."
+)
+HOW_TO_TRAIN = (
+    click.option(
+        "--device",
+        type=Word(DEVICES),
+        default="auto",
+        show_default=True,
+        help="The device to train on; auto is CUDA if there is one.",
+    ),
+    click.option(
+        "--backend",
+        type=Word(BACKENDS),
+        default="auto",
+        show_default=True,
+        help="The trainer: compiled SIMD lanes, or PyTorch.",
+    ),
+    ENGINE,
+    ADDRESS,
+    click.option(
+        "--workers", type=click.IntRange(min=1, max=MAX_WORKERS), help="Processes on the CPU; default one per core."
+    ),
+    DATA,
+    click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed."),
+)
+"""Options with the names and values of the keyword arguments of `zootools.building.builder.build`."""
+
+
+def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options `HOW_TO_TRAIN` to a command, which takes them as keyword arguments."""
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(HOW_TO_TRAIN), command)
+
 
 @click.command()
 @click.argument("spec")
 @click.option("-o", "--out", metavar="DIR|URL", help="A folder, or s3://BUCKET/PREFIX; default zoos/<name>.")
-@click.option("--models", type=click.IntRange(min=1), help="Train only so many models, spread over the grid.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Train for so many epochs.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification.")
-@click.option(
-    "--device",
-    type=Word(DEVICES),
-    default="auto",
-    show_default=True,
-    help="What to train on; auto is CUDA where there is one.",
-)
-@click.option(
-    "--backend",
-    type=Word(BACKENDS),
-    default="auto",
-    show_default=True,
-    help="What computes: compiled SIMD lanes, or PyTorch.",
-)
-@ENGINE
-@ADDRESS
-@click.option(
-    "--workers", type=click.IntRange(min=1, max=MAX_WORKERS), help="Processes on the CPU; default one per core."
-)
-@DATA
-@click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed.")
+@click.option("--models", type=click.IntRange(min=1), help="Train only this number of models, spread over the grid.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Train for this number of epochs.")
+@OVERRIDES
+@how_to_train
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check all that a build checks before it trains; print models, checkpoints, bytes and time; write nothing.",
+    help="Run the checks of a build; print models, checkpoints, bytes and time; write nothing.",
 )
 @JSON
 def build(
@@ -60,15 +79,9 @@ def build(
     models: int | None,
     epochs: int | None,
     overrides: tuple[str, ...],
-    device: str,
-    backend: str,
-    engine: str,
-    address: str | None,
-    workers: int | None,
-    data: Path | None,
-    allow_fingerprint_change: bool,
     dry_run: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Train the zoo of a specification; the same command again resumes.
 
@@ -81,44 +94,39 @@ def build(
       zootools build mnist_hyp --engine ray --address auto
     """
     from zootools.building.builder import build as build_zoo
-    from zootools.building.builder import preview
     from zootools.bundled import find_spec
     from zootools.spec import load_spec
 
     changes = [f"models={models}"] * (models is not None) + [f"training.epochs={epochs}"] * (epochs is not None)
     zoo_spec = load_spec(find_spec(spec), [*overrides, *changes])
     out = out or f"zoos/{zoo_spec.name}"
-    options: dict[str, Any] = {
-        "device": device,
-        "backend": backend,
-        "engine": engine,
-        "address": address,
-        "workers": workers,
-        "data": data,
-        "allow_fingerprint_change": allow_fingerprint_change,
-    }
     if dry_run:
-        from dataclasses import asdict
-
-        from zootools.building.throughput import seconds_per_model_sample
-
-        plan: dict[str, Any] = {"name": zoo_spec.name, **asdict(preview(zoo_spec, out, **options))}
-        rate = seconds_per_model_sample(zoo_spec, data, workers, backend)
-        plan["estimated_seconds"] = round(rate * plan["model_samples"], 1)
-        print_value(plan, as_json, show_pairs)
+        print_value(_plan(zoo_spec, out, options), as_json, show_pairs)
         return
     interruptible()
     manifest = build_zoo(zoo_spec, out, **options, quiet=as_json)
     result = {"zoo": str(out), **manifest.counts.model_dump(), "test_accuracy": manifest.test_accuracy}
+    print_value(result, as_json, _show_result)
 
-    def show(result: dict[str, Any]) -> None:
-        say(
-            f"{out}: {result['expected']} models = {result['ok']} ok + {result['diverged']} diverged + "
-            f"{result['failed']} failed + {result['missing']} missing; {result['checkpoints']:,} checkpoints"
-        )
-        show_accuracy(result["test_accuracy"])
 
-    print_value(result, as_json, show)
+def _plan(spec: "ZooSpec", out: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the size of a build and an estimate of its time, after the checks that it makes before the training."""
+    from dataclasses import asdict
+
+    from zootools.building.builder import preview
+    from zootools.building.throughput import seconds_per_model_sample
+
+    plan: dict[str, Any] = {"name": spec.name, **asdict(preview(spec, out, **options))}
+    rate = seconds_per_model_sample(spec, options["data"], options["workers"], options["backend"])
+    return plan | {"estimated_seconds": round(rate * plan["model_samples"], 1)}
+
+
+def _show_result(result: dict[str, Any]) -> None:
+    say(
+        f"{result['zoo']}: {result['expected']} models = {result['ok']} ok + {result['diverged']} diverged + "
+        f"{result['failed']} failed + {result['missing']} missing; {result['checkpoints']:,} checkpoints"
+    )
+    show_accuracy(result["test_accuracy"])
 
 
 @click.command()
@@ -143,13 +151,13 @@ def specs(as_json: bool) -> None:
 
 @click.command()
 @click.argument("spec")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification.")
+@OVERRIDES
 @DATA
 @JSON
 def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: bool) -> None:
-    """Validate a specification, and say what it makes.
+    """Validate a specification, and print the number of its models and parameters.
 
-    `zootools build --dry-run` also checks the folder, the images that are at hand, and this machine.
+    `zootools build --dry-run` also checks the folder, the image files that exist already, and this machine.
     """
     from zootools.building.planning import check_spec
     from zootools.bundled import find_spec
@@ -173,7 +181,7 @@ def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: boo
 @DATA
 @JSON
 def doctor(data: Path | None, as_json: bool) -> None:
-    """Say whether this machine is fit, in lines to paste into an issue."""
+    """Check whether this machine can build zoos, and print its properties for an issue."""
     from zootools.doctor import examine
 
     findings = examine(data)
@@ -183,7 +191,7 @@ def doctor(data: Path | None, as_json: bool) -> None:
         for problem in findings["problems"]:
             say(f"PROBLEM: {problem}")
         if not findings["problems"]:
-            say("fit to build zoos")
+            say("this machine can build zoos")
 
     print_value(findings, as_json, show)
     if findings["problems"]:

@@ -1,4 +1,4 @@
-"""Commands that publish zoos and find those that others have published."""
+"""Commands that publish, find and download zoos."""
 
 import sys
 from pathlib import Path
@@ -14,11 +14,11 @@ from zootools.text import say
 @ZOO
 @click.argument("name", metavar="ORG/NAME")
 @HUB
-@click.option("--public/--private", default=None, help="Who may read it; a new one is private unless you say so.")
+@click.option("--public/--private", default=None, help="Who may read the zoo; a new one is private by default.")
 @click.option("--revision", help="The branch to publish to; default main.")
-@click.option("--tag", help="A name for this version, such as v1.0; it never moves.")
-@click.option("--allow-partial", is_flag=True, help="Publish a zoo that is not finished; its card says so.")
-@click.option("--dry-run", is_flag=True, help="Print the card and the files with their sizes; send nothing.")
+@click.option("--tag", help="A name for this version, such as v1.0; tags cannot be changed.")
+@click.option("--allow-partial", is_flag=True, help="Publish an unfinished zoo; its card says so.")
+@click.option("--dry-run", is_flag=True, help="Print the card and the files with their sizes; upload nothing.")
 @JSON
 def publish(
     zoo: str,
@@ -31,7 +31,7 @@ def publish(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Publish a zoo; the same command again goes on where it was interrupted.
+    """Publish a zoo; after an interruption the same command resumes.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def _show_plan(value: dict[str, Any]) -> None:
 @HUB
 @JSON
 def pull(name: str, folder: Path | None, revision: str | None, hub: str | None, as_json: bool) -> None:
-    """Copy a published zoo into a folder (./NAME by default) and check every file."""
+    """Download a published zoo into a folder (./NAME by default) and check every file."""
     from zootools.hub.names import require_name
     from zootools.hub.pull import pull as pull_zoo
     from zootools.object_store.urls import is_url
@@ -106,7 +106,7 @@ def list_zoos(hub: str | None, as_json: bool) -> None:
 @HUB
 @JSON
 def search(word: str, hub: str | None, as_json: bool) -> None:
-    """List the zoos whose name or description has a word in it."""
+    """List the zoos whose name or description contains a word."""
     _print_zoos(word, hub, as_json)
 
 
@@ -120,7 +120,7 @@ def _print_zoos(word: str, hub: str | None, as_json: bool) -> None:
     found = {entry.name: {"description": entry.description, "commit": entry.commit} for entry in zoos(word, hub)}
     print_value(found, as_json, show)
     if not found:
-        say("no zoo here" + (f" has {word!r} in its name or description" if word else ""), err=True)
+        say("no zoo found" + (f" with {word!r} in its name or description" if word else ""), err=True)
 
 
 @hub.command()
@@ -129,7 +129,7 @@ def _print_zoos(word: str, hub: str | None, as_json: bool) -> None:
 @HUB
 @JSON
 def info(name: str, revision: str | None, hub: str | None, as_json: bool) -> None:
-    """Say what a hub has under a name, without fetching weights."""
+    """Describe a published zoo, without downloading weights."""
     from zootools.hub.catalog import describe
 
     print_value(describe(name, revision=revision, hub=hub), as_json, show_pairs)

@@ -1,4 +1,4 @@
-"""Commands that show a zoo as pictures. Statistics and learned representations come from the sister package."""
+"""Commands that draw a zoo. Statistics and learned representations are computed by the package `representation`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zootools.zoo import Zoo
 
-ENCODER = click.option("--encoder", metavar="DIR", help="Show what this encoder makes of the weights too.")
+ENCODER = click.option("--encoder", metavar="DIR", help="Also show the representation that this encoder computes.")
 
 
 @click.command()
@@ -28,7 +28,7 @@ ENCODER = click.option("--encoder", metavar="DIR", help="Show what this encoder 
 def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, as_json: bool) -> None:
     """Draw a zoo: accuracies, losses, weight space, and the paper's figures 4, 7 and 8; as SVG and PNG.
 
-    Weight space is reduced to the plane by UMAP if it is installed, else by PCA; every picture says which.
+    Weight space is reduced to two dimensions by UMAP if it is installed, else by PCA; every picture names the method.
 
     \b
     Example:
@@ -61,10 +61,10 @@ def plot(zoo: str, encoder: str | None, out: Path | None, schema: Path | None, a
 @click.command()
 @ZOO
 @ENCODER
-@click.option("--umap", is_flag=True, help="UMAP instead of PCA; takes minutes for many checkpoints.")
+@click.option("--umap", is_flag=True, help="Use UMAP instead of PCA; takes minutes for many checkpoints.")
 @click.option("-o", "--out", type=PathType(new=True), help="The file; default plots/ZOO/view.html.")
-@click.option("--add", is_flag=True, help="Put the page into the zoo: its card links it, publish sends it along.")
-@click.option("--open/--no-open", "opens", default=True, help="Open it in the browser, as it does by default.")
+@click.option("--add", is_flag=True, help="Add the page to the zoo: the card links it, publish uploads it.")
+@click.option("--open/--no-open", "opens", default=True, help="Open the page in the browser; the default.")
 @SCHEMA
 @JSON
 def view(
@@ -79,7 +79,7 @@ def view(
 ) -> None:
     """Make an interactive page of a zoo: one HTML file that needs neither a network nor other files.
 
-    Points are checkpoints; a click on one shows its model's way over the epochs, its settings and its curves.
+    Points are checkpoints; a click on one shows its model's path over the epochs, its settings and its curves.
 
     \b
     Example:
@@ -91,7 +91,7 @@ def view(
     if umap:
         optional("umap", "zootools view --umap", "plots")
     if add and (out is not None or schema is not None):
-        raise SpecError("--add puts the page into a zoo of zootools; it goes with neither --out nor --schema")
+        raise SpecError("--add puts the page into a zoo of zootools; it cannot be combined with --out or --schema")
     from representation.evaluation.baselines import flatten
     from zootools.filesystem.files import check_output, write_output
     from zootools.open import open_zoo
@@ -122,12 +122,12 @@ def view(
 
 
 def default_folder(name: str) -> Path:
-    """Return where pictures of a zoo go unless told otherwise."""
+    """Return the default folder of a zoo's pictures."""
     return Path("plots") / Path(name).name
 
 
 def representations(zoo: "Zoo", encoder: str | None) -> Iterator[tuple[str, "Tensor"]]:
-    """Yield the weights of a zoo, their statistics and, with an encoder, z: features ``[checkpoints, anything]``."""
+    """Yield W, s(W) and, with an encoder, z, each with its features, float32 ``[checkpoints, features]``."""
     from representation.evaluation.baselines import PaperStatistics
     from representation.pipeline import embed
 

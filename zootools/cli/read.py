@@ -16,7 +16,7 @@ BY_EPOCH = (
     *(f"{images}_{score}" for images in ("train", "validation", "test") for score in ("loss", "accuracy")),
     "generalization_gap",
 )
-"""Columns of the metadata that have another value at each epoch of a model."""
+"""Columns of the metadata that change from epoch to epoch."""
 
 
 @click.command()
@@ -24,7 +24,7 @@ BY_EPOCH = (
 @SCHEMA
 @JSON
 def info(zoo: str, schema: Path | None, as_json: bool) -> None:
-    """Say what a zoo holds."""
+    """Describe the contents of a zoo."""
     from zootools.open import open_zoo
     from zootools.storage.status import status as read_status
     from zootools.storage.tables import accuracy_summary
@@ -64,7 +64,7 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
 @ZOO
 @JSON
 def status(zoo: str, as_json: bool) -> None:
-    """Say how a build stands; works while it runs and afterwards."""
+    """Print the progress of a build, while it runs or afterwards."""
     from zootools.hub.locate import locate
     from zootools.object_store.reader import build_status_of
     from zootools.object_store.urls import folder_of
@@ -132,11 +132,11 @@ def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | Non
 @ZOO
 @JSON
 def verify(zoo: str, as_json: bool) -> None:
-    """Compare every file of a zoo with its manifest and with what it is made from; exit code 3 when something is wrong.
+    """Compare every file of a zoo with its manifest and with the data it is derived from; exit code 3 for any fault.
 
     Tables are compared with the checkpoints, models and layers with the specification, the card with all of them.
-    Hidden files at the top of the folder are not looked at. An interrupted verification does not hash again what it has
-    hashed.
+    Hidden files at the top of the folder are ignored. After an interruption, files that were hashed before are not
+    hashed again.
     """
     import sys
 
@@ -153,16 +153,16 @@ def verify(zoo: str, as_json: bool) -> None:
     if found:
         raise DamagedZooError(f"{zoo}: {len(found)} faults", *(f"  {fault}" for fault in found))
     if not as_json:
-        say(f"{zoo}: every file is as it was written")
+        say(f"{zoo}: no faults")
         if place.repository is None and (named := card_repository(place.folder)):
-            say(f"its card says that it was published as {named}")
+            say(f"according to its card it was published as {named}")
 
 
 @click.command()
 @click.argument("zoo")
 @JSON
 def repair(zoo: str, as_json: bool) -> None:
-    """Drop what is damaged in a zoo folder; the next build makes it again, with the same bytes."""
+    """Remove damaged files from a zoo folder; the next build makes them again, with the same bytes."""
     from zootools.errors import SpecError, ZooNotFoundError, nearest_path
     from zootools.filesystem.files import exists
     from zootools.object_store.urls import folder_of
@@ -171,7 +171,7 @@ def repair(zoo: str, as_json: bool) -> None:
 
     folder = folder_of(zoo)
     if folder is None:
-        raise SpecError(f"{zoo}: is the URL of an object store; only a folder can be repaired")
+        raise SpecError(f"{zoo}: is the URL of an object store; only folders can be repaired")
     if not exists(folder):
         raise ZooNotFoundError(f"{zoo}: there is no such folder{nearest_path(folder)}")
     found = repair_zoo(folder)
@@ -180,9 +180,9 @@ def repair(zoo: str, as_json: bool) -> None:
 
     def show(value: dict[str, Any]) -> None:
         for fault in value["dropped"]:
-            say(f"dropped {fault}")
+            say(f"removed {fault}")
         for name in value["left_alone"]:
-            say(f"left alone: {name}, which is no part of the zoo")
-        say("now build it again with its specification" if value["dropped"] else "there is nothing to repair")
+            say(f"kept: {name}, which does not belong to the zoo")
+        say("now build the zoo again with its specification" if value["dropped"] else "nothing to repair")
 
     print_value({"zoo": zoo, "dropped": dropped, "left_alone": left}, as_json, show)

@@ -1,4 +1,4 @@
-"""The command that learns and probes representations: the one place where zootools calls its sister package."""
+"""The command that learns and probes representations, by the package `representation`."""
 
 from pathlib import Path
 
@@ -14,16 +14,16 @@ from zootools.text import say
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe.")
 @click.option("-o", "--out", type=PathType(new=True), help="Encoders and results; default representations/ZOO/RECIPE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders to train.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Train each for so many epochs.")
-@click.option("--transfer-to", multiple=True, metavar="ZOO", help="Score on another zoo of the same layers too.")
-@click.option("--baselines-only", is_flag=True, help="Train nothing: weights, statistics, PCA, UMAP.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Train each encoder for this number of epochs.")
+@click.option("--transfer-to", multiple=True, metavar="ZOO", help="Also score on another zoo with the same layers.")
+@click.option("--baselines-only", is_flag=True, help="Train no encoder: weights, statistics, PCA, UMAP.")
 @ENGINE
 @ADDRESS
 @click.option(
     "--search",
     type=PathType(dir_okay=False),
     metavar="SPACE",
-    help="Search for the best recipe first, as this YAML file says; on Ray.",
+    help="First search for the best recipe in the space of this YAML file, on Ray.",
 )
 @click.option("--track", metavar="NAME", help="Log the training to this trackio project.")
 @SCHEMA
@@ -44,10 +44,10 @@ def represent(
     schema: Path | None,
     as_json: bool,
 ) -> None:
-    """Learn a representation of a zoo's weights, and say how much of its models' story is in it.
+    """Learn a representation of a zoo's weights, and measure how well a linear probe predicts each property.
 
-    Prints the scores of linear probes for every property of the models, beside those of the baselines and of the
-    paper where it has them; writes them as a Parquet table. The same command again trains nothing twice.
+    Prints the scores of the probes beside those of the baselines, and of the paper where it has them, and writes them
+    as a Parquet table. The same command again reuses trained encoders.
 
     \b
     Example:

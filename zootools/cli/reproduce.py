@@ -1,4 +1,4 @@
-"""The command that makes the paper's tables and figures again; all of it lies in the sister package."""
+"""The command that reproduces the paper's tables and figures, by the package `representation`."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from zootools.text import say
     "--scale",
     default="smoke",
     show_default=True,
-    help="smoke: minutes; cpu: an hour or two of two cores; full: as the paper.",
+    help="smoke: minutes; cpu: an hour or two on two cores; full: as in the paper.",
 )
 @click.option("-o", "--out", type=PathType(new=True), help="The folder; default reproduction/SCALE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders for each cell.")
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes; default one per core.")
 @DATA
-@click.option("--dry-run", is_flag=True, help="Print zoos, encoders and an estimate of the time; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print zoos, encoders and an estimate of the time; write nothing.")
 @JSON
 def reproduce(
     what: tuple[str, ...],
@@ -33,11 +33,10 @@ def reproduce(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make tables and figures of the paper again: build the zoos, train the encoders, write a report.
+    """Reproduce tables and figures of the paper: build the zoos, train the encoders, write a report.
 
-    WHAT is all, or names such as table1, table12 and figure8. In the folder stand reproduction.html, .md and .parquet,
-    with our figure beside the paper's in each cell, or the reason why there is none. The same command again uses
-    what is there.
+    WHAT is all, or names such as table1, table12 and figure8. The folder receives reproduction.html, .md and .parquet,
+    with our value beside the paper's in each cell, or the reason why it is missing. The same command again resumes.
 
     \b
     Example:
@@ -62,7 +61,7 @@ def reproduce(
     state = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=as_json)
 
     def show(value: dict[str, Any]) -> None:
-        say(f"{value['cells']} cells, {value['cells'] - value['without']} with a figure of ours")
+        say(f"{value['cells']} cells, {value['cells'] - value['without']} with a value of ours")
         for reason, count in value["reasons"].items():
             say(f"{count:>5} without: {reason}")
         for file in value["files"]:

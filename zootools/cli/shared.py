@@ -1,4 +1,4 @@
-"""What several commands share: options, the two ways of printing, and being interrupted."""
+"""Options, output formats and signal handlers that several commands share."""
 
 import json
 import os
@@ -16,9 +16,10 @@ from zootools.text import say
 
 
 class Word(click.Choice[str]):
-    """One of several words; the refusal of another one names the nearest."""
+    """One of several words; the error for an unknown word contains the nearest one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word. Fails like every type of click."""
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
@@ -26,9 +27,11 @@ class Word(click.Choice[str]):
 
 
 class PathType(click.Path):
-    """A path on the command line: not empty, and ``~`` is the home folder also in ``--out=~/zoo``.
+    """A path on the command line: not empty; ``~`` is the home folder, also in ``--out=~/zoo``.
 
-    What will be made there (``new``) must not lie below a file.
+    Args:
+        dir_okay: accept folders.
+        new: the command creates the path, so it must not be below a file.
     """
 
     def __init__(self, dir_okay: bool = True, new: bool = False) -> None:
@@ -52,7 +55,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 DATA = click.option(
     "--data",
     type=PathType(),
-    help="Where image files lie and are downloaded to; else $ZOOTOOLS_DATA, else the user's cache.",
+    help="The folder of image files and downloads; else $ZOOTOOLS_DATA, else the user's cache.",
 )
 ZOO = click.argument("zoo")
 """A folder, a name on a hub (ORG/NAME or ORG/NAME@REVISION), or the URL of an object store."""
@@ -65,14 +68,14 @@ HUB = click.option(
 SCHEMA = click.option(
     "--schema",
     type=PathType(dir_okay=False),
-    help="A layer schema or index (JSON), to read Parquet files with a weights column that are no zoo.",
+    help="A layer schema or index (JSON), to read other Parquet files with a weights column.",
 )
 ENGINE = click.option(
     "--engine",
     type=Word(tuple(ENGINES)),
     default="local",
     show_default=True,
-    help="Where to train: on this machine, or on a Ray cluster.",
+    help="Train on this machine, or on a Ray cluster.",
 )
 ADDRESS = click.option(
     "--address", metavar="HOST:PORT|auto", help="The Ray cluster to join; else $RAY_ADDRESS, else one on this machine."
@@ -81,7 +84,7 @@ REVISION = click.option("--revision", help="A branch, tag or commit.")
 
 
 def print_value(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
-    """Print a value as one line of JSON, or as ``show`` does for people."""
+    """Print a value as one line of JSON, or readably by ``show``."""
     if as_json:
         say(json.dumps(value), limit=None)
     else:
@@ -103,7 +106,7 @@ def show_accuracy(summary: dict[str, list[float]]) -> None:
 
 
 def interruptible() -> None:
-    """Let a polite signal to end do what Ctrl-C does; a second one ends the process at once."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C; a second signal ends the process at once."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
 
