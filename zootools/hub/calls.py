@@ -42,6 +42,9 @@ CONFLICT = {409, 412}
 _OURS = {"UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects"}
 """Names of errors of the HTTP client that have their cause on this side."""
 
+FAILURES = (ClientError, OSError, RuntimeError, ValueError)
+"""Of calls of huggingface-hub: every failed request, and what its clients raise for one."""
+
 T = TypeVar("T")
 
 
@@ -107,10 +110,10 @@ def retried(call: Callable[[], T], what: str, first: bool = False) -> T:
                 return call()
         except ZooError:
             raise
-        except (ClientError, OSError, RuntimeError, ValueError) as error:
+        except FAILURES as error:
             if pause is None or not is_transient(error) or (first and is_unreachable(error)):
                 raise translated(error, what) from error
-            left -= wait(error, pause, what, left)
+            left -= _wait(error, pause, what, left)
     raise AssertionError
 
 
@@ -125,11 +128,11 @@ def sent_by_library(call: Callable[[], T], what: str) -> T:
         return call()
     except ZooError:
         raise
-    except (ClientError, OSError, RuntimeError, ValueError) as error:
+    except FAILURES as error:
         raise translated(error, what) from error
 
 
-def wait(error: BaseException, pause: float, what: str, left: float) -> float:
+def _wait(error: BaseException, pause: float, what: str, left: float) -> float:
     """Sleep before another attempt, as long as the Hub asks for or else ``pause`` seconds; return how long.
 
     Raises the refusal of `translated` where the Hub asks for more than the ``left`` seconds.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from zootools import __version__
@@ -22,18 +21,14 @@ from zootools.errors import DamagedZooError, HubError, SpecError, ZooError, ZooN
 from zootools.filesystem.inside import is_snapshot, stat_inside
 from zootools.hub.calls import (
     CONFLICT,
-    LONGEST_WAIT,
-    PAUSES,
+    FAILURES,
     TIMEOUT,
     check_token,
-    each_request_once,
     is_transient,
     offline,
     retried,
     sent_by_library,
     status_of,
-    translated,
-    wait,
 )
 from zootools.hub.release import Published, Release
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
@@ -177,34 +172,31 @@ class Target:
         Where the answer is lost, the branch itself says whether the commit was made. Raises HubError when somebody
         else was faster.
         """
-        left = float(LONGEST_WAIT)
-        for pause in (*PAUSES, None):
+
+        def attempt() -> State:
             try:
-                with each_request_once():
-                    made = self.api.create_commit(
-                        self.name.repo_id,
-                        operations,
-                        commit_message=_title(release),
-                        repo_type="dataset",
-                        revision=self.branch,
-                        parent_commit=parent.commit,
-                    )
-                self.commits += 1
-                return self.state(made.oid)
-            except (ClientError, OSError, RuntimeError, ValueError) as error:
+                made = self.api.create_commit(
+                    self.name.repo_id,
+                    operations,
+                    commit_message=_title(release),
+                    repo_type="dataset",
+                    revision=self.branch,
+                    parent_commit=parent.commit,
+                )
+            except FAILURES as error:
                 conflict = status_of(error) in CONFLICT
-                if not conflict and not is_transient(error):
-                    raise translated(error, str(self.name)) from error
-                now = self.state()
-                if now.commit != parent.commit and _is_done(release, operations, now):
-                    self.commits += 1
-                    return now
-                if conflict or now.commit != parent.commit:
-                    raise _conflict(self.name) from error
-                if pause is None:
-                    raise translated(error, str(self.name)) from error
-                left -= wait(error, pause, str(self.name), left)
-        raise AssertionError
+                if conflict or is_transient(error):
+                    now = self.state()
+                    if now.commit != parent.commit and _is_done(release, operations, now):
+                        return now
+                    if conflict or now.commit != parent.commit:
+                        raise _conflict(self.name) from error
+                raise
+            return self.state(made.oid)
+
+        state = self._call(attempt)
+        self.commits += 1
+        return state
 
     def commit_by_pull_request(self, release: Release, parent: State) -> State:
         """Make several commits beside the branch, then put all of them on it at once.
