@@ -4,10 +4,9 @@ python = .venv/bin/python
 
 .PHONY: test style types all nightly
 
-# The fast lane: minutes on two cores. It leaves out the markers named here; pytest prints how many tests that are.
+# The fast lane: minutes on two cores. It leaves out the markers named here, and prints how many tests that are.
 test:
-	$(python) -m pytest -q -n auto --dist loadfile \
-	  -m "not (cluster or docs or faults or reproduction or browser or slow)"
+	$(python) -m pytest -n auto -m "not (cluster or docs or faults or reproduction or browser or slow)"
 
 style:
 	$(python) -m ruff check .
@@ -23,5 +22,6 @@ all:
 # The long lane: 2,000 kills, every system call of a build, millions of mutations, large zoos. Hours on two cores.
 # Each test prints its figures and its ZOOTOOLS_FAULT_SEED, which repeats it. ZOOTOOLS_NIGHTLY=0.1 makes a tenth of it.
 nightly:
-	ZOOTOOLS_NIGHTLY=$${ZOOTOOLS_NIGHTLY:-1} $(python) -m pytest -s -o timeout=0 tests/faults tests/build/test_determinism.py
+	ZOOTOOLS_NIGHTLY=$${ZOOTOOLS_NIGHTLY:-1} $(python) -m pytest -s -o timeout=0 \
+	  tests/faults tests/build/test_determinism.py tests/hub/test_hub_publish.py tests/cluster/test_ray.py
 	$(python) benchmarks/verify.py

@@ -35,7 +35,7 @@ def main() -> None:
     for name in offered[1:]:
         print(f"+ {ISA}={name} pytest {' '.join(FILES)} -k '{SELECTED}'", flush=True)
         environment = {**os.environ, ISA: name, "ATEN_CPU_CAPABILITY": TORCH.get(name, "default")}
-        words = ["-q", "-o", f"cache_dir=.pytest_cache/{name}", "--durations=5", *FILES, "-k", SELECTED]
+        words = ["-q", "-n", "2", "-o", f"cache_dir=.pytest_cache/{name}", "--durations=5", *FILES, "-k", SELECTED]
         command = [sys.executable, "-m", "pytest", *words]
         if subprocess.run(command, env=environment, check=False).returncode:
             failed.append(name)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from crash import fault_random, lane
 from hub_server import READER, TOKEN, Blob, Fault, Files, HubServer
 from samples import SERVERS
 
@@ -130,14 +130,12 @@ def test_a_hub_that_falls_silent_is_asked_again(
 def test_random_failures_never_leave_anything_but_the_zoo(
     server: HubServer, tiny_zoo: Path, grown_zoo: Path, sleeps: list[float]
 ) -> None:
-    seed = int(os.environ.get("ZOOTOOLS_FAULT_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"ZOOTOOLS_FAULT_SEED={seed}")
-    draw = random.Random(seed)
+    draw = fault_random("H1")
     kinds: list[int | str] = [408, 429, 500, 502, 503, 504, "reset", "reset-after", "truncate"]
     # Prepared once: what is under test is the way to the Hub.
     with release.prepare(tiny_zoo, ZooName("group", "tiny")) as tiny, release.prepare(grown_zoo, tiny.name) as grown:
         zoos = (tiny, grown)
-    for script in range(200):
+    for script in range(lane(60, 1000)):
         server.repos.clear()
         server.blobs.clear()
         server.faults = [
@@ -160,9 +158,7 @@ def test_random_failures_never_leave_anything_but_the_zoo(
 def test_a_publisher_may_be_killed_at_any_request(server: HubServer, tiny_zoo: Path, grown_zoo: Path) -> None:
     words = [sys.executable, str(SERVERS / "hub_publisher.py"), str(tiny_zoo), NAME, server.url]
     environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    seed = int(os.environ.get("ZOOTOOLS_FAULT_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"ZOOTOOLS_FAULT_SEED={seed}")
-    draw = random.Random(seed)
+    draw = fault_random("H2")
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
