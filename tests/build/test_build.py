@@ -29,6 +29,7 @@ from zootools.spec import load_spec
 from zootools.spec.model_configs import expand
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.hashed_json import add_hash
+from zootools.storage.manifest import NumberedResumption
 from zootools.storage.status import status
 from zootools.training.reference import train_reference
 from zootools.verify import faults, repair

@@ -292,13 +292,13 @@ def test_of_many_stacks_only_those_with_a_machine_and_two_more_are_sent(
     sent, most = set[int](), 0
 
     class Watched(Journal):
-        def start(self, stack: int) -> Epoch | None:
+        def start(self, stack: int) -> TrainedEpoch | None:
             nonlocal most
             sent.add(stack)
             most = max(most, len(sent))
             return super().start(stack)
 
-        def take(self, stack: int, epoch: Epoch) -> bool:
+        def take(self, stack: int, epoch: TrainedEpoch) -> bool:
             if epoch.done:
                 sent.remove(stack)
             return super().take(stack, epoch)
@@ -682,7 +682,7 @@ def test_missing_images_are_found_before_ray_is_started(specs: Path, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def trained(specs: Path) -> tuple[Plan, list[Epoch]]:
+def trained(specs: Path) -> tuple[Plan, list[TrainedEpoch]]:
     """A plan of one stack, and its epochs 0 to 3."""
     spec: ZooSpec = load_spec(specs / "tiny.yaml", ["grid.activation=[tanh]"])
     schema, models, images = zoo_schema(spec), expand(spec), load_images(spec.images)
@@ -702,13 +702,13 @@ def journal_in(folder: Path, plan: Plan) -> Journal:
 @settings(max_examples=lane(60, 2000), deadline=None)
 @given(st.data())
 def test_y3_attempts_that_overlap_in_any_order_are_journaled_once(
-    trained: tuple[Plan, list[Epoch]], data: st.DataObject
+    trained: tuple[Plan, list[TrainedEpoch]], data: st.DataObject
 ) -> None:
     """Attempts begin at what is journaled then, and send on; any of them, and the driver, may stop at any time."""
     plan, epochs = trained
     with tempfile.TemporaryDirectory() as folder:
         journal = journal_in(Path(folder), plan)
-        attempts, fresh = list[list[Epoch]](), list[int]()
+        attempts, fresh = list[list[TrainedEpoch]](), list[int]()
         while not journal.record(0).done:
             alive = [number for number, left in enumerate(attempts) if left]
             step = data.draw(st.sampled_from([*alive, "begin", "restart"] if len(attempts) < 5 else alive or ["begin"]))
@@ -738,7 +738,7 @@ def test_y3_attempts_that_overlap_in_any_order_are_journaled_once(
     ],
 )
 def test_y3_unequal_bytes_stop_the_build_with_both_hashes(
-    trained: tuple[Plan, list[Epoch]], tmp_path: Path, what: str, number: int, restarted: bool
+    trained: tuple[Plan, list[TrainedEpoch]], tmp_path: Path, what: str, number: int, restarted: bool
 ) -> None:
     plan, epochs = trained
     journal = journal_in(tmp_path, plan)

@@ -24,7 +24,7 @@ from zootools.errors import DamagedZooError, ZooError
 from zootools.storage.file_rules import check_file_names
 from zootools.storage.manifest import read_manifest
 from zootools.storage.tables import read_metadata
-from zootools.storage.verified_files import VerifiedFiles
+from zootools.storage.verified_files import FileInfo, VerifiedFiles
 from zootools.verify import repair
 
 # --- Z1 ------------------------------------------------------------------------------------------------
