@@ -37,7 +37,7 @@ from zootools.native.compiler import INSTRUCTION_SETS, ISA
 from zootools.spec import load_spec
 from zootools.spec.model_configs import expand
 from zootools.storage.build_state import ZooFolder
-from zootools.storage.records import Plan
+from zootools.storage.records import Plan, TrainedEpoch
 from zootools.storage.status import status
 from zootools.training.backend import choose_backend
 from zootools.verify import faults
