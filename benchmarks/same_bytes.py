@@ -9,8 +9,8 @@ when any does. Nothing is downloaded: where the images of a specification are no
 their place, at the same size. With ``--keep`` the zoos of the other commit are left in a folder, and the next run
 builds only those of this checkout.
 
-Not compared: ``build.json``, which says when and how long a zoo was built, and the seconds that an encoder's records and
-results give.
+Not compared: ``build.json``, which says when and how long a zoo was built, and the seconds in the records and results
+of an encoder.
 """
 
 import argparse
