@@ -424,7 +424,7 @@ def test_another_fingerprint_is_refused_unless_allowed(tmp_path: Path, specs: Pa
         if record is not None:
             record.fingerprint = {**record.fingerprint, "numpy": "1.0"}
             folder.write_record(stack, record, folder.state_bytes(stack))
-    with pytest.raises(SpecError, match=r"numpy '1\.0' then"):
+    with pytest.raises(SpecError, match=r"numpy: '1\.0' there"):
         build(spec, out, quiet=True)
     manifest = build(spec, out, quiet=True, allow_fingerprint_change=True)
     assert "1.0" in {fingerprint["numpy"] for fingerprint in manifest.fingerprints}

@@ -268,7 +268,7 @@ def later_zoo(source: Path, out: Path, **names: str) -> None:
             info = read_info(source, name)
             rows = old.where((pc.field("stack") == number) & (pc.field("epoch") == info.epoch))
             info = ShardInfo(info.epoch, [ids[model] for model in info.model_ids], info.properties)
-            shards[name] = dict(zoo.write(name, shard_bytes(old.schema, rows.weights().numpy(), info)))
+            shards[name] = zoo.write(name, shard_bytes(old.schema, rows.weights().numpy(), info))
         fingerprint = manifest.fingerprints[stack.fingerprint]
         records.append(StackRecord(fingerprint=fingerprint, epoch=stack.epoch, done=True, shards=shards))
     stacks = [[ids[model] for model in stack.models] for stack in manifest.stacks]

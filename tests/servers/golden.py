@@ -54,7 +54,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """Return what a zoo holds, in a few numbers per checkpoint."""
     zoo = open_zoo(folder, include_diverged=True)
     return {
-        "counts": zoo.counts,
+        "counts": zoo.counts.model_dump(),
         "models": zoo.models,
         "sums": [float(f"{value:.9e}") for value in zoo.weights().double().sum(dim=1).tolist()],
         "test_accuracy": zoo.metadata["test_accuracy"].to_pylist(),
