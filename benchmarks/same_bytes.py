@@ -4,13 +4,13 @@
 
 A copy of the other commit (by default the one before) is unpacked into a temporary folder. Then both trees, each in a
 process of its own and by its own command line, build every bundled specification at smoke size, the golden zoos of
-`tests/data` and one smoke encoder. Prints for each how many files there are and which of them differ; exits with 1
-when any does. Nothing is downloaded: where the images of a specification are not made here, scikit-learn's digits take
-their place, at the same size. With ``--keep`` the zoos of the other commit are left in a folder, and the next run
-builds only those of this checkout.
+`tests/data` and one smoke encoder. Prints for each how many files there are and which of them differ; exits with 1 when
+any does. Nothing is downloaded: where the images of a specification are not made here, scikit-learn's digits take their
+place, at the same size. With ``--keep`` the zoos of the other commit are left in a folder, and the next run builds only
+those of this checkout.
 
-Not compared: ``build.json``, which says when and how long a zoo was built, and the seconds that an encoder's records and
-results give.
+Not compared: ``build.json``, which says when and how long a zoo was built, and the seconds in the records and results
+of an encoder.
 """
 
 import argparse
@@ -137,8 +137,8 @@ def run(tree: Path, folder: Path, commands: dict[str, list[list[str]]]) -> None:
 def compare(here: Path, there: Path) -> tuple[int, list[str]]:
     """Return how many files two folders have together, and which of them are not in both with the same bytes."""
     ours, theirs = contents(here), contents(there)
-    assert ours, f"{here} is empty"
-    assert theirs, f"{there} is empty"
+    for folder, found in ((here, ours), (there, theirs)):
+        assert found, f"{folder} is empty"
     names = sorted({*ours, *theirs})
     return len(names), [name for name in names if ours.get(name) != theirs.get(name)]
 
