@@ -38,9 +38,9 @@ from pathlib import Path
 import click
 import zootools
 from zootools.cli import main
-tree, commands = sys.argv[1], json.loads(sys.argv[2])
+tree = sys.argv[1]
 assert Path(zootools.__file__).is_relative_to(tree), f"{zootools.__file__} is not in {tree}"
-for words in commands:
+for words in json.load(sys.stdin):
     click.Group.main(main, words, standalone_mode=False)  # the group's own main ends the process
 """
 """What runs in the process of one tree."""
@@ -60,8 +60,8 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         here, there = Path(temporary) / "here", arguments.keep or Path(temporary) / "there"
-        run(ROOT, here, commands)
         run(unpack(arguments.commit, Path(temporary) / "tree"), there, commands)
+        run(ROOT, here, commands)
         print(f"{'':<20} files  equal to those of {arguments.commit}")
         different = 0
         for name in commands:
@@ -75,7 +75,7 @@ def all_commands() -> dict[str, list[list[str]]]:
     """Return the commands that make each zoo, and the encoder, by the folder that they write."""
     commands = {}
     for name, path in bundled_specs().items():
-        changes = {"models": 5, "training.epochs": 2, "images.train": 120, "images.test": 60}
+        changes: dict[str, object] = {"models": 5, "training.epochs": 2, "images.train": 120, "images.test": 60}
         if isinstance((images := load_spec(path).images), DatasetImages):
             (_, side, _), _ = image_shape(images)
             changes |= {"images.name": "digits", "images.crop": "null", "images.size": side, "images.greyscale": "true"}
@@ -126,7 +126,9 @@ def run(tree: Path, folder: Path, commands: dict[str, list[list[str]]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     missing = [command for name, each in commands.items() if not (folder / name).exists() for command in each]
     subprocess.run(
-        [sys.executable, "-c", TREE, str(tree), json.dumps(missing)],
+        [sys.executable, "-c", TREE, str(tree)],
+        input=json.dumps(missing),
+        text=True,
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(tree)},
         stdout=subprocess.DEVNULL,
