@@ -4,10 +4,10 @@
 
 A copy of the other commit (by default the one before) is unpacked into a temporary folder. Then both trees, each in a
 process of its own and by its own command line, build every bundled specification at smoke size, the golden zoos of
-`tests/data` and one smoke encoder. Prints for each how many files there are and which of them differ; exits with 1
-when any does. Nothing is downloaded: where the images of a specification are not made here, scikit-learn's digits take
-their place, at the same size. With ``--keep`` the zoos of the other commit are left in a folder, and the next run
-builds only those of this checkout.
+`tests/data` and one smoke encoder. Prints for each how many files there are and which of them differ; exits with 1 when
+any does. Nothing is downloaded: where the images of a specification are not made here, scikit-learn's digits take their
+place, at the same size. With ``--keep`` the zoos of the other commit are left in a folder, and the next run builds only
+those of this checkout.
 
 Not compared: ``build.json``, which says when and how long a zoo was built, and the seconds in the records and results
 of an encoder.
@@ -38,9 +38,9 @@ from pathlib import Path
 import click
 import zootools
 from zootools.cli import main
-tree, commands = sys.argv[1], json.loads(sys.argv[2])
+tree = sys.argv[1]
 assert Path(zootools.__file__).is_relative_to(tree), f"{zootools.__file__} is not in {tree}"
-for words in commands:
+for words in json.load(sys.stdin):
     click.Group.main(main, words, standalone_mode=False)  # the group's own main ends the process
 """
 """What runs in the process of one tree."""
@@ -60,8 +60,8 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         here, there = Path(temporary) / "here", arguments.keep or Path(temporary) / "there"
-        run(ROOT, here, commands)
         run(unpack(arguments.commit, Path(temporary) / "tree"), there, commands)
+        run(ROOT, here, commands)
         print(f"{'':<20} files  equal to those of {arguments.commit}")
         different = 0
         for name in commands:
@@ -75,7 +75,7 @@ def all_commands() -> dict[str, list[list[str]]]:
     """Return the commands that make each zoo, and the encoder, by the folder that they write."""
     commands = {}
     for name, path in bundled_specs().items():
-        changes = {"models": 5, "training.epochs": 2, "images.train": 120, "images.test": 60}
+        changes: dict[str, object] = {"models": 5, "training.epochs": 2, "images.train": 120, "images.test": 60}
         if isinstance((images := load_spec(path).images), DatasetImages):
             (_, side, _), _ = image_shape(images)
             changes |= {"images.name": "digits", "images.crop": "null", "images.size": side, "images.greyscale": "true"}
@@ -126,7 +126,9 @@ def run(tree: Path, folder: Path, commands: dict[str, list[list[str]]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     missing = [command for name, each in commands.items() if not (folder / name).exists() for command in each]
     subprocess.run(
-        [sys.executable, "-c", TREE, str(tree), json.dumps(missing)],
+        [sys.executable, "-c", TREE, str(tree)],
+        input=json.dumps(missing),
+        text=True,
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(tree)},
         stdout=subprocess.DEVNULL,
@@ -137,8 +139,8 @@ def run(tree: Path, folder: Path, commands: dict[str, list[list[str]]]) -> None:
 def compare(here: Path, there: Path) -> tuple[int, list[str]]:
     """Return how many files two folders have together, and which of them are not in both with the same bytes."""
     ours, theirs = contents(here), contents(there)
-    assert ours, f"{here} is empty"
-    assert theirs, f"{there} is empty"
+    for folder, found in ((here, ours), (there, theirs)):
+        assert found, f"{folder} is empty"
     names = sorted({*ours, *theirs})
     return len(names), [name for name in names if ours.get(name) != theirs.get(name)]
 

@@ -8,11 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zootools.architectures import Schema
+from zootools.building.options import BuildOptions
 from zootools.choices import BACKENDS, DEVICES, check_word, check_workers
 from zootools.errors import SpecError, StorageError, differences
 from zootools.filesystem.files import file_above
@@ -37,20 +39,21 @@ and while an epoch is stored (with the moments, as tensors, and as the bytes of 
 # --- arguments -----------------------------------------------------------------------------------------
 
 
-def check_arguments(spec: object, device: str, backend: "str | Backend", workers: object) -> int | None:
-    """Refuse values of arguments that `build` does not take; return the number of workers.
+def check_arguments(spec: object, options: BuildOptions) -> BuildOptions:
+    """Refuse a specification and options that `build` does not take; return the options with ``workers`` as an int.
 
-    Raises SpecError naming the argument, what was found and the nearest valid choice.
+    The engine and its address are checked by `zootools.engines.table.open_engine`. Raises SpecError naming the
+    argument, the value and the nearest valid one.
     """
     if not isinstance(spec, ZooSpec):
         raise SpecError(f"spec: expected a ZooSpec, as zootools.load_spec returns, found {type(spec).__name__}")
-    parse_spec(spec.dump(), "spec")  # for pydantic lets copies be made that nothing has checked
-    check_word("device", device, DEVICES)
-    if isinstance(backend, str):
-        check_word("backend", backend, BACKENDS)
+    parse_spec(spec.dump(), "spec")  # pydantic's model_copy validates nothing
+    check_word("device", options.device, DEVICES)
+    if isinstance(options.backend, str):
+        check_word("backend", options.backend, BACKENDS)
     else:
-        check_backend(backend, device)
-    return check_workers(workers)
+        check_backend(options.backend, options.device)
+    return replace(options, workers=check_workers(options.workers))
 
 
 def check_backend(backend: object, device: str = "auto") -> None:

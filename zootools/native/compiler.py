@@ -20,9 +20,8 @@ from zootools.paths import cache_folder
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("vec.h", "layers.h", "network.h")
-"""Their text, comments included, is part of the fingerprint that zoos record: a reworded comment would change
-zoo.json, and unfinished zoos would refuse to resume. So network.h still calls `zootools.rng` by its old name, streams.
-"""
+"""Their text, comments included, is part of the fingerprint that zoos record: with a reworded comment zoo.json would
+differ, and unfinished zoos would not resume. So network.h still calls `zootools.rng` by its old name, streams."""
 _X86 = platform.machine() in ("x86_64", "AMD64")
 _FLAGS = (
     "-std=c++20",

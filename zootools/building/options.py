@@ -1,0 +1,43 @@
+"""The options of a build, the same for `zootools.build` and `zootools.building.builder.preview`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from zootools.training.backend import Backend
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to train a zoo. `zootools.build` takes the fields as keyword arguments."""
+
+    device: str = "auto"
+    """``cpu``, ``cuda``, or ``auto`` for CUDA where there is a CUDA device."""
+    backend: "str | Backend" = "auto"
+    """``native``, ``torch``, ``auto``, or a `zootools.training.backend.Backend` of your own."""
+    engine: str = "local"
+    """``local`` for processes on this machine, ``ray`` for tasks of a Ray cluster; the bytes are the same."""
+    address: str | None = None
+    """Address of the Ray cluster; by default a cluster is started on this machine."""
+    workers: int | None = None
+    """How many stacks to train at once, 1 to 1024."""
+    data: Path | None = None
+    """The folder of the image files (`zootools.paths.data_folder`)."""
+    allow_fingerprint_change: bool = False
+    """Resume although the device or the versions of libraries differ from those of the first session."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+class BuildKeywords(TypedDict, total=False):
+    """The fields of `BuildOptions` as keyword arguments; mypy compares the two."""
+
+    device: str
+    backend: "str | Backend"
+    engine: str
+    address: str | None
+    workers: int | None
+    data: Path | None
+    allow_fingerprint_change: bool
+    quiet: bool
