@@ -16,7 +16,6 @@ from representation.evaluation.baselines import (
     Umap,
     UnfitError,
     UnterthinerStatistics,
-    baselines,
     flatten,
 )
 from zootools.architectures import Schema, build_schema
