@@ -140,7 +140,9 @@ def test_generated_parts_are_what_the_code_says() -> None:
 def test_every_command_and_option_is_documented() -> None:
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^### (zootools [\w -]+)\n(.*?)(?=^### |\Z)", page, re.MULTILINE | re.DOTALL))
-    for path, command in walk(main):
+    commands = list(walk(main))
+    assert len(commands) > 15
+    for path, command in commands:
         section = sections[" ".join(("zootools", *path))]
         for parameter in command.params:
             spelled = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(_context())
@@ -195,6 +197,10 @@ def parsed(page: Path) -> tuple[set[str], list[str]]:
         str(token.attrs.get("href") or token.attrs["src"]) for token in inline if token.type in ("link_open", "image")
     ]
     return anchors, links
+
+
+def test_links_are_found() -> None:
+    assert sum(len(parsed(page)[1]) for page in PAGES) > 60
 
 
 @pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=name_of)

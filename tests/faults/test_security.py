@@ -174,8 +174,10 @@ def test_x5_a_folder_that_becomes_a_link_at_any_moment_leads_nowhere(tmp_path: P
 
     attacker = threading.Thread(target=swap)
     attacker.start()
-    written = refused = 0
-    for _ in range(lane(100, 5000)):
+    written = refused = rounds = 0
+    while rounds < lane(100, 5000) or not (written and refused):
+        rounds += 1
+        assert rounds < 100_000, f"{written} written, {refused} refused: the folder is never swapped, or always"
         try:
             with durable_file(inside / "file", tmp_path / "zoo") as file:
                 file.write(random.randbytes(100))

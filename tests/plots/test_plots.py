@@ -214,6 +214,7 @@ def test_nothing_overlaps_and_nothing_is_cut_off(which: str, portrait: Portrait,
             FigureCanvasAgg(figure)
             figure.draw_without_rendering()
         found = list(extents(figure))
+        assert len(found) >= 3, f"{name}: axes, their labels and a title"
         width, height = figure.bbox.size
         for what, box in found:
             assert min(box.x0, box.y0, width - box.x1, height - box.y1) > -1, (name, what, box)

@@ -16,7 +16,6 @@ from representation.evaluation.baselines import (
     Umap,
     UnfitError,
     UnterthinerStatistics,
-    baselines,
     flatten,
 )
 from zootools.architectures import Schema, build_schema
@@ -84,7 +83,7 @@ def test_cosine_pca_is_kernel_pca_with_the_cosine_kernel(schema: Schema) -> None
 def test_linear_pca_is_fitted_on_all_rows_and_kernel_pca_on_a_seeded_sample(
     schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines, "MAX_FIT", 60)
+    monkeypatch.setattr("representation.evaluation.baselines.MAX_FIT", 60)
     few_directions = torch.logspace(1, -6, 100)  # a spectrum that falls, as that of real zoos does
     train, new = (random_weights(rows, 100, seed) * few_directions for rows, seed in ((90, 0), (20, 1)))
     linear = LinearPca(4)
@@ -100,7 +99,7 @@ def test_linear_pca_is_fitted_on_all_rows_and_kernel_pca_on_a_seeded_sample(
     assert torch.equal(first.embed(new), again.embed(new))
     assert not torch.allclose(first.embed(new).abs(), other.embed(new).abs(), atol=1e-3)
 
-    monkeypatch.setattr(baselines, "MAX_FIT", 1000)
+    monkeypatch.setattr("representation.evaluation.baselines.MAX_FIT", 1000)
     whole = RbfPca(4)
     whole.fit(train, schema)
     exact = KernelPCA(4, kernel="rbf", gamma=1 / 100, eigen_solver="dense").fit(train.double().numpy())

@@ -166,6 +166,7 @@ def test_every_instruction_set_has_a_width_under_test() -> None:
     assert INSTRUCTION_SETS.keys() <= WIDTHS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["mlp_deep", "cnn_small", "cnn_unterthiner"])
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_every_instruction_set_computes_the_same(
@@ -233,6 +234,7 @@ def smallest() -> str:
     return list(INSTRUCTION_SETS)[-1]
 
 
+@pytest.mark.slow
 def test_a_zoo_is_of_one_instruction_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a part of the numeric fingerprint: a zoo that was begun with another one does not grow unnoticed."""
     spec, grown = (parse_spec(TINY_ZOO | {"seeds": {"range": [1, last]}}, "test") for last in (2, 3))
@@ -248,6 +250,7 @@ def test_a_zoo_is_of_one_instruction_set(tmp_path: Path, monkeypatch: pytest.Mon
     assert whole["counts"]["ok"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["aarch64-linux-gnu", "x86_64-linux-gnu"])
 def test_the_compiler_in_the_wheel_compiles_for_arm_too(target: str, tmp_path: Path) -> None:
     pytest.importorskip("ziglang", reason="lacks ziglang (pip install 'zootools[native]')")
@@ -260,6 +263,7 @@ def test_the_compiler_in_the_wheel_compiles_for_arm_too(target: str, tmp_path: P
     assert (tmp_path / "kernel.so").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_compiler_in_the_wheel_serves(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
     pytest.importorskip("ziglang", reason="lacks ziglang (pip install 'zootools[native]')")
     monkeypatch.setenv("PATH", "/nowhere")
@@ -375,6 +379,7 @@ def damages(whole: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
     yield "without its sha256", whole[:-32]
 
 
+@pytest.mark.slow
 def test_a_damaged_kernel_in_the_cache_is_compiled_again(empty_cache: Path) -> None:
     kernel = compile_kernel(SMALL)
     whole = cached(empty_cache).read_bytes()
@@ -386,6 +391,7 @@ def test_a_damaged_kernel_in_the_cache_is_compiled_again(empty_cache: Path) -> N
         assert cached(empty_cache).read_bytes() == whole, name
 
 
+@pytest.mark.slow
 def test_a_build_after_a_damage_of_its_kernel_has_the_same_bytes(tmp_path: Path, empty_cache: Path) -> None:
     """A flipped bit in the code, a file cut short: neither reaches the zoo, nor the workers."""
     chance, spec = fault_random("kernel in builds"), parse_spec(TINY_ZOO | {"seeds": {"range": [1, 2]}}, "test")
