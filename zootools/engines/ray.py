@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 GPU_SHARE = 0.5
-"""Of a GPU, per stack: one stack computes while another one draws its data order or is scored."""
+"""The part of a GPU that a stack takes: one stack computes while another one draws its data order or is scored."""
 QUEUED = 2
 """Tasks sent beyond those that find a processor, so that a processor that becomes free has one at once. Each holds the
 state of its stack in memory."""

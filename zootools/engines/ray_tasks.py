@@ -1,8 +1,8 @@
-"""Streaming tasks of a Ray cluster: which of them are under way, what they send, and how they die.
+"""The driver's side of streaming tasks on a Ray cluster: results, deaths, lost machines, retries and cancelling.
 
-The driver of a build and that of a training of encoders differ in what their tasks compute and in what they do with
-the results; the rest is here. A task is started once: Ray does not retry it, because its second attempt would repeat
-what the driver has already committed. The driver starts another one after the last result that it has.
+Two drivers use it: that of a build (`zootools.engines.ray`) and that of a training of encoders
+(`representation.training.distributed`). Ray itself does not retry their tasks, because a second attempt would compute
+again what the driver has committed: the driver starts a new task, which resumes after the last committed result.
 """
 
 import logging
@@ -20,30 +20,30 @@ from zootools.errors import ClusterError, StorageError, WorkerError, ZooError
 LOG = logging.getLogger(__name__)
 
 AHEAD = 2
-"""Results that a task may have computed and the driver not yet taken."""
+"""After this many results that the driver has not taken, a task pauses."""
 LOSSES = 10
-"""How many machines a piece of work may lose between two of its results. Machines come and go; but work that takes
-every machine down must not do so for ever with those that an autoscaler or a batch system starts anew."""
+"""How many machines a piece of work may lose between two epochs. Machines come and go; but work that crashes every
+machine must not go on to crash all those that an autoscaler or a batch system starts in their place."""
 LOOK_EVERY = 5.0
-"""Seconds that `Tasks.next_result` waits for a result."""
+"""Seconds that `Tasks.next_result` waits for a result, and between two looks at the machines of the cluster."""
 WARN_AFTER = 60.0
-"""Seconds without a started task before the first warning; every further one comes after twice as many."""
+"""Seconds without a running task before the first warning; the time doubles with every further one."""
 STARTED = ("started", None)
-"""The first result of every task: a worker runs it. It is not passed on to the driver."""
+"""The first result of every task, which says that a worker runs it; `Tasks` keeps it to itself."""
 
 Work = TypeVar("Work", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Death:
-    """The end of a task whose worker died before it had sent all of its results."""
+    """How a task ended whose worker died before it had sent all results."""
 
     how: str
-    """One sentence."""
+    """One sentence for messages."""
     machine_lost: bool
-    """Whether the whole machine was lost, which is not the fault of the task."""
+    """Whether the whole machine was lost, which rarely is the fault of the task."""
     error: Exception
-    """What Ray raised."""
+    """The exception of Ray, for ``raise ... from``."""
 
 
 class Tasks(Generic[Work]):
@@ -108,13 +108,13 @@ class Tasks(Generic[Work]):
         return result
 
     def advanced(self, work: Work) -> None:
-        """Forget the deaths of a piece of work: it has come further."""
+        """Reset the counts of deaths and losses of a piece of work, which has come an epoch further."""
         self._deaths[work] = self._losses[work] = 0
 
     def may_retry(self, work: Work, death: Death) -> bool:
-        """Count a death; return whether the work may be tried again: `RETRIES` times before it comes further.
+        """Count a death; return whether to retry the work: up to `RETRIES` times since it last advanced.
 
-        Raises ClusterError when it has lost more than `LOSSES` machines.
+        A lost machine is counted apart. Raises ClusterError after more than `LOSSES` of them.
         """
         if not death.machine_lost:
             self._deaths[work] += 1
@@ -129,8 +129,8 @@ class Tasks(Generic[Work]):
 
     def _result_of(self, generator: Any) -> tuple[Work, Any] | None:
         errors = self._ray.exceptions
-        # To the end of the row, so that every task has its turn. It leaves the row only when it has ended, so that it
-        # is cancelled whatever is raised before.
+        # Reinserted at the end, so that every task has its turn. A task is removed only when it has ended: if its
+        # result, or what the driver does with it, raises an error, `__exit__` must find and cancel the task.
         work = self._running[generator] = self._running.pop(generator)
         try:
             result = self._ray.get(next(generator))
@@ -155,9 +155,9 @@ class Tasks(Generic[Work]):
         return work, result
 
     def _warn_if_idle(self) -> None:
-        """Warn when no task has been running for long.
+        """Log a warning when no task has been running for `WARN_AFTER` seconds.
 
-        It may be so for days, on a cluster that is busy with other work, and so nothing is raised.
+        Nothing is raised, because a cluster may be busy with other work for days.
         """
         self._started.intersection_update(self._running)
         now = time.monotonic()
