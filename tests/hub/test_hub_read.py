@@ -228,7 +228,7 @@ def test_a_listing_finds_zoos_by_their_tag(published: HubServer, monkeypatch: py
     [
         (None, "private", NAME, "log in with `hf auth login`"),
         ("hf_" + "x" * 34, "", NAME, "log in again"),
-        (None, "gated", NAME, "is gated; ask for access"),
+        (None, "gated", NAME, "is gated; request access"),
         (READER, "403", NAME, "may not do this"),
         (TOKEN, "", "group/nothing", "no such data set on the Hub"),
         (TOKEN, "offline", NAME, "HF_HUB_OFFLINE is set"),
@@ -348,7 +348,7 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(
         lambda: zoos(hub=server.url),
         lambda: publish(tiny_zoo, NAME, hub=server.url),
     ):
-        with pytest.raises(HubError, match="has characters that no token has") as caught:
+        with pytest.raises(HubError, match="has characters that a token cannot have") as caught:
             end()
         assert caught.value.exit_code == 2
         assert token not in str(caught.value)

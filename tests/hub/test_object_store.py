@@ -210,7 +210,7 @@ def test_what_only_the_working_folder_has_is_put_and_not_trained_again(
     s3.door = cut
     assert here.build(specs["tiny"]) == 74
     log = Path(f"{specs['tiny']}.log").read_text()
-    assert "the same command goes on from here" in log
+    assert "run the same command again to resume" in log
     assert SECRET not in log
     folder = ZooFolder(here.working_folder)
     record = folder.read_record(0)

@@ -1,8 +1,8 @@
-"""Calls to the Hub: which failures are worth another try, and what a refusal means in one line.
+"""Calls to the Hub: which failures are retried, and what an error means, in one line.
 
-A request that fails is sent again by one layer only: by `retried`, in whose calls huggingface-hub sends each request
-once; or, in `sent_by_library`, by huggingface-hub. Tokens are huggingface-hub's business (its environment variables,
-its file): a token is only looked at for characters that no header can carry.
+Only one layer retries a request that fails: `retried`, in whose calls huggingface-hub sends each request once, or
+huggingface-hub itself, in `sent_by_library`. Tokens are left to huggingface-hub (its environment variables and its
+file); here a token is only checked for characters that a header cannot contain.
 """
 
 import logging
@@ -29,43 +29,43 @@ from zootools.errors import HubError, StorageError, ZooError, ZooNotFoundError
 LOG = logging.getLogger(__name__)
 
 PAUSES = (1, 2, 4, 8)
-"""Seconds before each further attempt, where the Hub does not name its own."""
+"""Seconds before each retry, unless the Hub names another time."""
 LONGEST_WAIT = 300
-"""Seconds that all pauses of one call may take, where the Hub asks for longer ones (``Retry-After``)."""
+"""Seconds that the pauses of one call may take together, where the Hub asks for longer ones (``Retry-After``)."""
 TIMEOUT = 10
 """Seconds that the Hub may take to answer the first request."""
 SILENCE = 60
-"""Seconds that a connection may be silent later on; huggingface-hub itself would wait for ever."""
+"""Seconds that the Hub may take to answer a later request; huggingface-hub itself sets no limit."""
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 CONFLICT = {409, 412}
 
 _OURS = {"UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects"}
-"""Names of errors of the HTTP client that have their cause on this side."""
+"""Errors of the HTTP client that this side causes; a retry cannot help."""
 
 FAILURES = (ClientError, OSError, RuntimeError, ValueError)
-"""Of calls of huggingface-hub: every failed request, and what its clients raise for one."""
+"""What huggingface-hub raises for a request that failed."""
 
 T = TypeVar("T")
 
 
 class UnansweredError(ClientError):
-    """A request got no answer; unlike its cause, it is not of a class for which huggingface-hub sends it again."""
+    """A request got no answer; unlike its cause, this is not an error for which huggingface-hub retries it."""
 
 
 class _Here(threading.local):
-    """What this thread does with huggingface-hub."""
+    """How requests of this thread are sent (see `each_request_once`)."""
 
     once = False
-    """Whether each request is sent once."""
+    """Whether a request that fails is not retried by huggingface-hub."""
     heads: set[str]
-    """The addresses of the HEAD requests that failed in this call."""
+    """The URLs of the HEAD requests that were sent in this call."""
 
 
 _HERE = _Here()
 
 
 def offline() -> bool:
-    """Whether huggingface-hub is told to stay off the network."""
+    """Whether huggingface-hub must not use the network (``HF_HUB_OFFLINE``)."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
@@ -76,7 +76,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may well succeed a little later."""
+    """Whether the same call may succeed a little later."""
     if any(isinstance(e, OfflineModeIsEnabled) for e in _chain(error)):
         return False
     status = status_of(error)
@@ -91,16 +91,20 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether no connection could be made at all: the name cannot be resolved, or nobody answers."""
+    """Whether no connection could be made: the host's name cannot be resolved, or the host does not answer."""
     return any(type(e).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "gaierror") for e in _chain(error))
 
 
 def retried(call: Callable[[], T], what: str, first: bool = False) -> T:
-    """Call, and call again after a pause while the failure is transient.
+    """Return the result of a call, which is retried after a pause while its failures are transient.
 
-    The pauses are `PAUSES`, 15 s in all; a ``Retry-After`` of the Hub is obeyed instead, up to `LONGEST_WAIT` in all.
-    ``first`` marks the first request of all: where the Hub cannot be reached then, there is no second attempt.
-    Raises the refusal of `translated`.
+    Args:
+        call: what calls huggingface-hub.
+        what: the subject of error messages.
+        first: whether this is the first request; then it is not retried when the Hub cannot be reached at all.
+
+    The pauses are `PAUSES`, 15 s together, or those that the Hub asks for (``Retry-After``), up to `LONGEST_WAIT`
+    together. Raises the error of `translated`; a ZooError of the call passes through.
     """
     check_token()
     left = float(LONGEST_WAIT)
@@ -118,9 +122,9 @@ def retried(call: Callable[[], T], what: str, first: bool = False) -> T:
 
 
 def sent_by_library(call: Callable[[], T], what: str) -> T:
-    """Call once, for calls of many requests: huggingface-hub sends each again by itself, for 23 s.
+    """Return the result of a call that makes many requests, each of which huggingface-hub retries for 23 s.
 
-    Raises the refusal of `translated`.
+    Raises the error of `translated`; a ZooError of the call passes through.
     """
     check_token()
     try:
@@ -133,25 +137,25 @@ def sent_by_library(call: Callable[[], T], what: str) -> T:
 
 
 def _wait(error: BaseException, pause: float, what: str, left: float) -> float:
-    """Sleep before another attempt, as long as the Hub asks for or else ``pause`` seconds; return how long.
+    """Sleep before a retry, as long as the Hub asks for or else ``pause`` seconds; return the seconds.
 
-    Raises the refusal of `translated` where the Hub asks for more than the ``left`` seconds.
+    Raises the error of `translated` where the Hub asks for more than ``left`` seconds.
     """
     response = next((e.response for e in _chain(error) if isinstance(e, HfHubHTTPError)), None)
     asked = "" if response is None else response.headers.get("Retry-After", "")
     seconds = float(asked) if asked.isascii() and asked.isdigit() else pause
     if seconds > left:
         raise translated(error, what) from error
-    LOG.info("%s: %s; trying again in %g s", what, _short(error), seconds)
+    LOG.info("%s: %s; retrying in %g s", what, _short(error), seconds)
     time.sleep(seconds)
     return seconds
 
 
 @contextmanager
 def each_request_once() -> Iterator[None]:
-    """Let huggingface-hub send each request once while the block runs, in this thread.
+    """A context in which huggingface-hub sends each request of this thread once.
 
-    Its own loops would otherwise repeat what `retried` repeats again: 30 requests, and minutes, for one that fails.
+    With its own retries inside those of `retried`, a request that fails would be sent 30 times, over minutes.
     """
     client = get_session()
     client.timeout = SILENCE
@@ -165,7 +169,7 @@ def each_request_once() -> Iterator[None]:
 
 
 def _sending(send: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a client's ``send`` that makes failures final for huggingface-hub inside `each_request_once`."""
+    """Return a client's ``send`` whose failures huggingface-hub does not retry inside `each_request_once`."""
 
     def send_once(request: Any, **options: Any) -> Any:
         try:
@@ -183,9 +187,9 @@ def _sending(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_final(request: Any) -> bool:
-    """Whether a failed request is not to be sent again here.
+    """Whether huggingface-hub must not retry a request that failed.
 
-    After the first HEAD that fails huggingface-hub looks in its cache, and sends it again only if nothing is there.
+    After the first HEAD of a URL it looks in its cache, and sends the HEAD again only if nothing is there.
     """
     if not _HERE.once:
         return False
@@ -196,43 +200,49 @@ def _is_final(request: Any) -> bool:
 
 
 def check_token() -> bool:
-    """Return whether there is a token. Raises HubError for one that cannot be read or sent."""
+    """Return whether there is an access token. Raises HubError for one that cannot be read or sent."""
     where = "the access token of the Hub (HF_TOKEN, or what `hf auth login` stored)"
     try:
         token = get_token()
     except (OSError, UnicodeDecodeError):
         raise HubError(f"{where} cannot be read; log in again with `hf auth login`") from None
     if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise HubError(f"{where} has characters that no token has, such as letters with accents or spaces; set it anew")
+        raise HubError(
+            f"{where} has characters that a token cannot have, such as spaces or accented letters; set it again"
+        )
     return token is not None
 
 
 def translated(error: BaseException, what: str) -> ZooError:
-    """Return the refusal that says what happened to ``what``, and what to do."""
+    """Return the error that says what happened to ``what``, and what to do."""
     chain, status = list(_chain(error)), status_of(error)
     login = "log in with `hf auth login`" if not check_token() else "check `hf auth whoami` and the token's rights"
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain) or offline():
         return HubError(f"{what}: not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch from the Hub")
     if any(isinstance(e, GatedRepoError) for e in chain):
-        return HubError(f"{what}: is gated; ask for access on its page on the Hub, and {login}")
+        return HubError(f"{what}: is gated; request access on its page on the Hub, and {login}")
     if any(isinstance(e, RevisionNotFoundError) for e in chain):
         return ZooNotFoundError(f"{what}: the Hub has no such revision; `zootools hub info` lists the tags")
     if any(isinstance(e, RepositoryNotFoundError) for e in chain):
-        return ZooNotFoundError(f"{what}: no such data set on the Hub, or not yours to see; check the name, or {login}")
+        return ZooNotFoundError(
+            f"{what}: there is no such data set on the Hub, or it is private; check the name, or {login}"
+        )
     if status == 401:
         return HubError(f"{what}: the Hub does not accept the token; log in again with `hf auth login`")
     if status == 403:
-        return HubError(f"{what}: the token may not do this; it needs the right to write to this organisation or user")
+        return HubError(f"{what}: the token may not do this; it needs write access to this organisation or user")
     if status in CONFLICT:
-        return HubError(f"{what}: somebody else has changed it meanwhile; look at it, then run the same command again")
+        return HubError(f"{what}: was changed by another user or process; check it, then run the same command again")
     if _without_xet(error):
-        return HubError(f"{what}: this Hub has no Xet storage; set HF_HUB_DISABLE_XET=1 and run the same command again")
+        return HubError(
+            f"{what}: this Hub has no Xet storage; set HF_HUB_DISABLE_XET=1, then run the same command again"
+        )
     if is_unreachable(error):
         return StorageError(
             f"{what}: the Hub cannot be reached ({_short(error)}); check network, proxy and HF_ENDPOINT, or set "
             "HF_HUB_OFFLINE=1 to use what is in the cache"
         )
-    return StorageError(f"{what}: the Hub failed ({_short(error)}); run the same command again, it goes on from here")
+    return StorageError(f"{what}: the Hub failed ({_short(error)}); run the same command again to resume")
 
 
 def _without_xet(error: BaseException) -> bool:
@@ -248,7 +258,7 @@ def _short(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from."""
+    """Yield an error and the errors that caused it, one after the other."""
     current: BaseException | None = error
     while current is not None:
         yield current

@@ -155,7 +155,7 @@ def check_target(hub: Path, name: ZooName, tag: str | None, commit: str) -> None
         raise SpecError(f"{hub / name.repo_id}: was not put there by zootools publish; move it away first")
     stands_for = tags(hub, name).get(tag) if tag else None
     if stands_for not in (None, commit):
-        raise SpecError(f"{hub}: the tag {tag} of {name.repo_id} stands for another version; tags do not move")
+        raise SpecError(f"{hub}: the tag {tag} of {name.repo_id} is already that of another version; a tag never moves")
 
 
 def add_version(hub: Path, name: ZooName, tag: str | None, commit: str, staged: str) -> None:

@@ -1,8 +1,8 @@
-"""Publishing to the Hub: blobs first, then one commit that holds everything, with its parent checked.
+"""Upload of a release to the Hub: first the large files, then one commit with all changes, on a parent that is checked.
 
-A publication is the difference between the zoo and what the branch holds. Blobs that the Hub has are not sent
-again, so an interrupted publication goes on where it stopped; and after a commit whose answer was lost, the
-difference says whether it happened. Readers see the old version until the commit, and the new one after it.
+What is sent is the difference between the release and the branch. Large files that the Hub has are not sent again, so
+the same command resumes an interrupted upload. After a commit whose response was lost, the difference tells whether
+it was made. Readers see the old version until the commit, and the new version afterwards.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ from zootools.storage.verified_files import FileInfo, VerifiedFiles
 from zootools.zoo_name import ZooName
 
 FILES_PER_COMMIT = 1000
-"""Beyond this a publication goes through a pull request, because a larger commit may run into the Hub's time limit."""
+"""A larger difference is uploaded through a pull request: one commit could exceed the Hub's time limit."""
 
 LARGE = (".safetensors", ".parquet")
-"""Endings of files that the Hub stores as large ones, by their sha256."""
+"""Endings of the files that the Hub stores as large files, by their sha256."""
 
 OF_THE_HUB = (".gitattributes",)
-"""Files that belong to the Hub."""
+"""Files that the Hub adds; they are neither compared nor deleted."""
 
 Operation = CommitOperationAdd | CommitOperationDelete
 T = TypeVar("T")
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class State:
-    """What a branch holds: its commit, and for every file its size and the hash that the Hub knows it by."""
+    """The content of a branch: its commit, and its files by name."""
 
     commit: str
     files: dict[str, tuple[int, str]]
@@ -57,7 +57,7 @@ class State:
 
 
 def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
-    """Make a branch of a repository equal to a release; see `zootools.hub.publish.publish`."""
+    """Make a branch of a repository equal to a release; see `zootools.hub.publish.publish` for arguments and errors."""
     name = release.name
     target = Target(name, endpoint)
     before = target.open()
@@ -65,7 +65,7 @@ def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: 
     _check_target(name, before, release)
     tagged = target.tagged(tag) if tag else None
     if tagged is not None and (operations or tagged != before.commit):
-        raise SpecError(f"{name}: the tag {tag} stands for another version; tags do not move")
+        raise SpecError(f"{name}: the tag {tag} is already that of another version; a tag never moves")
     if public is False and not before.private:
         target.set_private(True)
     after = before
@@ -75,7 +75,7 @@ def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: 
         target.send_blobs(release, operations)
         after = target.commit(release, operations, before)
     if left := difference(release, after):
-        raise HubError(f"{name}: reads back otherwise than it was sent ({left[0].path_in_repo}); publish it again")
+        raise HubError(f"{name}: has other content than was sent ({left[0].path_in_repo}); publish it again")
     if tag is not None and tagged is None:
         target.tag(tag, after.commit)
     if public and before.private:
@@ -84,7 +84,7 @@ def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: 
 
 
 def check_access(name: ZooName, endpoint: str | None) -> None:
-    """Raise HubError, before anything is hashed or sent, where publishing must fail for want of network or token."""
+    """Raise HubError, before anything is hashed or sent, where the upload would fail without network or token."""
     if offline():
         raise HubError(f"{name}: HF_HUB_OFFLINE is set; unset it to publish, or give a folder with --hub")
     if not check_token():
@@ -94,7 +94,7 @@ def check_access(name: ZooName, endpoint: str | None) -> None:
 
 
 def difference(release: Release, state: State) -> list[Operation]:
-    """Return what turns a branch into a release; the manifest comes last."""
+    """Return the operations that turn a branch into a release, the manifest last."""
     changed = [file for file, info in release.files.items() if not _is_there(release, file, info, state)]
     changed.sort(key=lambda file: (file == "zoo.json", file))
     deletions = [CommitOperationDelete(file) for file in sorted(set(state.files) - set(release.files))]
@@ -102,17 +102,17 @@ def difference(release: Release, state: State) -> list[Operation]:
 
 
 class Target:
-    """One branch of one repository, and the calls that publishing makes there."""
+    """One branch of one repository, and the calls that change it."""
 
     def __init__(self, name: ZooName, endpoint: str | None) -> None:
         self.name = name
         self.branch = name.revision or constants.DEFAULT_REVISION
         self.api = HfApi(endpoint=endpoint, library_name="zootools", library_version=__version__)
         self.commits = 0
-        """How many commits were made here."""
+        """The number of commits made through this object."""
 
     def state(self, revision: str | None = None, first: bool = False) -> State:
-        """Return what a revision holds, by default the branch."""
+        """Return the content of a revision, by default of the branch."""
         info = retried(
             lambda: self.api.dataset_info(
                 self.name.repo_id, revision=revision or self.branch, files_metadata=True, timeout=TIMEOUT
@@ -128,7 +128,7 @@ class Target:
         return State(str(info.sha), files, bool(info.private))
 
     def open(self) -> State:
-        """Return what the branch holds; repository (private) and branch are made if there are none."""
+        """Return the content of the branch; a missing repository (private) or branch is created."""
         repo, is_main = self.name.repo_id, self.branch == constants.DEFAULT_REVISION
         try:
             return self.state(first=True)
@@ -140,17 +140,17 @@ class Target:
         return self.state()
 
     def tagged(self, tag: str) -> str | None:
-        """Return the commit that a tag stands for, None where there is no such tag."""
+        """Return the commit of a tag, None where there is no such tag."""
         refs = self._call(lambda: self.api.list_repo_refs(self.name.repo_id, repo_type="dataset"))
         return next((ref.target_commit for ref in refs.tags if ref.name == tag), None)
 
     def tag(self, tag: str, commit: str) -> None:
-        """Let a tag stand for a commit."""
+        """Give a commit a tag."""
         repo = self.name.repo_id
         self._call(lambda: self.api.create_tag(repo, tag=tag, revision=commit, repo_type="dataset", exist_ok=True))
 
     def set_private(self, private: bool) -> None:
-        """Say who may read the repository."""
+        """Make the repository private or public."""
         self._call(lambda: self.api.update_repo_settings(self.name.repo_id, private=private, repo_type="dataset"))
 
     def send_blobs(self, release: Release, operations: list[Operation]) -> None:
@@ -158,7 +158,7 @@ class Target:
         additions = [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
         for addition in additions:
             if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo].sha256:
-                raise DamagedZooError(f"{release.folder / addition.path_in_repo}: has changed while it was published")
+                raise DamagedZooError(f"{release.folder / addition.path_in_repo}: changed while it was published")
         sent_by_library(
             lambda: self.api.preupload_lfs_files(
                 self.name.repo_id, additions, repo_type="dataset", revision=self.branch, free_memory=False
@@ -167,10 +167,10 @@ class Target:
         )
 
     def commit(self, release: Release, operations: list[Operation], parent: State) -> State:
-        """Make one commit on top of ``parent``, and return what it holds.
+        """Make one commit on top of ``parent``, and return its content.
 
-        Where the answer is lost, the branch itself says whether the commit was made. Raises HubError when somebody
-        else was faster.
+        Where the response is lost, the branch tells whether the commit was made. Raises HubError when another
+        publisher changed the branch first.
         """
 
         def attempt() -> State:
@@ -199,10 +199,10 @@ class Target:
         return state
 
     def commit_by_pull_request(self, release: Release, parent: State) -> State:
-        """Make several commits beside the branch, then put all of them on it at once.
+        """Make several commits in a pull request, merge it, and return the content of the branch.
 
-        The pull request of an interrupted publication of the same zoo is taken up again. Raises SpecError for a branch
-        other than main, which the Hub allows no pull requests for; HubError when somebody else was faster.
+        The pull request of an interrupted upload of the same zoo is resumed. Raises SpecError for a branch other than
+        main, because the Hub has pull requests for main only; HubError when another publisher changed the branch first.
         """
         repo = self.name.repo_id
         if self.branch != constants.DEFAULT_REVISION:
@@ -218,7 +218,7 @@ class Target:
         try:
             self._call(lambda: self.api.merge_pull_request(repo, number, repo_type="dataset"))
         except ZooError:
-            # An answer that was lost makes a second attempt fail; what counts is whether it happened.
+            # After a response that was lost the retry fails, although the pull request has been merged.
             if difference(release, self.state()):
                 raise
         self.commits += side.commits + 1
@@ -247,7 +247,7 @@ class Target:
             assert made.pr_num is not None
             return int(made.pr_num)
 
-        # Where the answer was lost, the pull request is there.
+        # Where the response was lost, the pull request exists.
         return self._call(lambda: self._pull_request(release) or create())
 
     def _call(self, call: Callable[[], T]) -> T:
@@ -255,11 +255,11 @@ class Target:
 
 
 def _check_target(name: ZooName, state: State, release: Release) -> None:
-    """Refuse to replace something that is no zoo."""
+    """Raise SpecError for a data set that is not a zoo: the upload would delete its files."""
     others = set(state.files) - set(release.files)
     if others and "zoo.json" not in state.files:
         raise SpecError(
-            f"{name}: holds a data set that is no zoo, and publishing would delete {len(others)} files of it "
+            f"{name}: holds a data set that is not a zoo, and publishing would delete {len(others)} of its files "
             f"({min(others)}); choose another name"
         )
 
@@ -272,7 +272,7 @@ def _is_there(release: Release, file: str, info: FileInfo, state: State) -> bool
 
 
 def _is_done(release: Release, operations: list[Operation], state: State) -> bool:
-    """Whether a state is what operations lead to."""
+    """Whether a branch has the content that operations lead to."""
     left = {operation.path_in_repo for operation in difference(release, state)}
     return not any(operation.path_in_repo in left for operation in operations)
 
@@ -284,9 +284,9 @@ def _git_hash(release: Release, file: str, size: int) -> str:
 
 
 def _source(release: Release, file: str) -> Path | bytes:
-    """Return what a commit takes a file from: checked bytes, but for the large files, which go by their sha256.
+    """Return the verified bytes of a file, or the path of a large one, whose sha256 the Hub compares.
 
-    huggingface-hub opens those by their path, so a link is refused here.
+    huggingface-hub opens the path, so a link is refused here. Raises DamagedZooError.
     """
     if file in release.texts:
         return release.texts[file]
@@ -295,13 +295,15 @@ def _source(release: Release, file: str) -> Path | bytes:
     with suppress(OSError):
         if stat.S_ISREG(stat_inside(release.folder, file).st_mode) or is_snapshot(release.folder):
             return release.folder / file
-    raise DamagedZooError(f"{release.folder / file}: is not a plain file any more")
+    raise DamagedZooError(f"{release.folder / file}: is no longer a plain file")
 
 
 def _title(release: Release) -> str:
-    """The first line of commits and pull requests; it names the zoo by its content."""
+    """Return the title of commits and pull requests, which names the zoo by its content."""
     return f"{release.manifest.name} {release.manifest.sha256[:12]} (zootools {__version__})"
 
 
 def _conflict(name: ZooName) -> HubError:
-    return HubError(f"{name}: somebody else has published there meanwhile; look at it, then run the same command again")
+    return HubError(
+        f"{name}: was published by another user or process meanwhile; check it, then run the same command again"
+    )

@@ -1,7 +1,7 @@
-"""Object stores, by way of fsspec: whole-object puts, conditional ones where a store has them, refusals in words.
+"""A client of object stores, through fsspec: whole objects are put, conditionally where a store can do that.
 
-Credentials and endpoints are fsspec's and the store's own business (for S3 the environment variables and files of the
-aws command): nothing here reads one, and none may stand in a URL.
+Credentials and endpoints are left to fsspec (for S3 it uses the environment variables and files of the aws command):
+they are not read here, and a URL must not contain them.
 """
 
 import errno
@@ -22,35 +22,37 @@ from zootools.filesystem.inside import NotPlainError, path_inside
 LOG = logging.getLogger(__name__)
 
 PAUSES: tuple[float, ...] = (1, 4, 15, 60)
-"""Seconds before each further attempt of a call that failed for a passing reason, beside the client's own attempts."""
+"""Seconds before each retry of a call that failed for a transient reason; clients of fsspec may retry by themselves."""
 
 _S3 = ("s3", "s3a")
 _ONE_PUT = 5 << 30
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _FINAL_NUMBERS = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.EREMCHG}
-_PASSING = {"ConnectionError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError", "IncompleteRead"}
-"""Names of errors of HTTP clients that are no OSError."""
+_TRANSIENT = {"ConnectionError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError", "IncompleteRead"}
+"""Transient errors of HTTP clients that are not OSErrors."""
 
 T = TypeVar("T")
 
 
 class ConflictError(Exception):
-    """An object is not any more what it was when it was last looked at."""
+    """An object has changed since it was last read."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What a store says of an object."""
+    """An object in the listing of a store."""
 
     size: int
     tag: str
-    """The store's ETag, which changes with the content; empty where stores have none."""
+    """The store's ETag, which changes with the content; empty where a store has none."""
 
 
 class ObjectStore:
     """The objects below one URL, by their names relative to it.
 
-    Raises SpecError when there is nothing that reaches such a store.
+    The constructor raises SpecError where fsspec does not know the store, or its package is not installed. Every
+    method retries transient failures after `PAUSES`, and raises SpecError where the store refuses, StorageError where
+    it fails or cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -61,7 +63,7 @@ class ObjectStore:
         protocol = url.partition("://")[0].lower()
         self._conditional = protocol in _S3
         try:
-            # A cached listing would have objects of old sizes.
+            # A cached listing would give the old sizes of objects.
             options = {"use_listings_cache": False} if self._conditional else {}
             self._files, self._root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
         except ImportError as error:
@@ -70,7 +72,7 @@ class ObjectStore:
         except (ValueError, TypeError) as error:
             raise SpecError(f"{self.url}: fsspec knows no such store ({str(error).splitlines()[0]})") from None
         except Exception as error:  # some connect here already
-            raise _refusal(self.url, error) from error
+            raise _error_of(self.url, error) from error
 
     def list(self) -> dict[str, StoredObject]:
         """Return all objects by name. Raises SpecError where there is no such bucket."""
@@ -133,8 +135,8 @@ class ObjectStore:
     def swap(self, name: str, data: bytes, old: str | None) -> str:
         """Put an object if it is still the one with the tag ``old``, or (None) still not there; return the new tag.
 
-        On S3 the store itself compares, in the same step. Elsewhere creation is as exclusive as fsspec's implementation
-        makes it, replacement compares first and puts then, and not even that where ``old`` is empty.
+        On S3 the store itself compares the tags, atomically. Elsewhere an object is created as exclusively as fsspec's
+        implementation does it; a replacement first compares and then puts, and where ``old`` is empty it only puts.
         Raises ConflictError.
         """
 
@@ -151,7 +153,7 @@ class ObjectStore:
             except OSError as error:
                 if not _is_conflict(error):
                     raise
-                # The answer to a put that was carried out may have been lost, and the client have tried again.
+                # The response to a put that succeeded may have been lost, and the client have retried it.
                 if self.read(name) != data:
                     raise ConflictError(name) from None
                 answer = None
@@ -161,7 +163,7 @@ class ObjectStore:
         return self._call(name, put)
 
     def remove(self, name: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object, if there is one of that name."""
 
         def remove() -> None:
             try:
@@ -175,7 +177,7 @@ class ObjectStore:
         return f"{self._root.rstrip('/')}/{name}"
 
     def _whole(self) -> dict[str, int]:
-        """Have s3fs put an object in one request: only that can be conditional."""
+        """Return the option that makes s3fs put an object in one request; only such a request can be conditional."""
         return {"chunksize": _ONE_PUT} if self._conditional else {}
 
     def _fresh(self) -> Any:
@@ -189,11 +191,11 @@ class ObjectStore:
                 result = action()
             except (ConflictError, ZooError):
                 raise
-            except Exception as error:  # what fsspec's implementations raise has no common class
+            except Exception as error:  # the errors of fsspec's implementations have no common class
                 mistyped = not self._has_answered and _is_unresolved(error)
-                if pause is None or mistyped or not _is_passing(error):
-                    raise _refusal(where, error) from error
-                LOG.info("%s: %s; trying again in %g s", where, _short(error), pause)
+                if pause is None or mistyped or not _is_transient(error):
+                    raise _error_of(where, error) from error
+                LOG.info("%s: %s; retrying in %g s", where, _short(error), pause)
                 time.sleep(pause)
             else:
                 self._has_answered = True
@@ -202,7 +204,7 @@ class ObjectStore:
 
 
 def _is_unresolved(error: BaseException | None) -> bool:
-    """Whether the name of the store's host cannot be resolved; from the start this is a mistake, or no network."""
+    """Whether the name of the store's host cannot be resolved: in the first call, a wrong name or no network."""
     while error is not None:
         if isinstance(error, socket.gaierror) or type(error).__name__ == "ClientConnectorDNSError":
             return True
@@ -210,11 +212,11 @@ def _is_unresolved(error: BaseException | None) -> bool:
     return False
 
 
-def _is_passing(error: Exception) -> bool:
-    """Whether the same call may well succeed a little later."""
+def _is_transient(error: Exception) -> bool:
+    """Whether the same call may succeed a little later."""
     if isinstance(error, OSError):
         return not isinstance(error, _FINAL) and error.errno not in _FINAL_NUMBERS
-    return any(base.__name__ in _PASSING for base in type(error).__mro__)
+    return any(base.__name__ in _TRANSIENT for base in type(error).__mro__)
 
 
 def _is_conflict(error: OSError) -> bool:
@@ -222,27 +224,27 @@ def _is_conflict(error: OSError) -> bool:
 
 
 def _code(error: BaseException) -> str | None:
-    """Return the code of an answer of S3 behind an error."""
+    """Return the error code in the response of S3 that caused an error, None where there is none."""
     response = getattr(error.__cause__, "response", None)
     return str(response["Error"].get("Code")) if isinstance(response, dict) and "Error" in response else None
 
 
-def _refusal(where: str, error: Exception) -> ZooError:
-    """Say in one line what a store refused, and what helps; never with anything secret."""
+def _error_of(where: str, error: Exception) -> ZooError:
+    """Return the one-line error for a failed call, with what helps and without any secret."""
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"):
         return SpecError(
             f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
             "as for the aws command"
         )
     if isinstance(error, PermissionError):
-        return SpecError(f"{where}: the store does not let these credentials do this ({_code(error) or 'forbidden'})")
+        return SpecError(f"{where}: these credentials are not allowed to do this ({_code(error) or 'forbidden'})")
     if isinstance(error, FileNotFoundError):
         return ZooNotFoundError(f"{where}: is not there ({_code(error) or 'not found'}); is the bucket's name right?")
     if isinstance(error, OSError) and error.errno not in _FINAL_NUMBERS:
-        return StorageError(f"{where}: the store failed ({_short(error)}); the same command goes on from here")
-    if _is_passing(error):
+        return StorageError(f"{where}: the store failed ({_short(error)}); run the same command again to resume")
+    if _is_transient(error):
         return StorageError(
-            f"{where}: the store cannot be reached ({_short(error)}); the same command goes on from here"
+            f"{where}: the store cannot be reached ({_short(error)}); run the same command again to resume"
         )
     return SpecError(f"{where}: the store refuses ({_short(error)})")
 

@@ -1,15 +1,14 @@
-"""One builder per zoo in an object store, which has no flock: an object that is made exclusively and kept fresh.
+"""The lock of a zoo in an object store, which has no flock: an object that is created exclusively and renewed.
 
-The lease names its holder. It is renewed every `HEARTBEAT` seconds, and one that has not been renewed for `EXPIRY`
-seconds may be taken over, after it has been watched for longer than a heartbeat: clocks of two machines that differ
-cannot make a living builder look dead. A holder on this machine whose process is gone is taken over at once.
+The lease names its holder, who renews it every `HEARTBEAT` seconds. A lease that has not been renewed for `EXPIRY`
+seconds can be taken over, after it has been watched for longer than a heartbeat: two machines whose clocks differ
+cannot take a living builder for dead. The lease of a process of this machine that has ended is taken over at once.
 
-What it cannot do: a put is not conditional on another object, so a builder that is stopped between `check` and a put,
-for longer than `EXPIRY`, may still put one object when it wakes. Shards are the same bytes whoever puts them, and the
-journal is replaced only if it is what this builder last saw (`ObjectStore.swap`), so nothing is lost by it.
+A put is not conditional on another object, so a builder that is stopped between `check` and a put for longer than
+`EXPIRY` may still put one object when it continues. Nothing is lost by that: two builders put the same bytes as a
+shard, and a plan or record is replaced only if it is the one that this builder last saw (`ObjectStore.swap`).
 """
 
-import json
 import logging
 import os
 import secrets
@@ -18,7 +17,9 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from pydantic import BaseModel, ValidationError
 
 from zootools.errors import BusyError, ZooError
 from zootools.object_store.client import ConflictError, ObjectStore
@@ -30,21 +31,38 @@ HEARTBEAT = 20.0
 EXPIRY = 90.0
 
 
-class Lease:
-    """The right to build in one place of an object store, for as long as the block lasts.
+class Holder(BaseModel, frozen=True):
+    """The builder that holds a lease, as the lease describes it; a field that is missing there has its default."""
 
-    Raises BusyError, naming the holder, while somebody else has it.
+    host: str | None = None
+    process: int | None = None
+    machine: str = ""
+    """See `_machine`."""
+    token: str = ""
+    """Random, to tell the lease of one builder from that of another."""
+    began: int = 0
+    renewed: float = 0
+    """Seconds since 1970 on the clock of the holder."""
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+class Lease:
+    """A context manager in which this process alone may build in one place of an object store.
+
+    Entering raises BusyError, naming the holder, while another builder has the lease.
     """
 
-    def __init__(self, objects: ObjectStore) -> None:
-        self._store = objects
-        self._holder: dict[str, Any] = {
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "machine": _machine(),
-            "token": secrets.token_hex(8),
-            "began": round(time.time()),
-        }
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._holder = Holder(
+            host=socket.gethostname(),
+            process=os.getpid(),
+            machine=_machine(),
+            token=secrets.token_hex(8),
+            began=round(time.time()),
+        )
         self._tag, self._lost, self._stop = "", False, threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -59,39 +77,38 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=2)  # it may be waiting for a store that does not answer
-        with suppress(ZooError):  # a store that cannot be reached: the lease expires
+        with suppress(ZooError):  # if the store cannot be reached, the lease expires
             self.check()
             self._store.remove(NAME)
 
     def check(self) -> None:
-        """Raise BusyError when somebody else has taken over; called before anything is put."""
-        if self._lost or (self._read() or {}).get("token") != self._holder["token"]:
+        """Raise BusyError when another builder has taken over; called before anything is put."""
+        if self._lost or self._read().token != self._holder.token:
             raise BusyError(f"{self._store.url}: another builder has taken over this zoo; this one stops")
 
     def _take(self) -> str:
         with suppress(ConflictError):
             return self._store.swap(NAME, self._text(), None)
-        tag, holder = self._store.tag(NAME), self._read() or {}
-        if tag is None:  # it has just been given back
+        tag, holder = self._store.tag(NAME), self._read()
+        if tag is None:  # its holder has removed it since
             return self._store.swap(NAME, self._text(), None)
-        renewed = holder.get("renewed")
-        age = time.time() - (renewed if isinstance(renewed, int | float) else 0)
-        known = f"process {holder.get('process')} on {holder.get('host')}, heard of {max(0, age):.0f} s ago"
-        if not self._is_dead(holder):
+        age = time.time() - holder.renewed
+        known = f"{holder}, heard of {max(0, age):.0f} s ago"
+        if not self._has_ended(holder):
             if age < EXPIRY:
                 raise self._busy(known)
             LOG.info("%s: %s; watching whether it is alive", self._store.url, known)
             time.sleep(1.5 * HEARTBEAT)
             if self._store.tag(NAME) != tag:
-                raise self._busy(f"process {holder.get('process')} on {holder.get('host')}, which is alive")
+                raise self._busy(f"{holder}, which is alive")
         LOG.info("%s: taking over from %s", self._store.url, known)
         return self._store.swap(NAME, self._text(), tag)
 
-    def _is_dead(self, holder: dict[str, Any]) -> bool:
-        """Whether the holder was a process of this very machine (and container), which is gone."""
-        if not self._holder["machine"] or holder.get("machine") != self._holder["machine"]:
+    def _has_ended(self, holder: Holder) -> bool:
+        """Whether the holder was a process of this machine and this container, and has ended."""
+        if not self._holder.machine or holder.machine != self._holder.machine:
             return False
-        return not Path(f"/proc/{holder.get('process')}").exists()
+        return not Path(f"/proc/{holder.process}").exists()
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT):
@@ -100,27 +117,27 @@ class Lease:
             except ConflictError:
                 self._lost = True
                 return
-            except ZooError as error:  # whoever puts next finds out how things stand
+            except ZooError as error:  # `check` finds out whether the lease is lost
                 LOG.info("%s: the lease could not be renewed (%s)", self._store.url, error)
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> Holder:
+        """Return the holder of the lease in the store, with all defaults where there is no lease or it is damaged."""
         data = self._store.read(NAME, 4096)  # more than it has; asked for like this, it is one request
-        with suppress(ValueError):
-            value = json.loads(data) if data else None
-            return value if isinstance(value, dict) else None
-        return None
+        with suppress(ValidationError):
+            return Holder.model_validate_json(data or b"{}")
+        return Holder()
 
     def _text(self) -> bytes:
-        return json.dumps({**self._holder, "renewed": time.time()}).encode()
+        return self._holder.model_copy(update={"renewed": time.time()}).model_dump_json().encode()
 
     def _busy(self, holder: str) -> BusyError:
         return BusyError(f"{self._store.url}: another process is at work there ({holder}); wait for it, or stop it")
 
 
 def _machine() -> str:
-    """Return what tells this running machine, and the container on it, from all others; nothing where that is unknown.
+    """Return an identifier of this machine since it was started, and of the container; "" where that is unknown.
 
-    Of two processes with the same value each can see whether the other one is there.
+    Two processes with the same identifier see each other in /proc.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
