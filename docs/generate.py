@@ -1,7 +1,8 @@
-"""Write the generated parts of the documentation: tables of keys from the pydantic models, of commands from click.
+"""Write the generated parts of the documentation: tables of keys and commands, and the reference of the interface.
 
-``python docs/generate.py`` rewrites what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` in the pages
-of this folder; with ``--check`` it writes nothing, and leaves with 1 when a page is not what it would write.
+Keys come from the pydantic models, commands from click, the reference from docstrings and signatures (`reference`).
+``python docs/generate.py`` replaces the text between ``<!-- begin NAME -->`` and ``<!-- end NAME -->`` in the pages of
+this folder; with ``--check`` it writes nothing, and exits with 1 if a page is not current.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import reference
 from pydantic import BaseModel
 
 from representation.recipes import Recipe, bundled_recipes, load_recipe
@@ -69,7 +71,7 @@ class Keys:
             yield from self._section(key, target)
 
     def _targets(self, key: str, field: Json) -> Iterator[tuple[str, Json]]:
-        """Yield the sections that a field holds, each with its path; a choice of them has their names behind it."""
+        """Yield the sections of a field, each with its path; a choice of sections has their names appended."""
         for option in [field, *field.get("anyOf", ())]:
             if "$ref" in option:
                 yield key, self._resolve(option)
@@ -87,11 +89,11 @@ class Keys:
         """Return type, bounds, default and meaning of a field."""
         meaning = field.get("description")
         default = "required" if required else _plain(field.get("default"))
-        if path == "grid":  # the meaning of an axis stands where a single model has it
+        if path == "grid":  # an axis is documented in the class of one model's hyper-parameters
             axis = Hyperparameters.model_fields[name]
             meaning, default = axis.description, "required" if axis.is_required() else _plain(axis.default)
         if not meaning:
-            raise SystemExit(f"{path}.{name}: has no docstring, from which its meaning could be taken")
+            raise SystemExit(f"{path}.{name}: has no docstring, which the tables of keys need")
         if targets:
             return [_links(targets), "", "required" if required else "", meaning]
         return [*_type(next(o for o in field.get("anyOf", [field]) if o.get("type") != "null")), default, meaning]
@@ -202,7 +204,7 @@ def _spelling(option: click.Option, context: click.Context) -> str:
 
 def _meaning(option: click.Option) -> str:
     if not option.help:
-        raise SystemExit(f"the option {option.opts[0]} has no help, from which its meaning could be taken")
+        raise SystemExit(f"the option {option.opts[0]} has no help, which the table of options needs")
     return option.help.replace("<", "&lt;") + (" May be given several times." if option.multiple else "")
 
 
@@ -230,11 +232,12 @@ GENERATED = {
     "search-keys": lambda: Keys(Space).render(),
     "commands": commands,
     "exit-codes": exit_codes,
+    "api": reference.render,
 }
 
 
 def render(page: str) -> str:
-    """Return a page with its generated parts as they should be."""
+    """Return a page with its generated parts replaced."""
     return BLOCK.sub(lambda match: f"{match[1]}{GENERATED[match[2]]()}\n{match[3]}", page)
 
 
@@ -246,7 +249,7 @@ def run(check: bool) -> int:
         new = render(old)
         if new != old:
             stale += 1
-            print(f"{path.name}: {'is not what the code says; run python docs/generate.py' if check else 'written'}")
+            print(f"{path.name}: {'is not current; run python docs/generate.py' if check else 'written'}")
             if not check:
                 path.write_text(new, encoding="utf-8")
     return int(check and stale > 0)
