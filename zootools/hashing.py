@@ -26,9 +26,10 @@ def sha256_of(file: BufferedReader) -> str:
 
 
 def pretty_json(value: Any) -> bytes:
-    """Return the bytes of a JSON file that people may read: what ``json.dumps`` makes with an indent of 1, sooner.
+    """Return the bytes of a JSON file: those of ``json.dumps`` with an indent of 1 and sorted keys, and a newline.
 
-    Keys must be strings.
+    For the manifest of a million models this takes a quarter of the memory of ``json.dumps``, and less time. Keys must
+    be strings. Raises ValueError for NaN and infinity.
     """
     return f"{_pretty(value, 0)}\n".encode()
 
@@ -39,7 +40,7 @@ def _pretty(value: Any, depth: int) -> str:
     line = f"\n{' ' * (depth + 1)}"
     inner = value.values() if isinstance(value, dict) else value
     if _is_plain(inner):
-        # With an indent json.dumps is written in Python; a container of plain values needs none of its own.
+        # With an indent json.dumps runs in Python; for a container of plain values the separators can indent, in C.
         text = _encoder(depth + 1).encode(value)
         return f"{text[0]}{line}{text[1:-1]}{line[:-1]}{text[-1]}"
     if isinstance(value, dict):
@@ -57,7 +58,7 @@ def _is_plain(values: Iterable[Any]) -> bool:
 def _pretty_table(value: dict[str, dict[str, Any]], depth: int) -> str:
     """`_pretty` of objects of plain values by name, such as the files of a manifest.
 
-    No string has a newline in its JSON, so with newlines in its separators the structure of the text can be told.
+    No string contains a newline in JSON, so newlines in the separators mark the structure of the text.
     """
     outer, inner = f"\n{' ' * (depth + 1)}", f"\n{' ' * (depth + 2)}"
     text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",\n", ":\n"))
@@ -68,5 +69,5 @@ def _pretty_table(value: dict[str, dict[str, Any]], depth: int) -> str:
 
 @lru_cache
 def _encoder(depth: int) -> json.JSONEncoder:
-    """Return the encoder of containers of plain values, whose entries are indented by ``depth`` spaces."""
+    """Return the encoder for containers of plain values, whose entries are indented by ``depth`` spaces."""
     return json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(f",\n{' ' * depth}", ": "))

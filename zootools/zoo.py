@@ -59,7 +59,7 @@ class Zoo:
     place: Place | None = None
     """Where the zoo was found (`zootools.hub.locate`): its name and, if it came from a hub, its commit."""
     left_out: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
-    """Columns of a population of others that were not read, and why (`zootools.hub.foreign`)."""
+    """Columns of a population of another tool that were not read, and why (`zootools.hub.foreign`)."""
 
     @property
     def spec(self) -> ZooSpec:

@@ -11,7 +11,7 @@ _NAME = re.compile(rf"({_WORD})/({_WORD})(?:@([A-Za-z0-9][A-Za-z0-9._/-]{{0,199}
 
 @dataclass(frozen=True)
 class ZooName:
-    """A zoo on a hub: ``org/name``, and the branch, tag or commit that is meant."""
+    """The name of a zoo on a hub: ``org/name``, and the branch, tag or commit if one is named."""
 
     org: str
     name: str
@@ -35,7 +35,7 @@ def parse_name(text: str, revision: str | None = None) -> ZooName | None:
     if match is None or ".." in text or "--" in text or text.endswith(".git"):
         return None
     if revision is not None and match[3] is not None:
-        raise SpecError(f"{text}: names a revision, and another one ({revision}) is given beside it")
+        raise SpecError(f"{text}: names a revision, and another one ({revision}) is given too")
     if revision is not None and parse_name(f"org/name@{revision}") is None:
         raise SpecError(f"revision: found {revision!r}; expected a branch, a tag or a commit")
     return ZooName(match[1], match[2], revision or match[3])

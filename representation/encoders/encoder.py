@@ -25,7 +25,7 @@ from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
 from zootools.filesystem.files import exists, write_durably
 from zootools.hub.calls import retried
-from zootools.hub.locate import reads_like_a_path
+from zootools.hub.locate import looks_like_a_path
 from zootools.object_store.urls import folder_of
 
 _ARCHITECTURE: TypeAdapter[Attention | FeedForward] = TypeAdapter(Attention | FeedForward)
@@ -167,7 +167,7 @@ class Encoder(
                 validate_repo_id(name)
             except HFValidationError:
                 raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository{near}") from None
-            if folder is not None and revision is None and reads_like_a_path(folder):
+            if folder is not None and revision is None and looks_like_a_path(folder):
                 raise ZooNotFoundError(f"{name}: there is no such folder{near}")
             try:
                 path = retried(lambda: hf_hub_download(name, file, revision=revision, **download), name, first=True)

@@ -10,7 +10,7 @@ from hub_server import HubServer
 
 from zootools.cli import main
 from zootools.errors import nearest_path
-from zootools.hub.locate import reads_like_a_path
+from zootools.hub.locate import looks_like_a_path
 from zootools.object_store.urls import folder_of
 from zootools.text import printable
 
@@ -156,10 +156,10 @@ def test_a_mistyped_path_is_answered_with_the_nearest_one_and_never_asks_the_hub
 
 
 def test_names_and_paths_are_told_apart(things: Path) -> None:
-    assert not reads_like_a_path(Path("me/zoo-1.0"))
-    assert not reads_like_a_path(Path("me/mnist_v2.1"))
-    assert reads_like_a_path(Path("here/zoo"))
-    assert reads_like_a_path(Path("me/zoo.parquet"))
+    assert not looks_like_a_path(Path("me/zoo-1.0"))
+    assert not looks_like_a_path(Path("me/mnist_v2.1"))
+    assert looks_like_a_path(Path("here/zoo"))
+    assert looks_like_a_path(Path("me/zoo.parquet"))
     assert nearest_path(things / "her") == "; did you mean 'here'?"
     assert nearest_path(things / "completely-different") == ""
 
@@ -189,7 +189,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(
         ("http://localhost:1/zoo", "is not the address of an object store"),
         ("hf://", "is not the address of an object store"),
         ("no-such-protocol://x/y", "fsspec knows no such store"),
-        ("hf://user:secret@datasets/me/td", "there are credentials in this URL"),
+        ("hf://user:secret@datasets/me/td", "this URL has credentials in it"),
     ],
 )
 def test_addresses_that_lead_to_no_store_are_refused_without_a_request(url: str, instead: str) -> None:

@@ -121,7 +121,7 @@ def test_publishing_again_changes_nothing_and_a_tag_never_moves(hub: Path, tiny_
     with pytest.raises(SpecError, match="a tag never moves"):
         publish(hub / "group/tiny", "group/tiny", hub=hub, tag="v1")
     (tmp_path / "group/tiny").mkdir(parents=True)
-    with pytest.raises(SpecError, match="was not put there by zootools"):
+    with pytest.raises(SpecError, match="was not made by zootools"):
         publish(tiny_zoo, "group/tiny", hub=tmp_path)
 
 

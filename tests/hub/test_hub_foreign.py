@@ -252,7 +252,7 @@ LEFT_OUT: dict[str, tuple[pa.Array, str]] = {
     "map": (pa.array([[("k", 1)]] * 3, pa.map_(pa.string(), pa.int64())), "nested (map<string, int64"),
     "decimal beyond 64 bits": (pa.array([Decimal(2**70)] * 3, pa.decimal128(38, 0)), "does not fit into int64"),
     "long text": (pa.array(["x" * 10_001, "y", "z"]), "a text of 10001 bytes"),
-    "status": (pa.array(["mine"] * 3), "every zoo has a column of this name"),
+    "status": (pa.array(["mine"] * 3), "a zoo has a computed column of this name"),
 }
 
 

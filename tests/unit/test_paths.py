@@ -67,7 +67,7 @@ ALLOWED = {
     "zootools/hub/folder.py:check_target": ITSELF,
     "zootools/hub/folder.py:require": ITSELF,
     "zootools/hub/locate.py:locate": ITSELF,
-    "zootools/hub/locate.py:reads_like_a_path": ITSELF,
+    "zootools/hub/locate.py:looks_like_a_path": ITSELF,
     "zootools/hub/pull.py:pull": ITSELF,
     "zootools/hub/release.py:_partial": SCRATCH,
     "zootools/hub/remote.py:_remember_commit": CACHE,

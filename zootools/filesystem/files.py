@@ -1,9 +1,9 @@
-"""Durable files: the one way in which zootools writes anything that must survive.
+"""Durable files, and the lock of a folder.
 
-A file appears under its name only when it is whole and on the disk: bytes go to a temporary file in the
-same folder, are synced, renamed, and the folder is synced. A writer that dies leaves the old file, and
-perhaps a temporary one, which the next builder sweeps away. Inside a zoo no link is followed, neither in
-writing nor in reading, so nothing outside of its folder is ever touched.
+A file appears under its name when it is complete and on the disk: its bytes are written to a temporary file in the same
+folder and synced, the file is renamed, and the folder is synced. A writer that dies leaves the old file, and perhaps a
+temporary one, which the next builder removes. Inside a zoo links are neither written through nor read through, so
+nothing outside of its folder is touched.
 """
 
 import errno
@@ -39,15 +39,15 @@ TEMPORARY = ".tmp-"
 def durable_file(
     path: Path, root: Path | None = None, fence: Callable[[], None] | None = None, mode: int | None = None
 ) -> Iterator[BinaryIO]:
-    """Yield a new file; when the block ends well it is synced and becomes ``path``.
+    """A context that yields a new file, which is synced and becomes ``path`` at the end, unless an exception is raised.
 
     Args:
-        path: what the file will be called.
-        root: links are refused below this folder; by default the folder of ``path``, which may itself be one.
+        path: the path of the file.
+        root: links are refused below this folder; by default the folder of ``path``, which may itself be a link.
         fence: called first, and just before the file becomes visible; it raises if the right to write is lost.
-        mode: its permissions; by default what the umask leaves.
+        mode: the permissions of the file; by default those that the umask leaves.
 
-    Raises StorageError, with nothing left behind and ``path`` as it was, when the disk refuses.
+    Raises StorageError when the file cannot be written; then ``path`` is unchanged and there is no temporary file.
     """
     with _replacing(path, root or path.parent, fence, mode) as (folder, name):
         descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -57,33 +57,33 @@ def durable_file(
 
 @contextmanager
 def durable_path(path: Path, root: Path | None = None) -> Iterator[Path]:
-    """Like `durable_file`, for writers that take a path only: yield the path of the temporary file.
+    """Like `durable_file`, for writers that take paths only: yield the path of the temporary file.
 
-    With ``root`` it leads through the descriptor of the folder that was opened, and is good in this process only.
+    With ``root`` the path contains the descriptor of the open folder, and is valid in this process only.
     """
     with _replacing(path, root or path.parent, None, None) as (folder, name):
         yield (path.parent if root is None else Path(f"/dev/fd/{folder}")) / name
 
 
 def write_durably(path: Path, data: bytes, root: Path | None = None) -> None:
-    """Write a whole file, atomically and durably (see `durable_file`)."""
+    """Write a file atomically and durably (see `durable_file`)."""
     with durable_file(path, root) as file:
         file.write(data)
 
 
 def link_or_copy(file: BufferedReader, folder: Path, name: str) -> None:
-    """Let an open file appear as ``folder/name`` too, which takes no further space where that can be.
+    """Hard-link an open file to ``folder/name``, or copy it where the file system cannot do that.
 
-    A plain file that is there already stays. Raises StorageError, also for a link below ``folder``.
+    An existing plain file stays. Raises StorageError, also for a link below ``folder``.
     """
     *parts, last = name.split("/")
     try:
         there = open_folder(folder, parts, create=True)
         try:
-            # The file that was opened, whatever has its name by now.
+            # The file that is open, even if its name has been given to another one.
             os.link(f"/proc/self/fd/{file.fileno()}", last, dst_dir_fd=there, follow_symlinks=True)
             os.fsync(there)
-        except OSError:  # it is there, or this is a file system without hard links, or another one
+        except OSError:  # it exists, or there are no hard links here, or not between these file systems
             if not is_file_inside(folder, name):
                 file.seek(0)
                 with durable_file(folder / name, folder) as copy:
@@ -104,7 +104,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def check_output(path: Path, example: str) -> None:
-    """Raise, before any work is done, what `write_output` would raise; ``example`` is a name for a file in a folder."""
+    """Raise, before any work is done, the errors of `write_output`; ``example`` is a name for a file in a folder."""
     try:
         state = path.stat()
     except FileNotFoundError:
@@ -115,17 +115,17 @@ def check_output(path: Path, example: str) -> None:
         raise SpecError(f"{path}: is a folder; expected a file, such as {path / example}")
     if stat.S_ISBLK(state.st_mode):
         raise SpecError(f"{path}: is a disk; expected a file")
-    # The superuser may write to read-only files, but hardly ever means to.
+    # The superuser may write to read-only files, but rarely intends to.
     if not stat.S_IMODE(state.st_mode) & 0o222 or not os.access(path, os.W_OK):
         raise StorageError(f"{path}: is read-only; choose another file, or make it writable (chmod u+w)")
 
 
 def write_output(path: Path, data: bytes, example: str) -> None:
-    """Write to a path that a user has named, as what is there.
+    """Write to a path that a user has named.
 
-    A file appears whole, with the permissions of the one that was there; of a link, what it leads to is replaced. A
-    device or a pipe is written into. Raises SpecError for a folder (``example`` is a name that would do in it),
-    StorageError for a read-only file, a pipe that nobody reads, and whatever the system refuses.
+    A file is replaced atomically and keeps its permissions; of a link, the file that it leads to is replaced. A device
+    or a pipe is written into. Raises SpecError for a folder (``example`` is a file name to suggest), StorageError for
+    a read-only file, for a pipe without a reader, and where the system cannot write.
     """
     check_output(path, example)
     try:
@@ -143,7 +143,7 @@ def write_output(path: Path, data: bytes, example: str) -> None:
 
 
 def _open_stream(path: Path, state: os.stat_result) -> int | None:
-    """Open what cannot be replaced by a whole file: a device, a pipe, our own output; None for a plain file."""
+    """Open a device, a pipe or this process's own output, which must be written into; None for a plain file."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if os.path.samestat(os.fstat(descriptor), state):
@@ -155,20 +155,20 @@ def _open_stream(path: Path, state: os.stat_result) -> int | None:
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        raise StorageError(f"{path}: is a pipe that nobody reads; start its reader first") from error
+        raise StorageError(f"{path}: is a pipe without a reader; start its reader first") from error
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def storage_error(path: Path, error: OSError, verb: str = "written") -> StorageError:
-    """Say what the disk refused (to be written, read or removed), and what helps."""
+    """Return the error for a path that cannot be written (or read, or removed), with what helps."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hint = "free some space and run the same command again" if full else "nothing written before is lost"
     return StorageError(f"{path}: cannot be {verb} ({error.strerror or error}); {hint}")
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Remove what dead writers left below a folder; only its builder, who holds the lock, may call this."""
+    """Remove the temporary files of dead writers below a folder; only for its builder, which holds the lock."""
     try:
         for name in names_inside(folder):
             last = name.rpartition("/")[2]
@@ -179,7 +179,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def home_expanded(text: str) -> Path:
-    """Return a path in which ``~`` stands for the home folder; unchanged for a user whom this machine does not know."""
+    """Return a path in which ``~`` stands for the home folder; unchanged where the user is unknown."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -187,7 +187,7 @@ def home_expanded(text: str) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything at a path; not where its name is longer than any can be. Raises OSError."""
+    """Whether there is anything at a path; False for a name that is too long for any file. Raises OSError."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -200,18 +200,18 @@ def exists(path: Path) -> bool:
 
 
 def file_above(path: Path) -> Path | None:
-    """Return what lies on the way to a path and is not a folder, None where a folder can be made there."""
+    """Return the parent of a path that exists and is not a folder; None where a folder can be created."""
     there = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     return None if there.is_dir() else there
 
 
 class FolderLock:
-    """The right to write into one folder: ``flock`` on a file, released by the system if its holder dies.
+    """The exclusive right to write into one folder: ``flock`` on a file, released by the system if its holder dies.
 
-    Workers are given a duplicate of the descriptor, so the lock is free only when the last of them is gone.
-    Somebody who removes the lock file takes the zoo away from its holder: before anything becomes visible,
-    `fence` compares the file that is there with the one that was locked. The folder must lie on a file
-    system on which flock works between all machines that build in it.
+    Workers get a duplicate of the descriptor, so the lock is free when the last of them has ended. A user who removes
+    the lock file takes the zoo from its holder: before anything becomes visible, `check_held` compares the lock file
+    with the one that was locked. The folder must be on a file system on which flock works between all machines that
+    build in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -222,14 +222,14 @@ class FolderLock:
     def __enter__(self) -> Self:
         if is_snapshot(self._root):
             raise SpecError(
-                f"{self._root}: is a snapshot in the Hub's cache, which zootools reads but never changes; "
+                f"{self._root}: is a snapshot in the Hub's cache, which zootools never changes; "
                 "`zootools pull` makes a copy to work on"
             )
         while True:
             try:
                 descriptor = open_sole(self._root, self._name)
             except FileNotFoundError:
-                continue  # a builder that has just finished removed the folder in between
+                continue  # a builder that has just finished has removed the folder
             except NotPlainError as error:
                 raise DamagedZooError(f"{self.path}: {error.what}; remove it, zootools did not put it there") from error
             except OSError as error:
@@ -249,7 +249,7 @@ class FolderLock:
                     f"{self.path}: this file system has no locks (flock: {error.strerror}), without which two builders "
                     "could work on one zoo; build on a local disk, or mount this one with locks (Lustre: -o flock)"
                 ) from error
-            # The previous holder may have finished, and removed the file, between our open and our lock.
+            # The previous holder may have finished, and removed the file, after it was opened and before it was locked.
             if is_held(self.path, descriptor):
                 break
             os.close(descriptor)
@@ -274,8 +274,8 @@ def is_held(path: Path, descriptor: int) -> bool:
 def check_held(path: Path, descriptor: int) -> None:
     """Raise unless the lock file ``<folder>/.work/lock`` is still the one that ``descriptor`` has locked.
 
-    Raises StorageError when it is no longer there, because the folder was moved or removed, its disk is not mounted
-    any more, or somebody removed the file alone; BusyError when another builder has made a new one.
+    Raises StorageError when it does not exist, because the folder was moved or removed, its disk was unmounted, or the
+    file alone was removed; BusyError when another builder has created a new one.
     """
     if is_held(path, descriptor):
         return
@@ -293,7 +293,7 @@ def check_held(path: Path, descriptor: int) -> None:
         pass
     except OSError as error:
         raise StorageError(
-            f"{folder}: cannot be read any more ({error.strerror or error}); the build stops, nothing written is lost"
+            f"{folder}: can no longer be read ({error.strerror or error}); the build stops, nothing written is lost"
         ) from error
     else:
         raise BusyError(f"{folder}: another builder has taken over this zoo; this one stops")
@@ -315,7 +315,7 @@ def check_held(path: Path, descriptor: int) -> None:
 
 
 def _present_path(descriptor: int) -> Path | None:
-    """Return where an open file lies now; None where it has been removed, or the system does not tell."""
+    """Return the present path of an open file; None where it has been removed, or the system does not tell."""
     try:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         return path if is_held(path, descriptor) else None
@@ -325,10 +325,10 @@ def _present_path(descriptor: int) -> Path | None:
 
 @contextmanager
 def _replacing(path: Path, root: Path, fence: Callable[[], None] | None, mode: int | None) -> Iterator[tuple[int, str]]:
-    """Yield folder (a descriptor) and name of an empty temporary file, which then takes the place of ``path``."""
+    """A context that yields folder (a descriptor) and name of an empty temporary file, which then replaces ``path``."""
     folder, name, made = -1, f".{path.name}{TEMPORARY}{secrets.token_hex(4)}", False
     if fence is not None:
-        fence()  # else a folder that has been moved away would be made anew
+        fence()  # else a folder that has been moved would be created again
     try:
         folder = open_folder(root, path.parent.relative_to(root).parts, create=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -338,7 +338,7 @@ def _replacing(path: Path, root: Path, fence: Callable[[], None] | None, mode: i
         yield folder, name
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            os.fchmod(descriptor, mode)  # a library may have put a file of its own there, readable by us alone
+            os.fchmod(descriptor, mode)  # a library may have put its own file there, readable for this user only
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

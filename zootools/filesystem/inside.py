@@ -1,11 +1,11 @@
-"""Files below a folder, reached without following a link: a zoo may come from a stranger, or lie in a shared place.
+"""Files below a folder, opened without following links: a zoo may come from a stranger, or be in a shared folder.
 
-The folder itself (``root``) is named by the user and may be a link. Below it every step is opened relative to the
-descriptor of the step before, so a link, planted at whatever moment, never leads out. Names are relative to ``root``,
-with ``/`` between their parts. Only plain files are read: a pipe would wait for ever, and a device is not data.
+The folder itself (``root``) is named by the user and may be a link. Below it each part of a path is opened relative to
+the descriptor of the part before, so a link, whenever it is planted, never leads outside. Names are relative to
+``root``, with ``/`` between their parts. Only plain files are read: a pipe would block, and a device is not data.
 
-Where a link, or something that is not a folder, lies in the way, every function raises `NotPlainError`, and where there
-is nothing FileNotFoundError, unless it says otherwise.
+Unless its docstring says otherwise, a function raises `NotPlainError` where a part of the path is a link or not a
+folder, and FileNotFoundError where a part does not exist.
 """
 
 import errno
@@ -20,7 +20,7 @@ from io import BufferedReader
 from pathlib import Path
 
 MAX_DEPTH = 32
-"""Folders within folders that are listed; a zoo has two."""
+"""Depth to which folders are listed; a zoo has two levels."""
 
 _KINDS = {
     stat.S_IFDIR: "is a folder",
@@ -34,9 +34,9 @@ _KINDS = {
 
 
 class NotPlainError(OSError):
-    """There is a link, a pipe, a device or the like where a plain file or a folder is expected.
+    """A link, pipe, device or the like is where a plain file or a folder is expected.
 
-    ``what`` says so in words that follow a name.
+    ``what`` says which, in words that follow the name of the file.
     """
 
     def __init__(self, what: str, name: str) -> None:
@@ -54,10 +54,10 @@ def open_inside(root: Path, name: str) -> BufferedReader:
         if stat.S_ISLNK(state.st_mode) and (blob := _blob_name(root, name, os.readlink(last, dir_fd=folder))):
             descriptor = _open_blob(root, blob)
         else:
-            _require_plain(state, name)  # opening a device can have effects of its own
+            _require_plain(state, name)  # opening a device can have side effects
             descriptor = _open_plain(last, folder)
     try:
-        _require_plain(os.fstat(descriptor), name)  # it may have been exchanged since
+        _require_plain(os.fstat(descriptor), name)  # it may have been replaced since
     except OSError:
         os.close(descriptor)
         raise
@@ -66,13 +66,13 @@ def open_inside(root: Path, name: str) -> BufferedReader:
 
 @contextmanager
 def path_inside(root: Path, name: str) -> Iterator[Path]:
-    """Yield, for as long as the block lasts, a path to the plain file that is there now, for what takes paths only."""
+    """A context that yields a path to an open plain file, for libraries that take paths only; valid in the context."""
     with open_inside(root, name) as file:
         yield Path(f"/dev/fd/{file.fileno()}")
 
 
 def read_inside(root: Path, name: str, limit: int) -> bytes:
-    """Return the bytes of a plain file. Raises NotPlainError, before memory is taken, for more than ``limit`` bytes."""
+    """Return the bytes of a plain file. Raises NotPlainError for more than ``limit`` bytes, before any is read."""
     with open_inside(root, name) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -81,13 +81,13 @@ def read_inside(root: Path, name: str, limit: int) -> bytes:
 
 
 def stat_inside(root: Path, name: str) -> os.stat_result:
-    """Return what the system says of what is there; of a link, of the link itself."""
+    """Return the status of a file, folder or anything else; of a link, that of the link itself."""
     with _folder_of(root, name) as (folder, last):
         return os.stat(last, dir_fd=folder, follow_symlinks=False)
 
 
 def exists_inside(root: Path, name: str) -> bool:
-    """Whether there is anything of that name: a file, a folder, a pipe, a link (wherever it leads)."""
+    """Whether there is anything of that name: a file, a folder, a pipe, a link (wherever it leads to)."""
     try:
         stat_inside(root, name)
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def exists_inside(root: Path, name: str) -> bool:
 
 
 def is_file_inside(root: Path, name: str) -> bool:
-    """Whether `open_inside` would open it; False also where a link lies in the way. Nothing is raised."""
+    """Whether `open_inside` would open it; False also where a part of the path is a link. Nothing is raised."""
     try:
         open_inside(root, name).close()
     except OSError:
@@ -105,7 +105,7 @@ def is_file_inside(root: Path, name: str) -> bool:
 
 
 def entries_inside(root: Path, folder: str = "") -> list[str]:
-    """Return the names of what lies directly in a folder, sorted."""
+    """Return the names of the entries of a folder, sorted."""
     descriptor = open_folder(root, _parts(folder) if folder else ())
     try:
         return sorted(os.listdir(descriptor))  # noqa: PTH208 (a descriptor, not a path)
@@ -114,10 +114,10 @@ def entries_inside(root: Path, folder: str = "") -> list[str]:
 
 
 def names_inside(root: Path, folder: str = "") -> list[str]:
-    """Return the names (relative to ``root``) of all that is not a folder, in a folder and those within it, sorted.
+    """Return the names (relative to ``root``) of all files in a folder and its subfolders, sorted.
 
-    A link is a name like any other, also one to a folder: nothing behind it is listed; and so is a folder that may not
-    be read, or is more than `MAX_DEPTH` deep.
+    Links, also to folders, are listed as files are, without what they lead to; so are pipes and devices, and folders
+    that may not be read or are more than `MAX_DEPTH` deep.
     """
     top = _parts(folder) if folder else ()
     found, left = list[str](), [top]
@@ -145,14 +145,14 @@ def names_inside(root: Path, folder: str = "") -> list[str]:
 
 
 def remove_inside(root: Path, name: str) -> None:
-    """Remove a file, a pipe or a link (not what it leads to) durably; nothing to remove is fine, a folder is not."""
+    """Durably remove a file, a pipe or a link (not what it leads to), if there is one; OSError for a folder."""
     with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
         os.unlink(last, dir_fd=folder)
         os.fsync(folder)
 
 
 def remove_tree_inside(root: Path, name: str) -> None:
-    """Remove whatever is there, a folder with all that is in it; of a link the link only. Nothing to remove is fine."""
+    """Durably remove a file, a link (not what it leads to), or a folder with its content, if there is one."""
     with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
         if stat.S_ISDIR(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
             shutil.rmtree(last, dir_fd=folder)
@@ -168,27 +168,27 @@ def remove_folder_inside(root: Path, name: str) -> None:
 
 
 def make_folder_inside(root: Path, name: str) -> None:
-    """Make a folder, and those that it is in; one that is there already is fine."""
+    """Create a folder and its parents, unless it exists."""
     os.close(open_folder(root, _parts(name), create=True))
 
 
 def rename_inside(root: Path, old: str, new: str) -> None:
-    """Give a file or a folder another name, durably; the folder that the new name is in is made if need be."""
+    """Durably rename a file or a folder; the folder of the new name is created if necessary."""
     with _folder_of(root, old) as (source, last), _folder_of(root, new, create=True) as (target, name):
         os.rename(last, name, src_dir_fd=source, dst_dir_fd=target)
         os.fsync(target)
 
 
 def link_inside(root: Path, name: str) -> str:
-    """Return what a link says, which is not followed."""
+    """Return the target of a link."""
     with _folder_of(root, name) as (folder, last):
         return os.readlink(last, dir_fd=folder)
 
 
 def point_inside(root: Path, name: str, target: str) -> None:
-    """Make a link, over what is there unless that is a folder; its folder is made if need be.
+    """Durably create a link, or replace a file or a link by it; its folder is created if necessary.
 
-    Who follows it meanwhile sees what it was or what it is.
+    The replacement is atomic. Raises OSError where there is a folder of this name.
     """
     with _folder_of(root, name, create=True) as (folder, last):
         temporary = f".{last}.{secrets.token_hex(4)}"
@@ -202,9 +202,10 @@ def point_inside(root: Path, name: str, target: str) -> None:
 
 
 def open_sole(root: Path, name: str) -> int:
-    """Return a descriptor, for reading and writing, of a plain file that has this one name; made if there is none.
+    """Return a descriptor, for reading and writing, of a plain file without further hard links.
 
-    Raises NotPlainError for one with other names (hard links), which would change with it.
+    The file is created if there is none. Raises NotPlainError for one with further hard links, because writing would
+    change a file of another name.
     """
     with _folder_of(root, name, create=True) as (folder, last):
         with suppress(FileNotFoundError):
@@ -223,9 +224,9 @@ def open_sole(root: Path, name: str) -> int:
 
 
 def open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
-    """Return a descriptor of a folder below ``root``; made if told so, and then its name is on the disk."""
+    """Return a descriptor of a folder below ``root``, durably created first if ``create`` says so."""
     if create and not root.is_dir():
-        # Each new folder's name is synced too: a file must not outlive the folder it is in.
+        # The name of each new folder is synced too: a file is durable only if its folder is.
         os.close(open_folder(root.parent, (root.name,), create=True))
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for part in parts:
@@ -240,7 +241,7 @@ def open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
 def is_snapshot(root: Path) -> bool:
     """Whether a folder is one that `huggingface_hub.snapshot_download` makes: links into ``blobs`` of its repository.
 
-    It belongs to the Hub's cache: zootools reads it, and writes nothing there.
+    It belongs to the Hub's cache: zootools reads it and never writes there.
     """
     path = Path(os.path.realpath(root))
     return path.parent.name == "snapshots" and re.fullmatch(r"datasets--.+", path.parents[1].name) is not None
@@ -258,7 +259,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 @contextmanager
 def _folder_of(root: Path, name: str, create: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield a descriptor of the folder that something is in, and its name there."""
+    """A context that yields a descriptor of the folder of a file, and the name of the file there."""
     *parts, last = _parts(name)
     folder = open_folder(root, parts, create)
     try:
@@ -268,7 +269,7 @@ def _folder_of(root: Path, name: str, create: bool = False) -> Iterator[tuple[in
 
 
 def _open_plain(name: str, folder: int) -> int:
-    # Without O_NONBLOCK a named pipe would wait for its writer.
+    # Without O_NONBLOCK, opening a named pipe would wait for its writer.
     return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=folder)
 
 
@@ -282,10 +283,10 @@ def _kind(state: os.stat_result) -> str:
 
 
 def _blob_name(root: Path, name: str, target: str) -> str | None:
-    """Return which blob a link in a snapshot stands for; None for every other link."""
+    """Return the name of the blob that a link in a snapshot leads to; None for every other link."""
     if not is_snapshot(root):
         return None
-    # Neither the resolved root nor the folders that have been opened contain a link, so names can be computed with.
+    # The resolved root and the folders that have been opened contain no link, so normpath is right.
     snapshot = os.path.realpath(root)
     path = Path(os.path.normpath(Path(snapshot, name).parent / target))
     return path.name if path.parent == Path(snapshot).parents[1] / "blobs" else None
@@ -311,7 +312,7 @@ def _open_or_make(folder: int, name: str, create: bool) -> int:
             raise
         with suppress(FileNotFoundError):  # gone since
             kind = _kind(os.stat(name, dir_fd=folder, follow_symlinks=False))
-            raise NotPlainError(f"lies behind {name!r}, which {kind}, not a folder", name) from None
+            raise NotPlainError(f"is behind {name!r}, which {kind}, not a folder", name) from None
         raise
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=folder)

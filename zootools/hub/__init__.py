@@ -1,6 +1,6 @@
 """Zoos by name: published to the Hub, or to a plain folder that serves as one, and read back from either.
 
-`names` says what a name and a file name may look like, `folder` is the hub in a folder, `remote` reads from
-the Hub, `publish` writes to both, `locate` finds a zoo by its name, `foreign` reads data sets that are no zoos.
-Nothing here imports huggingface_hub before it is needed.
+`folder` is the hub in a folder; `remote` reads from the Hub; `publish` writes to either, with `release` (what is
+written) and `upload` (to the Hub); `locate` finds a zoo by URL, path or name; `foreign` reads Parquet files that are
+not a zoo. huggingface_hub is imported by the modules `calls`, `repository`, `remote` and `upload` only.
 """

@@ -1,4 +1,4 @@
-"""Which zoos a hub has."""
+"""Listing the zoos of a hub, and describing one of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from zootools.storage.manifest import read_manifest, stored_spec
 
 @dataclass(frozen=True)
 class Entry:
-    """One zoo in a listing."""
+    """A zoo in a listing."""
 
     name: str
     description: str
@@ -22,7 +22,7 @@ class Entry:
 
 
 def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
-    """Return the zoos of a hub (see `hub_setting`) that ``word`` occurs in, by name or description."""
+    """Return the zoos of a hub (see `hub_setting`) with ``word`` in their name or description."""
     setting = hub_setting(hub)
     if isinstance(setting, Path):
         hub_folder.require(setting)
@@ -44,7 +44,7 @@ def _in_folder(hub: Path) -> Iterator[Entry]:
 
 
 def describe(name: str, *, revision: str | None = None, hub: str | Path | None = None) -> dict[str, Any]:
-    """Return what a hub says of one zoo: version, tags, size, counts. Fetches no weights."""
+    """Return commit, tags, description, size and counts of a zoo on a hub, without fetching weights."""
     wanted = require_name(name, revision)
     place = locate(Path(name), revision, hub) if Path(name).exists() else locate_name(wanted, hub)
     manifest = read_manifest(place.folder)

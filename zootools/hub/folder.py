@@ -1,8 +1,8 @@
-"""A hub in a plain folder: no account, no network, the same names and the same checks.
+"""A hub in a plain folder: without account and network, with the same names and checks as on the Hub.
 
-``DIR/org/name`` is what the last publication left (`datasets.load_dataset` reads it), ``DIR/org/name@tag`` what
-a tag or branch stands for. Both are links into ``DIR/.versions/org/name/<commit>``, where every version that was
-ever published stays: a link is replaced in one step, and who has a version open keeps it.
+``DIR/org/name`` is the newest version of a zoo (`datasets.load_dataset` reads it), ``DIR/org/name@tag`` the version of
+a tag or branch. Both are symbolic links into ``DIR/.versions/org/name/<commit>``, where published versions stay for
+ever: a link is replaced atomically, and a process that reads a version keeps it.
 """
 
 import hashlib
@@ -33,14 +33,14 @@ from zootools.zoo_name import ZooName, parse_name
 STAGING = ".staging-"
 MANIFEST = "zoo.json"
 ABANDONED = 24 * 3600
-"""Seconds after which the half-made version of a publisher is taken for abandoned."""
+"""Seconds after which the staging folder of a publisher that was killed is removed."""
 
 
 def find_version(hub: Path, name: ZooName) -> Path | None:
-    """Return the folder of a version of a zoo, or None when the hub does not know the zoo.
+    """Return the folder of a version of a zoo, None where the hub does not have the zoo.
 
-    Raises ZooNotFoundError when it knows the zoo but not the revision, DamagedZooError for a link that leads anywhere
-    but to a version of this zoo.
+    Raises ZooNotFoundError where it has the zoo but not the revision, DamagedZooError for a link to anything but a
+    version of this zoo.
     """
     main = _followed(hub, name, f"{name.org}/{name.name}")
     if main is None or name.revision in (None, "main"):
@@ -54,7 +54,7 @@ def find_version(hub: Path, name: ZooName) -> Path | None:
 
 
 def _followed(hub: Path, name: ZooName, shown: str) -> Path | None:
-    """Return the folder that a name in the hub stands for: itself, or the version that it is a link to."""
+    """Return the folder of a name in the hub, or the version that it links to; None where there is neither."""
     try:
         state = stat_inside(hub, shown)
         if stat.S_ISLNK(state.st_mode):
@@ -74,7 +74,7 @@ def _followed(hub: Path, name: ZooName, shown: str) -> Path | None:
 
 
 def version_of(hub: Path, name: ZooName, link: str) -> str | None:
-    """Return the commit of the version that a link in the hub leads to, None where it leads anywhere else."""
+    """Return the commit of the version that a link in the hub leads to, None for a link to anything else."""
     target = PurePosixPath(link_inside(hub, link))
     expected = PurePosixPath("..", VERSIONS, name.repo_id)
     return target.name if target.parent == expected and target.name != ".." else None
@@ -98,7 +98,7 @@ def require(hub: Path) -> None:
 
 
 def commit_of(folder: Path) -> str | None:
-    """Return the commit of a version's folder, None for a folder that somebody put there by hand."""
+    """Return the commit of a version's folder, None for a folder that `add_version` did not make."""
     return folder.name if any(above.name == VERSIONS for above in folder.parents[2:3]) else None
 
 
@@ -115,7 +115,7 @@ def names(hub: Path) -> Iterator[ZooName]:
 
 
 def tags(hub: Path, name: ZooName) -> dict[str, str]:
-    """Return the named revisions of a zoo and the commit that each stands for."""
+    """Return the commits of the tags and branches of a zoo."""
     found = {}
     for entry in _entries(hub, name.org):
         shown, _, tag = entry.partition("@")
@@ -134,12 +134,12 @@ def _entries(hub: Path, folder: str) -> list[str]:
 
 
 def commit_id(manifest_sha256: str, card_sha256: str) -> str:
-    """Return what names a version: 40 digits that depend on its content alone."""
+    """Return the name of a version: 40 hexadecimal digits that depend on its content alone."""
     return hashlib.sha256(canonical_json([manifest_sha256, card_sha256]).encode()).hexdigest()[:40]
 
 
 def check_target(hub: Path, name: ZooName, tag: str | None, commit: str) -> None:
-    """Refuse, before anything is copied, what `add_version` could not do."""
+    """Raise, before anything is copied, SpecError or DamagedZooError where `add_version` would fail."""
     if hub.exists() and not hub.is_dir():
         raise SpecError(f"{hub}: is a file; expected a folder for the hub")
     for revision in (name.revision, tag):
@@ -152,14 +152,14 @@ def check_target(hub: Path, name: ZooName, tag: str | None, commit: str) -> None
     except NotPlainError as error:
         raise DamagedZooError(f"{hub / name.repo_id}: {error.what}") from error
     if folder:
-        raise SpecError(f"{hub / name.repo_id}: was not put there by zootools publish; move it away first")
+        raise SpecError(f"{hub / name.repo_id}: was not made by zootools publish; move it away first")
     stands_for = tags(hub, name).get(tag) if tag else None
     if stands_for not in (None, commit):
         raise SpecError(f"{hub}: the tag {tag} of {name.repo_id} is already that of another version; a tag never moves")
 
 
 def add_version(hub: Path, name: ZooName, tag: str | None, commit: str, staged: str) -> None:
-    """Make a staged folder (`staging_folder`) the version ``commit`` of a zoo, and let name and tag point to it.
+    """Rename a staged folder (`staging_folder`) to the version ``commit`` of a zoo, and link name and tag to it.
 
     Raises StorageError.
     """
@@ -168,7 +168,7 @@ def add_version(hub: Path, name: ZooName, tag: str | None, commit: str, staged: 
         try:
             rename_inside(hub, staged, version)
         except OSError:
-            if not has_version(hub, name, commit):  # else somebody has published the same bytes meanwhile
+            if not has_version(hub, name, commit):  # else another publisher has added the same bytes
                 raise
         main = name.repo_id if name.revision in (None, "main") else str(name)
         for link in (main, f"{name.repo_id}@{tag}") if tag is not None else (main,):
@@ -179,15 +179,15 @@ def add_version(hub: Path, name: ZooName, tag: str | None, commit: str, staged: 
 
 @contextmanager
 def staging_folder(hub: Path, name: ZooName) -> Iterator[str]:
-    """Yield the name inside the hub of an empty folder to collect a version in.
+    """A context that yields the name, inside the hub, of an empty folder to collect a version in.
 
-    It is gone afterwards, unless `add_version` has moved it.
+    It is removed afterwards, unless `add_version` has renamed it. Raises StorageError.
     """
     versions = f"{VERSIONS}/{name.repo_id}"
     staged = f"{versions}/{STAGING}{secrets.token_hex(8)}"
     try:
         make_folder_inside(hub, staged)
-        for entry in entries_inside(hub, versions):  # by publishers that were killed
+        for entry in entries_inside(hub, versions):  # of publishers that were killed
             left = f"{versions}/{entry}"
             if entry.startswith(STAGING) and time.time() - stat_inside(hub, left).st_mtime > ABANDONED:
                 remove_tree_inside(hub, left)

@@ -1,9 +1,9 @@
-"""Populations that zootools did not publish: Parquet files with a column of weights, and a schema that the user gives.
+"""Populations of other tools: Parquet files with a column of weights, read with a schema that the user gives.
 
-A row is a checkpoint. One column holds its flat weights, a list of floats whose order the schema explains; the columns
-``model_id``, ``epoch`` and ``split`` are used where they are there, everything else that is a number or a text is a
-property (`zootools.hub.foreign_tables`). The files need not be on the Hub. Only Parquet is read: other formats can
-bring code along.
+A row is a checkpoint. One column has its flat weights, a list of floats in the order of the schema; the columns
+``model_id``, ``epoch`` and ``split`` are used if they exist, and every other number or text is a property
+(`zootools.hub.foreign_columns`). The files may be local or on the Hub. Other formats are not read, because some of them
+can contain code.
 """
 
 import logging
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 MAX_SCHEMA = 10 << 20
+"""Bytes of a file with a schema."""
 
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|validation|valid|val|dev|test)(?:[/_.-]|$)")
 _ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
@@ -49,14 +50,14 @@ _ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 @dataclass(frozen=True)
 class ForeignZoo(Zoo):
-    """A population without a manifest: it has no specification, and its weights are in memory."""
+    """A population that zootools did not build: without manifest and specification, its weights in memory."""
 
     flat: npt.NDArray[np.float32] = field(
         default_factory=lambda: np.empty((0, 0), np.float32), repr=False, compare=False
     )
-    """float32 ``[rows, parameters]``; a checkpoint's row is in the metadata's column ``row``."""
+    """float32 ``[rows, parameters]``; the column ``row`` of the metadata has the row of a checkpoint."""
     runs: bool = True
-    """Whether the schema says enough to run a network."""
+    """Whether the schema is enough to run a network; that of an index is not."""
 
     def weights(self) -> "Tensor":
         """Return the flat weights of all checkpoints: float32 ``[checkpoints, parameters]``."""
@@ -65,7 +66,7 @@ class ForeignZoo(Zoo):
         return torch.from_numpy(self.flat[self.metadata["row"].to_numpy()])
 
     def module(self, model_id: str, epoch: int) -> "Network":
-        """Return a runnable network. Raises SpecError where the schema is an index, or nobody knows the activation."""
+        """Return a runnable network. Raises SpecError where the schema is an index, or the activation is not known."""
         if not self.runs or "activation" not in self.metadata.column_names:
             raise SpecError(
                 f"{self.name}: a network needs a layer schema (not only an index) and a column named activation"
@@ -86,7 +87,7 @@ class ParquetSource:
     """A `zootools.source.Source` of Parquet files with a weights column, in a folder, a hub folder or on the Hub."""
 
     def accepts(self, request: Request) -> bool:
-        """Whether a schema is given, without which the weights of others cannot be read."""
+        """Whether a schema is given; without one the weights cannot be read."""
         return request.schema is not None
 
     def open(self, request: Request) -> ForeignZoo:
@@ -118,7 +119,7 @@ class ParquetSource:
 
 
 def _counts(metadata: pa.Table) -> Counts:
-    """Count the models, those with a checkpoint whose weights are not finite as diverged, and the checkpoints."""
+    """Count models and checkpoints; a model with weights that are not finite in any checkpoint has diverged."""
     models = pc.count_distinct(metadata["model_id"]).as_py()
     diverged = pc.count_distinct(metadata.filter(pc.field("status") == "diverged")["model_id"]).as_py()
     return Counts(
@@ -132,10 +133,10 @@ def _counts(metadata: pa.Table) -> Counts:
 
 
 def read_schema(path: Path) -> tuple[Schema, bool]:
-    """Read what explains a flat vector: a layer schema, a zoo.json, or an index as published zoos have it.
+    """Read a layer schema from a JSON file: a schema, a zoo.json, or an index as other published zoos have it.
 
-    Returns the schema, and whether it says enough to run a network: an index knows neither strides nor pooling, so its
-    geometry is the smallest that fits. Raises SpecError.
+    Returns the schema, and whether it is enough to run a network: an index has neither strides nor pooling, so the
+    schema gets the smallest images that fit. Raises SpecError.
     """
     try:
         with open_regular(path) as file:
@@ -179,7 +180,7 @@ def _from_index(index: Mapping[str, Any]) -> Schema:
         else:
             flattened = size if layers and layers[-1].kind == "conv" else flattened
             layers.append(Layer(name, "linear", inputs * size, outputs, bias=bias, activation=not last))
-    # The last convolution hands on `flattened` x 1 values per channel; without pooling each takes kernel - 1 away.
+    # The last convolution has `flattened` x 1 outputs per channel; without pooling each removes kernel - 1 pixels.
     margin = sum(layer.kernel - 1 for layer in layers if layer.kind == "conv")
     first = layers[0]
     shape = (first.inputs, flattened + margin, 1 + margin) if first.kind == "conv" else (first.inputs, 1, 1)
@@ -187,10 +188,12 @@ def _from_index(index: Mapping[str, Any]) -> Schema:
 
 
 def _parquet_files(request: Request) -> tuple[Place, dict[str, Path]]:
-    """Return where the files are, and their paths by name. Raises ZooNotFoundError where there are none."""
+    """Return the place of the files, and their paths by name. Raises ZooNotFoundError where there are none."""
     path = folder_of(request.path)
     if path is None:
-        raise SpecError(f"{request.path}: Parquet files of others are read from a folder or the Hub; copy them first")
+        raise SpecError(
+            f"{request.path}: Parquet files of other tools are read from a folder or the Hub; copy them first"
+        )
     place: Place | None = Place(path, str(request.path), hub_folder.commit_of(path.absolute()))
     if not exists(path):
         name = name_of(request)
@@ -211,7 +214,7 @@ def _parquet_files(request: Request) -> tuple[Place, dict[str, Path]]:
 
 
 def _find_files(folder: Path) -> dict[str, Path]:
-    """Return the Parquet files below a folder by name, in order; hidden ones are skipped, links to folders too."""
+    """Return the Parquet files below a folder by name, sorted; hidden files and links to folders are skipped."""
 
     def refuse(error: OSError) -> None:
         raise StorageError(f"{error.filename}: cannot be read ({error.strerror})") from error
@@ -222,14 +225,14 @@ def _find_files(folder: Path) -> dict[str, Path]:
         folders[:] = [name for name in folders if not is_hidden(f"{(inside / name).as_posix()}/x")]
         for name in folders:
             if (Path(where) / name).is_symlink():
-                LOG.warning("%s: is a link to a folder, and not followed", Path(where) / name)
+                LOG.warning("%s: is a link to a folder, which is not followed", Path(where) / name)
         paths = (inside / name for name in names if name.endswith(".parquet"))
         found.update({path.as_posix(): folder / path for path in paths if not is_hidden(path.as_posix())})
     return dict(sorted(found.items()))
 
 
 def _with_weights(name: str, files: dict[str, Path]) -> dict[str, Path]:
-    """Return the files that have a column named weights; all, if none has."""
+    """Return the files that have a column named weights; all files, if none has."""
     named = {file: path for file, path in files.items() if "weights" in column_names(path)}
     if named and len(named) < len(files):
         others = ", ".join(file for file in files if file not in named)
@@ -238,7 +241,7 @@ def _with_weights(name: str, files: dict[str, Path]) -> dict[str, Path]:
 
 
 def _split_of(name: str) -> str:
-    """Return the split that a file's name speaks of, as `datasets` reads it; train where it does not."""
+    """Return the split that the name of a file contains, as `datasets` does; train where it contains none."""
     found = _SPLIT.findall(PurePosixPath(name).with_suffix("").as_posix().lower())
     return _ALIASES.get(found[-1], found[-1]) if found else "train"
 

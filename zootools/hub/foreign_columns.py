@@ -1,4 +1,4 @@
-"""The columns of a Parquet file of others: which are read, and as what.
+"""The columns of a Parquet file of another tool: which are read, and as which types.
 
 Every Arrow type has a decision (`property_type`): it is read, or left out with a reason. An extension type is read as
 its storage type; a class that is registered for it is not called.
@@ -20,12 +20,12 @@ from zootools.hub.foreign_memory import Memory
 from zootools.storage.tables import SPLITS
 
 MAX_TEXT = 10_000
-"""Bytes of a text that is a property."""
+"""Bytes that a text may have as a property."""
 
 IDENTITY = ("model_id", "epoch", "split")
-"""Columns that are used as what they are called."""
+"""Columns that say what a row is."""
 _COMPUTED = ("status", "stack", "row")
-"""Columns that a zoo has anyway, computed here."""
+"""Columns of every zoo that are computed here."""
 
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _LEFT_OUT: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
@@ -43,23 +43,23 @@ class Column:
     """A column of a file that is read."""
 
     index: int
-    """Among the fields of the file."""
+    """The number of the field in the schema of Arrow."""
     name: str
     kind: pa.DataType
-    """As what it is read."""
+    """The type as which it is read."""
     leaf: int
-    """Its number among the columns of Parquet."""
+    """The number of the column in Parquet, where a nested field has several."""
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
-    """Return what an extension type is stored as, and any other type as it is."""
+    """Return the storage type of an extension type, and any other type unchanged."""
     while isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     return kind
 
 
 def property_type(kind: pa.DataType) -> pa.DataType | str:
-    """Return as which type a property of an Arrow type is read, or why it is left out.
+    """Return the type as which a property of an Arrow type is read, or the reason why it is left out.
 
     Booleans stay. Whole numbers become int64, or uint64 where they need it, and stay exact; a float16 becomes a
     float32; a decimal number becomes the nearest float64, or an int64 where it has no digits after the point. Texts
@@ -85,7 +85,7 @@ def property_type(kind: pa.DataType) -> pa.DataType | str:
 
 
 def leaves_of(fields: pa.Schema) -> list[int]:
-    """Return which column of Parquet each field begins with, and at the end how many there are."""
+    """Return the number of the first column in Parquet of each field, and at the end the number of all columns."""
 
     def count(kind: pa.DataType) -> int:
         kind = stored_type(kind)
@@ -95,7 +95,7 @@ def leaves_of(fields: pa.Schema) -> list[int]:
 
 
 def weights_column(path: Path, fields: pa.Schema, schema: Schema) -> str:
-    """Return the name of the column with the weights: ``weights``, or else the only list of floats that long."""
+    """Return the name of the weights column: ``weights``, or else the only list with as many floats as parameters."""
     kinds = {name: stored_type(kind) for name, kind in zip(fields.names, fields.types, strict=True)}
     fixed = {name: kind.list_size for name, kind in kinds.items() if pa.types.is_fixed_size_list(kind)}
     fitting = [n for n, kind in kinds.items() if _is_float_list(kind) and fixed.get(n, schema.size) == schema.size]
@@ -131,7 +131,7 @@ def _is_float_list(kind: pa.DataType) -> bool:
 
 
 def property_columns(fields: pa.Schema, leaves: list[int], weights: str) -> tuple[list[Column], dict[str, str]]:
-    """Return the columns that are read beside the weights, and why the others are not."""
+    """Return the columns that are read besides the weights, and the reasons why others are not."""
     columns, left_out = [], {}
     for index, (name, kind) in enumerate(zip(fields.names, fields.types, strict=True)):
         read_as = property_type(kind)
@@ -140,7 +140,7 @@ def property_columns(fields: pa.Schema, leaves: list[int], weights: str) -> tupl
         if fields.names.count(name) > 1:
             left_out[name] = "occurs twice"
         elif name in _COMPUTED:
-            left_out[name] = "every zoo has a column of this name, which is computed"
+            left_out[name] = "a zoo has a computed column of this name"
         elif isinstance(read_as, str):
             left_out[name] = read_as
         else:
@@ -152,7 +152,7 @@ def property_columns(fields: pa.Schema, leaves: list[int], weights: str) -> tupl
 
 
 class UnfitError(Exception):
-    """A column is left out because of its values."""
+    """A value of a column does not fit its type; the column is left out."""
 
 
 def weight_values(
@@ -174,7 +174,7 @@ def weight_values(
 
 
 def property_values(array: pa.Array, kind: pa.DataType, path: Path, memory: Memory) -> pa.Array:
-    """Return a piece of a column as the type that it is read as. Raises UnfitError where it cannot be."""
+    """Return a chunk of a column with the type as which it is read. Raises UnfitError where a value does not fit."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if kind == pa.string():
@@ -194,7 +194,7 @@ def property_values(array: pa.Array, kind: pa.DataType, path: Path, memory: Memo
 
 
 def _count_texts(array: pa.Array, path: Path, memory: Memory) -> None:
-    """Count the memory that the texts of a piece take, each row by itself."""
+    """Take the memory for the texts of a chunk, one for each row. Raises UnfitError for a text that is too long."""
     words = array.dictionary if pa.types.is_dictionary(array.type) else array
     if pa.types.is_string_view(words.type):
         words = words.cast(pa.large_string())
@@ -218,7 +218,7 @@ def narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _model_ids(path: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return ids as texts; whole numbers serve too, also as pandas writes them beside missing ones, as floats."""
+    """Return ids as strings; whole numbers are accepted, also as floats, as pandas writes them next to missing ones."""
     _check_present(path, "model_id", column)
     if pa.types.is_boolean(column.type):
         raise SpecError(f"{path}: the column model_id holds truth values; expected texts or whole numbers")
@@ -261,7 +261,7 @@ def _check_present(path: Path, name: str, column: pa.ChunkedArray) -> None:
 
 
 def cast_column(path: Path, name: str, column: pa.ChunkedArray, kind: pa.DataType, expected: str) -> pa.ChunkedArray:
-    """Return a column as another type. Raises SpecError naming the first row that cannot be."""
+    """Return a column with another type. Raises SpecError naming the first row that does not fit."""
     try:
         return column.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -279,7 +279,7 @@ def _castable(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
 
 
 def _first(count: int, fits: Callable[[int, int], bool]) -> int:
-    """Return the first row that does not fit; ``fits(first, end)`` says whether a range of rows does."""
+    """Return the first row that does not fit, by bisection; ``fits(first, end)`` says whether a range of rows fits."""
     first = 0
     while count > 1:
         half = count // 2

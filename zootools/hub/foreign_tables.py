@@ -1,4 +1,4 @@
-"""Parquet files of a population of others: reading one within a limit of memory, and joining several.
+"""Parquet files of a population of another tool: reading one within a limit of memory, and joining several.
 
 The memory that a file takes is computed from the headers of its pages before anything is unpacked, so a small file
 cannot take all memory.
@@ -59,34 +59,34 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 @dataclass
 class Part:
-    """What was read of one file: a row is a checkpoint."""
+    """The content of one file: a row is a checkpoint."""
 
     path: Path
     names: list[str]
-    """All columns of the file."""
+    """The names of all columns of the file."""
     identity: dict[str, pa.ChunkedArray]
-    """Those of `IDENTITY` that the file has: texts, int32, one of the splits; without nulls."""
+    """The columns of `IDENTITY` that the file has: model_id (string), epoch (int32), split (string); without nulls."""
     properties: dict[str, pa.ChunkedArray]
-    """Of the types that `property_type` returns."""
+    """The properties, with types that `property_type` returns."""
     left_out: dict[str, str]
-    """Columns that were not read, and why."""
+    """The columns that were not read, and why."""
     weights_name: str
     weights: npt.NDArray[np.float32]
-    """``[rows, parameters]``"""
+    """float32 ``[rows, parameters]``."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What is read of one file, and the pages that it is read from."""
+    """The columns that are read from one file, and their pages."""
 
     path: Path
     rows: int
     schema: Schema
     weights: Column
     columns: Sequence[Column]
-    """All columns that are read beside the weights."""
+    """The columns that are read besides the weights."""
     pages: Sequence[ColumnPages]
-    """Of every column of Parquet (`Column.leaf`)."""
+    """The pages of every column of Parquet (`Column.leaf`)."""
 
     @property
     def texts(self) -> list[Column]:
@@ -101,10 +101,10 @@ def column_names(path: Path) -> list[str]:
 
 
 def read_part(path: Path, schema: Schema, memory: Memory) -> Part | None:
-    """Read one file; None for a file without rows.
+    """Read one file; return None for a file without rows.
 
-    Raises SpecError for a file that does not fit the schema, or whose identity columns cannot be used, and
-    DamagedZooError for one that is not as it claims.
+    Raises SpecError for a file that does not fit the schema or ``memory``, or whose identity columns cannot be used;
+    DamagedZooError for a file that cannot be read, or whose content contradicts its footer.
     """
     with opened(path) as file:
         parquet = pq.ParquetFile(file)
@@ -134,7 +134,7 @@ def read_part(path: Path, schema: Schema, memory: Memory) -> Part | None:
 
 
 def _take_memory(layout: _Layout, memory: Memory) -> None:
-    """Compare the values in the pages of the columns with those that the rows need, and count the memory they take."""
+    """Compare the values in the pages with the number that the rows need, and take the memory for them."""
     path, rows, pages = layout.path, layout.rows, layout.pages
     for column in layout.columns:
         held = pages[column.leaf]
@@ -158,9 +158,9 @@ def _take_memory(layout: _Layout, memory: Memory) -> None:
 def _read(
     file: BufferedReader, layout: _Layout, left_out: dict[str, str], memory: Memory
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[pa.Array]]]:
-    """Return the weights ``[rows, parameters]``, and the properties by name in pieces.
+    """Return the weights ``[rows, parameters]``, and the chunks of the properties by name.
 
-    A column with a value that is no property is not returned, and ``left_out`` gets the reason.
+    A column with a value that does not fit its type is left out, and ``left_out`` gets the reason.
     """
     path, rows, schema = layout.path, layout.rows, layout.schema
     flat = np.empty((rows, schema.size), np.float32)
@@ -186,9 +186,9 @@ def _read(
 
 
 def _batches(file: BufferedReader, layout: _Layout, order: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    """Yield the columns of ``order``, some rows at a time, with the checksums of the pages verified."""
-    # A text that many rows share is read as a dictionary, not copied to each; pyarrow cannot do so with deltas, of
-    # which few rows are read at once.
+    """Yield batches of rows of the columns in ``order``; the checksums of pages are verified."""
+    # Texts are read as dictionaries, so that a text of many rows is not copied to each. pyarrow cannot do so with
+    # delta encodings; of these only few rows are read at once.
     deltas = {DELTA_LENGTHS, PREFIXES}
     with_deltas = [column for column in layout.texts if layout.pages[column.leaf].encodings & deltas]
     longest = max((layout.pages[column.leaf].longest for column in with_deltas), default=1)
@@ -209,10 +209,10 @@ def _batches(file: BufferedReader, layout: _Layout, order: Sequence[Column]) -> 
 
 
 def joined(parts: Sequence[Part]) -> tuple[dict[str, pa.ChunkedArray], dict[str, str]]:
-    """Return the properties of all files, rows one after the other, and which columns are left out, and why.
+    """Return the properties of all files, concatenated, and the columns that are left out, with the reason.
 
-    The columns may come in any order, and numbers of different types become one that holds all of them exactly.
-    Raises SpecError for files with different columns.
+    The columns may be in any order. Numbers of different types get a type that holds all of them exactly. Raises
+    SpecError for files with different columns.
     """
     first = parts[0]
     for part in parts[1:]:
@@ -232,7 +232,7 @@ def joined(parts: Sequence[Part]) -> tuple[dict[str, pa.ChunkedArray], dict[str,
 
 
 def _check_same_columns(first: Part, other: Part) -> None:
-    """Raise SpecError for a column that one file has, and another one lacks; a split may follow from the name."""
+    """Raise SpecError for a column that only one of two files has, but for split, which may be in the file's name."""
     for here, there in ((first, other), (other, first)):
         missing = [name for name in here.names if name not in there.names and name not in ("split", here.weights_name)]
         if missing:
@@ -244,7 +244,7 @@ def _check_same_columns(first: Part, other: Part) -> None:
 
 
 def _common(name: str, parts: Sequence[Part]) -> pa.DataType:
-    """Return the type that holds a property of all files."""
+    """Return the type of a property in all files together. Raises SpecError where there is none."""
     kinds = {part.properties[name].type: part for part in parts}
     kinds.pop(pa.null(), None)
     if not kinds:

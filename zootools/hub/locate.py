@@ -21,11 +21,11 @@ from zootools.zoo_name import ZooName, parse_name
 LOG = logging.getLogger(__name__)
 
 FILE_ENDINGS = (*ENDINGS, ".yml", ".zip", ".gz", ".tar", ".csv", ".txt", ".pt", ".pth", ".ckpt", ".npy", ".npz", ".h5")
-"""Endings of file names; a name of a zoo could have them, too."""
+"""Endings of file names: ORG/NAME with one of them is taken for a path."""
 
 
 class ZooSource(ABC):
-    """A `zootools.source.Source` of zoos in the format of zootools: it finds the folder of a zoo."""
+    """A `zootools.source.Source` of zoos in the format of zootools."""
 
     @abstractmethod
     def accepts(self, request: Request) -> bool:
@@ -33,7 +33,7 @@ class ZooSource(ABC):
 
     @abstractmethod
     def find(self, request: Request) -> Place:
-        """Return the place of a zoo, whose folder has its manifest, specification and metadata."""
+        """Return the place of a zoo, whose manifest, specification and metadata are in its folder."""
 
     def open(self, request: Request) -> Zoo:
         """See `zootools.source.Source`."""
@@ -94,13 +94,13 @@ ZOO_SOURCES: tuple[ZooSource, ...] = (ObjectStoreSource(), FolderSource(), HubSo
 
 
 def locate(zoo: str | Path, revision: str | None = None, hub: str | Path | None = None) -> Place:
-    """Find a zoo by path or name, and fetch its manifest, specification and metadata.
+    """Find a zoo by URL, path or name, and fetch its manifest, specification and metadata.
 
     Args:
         zoo: a folder, or ``org/name`` or ``org/name@revision``, or the URL of an object store.
         revision: the branch, tag or commit of a name.
         hub: a folder or URL to look in and nowhere else; without it, first in the folder $ZOOTOOLS_HUB, then on
-            the Hub. An existing path always comes first, and what reads like a path is not looked for on the Hub.
+            the Hub. An existing path always comes first, and what looks like a path is not searched for on the Hub.
 
     Where a name was found is written to the log. Raises ZooNotFoundError when there is no such zoo, SpecError for what
     is neither path nor name, DamagedZooError for a zoo that is not what its manifest says.
@@ -151,7 +151,7 @@ def hub_url(hub: str | Path | None) -> str | None:
 def name_of(request: Request) -> ZooName:
     """Return the name of a published data set that is asked for, where nothing is at its path.
 
-    Raises ZooNotFoundError for what reads like a path, SpecError for the revision of what cannot be a name.
+    Raises ZooNotFoundError for what looks like a path, SpecError for the revision of what cannot be a name.
     """
     path, setting = Path(request.path), hub_setting(None)
     name = parse_name(str(request.path), request.revision)
@@ -160,20 +160,20 @@ def name_of(request: Request) -> ZooName:
     if name is None:
         raise _no_such_folder(request.path)
     in_folder = isinstance(setting, Path) and hub_folder.find_version(setting, name) is not None
-    if name.revision is None and request.hub is None and not in_folder and reads_like_a_path(path):
+    if name.revision is None and request.hub is None and not in_folder and looks_like_a_path(path):
         raise _no_such_folder(request.path)
     return name
 
 
-def reads_like_a_path(path: Path) -> bool:
-    """Whether ``ORG/NAME`` is rather a mistyped path: a file's name, or something below a name that is here."""
+def looks_like_a_path(path: Path) -> bool:
+    """Whether ``ORG/NAME`` is probably a mistyped path: it has the ending of a file, or ORG exists here."""
     return path.suffix.lower() in FILE_ENDINGS or os.path.lexists(path.parts[0])
 
 
 def _no_such_folder(path: str | Path) -> ZooNotFoundError:
     """Return the error for a path where nothing is, with the nearest name that is there."""
     folder = folder_of(path)
-    assert folder is not None, "URLs of object stores are not looked for as paths"
+    assert folder is not None, "a URL is not looked for as a path"
     name = parse_name(str(path))
     hint = f" (of a zoo on the Hub with this name give the revision too: {name.repo_id}@main)" if name else ""
     return ZooNotFoundError(f"{path}: there is no such folder{nearest_path(folder)}{hint}")

@@ -1,4 +1,4 @@
-"""The hub that a command means, and the names that it requires."""
+"""The hub that a command uses, and the names of zoos that it requires."""
 
 import os
 import re
@@ -10,21 +10,22 @@ from zootools.object_store.urls import folder_of
 from zootools.zoo_name import ZooName, parse_name
 
 ENVIRONMENT = "ZOOTOOLS_HUB"
+"""The environment variable that names a hub folder, or the URL of another Hub."""
 
 
 def require_name(text: str, revision: str | None = None) -> ZooName:
-    """Like `parse_name`, with a SpecError for what is not a name, and for the address of a data set on the Hub."""
+    """Like `parse_name`, but raise SpecError for what is not a name, such as the URL of a data set on the Hub."""
     name = parse_name(text, revision)
     if name is None:
-        folder_of(text)
-        raise SpecError(f"{text!r} is no name of a zoo on a hub; expected ORG/NAME, such as my-group/tetris_seed")
+        folder_of(text)  # which has a better message for URLs
+        raise SpecError(f"{text!r} is not the name of a zoo on a hub; expected ORG/NAME, such as my-group/tetris_seed")
     return name
 
 
 def hub_setting(hub: str | Path | None) -> str | Path | None:
-    """Return the hub that is meant: a URL, a folder, or None for the Hub.
+    """Return the hub to use: the URL of another Hub, a hub folder, or None for the Hub.
 
-    That is ``hub`` if given, else $ZOOTOOLS_HUB. A hub folder need not exist yet.
+    That is ``hub`` if given, else $ZOOTOOLS_HUB. A hub folder need not exist yet. Raises SpecError for any other value.
     """
     value = str(hub) if hub is not None else os.environ.get(ENVIRONMENT, "")
     if not value and hub is None:

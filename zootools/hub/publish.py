@@ -24,19 +24,20 @@ def publish(
     tag: str | None = None,
     allow_partial: bool = False,
 ) -> Published:
-    """Publish a zoo folder as ``name`` (``org/name``); the same call again goes on where it was interrupted.
+    """Publish a zoo as ``name`` (``org/name``); the same call again resumes an interrupted publication.
 
     Args:
-        zoo: the folder, or the name of a published zoo, to copy it from one hub to another.
+        zoo: a folder, or the name of a published zoo, to copy it from one hub to another.
         name: ``org/name``.
-        hub: a folder that serves as the hub, or another Hub's URL; else $ZOOTOOLS_HUB, else the Hub.
-        public: whether all may read it; None leaves that as it is, and makes a new repository private.
+        hub: a hub folder, or the URL of another Hub; by default $ZOOTOOLS_HUB, else the Hub.
+        public: whether everybody may read it; None changes nothing, and makes a new repository private.
         revision: the branch to publish to; ``main`` by default.
-        tag: a name for this version, that never moves.
-        allow_partial: publish a zoo that is not finished, with a card that says so.
+        tag: a name for this version, which never moves to another one.
+        allow_partial: publish a zoo that is not finished; its card says so.
 
-    Readers see the old version until the new one is complete. Raises SpecError, DamagedZooError (nothing is published
-    then) and StorageError (the same call can be repeated).
+    Readers see the old version until the new one is complete. Raises SpecError for arguments that do not fit,
+    DamagedZooError for a damaged zoo (nothing is published then), HubError where the Hub refuses, StorageError where
+    disk or network fail (the same call can be repeated).
     """
     target, setting = require_name(name, revision), hub_setting(hub)
     if tag is not None:

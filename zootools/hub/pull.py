@@ -1,4 +1,4 @@
-"""A zoo from a hub as a folder of one's own."""
+"""Copying a published zoo into a folder."""
 
 import hashlib
 from pathlib import Path
@@ -19,12 +19,12 @@ from zootools.zoo import open_folder
 
 
 def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Path | None = None) -> Place:
-    """Copy a published zoo, by its name or URL, into a folder; the same call again fetches only what is missing.
+    """Copy a published zoo, by its name or URL, into a folder; the same call again copies only missing files.
 
-    The manifest comes last, so an interrupted copy is never taken for a zoo. Raises SpecError when the folder holds
-    something else, ZooNotFoundError when there is no such zoo, DamagedZooError, before anything is copied, for what
-    `open_folder` refuses and for a card that is not this zoo's, and when a file is not what the manifest promises.
-    The weights in shards and tables are not compared with each other: `zootools verify` does that.
+    The manifest is copied last, so an interrupted copy is not a zoo. Raises SpecError when the folder holds something
+    else, ZooNotFoundError when there is no such zoo, and DamagedZooError: before anything is copied, for metadata that
+    `open_folder` refuses or the card of another zoo; later, for a file that is not what the manifest promises.
+    The weights in shards and tables are not compared with each other; `zootools verify` does that.
     """
     wanted = None if is_url(name) else require_name(name, revision)
     place = locate(name, revision, hub) if wanted is None or Path(name).exists() else locate_name(wanted, hub)
@@ -34,7 +34,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
         raise SpecError(f"{folder}: is a file; expected a folder")
     if is_snapshot(folder):
         raise SpecError(f"{folder}: is a snapshot in the Hub's cache, which never changes; choose another folder")
-    # A link is a name like any other here: where a zoo has a file it is replaced, and nothing is written through it.
+    # A link where the zoo has a file is replaced; nothing is written through it.
     present = names_inside(folder) if folder.is_dir() else []
     strangers = {file for file in present if not Path(file).name.startswith(".")} - {*files, *UNHASHED}
     if strangers or (MANIFEST in present and read_manifest(folder).sha256 != manifest.sha256):
@@ -57,7 +57,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
 
 
 def _copy(source: Path, target: Path, file: str, info: FileInfo) -> None:
-    """Copy one file, and compare what has been read with its sha256 before it appears under its name."""
+    """Copy one file, which appears under its name after the bytes that were read have been compared with its sha256."""
     digest = hashlib.sha256()
     try:
         opened = open_inside(source, file)

@@ -34,7 +34,7 @@ class Release:
     folder: Path
     manifest: Manifest
     texts: dict[str, bytes]
-    """README.md (as it is published), zoo.json and build.json; all else is taken from `folder` as it is."""
+    """The bytes of README.md (as it is published), zoo.json and build.json; all other files are taken from `folder`."""
     files: dict[str, FileInfo]
     """Size and sha256 by name, README.md included."""
 
@@ -51,7 +51,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Published:
-    """What a publication has done."""
+    """The result of a publication."""
 
     commit: str
     where: str
@@ -59,15 +59,15 @@ class Published:
     size: int
     """Bytes of all files."""
     commits: int
-    """How many commits it took; 0 where this version was published already."""
+    """The number of commits that were made; 0 where this version was already published."""
 
 
 @contextmanager
 def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iterator[Release]:
-    """Yield what the publication of a zoo under a name consists of; every file has been checked.
+    """A context that yields the release of a zoo under a name; every file has been verified.
 
-    Raises ZooNotFoundError for a folder without a zoo, SpecError for an unfinished zoo that is not to be published
-    as it is, DamagedZooError when a file is not what the manifest promises.
+    Raises ZooNotFoundError for a folder without a zoo, SpecError for an unfinished zoo unless ``allow_partial``,
+    DamagedZooError when a file is not what the manifest promises.
     """
     place = locate(zoo)
     place.fetch_all()
@@ -81,7 +81,7 @@ def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iter
 
 @contextmanager
 def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
-    """Yield a temporary folder that holds what there is of an unfinished zoo, as a zoo of its own."""
+    """A context that yields a temporary folder with the checkpoints of an unfinished zoo, as a zoo of its own."""
     records = []
     for stack in range(len(plan.stacks)):
         record = ZooFolder(zoo).read_record(stack) or StackRecord(fingerprint={})
@@ -101,7 +101,7 @@ def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
 
 def _release(zoo: Path, name: ZooName) -> Release:
     manifest = read_manifest(zoo)
-    # The card is rendered anew, so that an old one, or one for another name, is no reason to refuse.
+    # The card is rendered again, so a fault of the one in the folder does not matter.
     found = [str(fault) for fault in faults(zoo) if fault.name != "README.md"]
     if found:
         raise DamagedZooError(
@@ -119,7 +119,7 @@ def _release(zoo: Path, name: ZooName) -> Release:
 
 
 def _check_counts(zoo: Path, files: Collection[str]) -> None:
-    """Refuse, before the first byte is sent, more files than a hub takes."""
+    """Raise SpecError for more files than a hub takes."""
     folders = Counter(file.rpartition("/")[0] for file in files)
     folder, most = folders.most_common(1)[0]
     if len(files) > MAX_FILES or most > MAX_FILES_PER_FOLDER:

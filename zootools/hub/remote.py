@@ -1,9 +1,7 @@
-"""Reading a zoo from the Hub: one pinned commit, metadata first, every byte held against the manifest.
+"""Reading zoos from the Hub at one pinned commit.
 
-Files go to huggingface-hub's own cache. Only files that the manifest names are fetched, and only if the listing
-of the commit gives the size (and, where the Hub knows it, the sha256) that the manifest promises. What arrives is
-hashed, and then linked into a folder of plain files beside the cache's snapshots (which consist of symbolic links,
-that no zoo may have): what lies there has been verified.
+Files are downloaded to huggingface-hub's cache. Its snapshots consist of symbolic links, which a zoo must not have, so
+a file that has been verified (see `zootools.storage.place`) is hard-linked into a folder of plain files beside them.
 """
 
 import threading
@@ -13,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from tqdm import tqdm
 
 from zootools import __version__
@@ -21,7 +19,8 @@ from zootools.errors import DamagedZooError, HubError, ZooNotFoundError
 from zootools.filesystem.files import write_durably
 from zootools.filesystem.inside import remove_inside
 from zootools.hashing import sha256_file
-from zootools.hub.calls import TIMEOUT, offline, retried
+from zootools.hub.calls import offline, retried
+from zootools.hub.repository import hub_api, read_content
 from zootools.storage.file_rules import check_file_names, check_sizes, is_hidden
 from zootools.storage.hashed_json import MAX_BYTES
 from zootools.storage.manifest import read_manifest
@@ -29,11 +28,11 @@ from zootools.storage.place import THREADS, FetchedPlace, Listed, Place, check_l
 from zootools.zoo_name import ZooName
 
 SLACK = 1 << 20
-"""Bytes beyond its size after which a download is stopped."""
+"""Bytes by which a download may exceed the size of its file before it is stopped."""
 TAG = "zootools"
-"""The tag by which zoos are found."""
-MOST = 1000
-"""Zoos that a listing shows at most."""
+"""The tag on the Hub by which zoos are found."""
+MAX_LISTED = 1000
+"""Zoos in a listing, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class HubPlace(FetchedPlace):
     """The URL of the Hub; None for the one that huggingface-hub is set to."""
 
     def download(self, file: str, size: int | None) -> Path:
-        """Return the path of a file in the cache, downloaded if need be; stops at the first byte beyond ``size``."""
+        """Return the path of a file in the cache, which is downloaded first if necessary; see `SLACK`."""
         path = retried(
             lambda: hf_hub_download(
                 self.repository,
@@ -69,9 +68,10 @@ class HubPlace(FetchedPlace):
 
 
 def hub_place(name: ZooName, endpoint: str | None = None) -> HubPlace:
-    """Return a zoo on the Hub, with manifest, specification and metadata in the cache.
+    """Return the place of a zoo on the Hub, whose manifest, specification and metadata have been fetched.
 
-    Raises ZooNotFoundError, HubError, StorageError; DamagedZooError for what its manifest does not promise.
+    Raises ZooNotFoundError where there is no such zoo, DamagedZooError for a file that is not what the manifest
+    promises, HubError where the Hub refuses, StorageError where it cannot be reached.
     """
     listing: dict[str, Listed] = {}
     if offline():
@@ -80,8 +80,8 @@ def hub_place(name: ZooName, endpoint: str | None = None) -> HubPlace:
         commit, listing = _list(name, endpoint)
         if "zoo.json" not in listing:
             raise ZooNotFoundError(
-                f"{name}: the Hub has a data set of this name, but it is no zoo (it has no zoo.json); a weights column "
-                "can be read with a layer schema (--schema FILE)"
+                f"{name}: the Hub has a data set of this name, but it is not a zoo (it has no zoo.json); a weights "
+                "column can be read with a layer schema (--schema FILE)"
             )
         if listing["zoo.json"].size > MAX_BYTES:
             raise DamagedZooError(f"{name}: zoo.json has {listing['zoo.json'].size} bytes, more than {MAX_BYTES}")
@@ -104,31 +104,23 @@ def hub_place(name: ZooName, endpoint: str | None = None) -> HubPlace:
 
 
 def _place(name: ZooName, commit: str, endpoint: str | None, listing: dict[str, Listed]) -> HubPlace:
-    """Return the place of a name whose manifest, and so its folder, is not known yet."""
+    """Return a place from which files can be downloaded before its manifest and its folder are known."""
     return HubPlace(Path(), str(name), commit, repository=name.repo_id, listing=listing, endpoint=endpoint)
 
 
 def _list(name: ZooName, endpoint: str | None) -> tuple[str, dict[str, Listed]]:
-    """Return the commit that a name stands for, and all its files."""
-    info = retried(
-        lambda: _api(endpoint).dataset_info(name.repo_id, revision=name.revision, files_metadata=True, timeout=TIMEOUT),
-        str(name),
-        first=True,
-    )
-    commit = str(info.sha)
-    if not constants.REGEX_COMMIT_OID.fullmatch(commit):
-        raise DamagedZooError(f"{name}: the Hub names {commit!r} as its commit")
-    files = {
-        entry.rfilename: Listed(entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
-        for entry in info.siblings or ()
-    }
-    return commit, files
+    """Return the commit of a name, and all its files."""
+    content = read_content(hub_api(endpoint), name, name.revision, first=True)
+    if not constants.REGEX_COMMIT_OID.fullmatch(content.commit):
+        raise DamagedZooError(f"{name}: the Hub names {content.commit!r} as its commit")
+    return content.commit, {file: Listed(info.size, info.sha256) for file, info in content.files.items()}
 
 
 def parquet_place(name: ZooName, endpoint: str | None = None) -> tuple[Place, dict[str, Path]]:
-    """Return the Parquet files of a data set that is no zoo, at one pinned commit, by their names.
+    """Return the place of a data set that is not a zoo, and its downloaded Parquet files by name, at one commit.
 
-    There is no manifest to hold them against; what the Hub says of their size and sha256 must be true.
+    Without a manifest they are only compared with the sizes and sha256 that the Hub lists. Raises what `hub_place`
+    raises.
     """
     if offline():
         raise HubError(f"{name}: HF_HUB_OFFLINE is set; unset it, or give a folder with the Parquet files")
@@ -151,26 +143,24 @@ def parquet_place(name: ZooName, endpoint: str | None = None) -> tuple[Place, di
 
 
 def zoos(word: str, endpoint: str | None) -> Iterator[tuple[str, str, str]]:
-    """Yield name, description and commit of the zoos on the Hub that ``word`` occurs in, found by their tag."""
+    """Yield name, description and commit of the zoos on the Hub (found by `TAG`) whose text has ``word`` in it."""
     found = retried(
-        lambda: list(_api(endpoint).list_datasets(filter=TAG, search=word or None, limit=MOST)), "the Hub", first=True
+        lambda: list(hub_api(endpoint).list_datasets(filter=TAG, search=word or None, limit=MAX_LISTED)),
+        "the Hub",
+        first=True,
     )
     for info in found:
         yield info.id, " ".join((info.description or "").split()), info.sha or ""
 
 
 def tags(name: ZooName, endpoint: str | None) -> dict[str, str]:
-    """Return the tags of a zoo on the Hub, and the commit that each stands for."""
-    refs = retried(lambda: _api(endpoint).list_repo_refs(name.repo_id, repo_type="dataset"), str(name))
+    """Return the commits of the tags of a zoo on the Hub."""
+    refs = retried(lambda: hub_api(endpoint).list_repo_refs(name.repo_id, repo_type="dataset"), str(name))
     return {ref.name: ref.target_commit for ref in refs.tags}
 
 
-def _api(endpoint: str | None) -> HfApi:
-    return HfApi(endpoint=endpoint, library_name="zootools", library_version=__version__)
-
-
 def _counter(name: str, file: str, size: int) -> type[tqdm]:
-    """Return a progress bar that shows nothing and stops a download which brings more than it should."""
+    """Return a class of progress bars that show nothing, and stop a download that exceeds its size."""
     received, lock = 0, threading.Lock()
 
     class Counter(tqdm):  # type: ignore[misc]
@@ -183,14 +173,14 @@ def _counter(name: str, file: str, size: int) -> type[tqdm]:
             with lock:
                 received += int(n or 0)
             if received > size + SLACK:
-                raise DamagedZooError(f"{name}: {file} brings more than the {size} bytes it should have")
+                raise DamagedZooError(f"{name}: {file} has more than the {size} bytes that it should have")
             return super().update(n)
 
     return Counter
 
 
 def _cached_commit(name: ZooName) -> str:
-    """Return the commit that a name stood for when it was last fetched."""
+    """Return the commit of a name when it was last fetched."""
     revision = name.revision or constants.DEFAULT_REVISION
     path = try_to_load_from_cache(name.repo_id, "zoo.json", repo_type="dataset", revision=revision)
     if not isinstance(path, str):
@@ -199,6 +189,6 @@ def _cached_commit(name: ZooName) -> str:
 
 
 def _remember_commit(place: HubPlace, revision: str) -> None:
-    """Note what a branch or tag stands for, as huggingface-hub does, for `_cached_commit`."""
+    """Write down the commit of a branch or tag, as huggingface-hub does, for `_cached_commit`."""
     if revision != place.commit:
         write_durably(place.folder.parents[1] / "refs" / revision, str(place.commit).encode())

@@ -9,11 +9,11 @@ import hashlib
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from zootools import __version__
@@ -22,7 +22,6 @@ from zootools.filesystem.inside import is_snapshot, stat_inside
 from zootools.hub.calls import (
     CONFLICT,
     FAILURES,
-    TIMEOUT,
     check_token,
     is_transient,
     offline,
@@ -31,6 +30,7 @@ from zootools.hub.calls import (
     status_of,
 )
 from zootools.hub.release import Published, Release
+from zootools.hub.repository import Content, hub_api, read_content
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 from zootools.zoo_name import ZooName
 
@@ -45,15 +45,6 @@ OF_THE_HUB = (".gitattributes",)
 
 Operation = CommitOperationAdd | CommitOperationDelete
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class State:
-    """The content of a branch: its commit, and its files by name."""
-
-    commit: str
-    files: dict[str, tuple[int, str]]
-    private: bool
 
 
 def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
@@ -90,14 +81,14 @@ def check_access(name: ZooName, endpoint: str | None) -> None:
     if not check_token():
         raise HubError(f"{name}: there is no token; run `hf auth login` or set HF_TOKEN, or give a folder with --hub")
     with suppress(ZooNotFoundError):
-        Target(name, endpoint).state(first=True)
+        Target(name, endpoint).content(first=True)
 
 
-def difference(release: Release, state: State) -> list[Operation]:
+def difference(release: Release, content: Content) -> list[Operation]:
     """Return the operations that turn a branch into a release, the manifest last."""
-    changed = [file for file, info in release.files.items() if not _is_there(release, file, info, state)]
+    changed = [file for file, info in release.files.items() if not _is_there(release, file, info, content)]
     changed.sort(key=lambda file: (file == "zoo.json", file))
-    deletions = [CommitOperationDelete(file) for file in sorted(set(state.files) - set(release.files))]
+    deletions = [CommitOperationDelete(file) for file in sorted(set(content.files) - set(release.files))]
     return [*deletions, *(CommitOperationAdd(file, _source(release, file)) for file in changed)]
 
 
@@ -107,37 +98,26 @@ class Target:
     def __init__(self, name: ZooName, endpoint: str | None) -> None:
         self.name = name
         self.branch = name.revision or constants.DEFAULT_REVISION
-        self.api = HfApi(endpoint=endpoint, library_name="zootools", library_version=__version__)
+        self.api = hub_api(endpoint)
         self.commits = 0
         """The number of commits made through this object."""
 
-    def state(self, revision: str | None = None, first: bool = False) -> State:
+    def content(self, revision: str | None = None, first: bool = False) -> Content:
         """Return the content of a revision, by default of the branch."""
-        info = retried(
-            lambda: self.api.dataset_info(
-                self.name.repo_id, revision=revision or self.branch, files_metadata=True, timeout=TIMEOUT
-            ),
-            str(self.name),
-            first=first,
-        )
-        files = {
-            entry.rfilename: (entry.size or 0, entry.lfs.sha256 if entry.lfs else str(entry.blob_id))
-            for entry in info.siblings or ()
-            if entry.rfilename not in OF_THE_HUB
-        }
-        return State(str(info.sha), files, bool(info.private))
+        content = read_content(self.api, self.name, revision or self.branch, first)
+        return replace(content, files={file: info for file, info in content.files.items() if file not in OF_THE_HUB})
 
-    def open(self) -> State:
+    def open(self) -> Content:
         """Return the content of the branch; a missing repository (private) or branch is created."""
         repo, is_main = self.name.repo_id, self.branch == constants.DEFAULT_REVISION
         try:
-            return self.state(first=True)
+            return self.content(first=True)
         except ZooNotFoundError as error:
             if isinstance(error.__cause__, RepositoryNotFoundError):
                 self._call(lambda: self.api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True))
         if not is_main:
             self._call(lambda: self.api.create_branch(repo, branch=self.branch, repo_type="dataset", exist_ok=True))
-        return self.state()
+        return self.content()
 
     def tagged(self, tag: str) -> str | None:
         """Return the commit of a tag, None where there is no such tag."""
@@ -166,14 +146,14 @@ class Target:
             str(self.name),
         )
 
-    def commit(self, release: Release, operations: list[Operation], parent: State) -> State:
+    def commit(self, release: Release, operations: list[Operation], parent: Content) -> Content:
         """Make one commit on top of ``parent``, and return its content.
 
         Where the response is lost, the branch tells whether the commit was made. Raises HubError when another
         publisher changed the branch first.
         """
 
-        def attempt() -> State:
+        def attempt() -> Content:
             try:
                 made = self.api.create_commit(
                     self.name.repo_id,
@@ -186,19 +166,19 @@ class Target:
             except FAILURES as error:
                 conflict = status_of(error) in CONFLICT
                 if conflict or is_transient(error):
-                    now = self.state()
+                    now = self.content()
                     if now.commit != parent.commit and _is_done(release, operations, now):
                         return now
                     if conflict or now.commit != parent.commit:
                         raise _conflict(self.name) from error
                 raise
-            return self.state(made.oid)
+            return self.content(made.oid)
 
-        state = self._call(attempt)
+        content = self._call(attempt)
         self.commits += 1
-        return state
+        return content
 
-    def commit_by_pull_request(self, release: Release, parent: State) -> State:
+    def commit_by_pull_request(self, release: Release, parent: Content) -> Content:
         """Make several commits in a pull request, merge it, and return the content of the branch.
 
         The pull request of an interrupted upload of the same zoo is resumed. Raises SpecError for a branch other than
@@ -209,20 +189,20 @@ class Target:
             raise SpecError(f"{self.name}: more than {FILES_PER_COMMIT} files can only be published to main")
         number = self._call(lambda: self._pull_request(release)) or self._open_pull_request(release, parent)
         side = Target(ZooName(self.name.org, self.name.name, f"refs/pr/{number}"), self.api.endpoint)
-        state = side.state()
-        while batch := difference(release, state)[:FILES_PER_COMMIT]:
+        content = side.content()
+        while batch := difference(release, content)[:FILES_PER_COMMIT]:
             side.send_blobs(release, batch)
-            state = side.commit(release, batch, state)
-        if self.state().commit != parent.commit:
+            content = side.commit(release, batch, content)
+        if self.content().commit != parent.commit:
             raise _conflict(self.name)
         try:
             self._call(lambda: self.api.merge_pull_request(repo, number, repo_type="dataset"))
         except ZooError:
             # After a response that was lost the retry fails, although the pull request has been merged.
-            if difference(release, self.state()):
+            if difference(release, self.content()):
                 raise
         self.commits += side.commits + 1
-        return self.state()
+        return self.content()
 
     def _pull_request(self, release: Release) -> int | None:
         requests = self.api.get_repo_discussions(
@@ -230,7 +210,7 @@ class Target:
         )
         return next((request.num for request in requests if request.title == _title(release)), None)
 
-    def _open_pull_request(self, release: Release, parent: State) -> int:
+    def _open_pull_request(self, release: Release, parent: Content) -> int:
         """Open the pull request with its first commit, and return its number."""
         batch = difference(release, parent)[:FILES_PER_COMMIT]
         self.send_blobs(release, batch)
@@ -254,26 +234,29 @@ class Target:
         return retried(call, str(self.name))
 
 
-def _check_target(name: ZooName, state: State, release: Release) -> None:
+def _check_target(name: ZooName, content: Content, release: Release) -> None:
     """Raise SpecError for a data set that is not a zoo: the upload would delete its files."""
-    others = set(state.files) - set(release.files)
-    if others and "zoo.json" not in state.files:
+    others = set(content.files) - set(release.files)
+    if others and "zoo.json" not in content.files:
         raise SpecError(
             f"{name}: holds a data set that is not a zoo, and publishing would delete {len(others)} of its files "
             f"({min(others)}); choose another name"
         )
 
 
-def _is_there(release: Release, file: str, info: FileInfo, state: State) -> bool:
-    size, digest = state.files.get(file, (-1, ""))
-    if size != info.size:
+def _is_there(release: Release, file: str, info: FileInfo, content: Content) -> bool:
+    """Whether a branch has a file of a release with the same bytes."""
+    there = content.files.get(file)
+    if there is None or there.size != info.size:
         return False
-    return bool(digest == (info.sha256 if len(digest) == 64 else _git_hash(release, file, size)))
+    if there.sha256 is not None:
+        return there.sha256 == info.sha256
+    return there.blob_id == _git_hash(release, file, info.size)
 
 
-def _is_done(release: Release, operations: list[Operation], state: State) -> bool:
+def _is_done(release: Release, operations: list[Operation], content: Content) -> bool:
     """Whether a branch has the content that operations lead to."""
-    left = {operation.path_in_repo for operation in difference(release, state)}
+    left = {operation.path_in_repo for operation in difference(release, content)}
     return not any(operation.path_in_repo in left for operation in operations)
 
 

@@ -1,7 +1,7 @@
-"""Reading a zoo from an object store: the manifest first, then what is asked for, every byte held against it.
+"""Reading a finished zoo from an object store.
 
-What has been fetched lies in a folder of the user's cache that belongs to one manifest, so a zoo that is built anew
-under the same URL never mixes with what was fetched before.
+Fetched files are in a folder of the user's cache for one URL and one manifest, so they are never mixed with those of
+a zoo that is later built under the same URL.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ class ObjectStorePlace(FetchedPlace):
     store: ObjectStore
 
     def fetch_all(self) -> None:
-        """Fetch and hash every file of the manifest, and the card, anew: it is the store that is to be looked at."""
+        """Fetch and hash every file of the manifest, and the card, again: the store is verified, not the cache."""
         for file in (*self.promised, *EXTRAS):
             remove_inside(self.folder, file)
         super().fetch_all()
 
     def download(self, file: str, size: int | None) -> Path:
-        """Return the path of a file that has just been fetched."""
+        """Download a file into `folder`, and return its path."""
         self.store.download(file, self.folder)
         return self.folder / file
 
@@ -47,10 +47,10 @@ class ObjectStorePlace(FetchedPlace):
 
 
 def object_store_place(url: str) -> ObjectStorePlace:
-    """Return the finished zoo at a URL, with manifest, specification and metadata in the cache.
+    """Return the place of the finished zoo at a URL, whose manifest, specification and metadata have been fetched.
 
-    Raises ZooNotFoundError where there is none, or it is still being built; DamagedZooError for what its manifest does
-    not promise.
+    Raises ZooNotFoundError where there is none, or it is still being built; DamagedZooError for a file that is not what
+    the manifest promises; SpecError where the store refuses, StorageError where it cannot be reached.
     """
     store = ObjectStore(url)
     listing = {name: Listed(found.size) for name, found in store.list().items()}

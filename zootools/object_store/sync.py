@@ -1,13 +1,13 @@
-"""Where a zoo is built: a folder, or an object store behind a local working folder.
+"""Where a zoo is built: in a folder, or in an object store by way of a working folder.
 
-A zoo in an object store is built in a folder of the user's cache, by the same code and as durably as any other. What
-it commits there is put to the store in the same order: the shards, then the record that names them; at the end the
-tables, the card, and zoo.json last. So a shard counts in the store when a record there names it with size and sha256,
-and zoo.json is there only with everything that it names. Whoever goes on, on whatever machine, first fetches what
-the store has and the working folder lacks.
+A zoo for an object store is built in a working folder in the user's cache, like any other zoo. What is committed there
+is put to the store in the same order: the shards, then the record that names them; at the end the tables, the card, and
+zoo.json last. So a shard in the store is valid when a record there names it with size and sha256, and zoo.json is
+there only with all files that it names. A builder that resumes, on any machine, first fetches the files that the store
+has and its working folder lacks.
 
-The process that leads the build puts; workers never wait for it. They get their next stack from it, so the store is
-behind by at most what is left of the one stack that each of them has in hand.
+The main process of the build puts the files; workers do not wait for it. They get their next stack from it, so the
+store lacks at most what is left of the one stack that each worker trains.
 """
 
 import hashlib
@@ -35,49 +35,52 @@ from zootools.storage.verified_files import FileInfo, file_fault
 LOG = logging.getLogger(__name__)
 
 THREADS = 16
+"""Objects that are put or fetched at the same time."""
 HEAD = 1 << 16
-"""Bytes in which the first line of a record nearly always ends."""
+"""Bytes that nearly always contain the first line of a record."""
 RECORD = re.compile(r"\.work/stack-(\d{5,})\.record")
+"""Names of records."""
 
 
 class Output:
-    """Where a zoo is built; this one is a folder, which needs nothing beyond what the builder does."""
+    """Where a zoo is built: `folder`, with what must happen besides, which is nothing for a zoo in a folder."""
 
     is_local = True
+    """Whether `folder` has the zoo before a session begins."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
     def session(self, zoo: ZooFolder) -> Iterator[ZooFolder]:
-        """Hold the right to build for as long as the block lasts; the plan or manifest that is there is at hand."""
+        """A context with the exclusive right to build; `folder` has the plan or the manifest of the zoo."""
         yield zoo
 
     def holds(self, name: str) -> bool:
-        """Whether a file of the finished zoo is there."""
+        """Whether a file of the finished zoo exists."""
         return is_file_inside(self.folder, name)
 
     def fetch(self) -> None:
-        """Bring everything to the working folder that building on needs."""
+        """Fetch all files that resuming or growing the zoo needs; called in a session."""
 
     def put_plan(self) -> None:
-        """Take note of a plan, and of the records that are there already."""
+        """Called when a plan, and the records of an earlier session, are in `folder`."""
 
     def put_stack(self, stack: int) -> None:
-        """Take note of what has been committed of a stack."""
+        """Called when an epoch of a stack has been committed in `folder`."""
 
     def finish(self, manifest: Manifest) -> None:
-        """Take note that the working folder holds a finished zoo."""
+        """Called when the zoo in `folder` is finished."""
 
 
 def open_output(out: str | Path) -> Output:
-    """Return where to build: a folder by its path or ``file://`` URL, or an object store by any other URL."""
+    """Return the output for a path or a ``file://`` URL (a folder), or for the URL of an object store."""
     folder = folder_of(out)
     return Output(folder) if folder is not None else ObjectStoreOutput(str(out))
 
 
 class ObjectStoreOutput(Output):
-    """An object store, and the working folder on this machine."""
+    """An object store, with a working folder on this machine."""
 
     is_local = False
 
@@ -89,17 +92,17 @@ class ObjectStoreOutput(Output):
         self._zoo = ZooFolder(self.folder)
         self._listing: dict[str, StoredObject] = {}
         self._tags: dict[str, str] = {}
-        """Of the objects that are replaced only if they are what they were: the plan and the records."""
+        """Tags of the plan and the records in the store: these are replaced only if the tag is unchanged."""
         self._digests: dict[str, bytes] = {}
-        """Of the same objects: the sha256 of what is there, as far as it is known."""
+        """The sha256 of the same objects, as far as it is known."""
         self._shards: dict[str, FileInfo] = {}
-        """The files that a record or the manifest in the store names, and that are there."""
+        """The files in the store that a record or the manifest there names."""
         self._fetched: dict[str, FileInfo] = {}
-        """The files to fetch before building on."""
+        """The files that `fetch` must fetch."""
 
     @contextmanager
     def session(self, zoo: ZooFolder) -> Iterator[ZooFolder]:
-        """Hold the store's lease; bring plan and records, or the manifest, to the working folder."""
+        """A context with the lease of the store; the working folder has plan and records, or the manifest."""
         self._zoo = zoo
         with Lease(self.store) as self._lease:
             LOG.info("%s: the working folder is %s", self.store.url, self.folder)
@@ -107,27 +110,27 @@ class ObjectStoreOutput(Output):
             if not {PLAN, "zoo.json"} & self._listing.keys() and any(
                 not name.startswith(".work/") for name in self._listing
             ):
-                raise SpecError(f"{self.store.url}: holds objects but no zoo; choose another place with --out")
+                raise SpecError(f"{self.store.url}: holds objects but not a zoo; choose another place with --out")
             self._tags = {name: stored.tag for name, stored in self._listing.items() if name.startswith(".work/")}
             if PLAN in self._listing:
-                self._meet_unfinished()
+                self._merge_unfinished()
             elif "zoo.json" in self._listing:
-                self._meet_finished()
+                self._take_finished()
             yield zoo
-            # The zoo is finished, here and there: what only a resume needs can go, and then the working folder.
+            # The zoo is finished, also in the store: remove what only resuming needs, and then the working folder.
             with ThreadPoolExecutor(THREADS) as pool:
                 rest = self.store.list().keys() - {LEASE}
                 list(pool.map(self.store.remove, [name for name in rest if name.startswith(".work/")]))
         remove_tree_inside(self.folder.parent, self.folder.name)
 
     def holds(self, name: str) -> bool:
-        """Whether an object of the finished zoo is there."""
+        """Whether the store had an object of this name when the session began."""
         return name in self._listing
 
     # --- what the store has ------------------------------------------------------------------------------
 
-    def _meet_finished(self) -> None:
-        """The store holds a finished zoo, and nothing that a working folder may still hold is worth more."""
+    def _take_finished(self) -> None:
+        """Bring the manifest of a finished zoo to the working folder; what else that has of a build is dropped."""
         records = [f".work/{entry}" for entry in self._zoo.entries(".work") if entry.startswith("stack-")]
         for name in (PLAN, MANIFEST, *records):
             self._zoo.remove(name)
@@ -137,10 +140,11 @@ class ObjectStoreOutput(Output):
         self._fetched = files
         self._shards = {name: info for name, info in files.items() if self._is_there(name, info)}
 
-    def _meet_unfinished(self) -> None:
-        """Bring plan and records together with those of the working folder.
+    def _merge_unfinished(self) -> None:
+        """Merge plan and records of the store with those of the working folder.
 
-        A record of the working folder stays if it has all that the store's has and is at least as far; it will be put.
+        A record of the working folder that has all shards of the one in the store, and is at least as far, is kept; it
+        will be put. Raises SpecError for plans of different zoos.
         """
         theirs = ZooFolder(self._zoo.work / "store")
         remove_tree_inside(self.folder, ".work/store")
@@ -151,19 +155,19 @@ class ObjectStoreOutput(Output):
             self._zoo.write(PLAN, read_inside(theirs.path, PLAN, MAX_BYTES))
         elif mine.stacks[: len(plan.stacks)] != plan.stacks:
             raise SpecError(
-                f"{self.store.url}: the zoo there is another one than that in the working folder {self.folder}; "
-                "choose another place with --out, or remove that folder if nothing in it is wanted"
+                f"{self.store.url}: the zoo in the store is not the one in the working folder {self.folder}; "
+                "choose another place with --out, or remove that folder if you do not need it"
             )
         self._digests[PLAN] = hashlib.sha256(read_inside(theirs.path, PLAN, MAX_BYTES)).digest()
         stacks = [int(match[1]) for match in map(RECORD.fullmatch, self._listing) if match]
         with ThreadPoolExecutor(THREADS) as pool:
-            for shards, wanted in pool.map(lambda stack: self._meet_stack(theirs, stack), stacks):
+            for shards, wanted in pool.map(lambda stack: self._merge_stack(theirs, stack), stacks):
                 self._shards |= shards
                 self._fetched |= wanted
         remove_tree_inside(self.folder, ".work/store")
 
-    def _meet_stack(self, theirs: ZooFolder, stack: int) -> tuple[dict[str, FileInfo], dict[str, FileInfo]]:
-        """Compare the two records of a stack; return which shards are in the store, and which have to be fetched."""
+    def _merge_stack(self, theirs: ZooFolder, stack: int) -> tuple[dict[str, FileInfo], dict[str, FileInfo]]:
+        """Merge the two records of a stack; return the shards in the store, and those that must be fetched."""
         name, mine = self._zoo.record_name(stack), self._zoo.record_bytes(stack)
         line = read_record_line(self.store, name)
         write_durably(theirs.path / name, line, theirs.path)
@@ -174,11 +178,11 @@ class ObjectStoreOutput(Output):
             line = line.partition(b"\n")[0]
             if len(mine[1]) == self._listing[name].size and mine[1].startswith(line + b"\n"):
                 self._digests[name] = hashlib.sha256(mine[1]).digest()  # the line has the sha256 of the rest
-            # Whoever was killed while fetching has left records without their shards.
+            # A builder that was killed while it fetched has left records without their shards.
             return there, {s: info for s, info in record.shards.items() if not is_file_inside(self.folder, s)}
         data = self.store.read(name) or b""
         write_durably(theirs.path / name, data, theirs.path)
-        theirs.state_bytes(stack)  # held against its sha256
+        theirs.state_bytes(stack)  # raises where it is not what its sha256 says
         self._zoo.write(name, data)
         self._digests[name] = hashlib.sha256(data).digest()
         return there, dict(record.shards)
@@ -187,7 +191,7 @@ class ObjectStoreOutput(Output):
         return name in self._listing and self._listing[name].size == info.size
 
     def fetch(self) -> None:
-        """Bring every file that records or manifest in the store name to the working folder, and check its sha256."""
+        """Fetch every file that records or manifest in the store name, and verify its sha256."""
         self._fetch(self._fetched)
         for name in UNHASHED:
             if name != "zoo.json" and name in self._listing:
@@ -213,7 +217,7 @@ class ObjectStoreOutput(Output):
     # --- what it gets ------------------------------------------------------------------------------------
 
     def put_plan(self) -> None:
-        """Put the records that the working folder has, then the plan: it never stands there without them."""
+        """Put the records that the working folder has, then the plan: it is never in the store without them."""
         plan = self._zoo.read_plan()
         assert plan is not None, "the builder has just stored it"
         with ThreadPoolExecutor(THREADS) as pool:
@@ -221,7 +225,7 @@ class ObjectStoreOutput(Output):
         self._replace(PLAN, read_inside(self.folder, PLAN, MAX_BYTES))
 
     def put_stack(self, stack: int) -> None:
-        """Put the shards that the record of a stack names, then the record, whatever it has come to meanwhile."""
+        """Put the shards that the record of a stack names, then the record, in its present state."""
         found = self._zoo.record_bytes(stack)
         if found is None:
             return
@@ -234,10 +238,10 @@ class ObjectStoreOutput(Output):
         self._replace(name, data)
 
     def finish(self, manifest: Manifest) -> None:
-        """Put what the finished zoo has beside its shards, zoo.json last, and then remove what only a resume needs."""
+        """Put the other files of the finished zoo, zoo.json last, and remove the plan."""
         files = manifest.files
         self._lease.check()
-        # From here on tables of a zoo that has grown are replaced, so its old manifest must go.
+        # From here on the tables of a zoo that has grown are replaced, so its old manifest is removed first.
         if "zoo.json" in self._listing:
             self.store.remove("zoo.json")
         for name in self._listing.keys() - files.keys():
@@ -256,7 +260,7 @@ class ObjectStoreOutput(Output):
         self._shards |= files
 
     def _replace(self, name: str, data: bytes) -> None:
-        """Put plan or record, if what is there is what this builder has seen or put last."""
+        """Put plan or record, if the object there is the one that this builder has read or put last."""
         digest = hashlib.sha256(data).digest()
         if self._digests.get(name) == digest:
             return
@@ -268,12 +272,12 @@ class ObjectStoreOutput(Output):
 
 
 def read_record_line(objects: ObjectStore, name: str) -> bytes:
-    """Return the first bytes of a record in a store, with its whole first line and without most of its tensors."""
+    """Return the first bytes of a record in a store, which contain its whole first line."""
     data = objects.read(name, HEAD) or b""
     return data if b"\n" in data else objects.read(name) or b""
 
 
 def _has_all(mine: StackRecord, theirs: StackRecord) -> bool:
-    """Whether a record has every shard that another one has, and stands at least as far."""
+    """Whether a record has every shard of another one, and is at least as far."""
     same = all(mine.shards.get(name) == info for name, info in theirs.shards.items())
     return same and (mine.done, mine.epoch) >= (theirs.done, theirs.epoch)

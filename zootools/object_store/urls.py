@@ -1,4 +1,4 @@
-"""What a text means that says where a zoo is: a path, a ``file://`` URL, or the URL of an object store."""
+"""Telling paths, ``file://`` URLs and URLs of object stores apart."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from zootools.filesystem.files import home_expanded
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 _WEB = ("hf", "http", "https")
-"""Protocols that fsspec knows, but that lead to no object store."""
+"""Protocols that fsspec knows, but which are not those of object stores."""
 _HUB = re.compile(r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)(.*)", re.IGNORECASE)
 _ON_THE_HUB = re.compile(
     r"(?:datasets/)?([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([\w.-]+)|/(?:tree|blob|resolve)/([\w.-]+))?/?(?:[/?#].*)?",
@@ -22,16 +22,17 @@ def is_url(text: str | Path) -> bool:
 
 
 def folder_of(text: str | Path) -> Path | None:
-    """Return the folder that a path or a ``file://`` URL means; None for the URL of an object store.
+    """Return the folder of a path or a ``file://`` URL; None for the URL of an object store.
 
-    ``~`` stands for the home folder. Raises SpecError for an empty text and for a URL that cannot be meant.
+    ``~`` stands for the home folder. Raises SpecError for an empty text, and for a URL with credentials, of a web page
+    or of the Hub.
     """
     match = _URL.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         return _folder(str(text))
     protocol, rest = match[1].lower(), match[2]
     if "@" in rest.partition("/")[0]:
-        raise SpecError(f"{protocol}://...: there are credentials in this URL; give them in the environment instead")
+        raise SpecError(f"{protocol}://...: this URL has credentials in it; give them in the environment instead")
     if protocol in _WEB:
         raise _web_address(str(text))
     if protocol != "file":
@@ -48,7 +49,7 @@ def _folder(text: str) -> Path:
 
 
 def _web_address(url: str) -> SpecError:
-    """Return the refusal of an address of the Hub, which names the ORG/NAME to give instead, or of a web page."""
+    """Return the error for the address of a data set on the Hub, which names its ORG/NAME, or of another web page."""
     on_the_hub = _HUB.fullmatch(url)
     match = _ON_THE_HUB.fullmatch(on_the_hub[1]) if on_the_hub else None
     if match is not None:

@@ -1,4 +1,4 @@
-"""Rules for the files of a zoo: which names, kinds and sizes it may have, whoever made it."""
+"""Rules for the files of a zoo: names, kinds and sizes."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from zootools.errors import DamagedZooError
 
 ENDINGS = (".json", ".yaml", ".parquet", ".safetensors", ".md", ".svg", ".png", ".html")
-"""All that a zoo consists of. Pictures and pages are hashed, and never opened by zootools."""
+"""Kinds of files in a zoo. Pictures and pages are hashed, and never opened by zootools."""
 
 MAX_FILE = 5 << 30
 MAX_ZOO = 200 << 30
@@ -20,16 +20,13 @@ _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, by its name below a folder, is hidden as for `datasets`: ``.x``, or in ``.x/`` or ``__x/``."""
+    """Whether `datasets` ignores a file, by its name below a folder: ``.x``, or anything in ``.x/`` or ``__x/``."""
     *folders, last = name.split("/")
     return last.startswith(".") or any(part.startswith((".", "__")) for part in folders)
 
 
 def check_file_names(where: str, names: Iterable[str]) -> None:
-    """Refuse names of files that could reach out of a zoo, hide in it, or be something to run.
-
-    Raises DamagedZooError that names the first offender.
-    """
+    """Raise DamagedZooError for the first name that could lead out of a zoo, hide in it, or be that of a program."""
     seen: dict[str, str] = {}
     for name in names:
         parts = name.split("/")
@@ -44,7 +41,7 @@ def check_file_names(where: str, names: Iterable[str]) -> None:
             raise DamagedZooError(f"{where}: the file name {name!r} is not allowed in a zoo")
         if PurePosixPath(name).suffix not in ENDINGS:
             raise DamagedZooError(
-                f"{where}: {name!r} is no kind of file that a zoo consists of; allowed: {', '.join(ENDINGS)}"
+                f"{where}: {name!r} is not a kind of file that a zoo may have; allowed: {', '.join(ENDINGS)}"
             )
         for end in range(1, len(parts) + 1):  # its folders, too
             path = "/".join(parts[:end])
@@ -53,7 +50,7 @@ def check_file_names(where: str, names: Iterable[str]) -> None:
 
 
 def check_sizes(where: str, sizes: dict[str, int]) -> None:
-    """Refuse a zoo that is too large to be one. Raises DamagedZooError."""
+    """Raise DamagedZooError for a file or a zoo that is larger than the limits; sizes are in bytes."""
     for name, size in sizes.items():
         if size > MAX_FILE:
             raise DamagedZooError(f"{where}: {name} has {size} bytes, more than the {MAX_FILE} that a file may have")

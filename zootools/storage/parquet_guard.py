@@ -1,12 +1,12 @@
-"""How much memory a Parquet file takes when it is read: by the headers of its pages.
+"""The memory that a Parquet file takes when it is read, computed from the headers of its pages.
 
-A footer can claim anything; 23 KB of dictionary and run lengths can become 200 MB, or 200 GB. What a reader
-will unpack stands in the header of each page, so these headers are walked before pyarrow reads a table that may
-come from a stranger. Footer and headers are read here, in Thrift's compact encoding, and not by pyarrow, which
-ends the process when it is asked for the columns of some footers (statistics that contradict the schema).
+A footer can claim anything; 23 KB of dictionary and run lengths can become 200 MB, or 200 GB. The header of each page
+has the size of its unpacked data, so these headers are read before pyarrow reads a table that may come from a stranger.
+Footer and headers are read here, in Thrift's compact encoding, because pyarrow ends the process when it is asked for
+the columns of some footers (with statistics that contradict the schema).
 
-This reader and pyarrow must not see two things in the same bytes. So a field that stands twice, or whose type is
-not the one of the format, is refused: Thrift would take the last, or skip it.
+This reader and pyarrow must not understand the same bytes differently. So a field that occurs twice, or whose type is
+not that of the format, is refused: Thrift would take the last one, or skip it.
 """
 
 from collections.abc import Iterator, Set
@@ -17,18 +17,18 @@ from typing import Any
 _MAGIC = b"PAR1"
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DETAILS = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
-"""Types of pages, and the field of a page header that holds the details of each."""
+"""Types of pages, and for each the number of the field in a page header that has its details."""
 
 OWN_ENCODINGS = frozenset({0, 2, 3, 8, 9})
-"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY, BYTE_STREAM_SPLIT: all that the tables of a zoo have."""
+"""PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY, BYTE_STREAM_SPLIT: the encodings of the tables of a zoo."""
 DELTA_LENGTHS, PREFIXES = 6, 7
-"""DELTA_LENGTH_BYTE_ARRAY; DELTA_BYTE_ARRAY, whose texts share the beginnings of those before them."""
+"""DELTA_LENGTH_BYTE_ARRAY; and DELTA_BYTE_ARRAY, in which a text shares its beginning with the one before."""
 ENCODINGS = OWN_ENCODINGS | {5, DELTA_LENGTHS, PREFIXES}
-"""All that Parquet has: also DELTA_BINARY_PACKED."""
+"""All encodings of Parquet: also DELTA_BINARY_PACKED."""
 
 BYTES_PER_VALUE = 64
 SPARE_BYTES = 1 << 20
-"""What a column may take besides its values."""
+"""Bytes that a column may take besides its values."""
 MAX_PAGES = 1_000_000
 MAX_FOOTER = 32 << 20
 
@@ -37,27 +37,27 @@ _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _STRUCT = 1, 2,
 _MAX_DEPTH = 8
 
 _Fields = dict[int, tuple[int, Any]]
-"""Type and value of a struct's fields by their number."""
+"""Type and value of the fields of a struct, by number."""
 
 
 @dataclass
 class ColumnPages:
-    """What the headers of a column's pages say, all row groups together."""
+    """The sums over the page headers of a column, all row groups together."""
 
     values: int = 0
     unpacked: int = 0
-    """Bytes of all pages once they are decompressed."""
+    """Bytes of all pages after decompression."""
     longest: int = 0
-    """No value takes more bytes than this where few bytes can stand for many: in a dictionary, or as prefixes."""
+    """The most bytes that a value can have in an encoding in which few bytes expand to many: dictionary, prefixes."""
     encodings: set[int] = field(default_factory=set)
 
     def exceeds(self, values: int) -> bool:
-        """Whether the pages contain more than a number of values, or more bytes than these can need."""
+        """Whether the pages have more than ``values`` values, or more bytes than these can need."""
         return self.values > values or self.unpacked > BYTES_PER_VALUE * values + SPARE_BYTES
 
 
 def check_pages(data: bytes, values: int) -> None:
-    """Raise ValueError unless a file's pages stay within what a table of so many values per column needs.
+    """Raise ValueError for pages with more values or bytes than a table of ``values`` values per column needs.
 
     Args:
         data: the whole file.
@@ -71,14 +71,14 @@ def check_pages(data: bytes, values: int) -> None:
 
 
 def column_pages(data: bytes | mmap, encodings: Set[int] = ENCODINGS, group: int | None = None) -> list[ColumnPages]:
-    """Return what the pages of each column (leaf of the schema) hold, without unpacking any.
+    """Return the sums over the pages of each column (leaf of the schema), without unpacking a page.
 
     Args:
         data: the whole file.
-        encodings: those that a page may have.
-        group: the row group to look at; by default all of them together.
+        encodings: the encodings that a page may have.
+        group: the row group to read; by default all of them together.
 
-    Raises ValueError for a file that is not as Parquet describes it.
+    Raises ValueError for a file that breaks the format.
     """
     found: list[ColumnPages] = []
     count = 0
@@ -104,7 +104,7 @@ def column_pages(data: bytes | mmap, encodings: Set[int] = ENCODINGS, group: int
 
 
 def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number of row group and column, and where its pages begin and end, for every column chunk of a file."""
+    """Yield row group, column, and begin and end of the pages (bytes) of every column chunk of a file."""
     length = int.from_bytes(data[-8:-4], "little")
     start = len(data) - 8 - length
     if data[-4:] != _MAGIC or start < len(_MAGIC):
@@ -119,24 +119,24 @@ def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int, int]]:
         for number, group in enumerate(_value(footer, 4, _LIST)):
             for column, chunk in enumerate(_value(group, 1, _LIST)):
                 if set(chunk) - {2, 3, 4, 5, 6, 7}:
-                    raise ValueError(f"column {column} is encrypted, or lies in another file")
+                    raise ValueError(f"column {column} is encrypted, or in another file")
                 metadata = _value(chunk, 3, _STRUCT)
                 first, size = _value(metadata, 9, _I64), _value(metadata, 7, _I64)
                 if 11 in metadata and _value(metadata, 11, _I64) > 0:
                     first = min(first, _value(metadata, 11, _I64))
                 total += size
                 if not _value(metadata, 5, _I64):
-                    yield number, column, 0, 0  # without values no page is read, and the place of the first may be any
+                    yield number, column, 0, 0  # without values no page is read, and the first may claim to be anywhere
                     continue
                 if first < len(_MAGIC) or size < 0 or first + size > start or total > start:
-                    raise ValueError(f"column {column} lies outside of the file's pages, or on those of another")
+                    raise ValueError(f"column {column} has its pages outside of the file, or overlaps another column")
                 yield number, column, first, first + size
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError("the footer is not what Parquet says it is") from error
 
 
 def _page(data: bytes | mmap, position: int) -> tuple[bool, int, int, int, int]:
-    """Return of the page there whether it is a dictionary, its values, unpacked bytes, encoding, and its end."""
+    """Return of a page: whether it is a dictionary, its values, unpacked bytes, encoding, and end."""
     begin = position
     try:
         header, position = _struct(data, position)
@@ -155,7 +155,7 @@ def _page(data: bytes | mmap, position: int) -> tuple[bool, int, int, int, int]:
 
 
 def _value(fields: _Fields, number: int, kind: int) -> Any:
-    """Return the value of a field that must be there, and of one type. Raises KeyError or TypeError."""
+    """Return the value of a required field. Raises KeyError where it is missing, TypeError for another type."""
     found, value = fields[number]
     if found != kind:
         raise TypeError(f"field {number} has the type {found}, expected {kind}")
@@ -163,7 +163,7 @@ def _value(fields: _Fields, number: int, kind: int) -> Any:
 
 
 def _struct(data: bytes | mmap, position: int, depth: int = 0) -> tuple[_Fields, int]:
-    """Return the fields of a struct, and where it ends. Raises ValueError or IndexError."""
+    """Return the fields of a struct, and its end. Raises ValueError or IndexError."""
     fields: _Fields = {}
     number = 0
     while head := data[position]:
@@ -174,14 +174,14 @@ def _struct(data: bytes | mmap, position: int, depth: int = 0) -> tuple[_Fields,
         else:
             number, position = _integer(data, position, 16)
         if number in fields or number < 1:
-            raise ValueError(f"the field {number} stands twice at byte {position}")
+            raise ValueError(f"the field {number} occurs twice at byte {position}")
         value, position = (None, position) if kind in (_TRUE, _FALSE) else _item(data, position, kind, depth)
         fields[number] = kind, value
     return fields, position + 1
 
 
 def _item(data: bytes | mmap, position: int, kind: int, depth: int) -> tuple[Any, int]:
-    """Return a value and where it ends; numbers, lists and structs are read, all else is passed over."""
+    """Return a value and its end; numbers, lists and structs are read, other values are skipped (None)."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"a struct is nested too deep at byte {position}")
     if kind in (_TRUE, _FALSE, _BYTE):
@@ -209,7 +209,7 @@ def _item(data: bytes | mmap, position: int, kind: int, depth: int) -> tuple[Any
 
 
 def _integer(data: bytes | mmap, position: int, bits: int) -> tuple[int, int]:
-    """Return a number of so many bits; a larger one, which others would cut off, is a ValueError."""
+    """Return a signed number and its end. Raises ValueError for more than ``bits`` bits, which Thrift would cut off."""
     coded, position = _varint(data, position)
     if coded >> bits:
         raise ValueError(f"a number has more than {bits} bits at byte {position}")

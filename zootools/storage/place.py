@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 THREADS = 8
 """Files that are fetched at the same time."""
 EXTRAS = ("README.md", "build.json")
-"""Files of a zoo that its manifest does not hash; fetched only when a whole copy is wanted."""
+"""Files of a zoo that its manifest does not name; fetched for a whole copy only."""
 MAX_EXTRA = 16 << 20
 """Bytes that each of `EXTRAS` may have."""
 
@@ -42,7 +42,7 @@ class Place:
     repository: str | None = None
     """``org/name`` of a zoo that was found by its name."""
     fetches: ClassVar[bool] = False
-    """Whether files get to `folder` only when they are fetched."""
+    """Whether files must be fetched before they are in `folder`."""
 
     @property
     def listed(self) -> Collection[str]:
@@ -58,7 +58,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Listed:
-    """What a place says of a file: its size, and its sha256 if it knows that."""
+    """A file in the listing of a place: its size in bytes, and its sha256 where the place knows it."""
 
     size: int
     sha256: str | None = None
@@ -66,12 +66,12 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedPlace(Place, ABC):
-    """A zoo that is elsewhere; `folder` holds what has been fetched of it."""
+    """A zoo that is elsewhere; `folder` holds the files that have been fetched."""
 
     manifest: Manifest | None = None
     """The manifest of the zoo; None until it has been read."""
     listing: Mapping[str, Listed] = field(default_factory=dict)
-    """All files of the place by name; nothing where that is not known."""
+    """All files of the place by name; empty where they are not known."""
     fetches: ClassVar[bool] = True
 
     @abstractmethod
@@ -121,7 +121,7 @@ class FetchedPlace(Place, ABC):
         if promised and (path.stat().st_size != promised.size or sha256_file(path) != promised.sha256):
             self.forget(path)
             raise DamagedZooError(
-                f"{self.name}: {file} is not what the manifest promises (sha256); it has been taken out of the cache"
+                f"{self.name}: {file} is not what the manifest promises (sha256); it was removed from the cache"
             )
         keep(path, self.folder, file)
 

@@ -1,7 +1,7 @@
-"""The three files of a zoo that its manifest does not hash: what may stand in them when they come from elsewhere.
+"""The three files of a zoo that its manifest does not hash, and the checks of their content.
 
-zoo.json has its own sha256. The card is rendered again where it matters. build.json differs between equal zoos, so only
-its form can be checked: that it is a note of this program, and not some other file that took its name.
+zoo.json has its own sha256. README.md, the card, is rendered again where it matters. build.json differs between equal
+zoos, so only its form can be checked: that it is a log of builds by zootools, and not another file of this name.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ from zootools.storage.hashed_json import MAX_BYTES, parse_hashed
 from zootools.storage.verified_files import unreadable
 
 LIMITS = {"README.md": 1 << 20, "build.json": 16 << 20, "zoo.json": MAX_BYTES}
-"""Bytes that each of them may have."""
+"""Bytes that each file may have."""
 
 _Key = Annotated[str, Field(max_length=40)]
 _Text = Annotated[str, Field(max_length=200)]
 
 
-class _BuildNote(Section):
-    """What build.json holds: of each session, when, where and how long. Other versions may note other things."""
+class _BuildLog(Section):
+    """The content of build.json: when, where and how long each session was. Other versions may have other keys."""
 
     sessions: Annotated[
         list[Annotated[dict[_Key, _Text | float | int | None], Field(max_length=40)]],
@@ -35,13 +35,13 @@ class _BuildNote(Section):
 
 
 MAX_SESSIONS = 10_000
-"""Sessions that a build keeps in build.json: the last ones."""
+"""The number of sessions that build.json keeps, the last ones."""
 
 
 def read_build_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the sessions in which a zoo was built, as build.json has them; none where there is no such file.
+    """Return the sessions in which a zoo was built, from build.json; none where there is no such file.
 
-    Nothing but reports depends on it. Raises DamagedZooError where it is not what a build writes.
+    Only reports use them. Raises DamagedZooError for a file that a build does not write.
     """
     data = read_unhashed(folder, "build.json")
     return [] if data is None else list(parse_json(data, str(folder / "build.json"))["sessions"])
@@ -50,7 +50,7 @@ def read_build_log(folder: Path) -> list[dict[str, Any]]:
 def read_unhashed(folder: Path, name: str) -> bytes | None:
     """Return the bytes of one of the three files, None where there is none.
 
-    Raises DamagedZooError for what is not a plain file, is larger than its kind can be, or holds something else.
+    Raises DamagedZooError for what is not a plain file, is larger than its limit, or has other content.
     """
     try:
         data = read_inside(folder, name, LIMITS[name])
@@ -60,17 +60,17 @@ def read_unhashed(folder: Path, name: str) -> bytes | None:
         raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
     if name == "zoo.json":
         parse_hashed(data, str(folder / name))
-    elif fault := note_fault(data) if name == "build.json" else _card_fault(data):
+    elif fault := build_log_fault(data) if name == "build.json" else _card_fault(data):
         raise DamagedZooError(f"{folder / name}: {fault}")
     return data
 
 
-def note_fault(data: bytes) -> str | None:
-    """Return why some bytes are not a build.json, in words that tell nothing of what they are; None if they are."""
+def build_log_fault(data: bytes) -> str | None:
+    """Return why bytes are not those of a build.json, without quoting them; None if they are."""
     try:
-        _BuildNote.model_validate(parse_json(data, "build.json"))
+        _BuildLog.model_validate(parse_json(data, "build.json"))
     except (DamagedZooError, ValidationError):
-        return "is not the note of a build (a JSON object with the key 'sessions', as zootools writes it)"
+        return "is not a log of builds (a JSON object with the key 'sessions', as zootools writes it)"
     return None
 
 
