@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,11 +13,26 @@ from representation.recipes import Recipe
 from representation.targets import Target, inexact, read_targets
 from zootools.architectures import Schema
 from zootools.errors import SpecError
+from zootools.spec.sections import Section
 from zootools.storage.tables import SPLITS
 from zootools.zoo import Zoo
 
 WILD = 100
 """Weights beyond it are rare in networks that learn; much of the field's code leaves such networks out."""
+
+
+class Note(Section):
+    """A remark for readers on how a zoo was read."""
+
+    zoo: str
+    text: str
+    kind: Literal["left_out", "not_scored", "remark"] = "remark"
+    """``left_out``: models or checkpoints; ``not_scored``: a property, on a zoo that is transferred to."""
+    target: str = ""
+    """The property of a note of the kind ``not_scored``."""
+
+    def __str__(self) -> str:
+        return f"{self.zoo}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -40,8 +56,7 @@ class ZooDataset:
     """By split, every split; one without models has no rows."""
     counts: dict[str, int]
     """Models and checkpoints in each split."""
-    notes: list[str] = field(default_factory=list)
-    """What was left out, in words."""
+    notes: list[Note] = field(default_factory=list)
 
     @classmethod
     def of(cls, zoo: Zoo, recipe: Recipe) -> "ZooDataset":
@@ -52,11 +67,11 @@ class ZooDataset:
         chosen = recipe.epochs.select(zoo)
         found = cls(name, zoo.schema, {}, {})
         if diverged:
-            found.notes.append(f"{name}: {diverged} models that diverged are left out")
+            found._note(f"{diverged} models that diverged are left out", "left_out")
         targets = read_targets(chosen.metadata)
         for key in chosen.metadata.column_names:
             if key in targets and inexact(chosen.metadata[key]):
-                found.notes.append(f"{name}: {key}: whole numbers beyond 2^53 are rounded to the nearest float64")
+                found._note(f"{key}: whole numbers beyond 2^53 are rounded to the nearest float64")
         for split in SPLITS:
             # The order of a split is that of its rows in the whole.
             rows = torch.tensor(pc.equal(chosen.metadata["split"], split).to_pylist())
@@ -65,7 +80,7 @@ class ZooDataset:
             taken, reason = takes(recipe, weights)
             if not taken.all():
                 bad = int((~taken).sum())
-                found.notes.append(f"{name}: {bad} {split} checkpoints are left out: {reason}")
+                found._note(f"{bad} {split} checkpoints are left out: {reason}", "left_out")
                 weights = weights[taken]
             models = part.metadata["model_id"].filter(pa.array(taken.numpy())).unique()
             found.counts |= {f"{split}_models": len(models), f"{split}_checkpoints": len(weights)}
@@ -75,13 +90,16 @@ class ZooDataset:
             found._note_wild_weights()
         return found
 
+    def _note(self, text: str, kind: Literal["left_out", "not_scored", "remark"] = "remark", target: str = "") -> None:
+        self.notes.append(Note(zoo=self.name, text=text, kind=kind, target=target))
+
     def _note_wild_weights(self) -> None:
         """Say it when few checkpoints decide what is linear in the weights."""
         size = torch.cat([_largest(part.weights) for part in self.splits.values()])
         if count := int((size > WILD).sum()):
-            self.notes.append(
-                f"{self.name}: {count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which "
-                f"decide what is linear in the weights; --set largest_weight={WILD} leaves them out"
+            self._note(
+                f"{count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which decide what is "
+                f"linear in the weights; --set largest_weight={WILD} leaves them out"
             )
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
@@ -99,7 +117,7 @@ class ZooDataset:
                 "which say nothing of any property"
             )
         if not len(self.splits["validation"]):
-            self.notes.append(f"{self.name}: no validation split; penalties are chosen on the training split")
+            self._note("no validation split; penalties are chosen on the training split")
         excluded = {}
         for split in ("test", "train"):
             for name, target in self.splits[split].targets.items():
@@ -112,7 +130,7 @@ class ZooDataset:
         for name in names:
             missing = sum(int((~part.targets[name].known).sum()) for part in self.splits.values())
             if missing:
-                self.notes.append(f"{self.name}: {name}: {missing} checkpoints are left out: not a finite number")
+                self._note(f"{name}: {missing} checkpoints are left out: not a finite number", "left_out")
         return names, excluded
 
     def as_transfer(self, home: "ZooDataset", targets: Sequence[str]) -> "ZooDataset":
@@ -127,14 +145,17 @@ class ZooDataset:
             target = part.targets.get(name)
             if target is None or target.unfit():
                 reason = target.unfit() if target else "not recorded"
-                self.notes.append(f"{self.name}: {name} is not scored: {reason} there")
+                self._note(f"{name} is not scored: {reason} there", "not_scored", name)
             else:
                 kept[name] = target.numbered_as(home.splits["train"].targets[name].classes)
         return replace(self, splits={"test": ZooSplit(part.weights, kept)})
 
 
 def takes(recipe: Recipe, weights: Tensor) -> tuple[Tensor, str]:
-    """Return which of some networks ``[rows, parameters]`` a recipe takes, bool ``[rows]``, and why not the others."""
+    """Return a mask, bool ``[rows]``, of the weights ``[rows, parameters]`` that the recipe accepts, and its limit.
+
+    The second value is the reason why the others are rejected.
+    """
     limit, reason = recipe.largest_weight, "their weights are not finite"
     if limit is None:
         limit = torch.finfo(weights.dtype).max

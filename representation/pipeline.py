@@ -124,7 +124,7 @@ def represent(
         if not options.quiet:
             say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s", err=True)
     label = " ".join([Path(recipe).stem, *overrides])
-    results = Results.of(scorer.rows, data.home.name, label, data.home.counts, notes, data.excluded)
+    results = Results.of(scorer.scores, data.home.name, label, data.home.counts, notes, data.excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
     return results
 
@@ -156,8 +156,8 @@ class _Data:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out of the zoos, as text."""
-        return [note for dataset in (self.home, *self.others) for note in dataset.notes]
+        """The remarks on the zoos."""
+        return [str(note) for dataset in (self.home, *self.others) for note in dataset.notes]
 
 
 def _check_folders(zoo: Zoo, recipe: Recipe, out: Path, folders: Sequence[Path]) -> None:

@@ -3,15 +3,17 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import field_validator
 
 from representation.paper import published
 from zootools.filesystem.files import durable_path
+from zootools.spec.sections import Section
 from zootools.text import printable
 
 SCHEMA = pa.schema(
@@ -35,6 +37,56 @@ PERCENT = ("r2", "accuracy")
 """Metrics that are shown in percent, as in the paper."""
 
 
+class Score(Section):
+    """One score: a row of the results but for zoo and recipe, which are those of the whole table."""
+
+    method: str
+    seed: int
+    fitted_on: int | None = None
+    """Training checkpoints that the method, not the probe, was fitted on; None where there is nothing to fit."""
+    evaluated_on: str
+    """Name of the zoo: the one that was learned on, or one that was transferred to."""
+    split: str
+    target: str
+    """A property of the models, or ``reconstruction``, or the objective of a search."""
+    metric: str
+    """``r2``, ``accuracy``, ``kendall_tau``, ``variance``, or ``loss``."""
+    value: float | None
+    """None where it is not defined, such as the R2 of a property that is constant."""
+    rows: int
+    """Checkpoints scored."""
+    probe: str | None = None
+    """``paper`` or ``standardised``; None for the scores that need no probe."""
+    alpha: float | None = None
+    """The chosen penalty of the probe; None where none is chosen."""
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _defined(cls, value: float | None) -> float | None:
+        return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores of all seeds in one place of the results, and the paper's figure for it."""
+
+    zoo: str
+    evaluated_on: str
+    method: str
+    probe: str | None
+    split: str
+    target: str
+    metric: str
+    mean: float | None
+    """Mean over seeds; None where no seed has a defined score."""
+    interval: float | None
+    """Half the width of the 95 % interval (Student's) of the mean; None with a single seed."""
+    seeds: int
+    """Number of seeds with a defined score."""
+    paper: float | None
+    """The paper's figure, in the same unit; None where it has none."""
+
+
 @dataclass(frozen=True)
 class Results:
     """Every score, and what was left out."""
@@ -53,17 +105,16 @@ class Results:
     @classmethod
     def of(
         cls,
-        rows: Iterable[dict[str, Any]],
+        scores: Iterable[Score],
         zoo: str,
         recipe: str,
         counts: dict[str, int],
         notes: list[str],
         excluded: dict[str, str],
     ) -> "Results":
-        """Make a table of rows that lack only zoo and recipe; NaN becomes null."""
-        common = {"zoo": zoo, "recipe": recipe}
-        full = [row | common | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in rows]
-        return cls(pa.Table.from_pylist(full, SCHEMA), zoo, recipe, counts, notes, excluded)
+        """Make the table from scores."""
+        rows = [{"zoo": zoo, "recipe": recipe, **dict(score)} for score in scores]
+        return cls(pa.Table.from_pylist(rows, SCHEMA), zoo, recipe, counts, notes, excluded)
 
     def save(self, path: Path) -> None:
         """Write the table as Parquet, with everything else in the metadata of its schema."""
@@ -72,29 +123,25 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """Return `summary` and what it is about as plain values."""
-        return self._about() | {"scores": self.summary()}
+        return self._about() | {"scores": [asdict(entry) for entry in self.summary()]}
 
     def _about(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("zoo", "recipe", "counts", "notes", "excluded")}
 
-    def summary(self) -> list[dict[str, Any]]:
-        """Return one entry per score: its mean over seeds, their number, and half the width of the 95 % interval.
-
-        The interval is Student's, for the mean over seeds of one zoo and one split; None with a single seed. Beside
-        it stands the paper's figure, in the same unit, where it has one.
-        """
+    def summary(self) -> list[Summary]:
+        """Return one entry for the scores that differ in nothing but the seed, in the order of the table."""
         groups: dict[tuple[Any, ...], list[float | None]] = {}
         keys = ("zoo", "evaluated_on", "method", "probe", "split", "target", "metric")
         for row in self.table.to_pylist():
             groups.setdefault(tuple(row[key] for key in keys), []).append(row["value"])
         entries = []
-        for group, found in groups.items():
-            entry = dict(zip(keys, group, strict=True))
+        for (zoo, evaluated_on, method, probe, split, target, metric), found in groups.items():
             values = [value for value in found if value is not None]
             mean, interval = mean_and_interval(values) if values else (None, None)
-            paper = published(**{key: entry[key] for key in keys if key not in ("probe", "split")})
-            paper = paper if entry["split"] == "test" and entry["probe"] != "standardised" else None
-            entries.append(entry | {"mean": mean, "interval": interval, "seeds": len(values), "paper": paper})
+            comparable = split == "test" and probe != "standardised"
+            paper = published(zoo, evaluated_on, method, target, metric) if comparable else None
+            place = (zoo, evaluated_on, method, probe, split, target, metric)
+            entries.append(Summary(*place, mean, interval, len(values), paper))
         return entries
 
     def render(self) -> str:
@@ -102,17 +149,17 @@ class Results:
 
         ``96.4 < 97.0`` reads: ours 96.4, the paper's 97.0.
         """
-        test = [entry for entry in self.summary() if entry["split"] == "test"]
+        test = [entry for entry in self.summary() if entry.split == "test"]
         sizes = ", ".join(f"{self.counts[f'{s}_models']} {s}" for s in ("train", "validation", "test"))
         lines = [f"{self.zoo}: {sizes} models, recipe {self.recipe}; scores on the test split, ours < or > the paper's"]
-        for evaluated_on in dict.fromkeys(entry["evaluated_on"] for entry in test):
-            here = [entry for entry in test if entry["evaluated_on"] == evaluated_on]
-            for probe in dict.fromkeys(entry["probe"] for entry in here if entry["probe"]):
+        for evaluated_on in dict.fromkeys(entry.evaluated_on for entry in test):
+            here = [entry for entry in test if entry.evaluated_on == evaluated_on]
+            for probe in dict.fromkeys(entry.probe for entry in here if entry.probe):
                 for metrics in (PERCENT, ("kendall_tau",)):
                     # At home Kendall's tau says little that R2 does not; it is in the file.
                     if metrics != PERCENT and evaluated_on == self.zoo:
                         continue
-                    shown = [e for e in here if e["metric"] in metrics and e["probe"] in (probe, None)]
+                    shown = [entry for entry in here if entry.metric in metrics and entry.probe in (probe, None)]
                     unit = "R2 or accuracy in %" if metrics == PERCENT else "Kendall's tau"
                     lines += ["", f"{evaluated_on}, {probe} probe, {unit}", *_grid(shown)]
         fits = {row["method"]: row["fitted_on"] for row in self.table.to_pylist() if row["fitted_on"]}
@@ -133,11 +180,11 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
-def _grid(entries: list[dict[str, Any]]) -> list[str]:
+def _grid(entries: list[Summary]) -> list[str]:
     """Lay entries out with one line per target and one column per method."""
-    targets = list(dict.fromkeys(entry["target"] for entry in entries))
-    methods = list(dict.fromkeys(entry["method"] for entry in entries))
-    cells = {(entry["target"], entry["method"]): _cell(entry) for entry in entries}
+    targets = list(dict.fromkeys(entry.target for entry in entries))
+    methods = list(dict.fromkeys(entry.method for entry in entries))
+    cells = {(entry.target, entry.method): _cell(entry) for entry in entries}
     rows = [["", *methods]]
     rows += [[printable(target, 60), *(cells.get((target, m), "") for m in methods)] for target in targets]
     widths = [max(len(row[column]) for row in rows) for column in range(len(methods) + 1)]
@@ -147,14 +194,14 @@ def _grid(entries: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _cell(entry: dict[str, Any]) -> str:
-    if entry["mean"] is None:
+def _cell(entry: Summary) -> str:
+    if entry.mean is None:
         return "undefined"
-    factor, digits = (100, 1) if entry["metric"] in PERCENT else (1, 2)
-    ours = f"{factor * entry['mean']:.{digits}f}"
-    text = ours + (f"±{factor * entry['interval']:.{digits}f}" if entry["interval"] is not None else "")
-    if entry["paper"] is None:
+    factor, digits = (100, 1) if entry.metric in PERCENT else (1, 2)
+    ours = f"{factor * entry.mean:.{digits}f}"
+    text = ours + (f"±{factor * entry.interval:.{digits}f}" if entry.interval is not None else "")
+    if entry.paper is None:
         return text
-    theirs = f"{factor * entry['paper']:.{digits}f}"
-    order = "=" if ours == theirs else "<" if factor * entry["mean"] < factor * entry["paper"] else ">"
+    theirs = f"{factor * entry.paper:.{digits}f}"
+    order = "=" if ours == theirs else "<" if factor * entry.mean < factor * entry.paper else ">"
     return f"{text} {order} {theirs}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from representation.dataset import ZooDataset
 from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import UnfitError
 from representation.evaluation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
+from representation.evaluation.results import Score
 from representation.recipes import Augmentation, Recipe
 from representation.targets import Target
 from representation.training.augmentation import Augmenter
@@ -45,14 +47,14 @@ def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe) -> floa
     return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
 
 
-def validation_scores(home: ZooDataset, targets: list[str], encoder: Encoder, name: str) -> list[dict[str, Any]]:
+def validation_scores(home: ZooDataset, targets: list[str], encoder: Encoder, name: str) -> list[Score]:
     """Return the R2 of the paper's probe on the validation split for numeric targets, as rows of the results.
 
     Only the splits of ``home`` are looked at; there are no rows when the features are not finite.
     """
     run = Scorer(home, [], targets, {}, probes=("paper",))
     run.score(Method(name, encoder.embed, fitted_on=len(home.splits["train"])))
-    return [row for row in run.rows if row["split"] == "validation"]
+    return [score for score in run.scores if score.split == "validation"]
 
 
 # --- the scores -----------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ class Scorer:
     excluded: dict[str, str]
     """Targets and methods without scores, and why; methods are added."""
     probes: Sequence[str] = PROBES
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
 
     def score(self, method: Method) -> None:
         """Fit the probes for every target on a method's features, and score them on every split and zoo."""
@@ -89,26 +91,27 @@ class Scorer:
         if min(features[0].shape) > MAX_SOLVE:
             self.excluded[method.name] = f"{len(features[0])} checkpoints x {features[0].shape[1]} features: too large"
             return
-        about = {"method": method.name, "seed": method.seed, "fitted_on": method.fitted_on}
+        score = partial(Score, method=method.name, seed=method.seed, fitted_on=method.fitted_on)
         at_home = dict(zip((split for split, part in self.home.splits.items() if len(part)), features, strict=False))
         for probe in self.probes:
             for names in self._groups():
                 alphas, predict = self._fit(probe, names, at_home, method.seed)
                 for (zoo, split, part), values in zip(places, features, strict=True):
-                    where = {"evaluated_on": zoo, "split": split, "probe": probe}
+                    place = partial(score, evaluated_on=zoo, split=split, probe=probe)
                     predicted = predict(values)
                     for index, name in enumerate(names):
                         if not predicted[:, index].isfinite().all():
                             self.excluded[f"{method.name}, {probe} probe of {name}"] = "its numbers overflow"
                         elif name in part.targets:
-                            scores = _scores(part.targets[name], predicted[:, index], rank=split == "test")
-                            more = {"target": name, "alpha": alphas[index]}
-                            self.rows += [about | where | more | score for score in scores]
+                            target, more = part.targets[name], {"target": name, "alpha": alphas[index]}
+                            known = int(target.known.sum())
+                            for metric, value in _values(target, predicted[:, index], rank=split == "test"):
+                                self.scores.append(place(metric=metric, value=value, rows=known, **more))
         if method.reconstruction is not None:
             for zoo, split, part in places:
-                where = {"evaluated_on": zoo, "split": split, "target": "reconstruction", "metric": "r2"}
                 value = method.reconstruction(part.weights)
-                self.rows.append(about | where | {"value": value, "rows": len(part)})
+                place = partial(score, evaluated_on=zoo, split=split, target="reconstruction", metric="r2")
+                self.scores.append(place(value=value, rows=len(part)))
 
     def _groups(self) -> list[list[str]]:
         """Return the targets that can be fitted together: of one kind, and known in the same rows."""
@@ -149,11 +152,12 @@ class Scorer:
         return softmax.alphas or [None] * len(names), predict
 
 
-def _scores(target: Target, predicted: Tensor, rank: bool) -> Iterator[dict[str, Any]]:
+def _values(target: Target, predicted: Tensor, rank: bool) -> Iterator[tuple[str, float]]:
+    """Yield each metric of the predictions ``[rows]`` in the rows where the target is known, and its value."""
     truth, predicted = target.values[target.known], predicted[target.known]
     if target.classes:
-        yield {"metric": "accuracy", "value": accuracy(truth, predicted), "rows": len(truth)}
+        yield "accuracy", accuracy(truth, predicted)
         return
-    yield {"metric": "r2", "value": r2(truth, predicted), "rows": len(truth)}
+    yield "r2", r2(truth, predicted)
     if rank:
-        yield {"metric": "kendall_tau", "value": kendall_tau(truth, predicted), "rows": len(truth)}
+        yield "kendall_tau", kendall_tau(truth, predicted)

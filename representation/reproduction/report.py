@@ -267,7 +267,7 @@ def _about(state: ReproductionState) -> list[str]:
     wall = sum(session["seconds"] for zoo in state.zoos for session in _sessions(state, zoo))
     text = f"zootools {__version__} with torch {torch.__version__} on {_machine()}."
     if found:
-        cpu = duration(sum(result["cpu_seconds"] for result in found))
+        cpu = duration(sum(result.cpu_seconds for result in found))
         text += f" {len(found)} jobs (training and probing, one thread each) took {cpu} of processor time"
         text += f", the zoos {duration(wall)} on all cores." if wall else "."
     return [text, "`docs/log.md` in the repository records what else was tried, with negative results."]
@@ -301,8 +301,8 @@ def _tables(state: ReproductionState) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def _left_out(state: ReproductionState) -> list[dict[str, Any]]:
     """Return a line for each zoo, split and reason."""
-    notes = dict.fromkeys(note for _, found in state.results() for note in found["notes"] if "are left out" in note)
-    return [dict(zip(("zoo", "what"), note.split(": ", 1), strict=True)) for note in notes]
+    notes = [note for _, found in state.results() for note in found.notes if note.kind == "left_out"]
+    return [{"zoo": zoo, "what": text} for zoo, text in dict.fromkeys((note.zoo, note.text) for note in notes)]
 
 
 def _zoos(state: ReproductionState) -> list[dict[str, Any]]:
@@ -332,10 +332,10 @@ def _jobs(state: ReproductionState) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "encoder": job.name,
-                    "seed": found["identity"]["seed"],
-                    "checkpoints": f"{found['counts']['train_checkpoints']:,}",
+                    "seed": found.identity.seed,
+                    "checkpoints": f"{found.counts['train_checkpoints']:,}",
                     "epochs": recipe.training.epochs,
-                    "processor time": duration(found["cpu_seconds"]),
+                    "processor time": duration(found.cpu_seconds),
                     "recipe": " ".join((name, *changes)),
                 }
             )

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from representation.evaluation.results import mean_and_interval
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import Cell, Item, Job
-from representation.reproduction.work import Workspace
+from representation.reproduction.work import JobResult, Workspace
 
 NOT_RUN = "not run before the reproduction was stopped"
 
@@ -66,7 +66,7 @@ class ReproductionState:
     failures: dict[tuple[Job, int], str] = field(default_factory=dict)
     """Jobs that found nothing, and why."""
     pictures: dict[str, Picture] = field(default_factory=dict)
-    _read: dict[tuple[Job, int], dict[str, Any] | None] = field(default_factory=dict, repr=False)
+    _read: dict[tuple[Job, int], JobResult | None] = field(default_factory=dict, repr=False)
     """Results that a report has read: hundreds of cells share some dozens of them."""
 
     def filled(self, item: Item) -> list[list[FilledCell]]:
@@ -75,30 +75,26 @@ class ReproductionState:
             return [[FilledCell(*cell) for cell in described(item.name)]]
         return [[self._fill(cell) for cell in grid] for grid in item.grids]
 
-    def results(self) -> Iterator[tuple[Job, dict[str, Any]]]:
+    def results(self) -> Iterator[tuple[Job, JobResult]]:
         """Yield every job that was done, with what it found, seed by seed."""
         for job in dict.fromkeys(job for item in self.items for job in item.jobs):
             for seed in range(self.seeds):
                 if (found := self._found(job, seed)) is not None:
                     yield job, found
 
-    def _found(self, job: Job, seed: int) -> dict[str, Any] | None:
+    def _found(self, job: Job, seed: int) -> JobResult | None:
         if (job, seed) not in self._read:
             there = (self.workspace.zoo(job.zoo) / "zoo.json").exists()
             self._read[job, seed] = self.workspace.found(job, seed) if there else None
         return self._read[job, seed]
 
     def _fill(self, cell: Cell) -> FilledCell:
-        common: dict[str, Any] = {
-            "row": cell.row,
-            "column": cell.column,
-            "paper": cell.paper,
-            "percent": cell.percent,
-            "cell": cell,
-        }
+        filled = partial(
+            FilledCell, row=cell.row, column=cell.column, paper=cell.paper, percent=cell.percent, cell=cell
+        )
         zoos = [self.zoos.get(zoo, ZooState()) for zoo in (cell.job.zoo, cell.evaluated_on) if zoo]
         if reason := next((zoo.reason for zoo in zoos if zoo.reason), ""):
-            return FilledCell(ours=None, reason=reason, **common)
+            return filled(ours=None, reason=reason)
         values, reason = [], ""
         for seed in range(self.seeds):
             value = self._value(cell, seed)
@@ -107,12 +103,12 @@ class ReproductionState:
             else:
                 reason = value
         if not values:
-            return FilledCell(ours=None, reason=reason, **common)
+            return filled(ours=None, reason=reason)
         instead = sorted({zoo.instead for zoo in zoos if zoo.instead})
         notes = [f"scikit-learn's digits in place of {' and '.join(instead)}, whose files are not here"] * bool(instead)
         notes += [f"{len(values)} of {self.seeds} seeds: {reason}"] * (len(values) < self.seeds)
         mean, interval = mean_and_interval(values)
-        return FilledCell(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes), **common)
+        return filled(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes))
 
     def _value(self, cell: Cell, seed: int) -> float | str:
         """Return a score, or why there is none."""
@@ -120,14 +116,16 @@ class ReproductionState:
         if found is None:
             return self.failures.get((cell.job, seed), NOT_RUN)
         zoo = cell.evaluated_on or cell.job.zoo
-        if zoo not in found["identity"]["zoos"]:
+        if zoo not in found.identity.zoos:
             return NOT_RUN
         key = (cell.method, cell.target, cell.metric, cell.split, zoo)
-        for row in found["rows"]:
-            if (row["method"], row["target"], row["metric"], row["split"], row["evaluated_on"]) == key:
-                return "undefined: nothing varies there" if row["value"] is None else float(row["value"])
+        for row in found.rows:
+            if (row.method, row.target, row.metric, row.split, row.evaluated_on) == key:
+                return "undefined: nothing varies there" if row.value is None else row.value
         for name in (cell.target, cell.method):
-            if name in found["excluded"]:
-                return f"{name}: {found['excluded'][name]}"
-        notes = [note for note in found["notes"] if note.startswith(f"{zoo}: {cell.target} is not scored")]
-        return notes[0] if notes else f"{zoo}: not scored"
+            if name in found.excluded:
+                return f"{name}: {found.excluded[name]}"
+        for note in found.notes:
+            if note.kind == "not_scored" and (note.zoo, note.target) == (zoo, cell.target):
+                return str(note)
+        return f"{zoo}: not scored"

@@ -5,19 +5,19 @@ changed zoo or recipe is done again, and nothing else is.
 """
 
 import hashlib
-import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from pydantic import ValidationError
 from torch import Tensor
 
-from representation.dataset import ZooDataset, takes
-from representation.evaluation.baselines import Umap, baselines
+from representation.dataset import Note, ZooDataset, takes
+from representation.evaluation.baselines import Baseline, Umap, baselines
+from representation.evaluation.results import Score
 from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
 from representation.recipes import Recipe
 from representation.reproduction.items import BASELINES, VARIANCES, Job
@@ -27,10 +27,36 @@ from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import write_durably
 from zootools.hashing import canonical_json, pretty_json
 from zootools.open import open_zoo
+from zootools.spec.sections import Section
 from zootools.zoo import Zoo
 
 WEIGHTS_AND_STATISTICS = ("W", "s(W)")
 """The baselines of all tables but Table 5, which is about the TETRIS zoos."""
+
+
+class ResultIdentity(Section):
+    """Everything that decides the result of a job."""
+
+    zoos: dict[str, str]
+    """Hash of the manifest of every zoo that is scored on, by the zoo's name."""
+    recipe: Recipe
+    seed: int
+
+
+class JobResult(Section):
+    """The content of a result file."""
+
+    job: str
+    identity: ResultIdentity
+    seconds: float
+    """Wall time."""
+    cpu_seconds: float
+    rows: tuple[Score, ...]
+    excluded: dict[str, str]
+    """Targets and methods without scores, and why."""
+    notes: tuple[Note, ...]
+    counts: dict[str, int]
+    """Models and checkpoints by split; of the variances, the number of groups."""
 
 
 @dataclass(frozen=True)
@@ -45,39 +71,41 @@ class Workspace:
         return self.out / "zoos" / name
 
     def encoder(self, job: Job, seed: int) -> Path:
-        """Return the folder of an encoder; another recipe, or another zoo, has another."""
-        decisive = {**self.identity(job, seed, ()), "seed": None}
+        """Return the folder of an encoder; its name depends on the recipe and on the zoo."""
+        decisive = {**self.identity(job, seed, ()).dump(), "seed": None}
         digest = hashlib.sha256(canonical_json(decisive).encode()).hexdigest()
         return self.out / "encoders" / f"{job.name}-{digest[:8]}" / f"seed-{seed}"
 
     def result(self, job: Job, seed: int) -> Path:
-        """Return the file that says what a job found."""
+        """Return the file of a job's result."""
         return self.out / "results" / f"{job.name}-seed-{seed}.json"
 
     def picture(self, item: str) -> Path:
         """Return the file of a picture."""
         return self.out / "reproduction" / f"{item}.png"
 
-    def identity(self, job: Job, seed: int, others: Sequence[str]) -> dict[str, Any]:
-        """Return what decides a result."""
+    def identity(self, job: Job, seed: int, others: Sequence[str]) -> ResultIdentity:
+        """Return the identity of a result; ``others`` are the zoos that scores are transferred to."""
         manifests = {
             name: hashlib.sha256((self.zoo(name) / "zoo.json").read_bytes()).hexdigest() for name in (job.zoo, *others)
         }
-        return {"zoos": manifests, "recipe": self.scale.recipe_of(job).dump(), "seed": seed}
+        return ResultIdentity(zoos=manifests, recipe=self.scale.recipe_of(job), seed=seed)
 
-    def found(self, job: Job, seed: int, others: Sequence[str] = ()) -> dict[str, Any] | None:
-        """Return a stored result if it is of these very zoos (or of more) and this recipe, else None."""
+    def found(self, job: Job, seed: int, others: Sequence[str] = ()) -> JobResult | None:
+        """Return the stored result if its zoos (at least these) and its recipe are still the same, else None.
+
+        Raises DamagedZooError for a file that is not a result.
+        """
         path = self.result(job, seed)
         if not path.exists():
             return None
-        wanted = self.identity(job, seed, others)
         try:
-            result: dict[str, Any] = json.loads(path.read_bytes())
-            stored = dict(result["identity"])
-            same = wanted.pop("zoos").items() <= stored.pop("zoos").items() and stored == wanted
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedZooError(f"{path}: is no result of a job ({error}); remove it") from error
-        return result if same else None
+            result = JobResult.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise DamagedZooError(f"{path}: not the result of a job ({error}); remove it") from error
+        stored, wanted = result.identity, self.identity(job, seed, others)
+        same = wanted.zoos.items() <= stored.zoos.items()
+        return result if same and (stored.recipe, stored.seed) == (wanted.recipe, wanted.seed) else None
 
 
 def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
@@ -96,12 +124,30 @@ def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
         )
     except SpecError as error:
         return str(error).replace(f"{workspace.out}/", "")
-    seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
-    write_durably(workspace.result(job, seed), pretty_json({"job": job.name, "identity": identity, **seconds, **found}))
+    result = JobResult(
+        job=job.name,
+        identity=identity,
+        seconds=time.perf_counter() - begun,
+        cpu_seconds=time.process_time() - cpu,
+        rows=found.rows,
+        excluded=found.excluded,
+        notes=found.notes,
+        counts=found.counts,
+    )
+    write_durably(workspace.result(job, seed), pretty_json(result.dump()))
     return ""
 
 
-def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> dict[str, Any]:
+class _Found(NamedTuple):
+    """Fields of a `JobResult`."""
+
+    rows: tuple[Score, ...]
+    excluded: dict[str, str]
+    notes: tuple[Note, ...]
+    counts: dict[str, int]
+
+
+def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> _Found:
     home_zoo, *other_zoos = [open_zoo(workspace.zoo(name)) for name in (job.zoo, *others)]
     home = ZooDataset.of(home_zoo, recipe)
     targets, excluded = home.choose()
@@ -111,16 +157,12 @@ def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], re
         scorer.score(method)
     if job.method == BASELINES and (missing := Umap.missing(len(home.splits["train"]))):
         excluded[Umap.name] = missing
-    rows = [
-        row | {"value": row["value"] if math.isfinite(row["value"]) else None}
-        for row in scorer.rows
-        if row["split"] == "test" or row["target"] == "reconstruction"
-    ]
-    notes = [note for checkpoints in (home, *away) for note in checkpoints.notes]
-    return {"rows": rows, "excluded": excluded, "notes": notes, "counts": home.counts}
+    rows = [score for score in scorer.scores if score.split == "test" or score.target == "reconstruction"]
+    notes = [note for dataset in (home, *away) for note in dataset.notes]
+    return _Found(tuple(rows), excluded, tuple(notes), home.counts)
 
 
-def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo, home: ZooDataset) -> "list[Method]":
+def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo, home: ZooDataset) -> list[Method]:
     """Return what a job scores, fitted: the baselines that the paper has for this zoo, or the trained encoder."""
     weights = home.splits["train"].weights
     if not job.learns:
@@ -134,12 +176,12 @@ def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo,
     return [Method(job.method, encoder.embed, seed, len(weights), rec)]
 
 
-def _fitted(baseline: Any, weights: Tensor, home: ZooDataset, seed: int) -> Method:
+def _fitted(baseline: Baseline, weights: Tensor, home: ZooDataset, seed: int) -> Method:
     baseline.fit(weights, home.schema)
     return Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
 
 
-def _variances(workspace: Workspace, job: Job, recipe: Recipe) -> dict[str, Any]:
+def _variances(workspace: Workspace, job: Job, recipe: Recipe) -> _Found:
     """Return VAR and VARc of Table 4.
 
     VAR is the variance of each weight over all checkpoints, averaged over the weights: in the paper it falls within
@@ -158,9 +200,9 @@ def _variances(workspace: Workspace, job: Job, recipe: Recipe) -> dict[str, Any]
             groups.setdefault(group, []).append(row)
     within = sum(_variance(weights[rows]) for rows in groups.values()) / len(groups)
     values = {"variance": _variance(weights[taken]), "variance_within": within}
-    common = {"method": VARIANCES, "split": "all", "evaluated_on": zoo.name, "probe": None, "rows": int(taken.sum())}
-    rows = [common | {"target": name, "metric": "variance", "value": value} for name, value in values.items()]
-    return {"rows": rows, "excluded": {}, "notes": [], "counts": {"groups": len(groups)}}
+    score = partial(Score, method=VARIANCES, seed=0, split="all", evaluated_on=zoo.name, metric="variance")
+    rows = tuple(score(target=name, value=value, rows=int(taken.sum())) for name, value in values.items())
+    return _Found(rows, {}, (), {"groups": len(groups)})
 
 
 def _variance(weights: Tensor) -> float:

@@ -1,22 +1,21 @@
-"""A search over recipes: the best one for a zoo by what its encoders score on the validation split.
+"""A search over recipes: the best one for a zoo by the scores of its encoders on the validation split.
 
-Every trial trains an encoder with seed 0 and is scored after each epoch; what is hopeless is stopped early. What is
-drawn and every score follow from space, recipe and zoo. Which trials are stopped depends on who comes first where
-several run at once.
+Every trial trains an encoder with seed 0, which is scored after each epoch; bad trials are stopped early. The drawn
+recipes and every score follow from space, recipe and zoo. Where several trials run at once, their order in time decides
+which are stopped.
 """
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import JsonValue, ValidationError
 
 from representation.dataset import ZooDataset
 from representation.evaluation.results import SCHEMA
@@ -24,10 +23,12 @@ from representation.recipes import load_recipe
 from representation.search.space import Space, Trial, load_search
 from representation.search.trials import TrialInputs, TrialResult, run_trials
 from representation.training.distributed import packed
-from representation.training.train import Weights, check_identity
+from representation.training.folder import TrainingIdentity, check_identity
+from representation.training.train import Weights
 from zootools.errors import ClusterError, DamagedZooError, SpecError, did_you_mean
 from zootools.filesystem.files import FolderLock, durable_path, write_durably
 from zootools.hashing import pretty_json
+from zootools.spec.sections import Section
 
 COLUMNS = pa.schema(
     [
@@ -39,8 +40,23 @@ COLUMNS = pa.schema(
         ("objective", pa.float64()),  # the mean of the trial's values
     ]
 )
-"""The columns of ``search.parquet``: one row per score as in the results, and the trial that it is of. A trial that
-diverged has one row without a value."""
+"""The columns of ``search.parquet``: those of the results, and the trial of the score. A trial that diverged has one
+row without a value."""
+
+
+class SearchIdentity(TrainingIdentity):
+    """Everything that decides a search, but for the number of its trials; the recipe is the one it begins with."""
+
+    search: dict[str, JsonValue]
+    """The search space without ``trials``: more of them can be added."""
+
+
+class SearchRecord(Section):
+    """The content of search.json."""
+
+    identity: SearchIdentity
+    trials: dict[int, TrialResult]
+    """The trials that have ended, by number."""
 
 
 def search_recipes(
@@ -53,11 +69,11 @@ def search_recipes(
     address: str | None = None,
     quiet: bool = False,
 ) -> tuple[Trial, str]:
-    """Find the best recipe of a search space for a zoo; return its trial, and in words how it was found.
+    """Find the best recipe of a search space for a zoo; return its trial, and a sentence about it for readers.
 
-    ``out`` gets ``best.yaml``, the recipe; ``search.parquet``, the scores of all trials (`COLUMNS`); and
-    ``search.json``, from which the same call goes on after an interruption: a trial that has ended is not run again.
-    More ``trials`` are added to those that are there.
+    Writes to ``out``: ``best.yaml``, the recipe; ``search.parquet``, the scores of all trials (`COLUMNS`); and
+    ``search.json``, from which the same call resumes after an interruption: a trial that has ended is not run again.
+    If the space asks for more ``trials`` than are recorded there, only the new ones are run.
 
     Raises SpecError when the space does not fit the recipe or the zoo, or when ``out`` holds another search;
     WorkerError when the workers of a trial die again and again.
@@ -69,27 +85,27 @@ def search_recipes(
     home = replace(home, splits={split: home.splits[split] for split in ("train", "validation")})
     targets = _targets(home, settings, space)
     weights = Weights(home.name, home.schema, home.splits["train"].weights, home.splits["validation"].weights)
-    identity = weights.identity(load_recipe(recipe, overrides), seed=0)
-    identity["search"] = {key: value for key, value in settings.dump().items() if key != "trials"}
+    identity = SearchIdentity(
+        **dict(weights.identity(load_recipe(recipe, overrides), seed=0)),
+        search=settings.model_dump(mode="json", exclude_defaults=True, exclude={"trials"}),
+    )
+    label = " ".join([Path(recipe).stem, *overrides])
     with FolderLock(out / ".work" / "lock"):
         ended = _read(out / "search.json", identity)
+
+        def keep(number: int, result: TrialResult) -> None:
+            ended[number] = result
+            record = SearchRecord(identity=identity, trials={key: ended[key] for key in sorted(ended)})
+            write_durably(out / "search.json", pretty_json(record.dump()))
+
         if any(trial.number not in ended for trial in trials):
-
-            def keep(number: int, trained: TrialResult) -> None:
-                ended[number] = trained
-                found = {str(number): asdict(ended[number]) for number in sorted(ended)}
-                write_durably(out / "search.json", pretty_json({"identity": identity, "trials": found}))
-
             properties = {split: part.targets for split, part in home.splits.items()}
-            run_trials(
-                TrialInputs(packed(weights), properties, targets, settings, trials, dict(ended)), keep, address, quiet
-            )
+            inputs = TrialInputs(packed(weights), properties, targets, settings, trials, dict(ended))
+            run_trials(inputs, keep, address, quiet)
         best = max(trials, key=lambda trial: _merit(ended[trial.number]))
         if not ended[best.number].scores:
             raise SpecError(f"{space}: all {len(trials)} trials diverged; use smaller values of training.lr")
-        _write_table(
-            out / "search.parquet", home.name, " ".join([Path(recipe).stem, *overrides]), trials, ended, settings
-        )
+        _write_table(out / "search.parquet", home.name, label, trials, ended, settings)
         reached = settings.objective.sign * ended[best.number].curve[-1]
         how = f"trial {best.number} of {space.name} ({' '.join(best.changes)}): {settings.objective.text} {reached:.4g}"
         chosen = best.recipe.model_copy(update={"description": how})
@@ -125,16 +141,16 @@ def _targets(home: ZooDataset, space: Space, path: Path) -> list[str]:
     return list(space.objective.targets or numbers)
 
 
-def _read(record: Path, identity: dict[str, Any]) -> dict[int, TrialResult]:
+def _read(record: Path, identity: SearchIdentity) -> dict[int, TrialResult]:
     """Return the trials that have ended, by number. Raises SpecError when they are of another search."""
     try:
-        found = json.loads(record.read_bytes())
-        check_identity(record.parent, "search", found["identity"], identity)
-        return {int(number): TrialResult(**trial) for number, trial in found["trials"].items()}
+        found = SearchRecord.model_validate_json(record.read_bytes())
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedZooError(f"{record}: is no record of a search ({error})") from error
+    except ValidationError as error:
+        raise DamagedZooError(f"{record}: not the record of a search ({error})") from error
+    check_identity(record.parent, "search", found.identity, identity)
+    return dict(found.trials)
 
 
 def _write_table(
@@ -152,6 +168,6 @@ def _write_table(
             "outcome": trained.outcome,
             "objective": space.objective.sign * trained.curve[-1] if trained.scores else None,
         }
-        rows += [about | score for score in trained.scores or [{}]]
+        rows += [about | dict(score) for score in trained.scores] or [about]
     with durable_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, COLUMNS), temporary)

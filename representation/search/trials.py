@@ -1,139 +1,160 @@
-"""The trials of a search, run by Ray Tune: where, how many at once, again after a death, and no longer than worth it.
+"""The trials of a search, run by Ray Tune, which schedules them, retries after a death and stops the bad ones early.
 
-The values that a trial changes are drawn before (`representation.search.space`), its scores are what counts, and they
-are recorded by this process; Tune's own files are thrown away.
+The values that a trial changes are drawn before (`representation.search.space`). This process records the scores;
+Tune's own files are removed.
 """
 
-import json
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 
 from representation.dataset import ZooDataset, ZooSplit
 from representation.encoders.encoder import Encoder
+from representation.evaluation.results import Score
 from representation.evaluation.scoring import validation_scores
 from representation.search.space import Space, Trial
 from representation.targets import Target
 from representation.training.distributed import Resources, unpacked
+from representation.training.folder import BestEpoch
 from representation.training.train import LossError, train_epochs
 from zootools.engines.cluster import connect
 from zootools.engines.engine import RETRIES
 from zootools.errors import WorkerError
 from zootools.progress import Progress
+from zootools.spec.sections import Section
 
 HOPELESS = -1e300
-"""What a trial is said to reach that diverged: a number, so that the stopping rule can compare it."""
+"""The value reported for a diverged trial: finite, so that the stopping rule can compare it."""
 
 
-@dataclass
-class TrialResult:
-    """What became of a trial."""
+class TrialResult(Section):
+    """The outcome of a trial."""
 
-    changes: list[str]
-    outcome: str = ""
-    """``finished``, ``stopped`` or ``diverged``."""
-    curve: list[float] = field(default_factory=list)
-    """What it reached after each epoch, more being better: the objective times its sign."""
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    """Of the encoder that it kept, the columns of the results; none if it diverged."""
+    changes: tuple[str, ...]
+    """Of the recipe that the search began with."""
+    outcome: Literal["finished", "stopped", "diverged"]
+    """``stopped`` early by the stopping rule; ``diverged`` when its loss was no longer finite."""
+    curve: tuple[float, ...]
+    """The objective times its sign after each epoch: more is better."""
+    scores: tuple[Score, ...]
+    """Scores of the encoder that it kept, on the validation split; none if it diverged."""
+
+
+_SCORES = TypeAdapter(tuple[Score, ...])
 
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What the workers of all trials are given, once for each machine."""
+    """Data for the workers of all trials, sent once to each machine."""
 
     arrays: Any
-    """Packed weights."""
+    """Weights as `representation.training.distributed.packed` returns them."""
     properties: dict[str, dict[str, Target]]
     """By split, the properties of the same rows."""
     targets: list[str]
-    """Those that are probed for."""
+    """Properties that the objective probes for."""
     space: Space
     trials: list[Trial]
     ended: dict[int, TrialResult]
     """The trials of an earlier session, by number."""
 
 
-def run_trials(work: TrialInputs, ended: Callable[[int, TrialResult], None], address: str | None, quiet: bool) -> None:
-    """Run all trials that have not ended before, and tell ``ended`` of each with its number when it does.
+class _Recorder:
+    """Collects the reports of the trials that run, and passes on the result of each one that ends."""
+
+    def __init__(self, inputs: TrialInputs, keep: Callable[[int, TrialResult], None], progress: Progress) -> None:
+        self.inputs, self.keep, self.progress = inputs, keep, progress
+        self.curves: dict[int, list[float]] = {}
+        self.scores: dict[int, tuple[Score, ...]] = {}
+        self.complete = [False] * len(inputs.trials)
+
+    def reported(self, number: int, report: Mapping[str, Any]) -> None:
+        """Take the report of one epoch of a trial, as `_run_trial` makes it."""
+        if number not in self.inputs.ended:
+            if report["epoch"] == 1:  # the first report, or the first after the death of a worker
+                self.curves[number] = []
+            self.curves[number].append(report["reached"])
+            self.scores[number] = _SCORES.validate_json(report["scores"])
+            self.progress.update(number, min(1, report["epoch"] / self._epochs(number)))
+
+    def completed(self, number: int) -> None:
+        """Take the end of a trial."""
+        self.complete[number] = True
+        if number not in self.inputs.ended:
+            curve, scores = tuple(self.curves.pop(number)), self.scores.pop(number)
+            outcome: Literal["finished", "stopped", "diverged"] = "diverged"
+            if scores:
+                outcome = "finished" if len(curve) == self._epochs(number) else "stopped"
+            changes = self.inputs.trials[number].changes
+            self.keep(number, TrialResult(changes=changes, outcome=outcome, curve=curve, scores=scores))
+            self.progress.update(number, 1)
+
+    def _epochs(self, number: int) -> int:
+        return self.inputs.trials[number].recipe.training.epochs
+
+
+def run_trials(inputs: TrialInputs, keep: Callable[[int, TrialResult], None], address: str | None, quiet: bool) -> None:
+    """Run all trials that have not ended before, and call ``keep`` with number and result of each when it ends.
 
     Raises WorkerError when the workers of a trial die again and again.
     """
-    epochs = [trial.recipe.training.epochs for trial in work.trials]
-    done = [float(trial.number in work.ended) for trial in work.trials]
+    epochs = max(trial.recipe.training.epochs for trial in inputs.trials)
+    done = [float(trial.number in inputs.ended) for trial in inputs.trials]
     progress = Progress([1] * len(done), 1, done, quiet, unit="trials")
     with connect(address), TemporaryDirectory(prefix="zootools-") as storage, _quiet_tune(), progress:
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
 
-        running: dict[int, TrialResult] = {}
-        complete = [False] * len(done)
+        recorder = _Recorder(inputs, keep, progress)
 
-        class Recorder(tune.Callback):
+        class Callback(tune.Callback):
             def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
-                number = trial.config["trial"]
-                if number not in work.ended:
-                    if result["epoch"] == 1:  # the first, or once more after the death of a worker
-                        running[number] = TrialResult(list(work.trials[number].changes))
-                    running[number].curve.append(result["reached"])
-                    running[number].scores = json.loads(result["scores"])
-                    progress.update(number, min(1, result["epoch"] / epochs[number]))
+                recorder.reported(trial.config["trial"], result)
 
             def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-                number = trial.config["trial"]
-                complete[number] = True
-                if number not in work.ended:
-                    trained = running.pop(number)
-                    whole = len(trained.curve) == epochs[number]
-                    trained.outcome = "diverged" if not trained.scores else "finished" if whole else "stopped"
-                    ended(number, trained)
-                    progress.update(number, 1)
+                recorder.completed(trial.config["trial"])
 
-        stopping = work.space.stopping
-        asha = ASHAScheduler(
-            time_attr="epoch",
-            max_t=max(epochs),
-            grace_period=min(stopping.after, max(epochs)),
-            reduction_factor=stopping.factor,
-        )
+        stopping = inputs.space.stopping
+        grace, factor = min(stopping.after, epochs), stopping.factor
         resources = Resources.of(len(done) - int(sum(done)))
         analysis = tune.run(
-            tune.with_parameters(_run_trial, work=work, resources=resources),
-            config={"trial": tune.grid_search([trial.number for trial in work.trials])},
+            tune.with_parameters(_run_trial, inputs=inputs, resources=resources),
+            config={"trial": tune.grid_search([trial.number for trial in inputs.trials])},
             metric="reached",
             mode="max",
-            scheduler=asha,
+            scheduler=ASHAScheduler(time_attr="epoch", max_t=epochs, grace_period=grace, reduction_factor=factor),
             resources_per_trial={"cpu": resources.threads, "gpu": resources.gpus},
             max_failures=RETRIES,
             raise_on_failed_trial=False,
             reuse_actors=True,
-            callbacks=[Recorder()],
+            callbacks=[Callback()],
             storage_path=storage,
             verbose=0,
         )
         for failed in (trial for trial in analysis.trials if trial.status == "ERROR"):
-            reason = str(failed.get_error()).strip().splitlines()[-1]
+            number, reason = failed.config["trial"], str(failed.get_error()).strip().splitlines()[-1]
             raise WorkerError(
-                f"trial {failed.config['trial']} failed {RETRIES + 1} times ({reason}); those that have ended are kept"
+                f"trial {number} failed {RETRIES + 1} times ({reason}); the results of the others are kept"
             )
-        if not all(complete):
+        if not all(recorder.complete):
             raise KeyboardInterrupt
 
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Let Tune print nothing and write no tables of its own; and what it does about Ctrl-C ends with it.
+    """Keep Tune from printing and from writing tables of its own; restore the signal handlers that it installs.
 
-    That is to stop its workers, which would otherwise keep their processors as long as the connection lasts.
+    Tune stops its workers on Ctrl-C; without that they would keep their processors as long as the connection lasts.
     """
     settings = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
     before, log = dict(os.environ), logging.getLogger("ray.tune")
@@ -154,42 +175,56 @@ def _quiet_tune() -> Iterator[None]:
                 del os.environ[name]
 
 
-def _run_trial(config: dict[str, int], work: TrialInputs, resources: Resources) -> None:
-    """Train and score one trial where Ray put it, or repeat what is known of it, for the stopping rule to see."""
+def _run_trial(config: dict[str, int], inputs: TrialInputs, resources: Resources) -> None:
+    """Train and score one trial in a worker; of a trial that ended before, report the curve to the stopping rule."""
     from ray import tune
 
-    trial = work.trials[config["trial"]]
-    if trial.number in work.ended:
-        for number, reached in enumerate(work.ended[trial.number].curve, start=1):
+    trial = inputs.trials[config["trial"]]
+    if trial.number in inputs.ended:
+        for number, reached in enumerate(inputs.ended[trial.number].curve, start=1):
             tune.report({"epoch": number, "reached": reached})
         return
     torch.set_num_threads(resources.threads)
-    weights = unpacked(work.arrays)
-    parts = {split: ZooSplit(getattr(weights, split), targets) for split, targets in work.properties.items()}
-    home = ZooDataset(weights.zoo, weights.schema, parts, {})
-    done, scores = 0, list[dict[str, Any]]()
+    weights = unpacked(inputs.arrays)
+    splits = {split: ZooSplit(getattr(weights, split), targets) for split, targets in inputs.properties.items()}
+    home = ZooDataset(weights.zoo, weights.schema, splits, {})
+    done, scores = 0, list[Score]()
     with TemporaryDirectory(prefix="zootools-") as scratch:
         folder = Path(scratch)
         try:
             for epoch in train_epochs(weights, trial.recipe, folder, quiet=True, device=resources.device):
-                done = epoch.line["epoch"]
-                if epoch.best["epoch"] == done:
-                    scores = _scores(work, home, trial, folder, epoch.best)
-                values = [score["value"] for score in scores]
-                reached = work.space.objective.sign * sum(values) / len(values) if values else HOPELESS
-                tune.report({"epoch": done, "reached": reached, "scores": json.dumps(scores)})
+                done = epoch.number
+                if epoch.best.epoch == done:
+                    scores = _scores(inputs, home, trial, folder, epoch.best)
+                reached = inputs.space.objective.sign * _mean(scores) if scores else HOPELESS
+                tune.report({"epoch": done, "reached": reached, "scores": _SCORES.dump_json(tuple(scores)).decode()})
         except LossError:
             tune.report({"epoch": done + 1, "reached": HOPELESS, "scores": "[]"})
 
 
-def _scores(
-    work: TrialInputs, home: ZooDataset, trial: Trial, folder: Path, best: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Return what the kept encoder in a folder scores on the validation split."""
+def _mean(scores: Sequence[Score]) -> float:
+    """Return the mean of the scores; `HOPELESS` where one is not defined."""
+    values = [score.value for score in scores if score.value is not None]
+    return sum(values) / len(values) if len(values) == len(scores) else HOPELESS
+
+
+def _scores(inputs: TrialInputs, home: ZooDataset, trial: Trial, folder: Path, best: BestEpoch) -> list[Score]:
+    """Return the scores of the kept encoder in a folder on the validation split."""
     loss, train, validation = trial.recipe.loss.kind, home.splits["train"], home.splits["validation"]
-    score = work.space.objective.score
-    if score == "probes":
-        return validation_scores(home, work.targets, Encoder.from_pretrained(folder), loss)
-    metric, value = ("r2", best.get("r2", HOPELESS)) if score == "reconstruction" else ("loss", best["total"])
-    about = {"method": loss, "seed": 0, "fitted_on": len(train), "evaluated_on": home.name, "split": "validation"}
-    return [about | {"target": score, "metric": metric, "value": value, "rows": len(validation)}]
+    target = inputs.space.objective.score
+    if target == "probes":
+        return validation_scores(home, inputs.targets, Encoder.from_pretrained(folder), loss)
+    metric, value = ("r2", best.r2) if target == "reconstruction" else ("loss", best.total)
+    return [
+        Score(
+            method=loss,
+            seed=0,
+            fitted_on=len(train),
+            evaluated_on=home.name,
+            split="validation",
+            target=target,
+            metric=metric,
+            value=value,
+            rows=len(validation),
+        )
+    ]

@@ -18,7 +18,8 @@ import torch
 
 from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe
-from representation.training.train import TrainingFolder, Weights, train_epochs
+from representation.training.folder import TrainingFolder
+from representation.training.train import Weights, train_epochs
 from zootools.engines.cluster import connect
 from zootools.engines.engine import RETRIES
 from zootools.engines.ray_tasks import STARTED, Death, Tasks
@@ -53,7 +54,7 @@ def train_encoders(
             stack.enter_context(FolderLock(folder.lock))
             if not folder.is_finished(identity):
                 state = folder.read(identity)
-                jobs.append(_Job(seed, folder, state[1]["epoch"] if state else 0))
+                jobs.append(_Job(seed, folder, state[1].epoch if state else 0))
             else:
                 folder.remove_work()
         if jobs:
@@ -173,7 +174,7 @@ def _train_seed(
 
         try:
             for epoch in train_epochs(unpacked(shared), recipe, folder, seed, quiet=True, device=share.device):
-                yield epoch.line["epoch"], changed()
+                yield epoch.number, changed()
         except ZooError as error:
             raise type(error)(*(line.replace(scratch, name) for line in error.args)) from error
         yield recipe.training.epochs, changed()

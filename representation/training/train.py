@@ -6,29 +6,34 @@
 import hashlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from representation.dataset import takes
 from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe
+from representation.training.folder import (
+    BestEpoch,
+    TrainingFolder,
+    TrainingIdentity,
+    TrainingRecord,
+    TrainingState,
+    flat,
+)
 from representation.training.memory import check_memory, memory_named
 from representation.training.trainer import EncoderTrainer, choose_precision
 from zootools.architectures import Schema
-from zootools.errors import DamagedZooError, SpecError, differences
+from zootools.errors import SpecError
 from zootools.extras import optional
 from zootools.filesystem.files import FolderLock, write_durably
-from zootools.hashing import canonical_json, pretty_json
+from zootools.hashing import canonical_json
 from zootools.progress import Progress
 from zootools.text import say
 from zootools.zoo import Zoo
@@ -90,21 +95,21 @@ class Weights(NamedTuple):
         parts = training_data(zoo, recipe).items()
         return cls(zoo.name, zoo.schema, *(_taken_weights(part, recipe, name, quiet) for name, part in parts))
 
-    def identity(self, recipe: Recipe, seed: int) -> dict[str, Any]:
-        """Return what decides an encoder, but for the device that it is trained on."""
+    def identity(self, recipe: Recipe, seed: int) -> TrainingIdentity:
+        """Return the identity of the encoder that they are trained to, without device and precision."""
         digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
         for part in (self.train, self.validation):
             digest.update(part.contiguous().numpy().data)
-        return {"recipe": recipe.dump(), "seed": seed, "weights_sha256": digest.hexdigest()}
+        return TrainingIdentity(recipe=recipe, seed=seed, weights_sha256=digest.hexdigest())
 
 
 class TrainedEpoch(NamedTuple):
     """One committed epoch of a training."""
 
-    line: dict[str, Any]
-    """What the log says of it."""
-    best: dict[str, Any]
-    """Number and validation scores of the best epoch so far, whose encoder is the one that is kept."""
+    number: int
+    """From 1."""
+    best: BestEpoch
+    """The best epoch so far, whose encoder is the one that is kept."""
 
 
 class LossError(SpecError):
@@ -122,8 +127,8 @@ def train_epochs(
     track: str | None = None,
 ) -> Iterator[TrainedEpoch]:
     """Do what `train_encoder` does epoch by epoch: yield each one that is left when it is committed to the folder."""
-    device, precision, more = _computed_on(recipe, device)
-    identity = weights.identity(recipe, seed) | more
+    device, precision = _computed_on(recipe, device)
+    identity = weights.identity(recipe, seed).model_copy(update={"device": device, "precision": precision})
     folder = TrainingFolder(out)
     if folder.is_finished(identity) and not folder.work.exists():
         return
@@ -137,7 +142,7 @@ def train_epochs(
                 trainer = EncoderTrainer(
                     weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device)
                 )
-                yield from _train(trainer, folder, identity, weights.zoo, quiet, track)
+                yield from _train_remaining(trainer, folder, identity, weights.zoo, quiet, track)
         folder.remove_work()
 
 
@@ -147,21 +152,21 @@ def check_folders(weights: Weights, recipe: Recipe, folders: Sequence[Path], dev
     Raises SpecError where one holds another training, DamagedZooError where its records cannot be read, BusyError where
     another process trains there. Nothing is written.
     """
-    more = _computed_on(recipe, device)[2]
-    identity = weights.identity(recipe, 0) | more
+    device, precision = _computed_on(recipe, device)
+    common = weights.identity(recipe, 0).model_copy(update={"device": device, "precision": precision})
     for seed, path in enumerate(folders):
-        folder = TrainingFolder(path)
-        if not folder.is_finished(identity | {"seed": seed}) and folder.lock.exists():
+        folder, identity = TrainingFolder(path), common.model_copy(update={"seed": seed})
+        if not folder.is_finished(identity) and folder.lock.exists():
             with FolderLock(folder.lock):
-                folder.read(identity | {"seed": seed})
+                folder.read(identity)
 
 
-def _computed_on(recipe: Recipe, device: str) -> tuple[str, str, dict[str, str]]:
-    """Return device and precision of a training, and how its identity says so."""
+def _computed_on(recipe: Recipe, device: str) -> tuple[str, str]:
+    """Return device and precision of a training."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(recipe.training.precision, torch.device(device))
-    return device, precision, {"device": device, "precision": precision}
+    return device, precision
 
 
 def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
@@ -185,83 +190,21 @@ def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
     return splits
 
 
-class TrainingFolder:
-    """Paths and records of one training.
-
-    Until it is finished, ``.work/state.safetensors`` holds the last whole epoch: its tensors, and beside them, in
-    the same file so that they are always of the same epoch, the rest of the state as JSON.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.work = path, path / ".work"
-        self.lock, self.state, self.log = self.work / "lock", self.work / "state.safetensors", path / "log.jsonl"
-        self.record = path / "training.json"
-
-    def is_finished(self, identity: dict[str, Any]) -> bool:
-        """Say whether this training is complete. Raises SpecError when the folder holds another one.
-
-        Of two trainings only what ``identity`` holds is compared, here and in `read`.
-        """
-        try:
-            record = json.loads(self.record.read_bytes())
-            check_identity(self.path, "training", record["identity"], identity)
-        except FileNotFoundError:
-            return False
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamagedZooError(f"{self.record}: is no record of a training ({error})") from error
-        return True
-
-    def read(self, identity: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return tensors and values of the last whole epoch, or None when there is none."""
-        if not self.state.exists():
-            return None
-        try:
-            with safe_open(self.state, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                values = json.loads(file.metadata()["training"])
-            check_identity(self.path, "training", values["identity"], identity)
-        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-            raise DamagedZooError(f"{self.state}: is no state of a training ({error})") from error
-        return tensors, values
-
-    def write(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Commit an epoch."""
-        write_durably(self.state, save(tensors, {"training": canonical_json(values)}))
-
-    def cut_log(self, epoch: int) -> None:
-        """Drop what the log says of epochs that were not committed."""
-        if self.log.exists():
-            lines = self.log.read_text().splitlines()[:epoch]
-            write_durably(self.log, "".join(line + "\n" for line in lines).encode())
-
-    def remove_work(self) -> None:
-        """Remove what only a resume needs; the lock file goes last."""
-        self.state.unlink(missing_ok=True)
-        shutil.rmtree(self.work)
-
-
-def check_identity(folder: Path, what: str, found: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Raise SpecError, naming the differences, when a folder ``holds another`` training (or ``what`` else it records).
-
-    Compared is what ``identity`` has of what was ``found`` there.
-    """
-    old, new = _flat({key: found[key] for key in identity}), _flat(identity)
-    changes = differences(old, new, "now", show=str, missing="default")
-    if changes:
-        raise SpecError(f"{folder}: holds another {what}; use another folder", *(f"  {change}" for change in changes))
-
-
-def _train(
-    trainer: EncoderTrainer, folder: TrainingFolder, identity: dict[str, Any], zoo: str, quiet: bool, track: str | None
+def _train_remaining(
+    trainer: EncoderTrainer,
+    folder: TrainingFolder,
+    identity: TrainingIdentity,
+    zoo: str,
+    quiet: bool,
+    track: str | None,
 ) -> Iterator[TrainedEpoch]:
-    """Train all epochs that are left, committing each."""
-    recipe, best, seconds = trainer.recipe, math.inf, 0.0
-    values: dict[str, Any] = {"identity": identity, "best": None}
-    state = folder.read(identity)
-    if state is not None:
-        trainer.restore(*state)
-        values = state[1]
-        best, seconds = values["best"]["score"], values["seconds"]
+    """Train the epochs that are not committed yet, and commit each."""
+    recipe, best, seconds = trainer.recipe, None, 0.0
+    stored = folder.read(identity)
+    if stored is not None:
+        tensors, state = stored
+        trainer.restore(tensors, state)
+        best, seconds = state.best, state.seconds
     folder.cut_log(trainer.epoch)
     write_durably(folder.path / "recipe.yaml", yaml.safe_dump(recipe.dump(), sort_keys=False, width=100).encode())
     showing = Progress([1], recipe.training.epochs, [trainer.epoch], quiet, unit="epochs")
@@ -280,29 +223,27 @@ def _train(
                     f"{folder.path}: the loss is no longer finite after epoch {trainer.epoch}; "
                     "use a smaller training.lr, or training.precision=fp32"
                 )
-            if score < best:
-                best = score
-                values["best"] = {"epoch": trainer.epoch, "score": score, **validation}
+            if best is None or score < best.score:
+                best = BestEpoch(epoch=trainer.epoch, score=score, **validation)
                 trainer.encoder.save_pretrained(folder.path)
             tensors, rest = trainer.save()
-            values |= rest | {"seconds": seconds}
-            folder.write(tensors, values)
+            folder.write(tensors, TrainingState(identity=identity, best=best, seconds=seconds, **dict(rest)))
             with folder.log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             log(line)
-            yield TrainedEpoch(line, values["best"])
-    record = {"zoo": zoo, "identity": identity, "epochs": trainer.epoch, "best": values["best"], "seconds": seconds}
-    write_durably(folder.record, pretty_json(record))
+            yield TrainedEpoch(trainer.epoch, best)
+    assert best is not None
+    folder.finish(TrainingRecord(zoo=zoo, identity=identity, epochs=trainer.epoch, best=best, seconds=seconds))
 
 
 @contextmanager
-def _tracking(project: str | None, identity: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield what logs a line to trackio, or nowhere without a project."""
+def _tracking(project: str | None, identity: TrainingIdentity) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Yield a function that logs a line to trackio; without a project it does nothing."""
     if project is None:
         yield lambda line: None
         return
     trackio = optional("trackio", "track", "track")
-    trackio.init(project=project, config=_flat(identity))
+    trackio.init(project=project, config=flat(identity.dump()))
     try:
         yield trackio.log
     finally:
@@ -328,10 +269,3 @@ def _taken_weights(zoo: Zoo, recipe: Recipe, split: str, quiet: bool) -> Tensor:
     if not taken.all() and not quiet:
         say(f"{int((~taken).sum())} of {len(weights)} {split} checkpoints are left out: {reason}", err=True)
     return weights if taken.all() else weights[taken]
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    if not isinstance(value, dict):
-        return {key: value}
-    return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}" if key else name).items()}

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from representation.encoders.attention import projection_head
@@ -15,12 +16,23 @@ from representation.training.augmentation import Augmenter
 from representation.training.losses import Objective, Terms
 from zootools.architectures import Schema
 from zootools.rng import stream
+from zootools.spec.sections import Section
 from zootools.training.repeatable import make_products_repeatable
 
 make_products_repeatable()
 
 WARM_UP = 0.05
 """Share of a one-cycle training over which the learning rate rises."""
+
+
+class TrainerState(Section):
+    """The state of an `EncoderTrainer` after an epoch, but for its tensors."""
+
+    epoch: int
+    lr: tuple[float, ...]
+    """Learning rate of each parameter group of the optimizer."""
+    schedule: dict[str, JsonValue] | None
+    """The state of the learning rate's schedule; None for a constant rate."""
 
 
 class EncoderTrainer:
@@ -122,21 +134,21 @@ class EncoderTrainer:
                 result["r2"] = 1 - error / deviation
         return result
 
-    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return all tensors of the present state, and the rest of it as plain values."""
+    def save(self) -> tuple[dict[str, Tensor], TrainerState]:
+        """Return all tensors of the present state, and the rest of it."""
         tensors = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         optimizer = self.optimizer.state_dict()
-        for index, state in optimizer["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        values = {
-            "epoch": self.epoch,
-            "lr": [group["lr"] for group in optimizer["param_groups"]],
-            "schedule": _plain(self.schedule.state_dict()) if self.schedule is not None else None,
-        }
-        return {name: value.contiguous() for name, value in tensors.items()}, values
+        for index, moments in optimizer["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        state = TrainerState(
+            epoch=self.epoch,
+            lr=tuple(group["lr"] for group in optimizer["param_groups"]),
+            schedule=_plain(self.schedule.state_dict()) if self.schedule is not None else None,
+        )
+        return {name: value.contiguous() for name, value in tensors.items()}, state
 
-    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], state: TrainerState) -> None:
         """Continue from what `save` returned."""
         parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}, "optimizer": {}}
         for name, tensor in tensors.items():
@@ -148,12 +160,12 @@ class EncoderTrainer:
         for name, tensor in parts["optimizer"].items():
             index, _, rest = name.partition(".")
             optimizer["state"].setdefault(int(index), {})[rest] = tensor
-        for group, rate in zip(optimizer["param_groups"], values["lr"], strict=True):
+        for group, rate in zip(optimizer["param_groups"], state.lr, strict=True):
             group["lr"] = rate
         self.optimizer.load_state_dict(optimizer)
         if self.schedule is not None:
-            self.schedule.load_state_dict(values["schedule"])
-        self.epoch = values["epoch"]
+            self.schedule.load_state_dict(dict(state.schedule or {}))
+        self.epoch = state.epoch
 
     def _seed_generators(self, *purpose: str | int) -> torch.Generator:
         """Seed torch's global generators, and return a new one, as (seed, purpose) says."""
@@ -180,7 +192,7 @@ def one_cycle(progress: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
 
 
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a scheduler's state what is a number, a word or a list of them: the rest follows from the recipe."""
+def _plain(state: dict[str, Any]) -> dict[str, JsonValue]:
+    """Keep numbers, strings and lists of a scheduler's state; the rest follows from the recipe."""
     plain = {name: value for name, value in state.items() if isinstance(value, int | float | str | list)}
     return {name: value for name, value in plain.items() if not (isinstance(value, float) and math.isinf(value))}

@@ -1,0 +1,144 @@
+"""The folder of one training: its state between two epochs, and its record when it is finished."""
+
+import shutil
+from pathlib import Path
+
+from pydantic import ConfigDict, JsonValue, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from representation.recipes import Recipe
+from representation.training.trainer import TrainerState
+from zootools.errors import DamagedZooError, SpecError, differences
+from zootools.filesystem.files import write_durably
+from zootools.hashing import canonical_json, pretty_json
+from zootools.spec.sections import Section
+
+
+class TrainingIdentity(Section):
+    """Everything that decides an encoder."""
+
+    recipe: Recipe
+    seed: int
+    weights_sha256: str
+    """Hash of the layer schema and of the weights of the train and the validation split."""
+    device: str | None = None
+    """``cpu`` or ``cuda``; None where it is not known yet, and then not compared."""
+    precision: str | None = None
+    """As `representation.training.trainer.choose_precision` returns it; None as for `device`."""
+
+
+class BestEpoch(Section):
+    """The epoch whose encoder is kept, and its figures on the validation split."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    epoch: int
+    score: float
+    """The figure that ``training.best`` of the recipe names; the lowest of all epochs."""
+    total: float
+    reconstruction: float
+    contrast: float
+    r2: float | None = None
+    """R2 of the reconstructed weights; None without a decoder, or where all networks are equal."""
+
+
+class TrainingState(TrainerState):
+    """The state of a training after an epoch, but for its tensors."""
+
+    identity: TrainingIdentity
+    best: BestEpoch
+    seconds: float
+    """Wall time of all epochs so far."""
+
+
+class TrainingRecord(Section):
+    """The content of training.json."""
+
+    zoo: str
+    identity: TrainingIdentity
+    epochs: int
+    best: BestEpoch
+    seconds: float
+
+
+class TrainingFolder:
+    """Paths and records of one training.
+
+    Until it is finished, ``.work/state.safetensors`` holds the state after the last committed epoch: the tensors, and
+    in the metadata of the same file, so that both are always of the same epoch, a `TrainingState` as JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.work = path, path / ".work"
+        self.lock, self.state, self.log = self.work / "lock", self.work / "state.safetensors", path / "log.jsonl"
+        self.record = path / "training.json"
+
+    def is_finished(self, identity: TrainingIdentity) -> bool:
+        """Return whether this training is complete.
+
+        Raises SpecError when the folder holds another training, DamagedZooError when its record cannot be read.
+        """
+        try:
+            record = TrainingRecord.model_validate_json(self.record.read_bytes())
+        except FileNotFoundError:
+            return False
+        except ValidationError as error:
+            raise DamagedZooError(f"{self.record}: not the record of a training ({error})") from error
+        check_identity(self.path, "training", record.identity, identity)
+        return True
+
+    def read(self, identity: TrainingIdentity) -> tuple[dict[str, Tensor], TrainingState] | None:
+        """Return the tensors and the rest of the state after the last committed epoch, or None when there is none.
+
+        Raises as `is_finished`.
+        """
+        if not self.state.exists():
+            return None
+        try:
+            with safe_open(self.state, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                state = TrainingState.model_validate_json(file.metadata()["training"])
+        except (SafetensorError, ValidationError, KeyError, TypeError, OSError) as error:
+            raise DamagedZooError(f"{self.state}: not the state of a training ({error})") from error
+        check_identity(self.path, "training", state.identity, identity)
+        return tensors, state
+
+    def write(self, tensors: dict[str, Tensor], state: TrainingState) -> None:
+        """Commit an epoch."""
+        write_durably(self.state, save(tensors, {"training": canonical_json(state.dump())}))
+
+    def finish(self, record: TrainingRecord) -> None:
+        """Write training.json."""
+        write_durably(self.record, pretty_json(record.dump()))
+
+    def cut_log(self, epoch: int) -> None:
+        """Remove the lines of epochs that were not committed from the log."""
+        if self.log.exists():
+            lines = self.log.read_text().splitlines()[:epoch]
+            write_durably(self.log, "".join(line + "\n" for line in lines).encode())
+
+    def remove_work(self) -> None:
+        """Remove the files that only a resume needs, the lock file last."""
+        self.state.unlink(missing_ok=True)
+        shutil.rmtree(self.work)
+
+
+def check_identity(folder: Path, what: str, found: Section, wanted: Section) -> None:
+    """Raise SpecError, listing the differences, if a folder holds a different `what`.
+
+    Top-level fields that are None in ``wanted`` are not compared.
+    """
+    new = wanted.dump()
+    old = {key: value for key, value in found.dump().items() if key in new}
+    changes = differences(flat(old), flat(new), "now", show=str, missing="default")
+    if changes:
+        raise SpecError(f"{folder}: holds another {what}; use another folder", *(f"  {change}" for change in changes))
+
+
+def flat(value: JsonValue, key: str = "") -> dict[str, JsonValue]:
+    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name, item in value.items() for k, v in flat(item, f"{key}.{name}" if key else name).items()}
