@@ -1,7 +1,7 @@
 """Render the reference of the Python interface, from the source alone: nothing is imported, so nothing waits for torch.
 
-Public are the names of the modules that the documentation imports from, and of those that users extend or catch
-(`MORE`): the names in ``__all__`` of a module that has it, otherwise its classes and functions without an underscore.
+Public are the names of the two packages and of the modules that the documentation imports from: those in ``__all__``,
+or in a module without it all classes and functions without an underscore. `MORE` adds what users catch, extend or call.
 """
 
 import ast
@@ -14,8 +14,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("zootools", "representation")
-MORE = ("zootools.errors", "zootools.hub.publish", "zootools.hub.pull", "zootools.training.backend", "zootools.verify")
-"""Public modules that no example imports from."""
+MORE = {
+    "representation.loss_kinds": ("LossKind",),
+    "zootools.engines.engine": ("BuildJob", "Engine"),
+    "zootools.errors": (),
+    "zootools.hub.publish": ("publish",),
+    "zootools.hub.pull": ("pull",),
+    "zootools.source": ("Request", "Source"),
+    "zootools.training.backend": ("Backend", "Trainer", "StandardBackend", "choose_backend"),
+    "zootools.verify": ("Fault", "faults", "repair"),
+}
+"""Public names of modules that no example imports from; all classes where none is named."""
 IMPORT = re.compile(r"^from ((?:zootools|representation)[\w.]*) import ", re.MULTILINE)
 WIDTH = 100
 
@@ -59,9 +68,10 @@ def public_modules() -> list[str]:
 
 def public_names(module: str) -> Iterator[Public]:
     """Yield the public classes and functions of a module, in the order of ``__all__`` or of the source."""
-    listed = _listed(tree(module))
+    listed = MORE.get(module) or _listed(tree(module))
     if listed is None:
-        listed = [node.name for node in tree(module).body if isinstance(node, Definition) and node.name[0] != "_"]
+        kind = ast.ClassDef if module in MORE else Definition
+        listed = [node.name for node in tree(module).body if isinstance(node, kind) and node.name[0] != "_"]
     for name in listed:
         node = definition(module, name)
         if isinstance(node, Definition):
@@ -158,7 +168,12 @@ class _Bare(ast.NodeTransformer):
 def _plain(annotation: ast.expr) -> str:
     """Return an annotation without bounds, and without the quotes of names that are defined later."""
     bare = _Bare().visit(ast.parse(ast.unparse(annotation), mode="eval"))
-    return ast.unparse(bare).strip("'").replace("'", '"')
+    return _quoted(bare).strip('"')
+
+
+def _quoted(node: ast.AST) -> str:
+    """Return the source of an expression, with double quotes as in the code."""
+    return ast.unparse(node).replace("'", '"')
 
 
 def _decorators(node: Definition) -> list[str]:
@@ -221,7 +236,7 @@ def _arguments(arguments: ast.arguments) -> Iterator[str]:
 
 def _argument(argument: ast.arg, default: ast.expr | None) -> str:
     annotation = f": {_plain(argument.annotation)}" if argument.annotation else ""
-    return f"{argument.arg}{annotation}" + (f" = {_plain(default)}" if default is not None else "")
+    return f"{argument.arg}{annotation}" + (f" = {_quoted(default)}" if default is not None else "")
 
 
 def _fenced(text: str) -> str:

@@ -18,6 +18,8 @@ from mdit_py_plugins.anchors import anchors_plugin
 from pydantic import BaseModel
 from source_rules import unsafe
 
+import representation
+import zootools
 from representation.recipes import Recipe
 from representation.search.space import Space
 from zootools.cli import main
@@ -179,6 +181,24 @@ def test_every_key_is_documented(page: str, model: type[BaseModel], least: int) 
     assert [key for key in expected if f"`{key}`" not in text] == []
 
 
+def test_the_reference_has_every_exported_name() -> None:
+    headings = re.findall(r"^### (\S+)", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for package in (zootools, representation):
+        exported = {f"{package.__name__}.{name}" for name in package.__all__ if not name.startswith("_")}
+        assert exported <= {*headings}
+    assert len(headings) == len({*headings}) > 60
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_the_layout_of_the_code_is_described(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    folders = [
+        path.parent.name for package in ("zootools", "representation") for path in ROOT.glob(f"{package}/*/*.py")
+    ]
+    assert len({*folders}) > 15
+    assert {folder for folder in folders if not re.search(rf"\b{folder}\b", text)} == set()
+
+
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = [page.name for page in PAGES if page.name != "README.md"]
@@ -222,7 +242,9 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_example_runs_what_somebody_else_wrote(page: Path) -> None:
     for example in examples(page):
-        assert example.language in ("sh", "python", "yaml", "json", "text", ""), f"{page.name}, line {example.line}"
+        assert example.language in ("sh", "python", "yaml", "json", "text", "mermaid", ""), (
+            f"{page.name}, line {example.line}"
+        )
         if example.language == "python":
             assert unsafe(example.text) == [], f"{page.name}, line {example.line}"
         assert not re.search(r"\bpickle\b|trust_remote_code|curl .*\| *(ba)?sh", example.text)
