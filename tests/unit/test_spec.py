@@ -81,7 +81,7 @@ def test_numbers_without_a_point_are_numbers(write_spec: WriteSpec) -> None:
         (("[tanh, relu]", "[tanh, rely]"), 5, "grid.activation.1: found 'rely'; did you mean 'relu'?"),
         (("[tanh, relu]", "tanh"), 5, "grid.activation: found 'tanh'; input should be a valid array"),
         (("[adam]", "[no]"), 7, "grid.optimizer.0: found 'no'; allowed: adam, rmsprop, sgd"),
-        (("[adam]", "[adam, adam]"), 4, "the value 'adam' stands twice"),
+        (("[adam]", "[adam, adam]"), 4, "grid: optimizer: duplicate value 'adam'"),
         (("[adam]", "[]"), 7, "grid.optimizer: found []"),
         (("[1.0e-3, 1.0e-4]", "[.nan]"), 8, "grid.lr.0: found '.nan'; input should be a valid number"),
         (("[1.0e-3, 1.0e-4]", "[-1]"), 8, "grid.lr.0: found -1; input should be greater than 0"),
@@ -95,9 +95,9 @@ def test_numbers_without_a_point_are_numbers(write_spec: WriteSpec) -> None:
         (("size: 28", "greyscale: no"), 2, "images.greyscale: found 'no'; input should be a valid boolean"),
         (("size: 28", "std: 0"), 2, "images.std: found 0; input should be greater than 0"),
         (("{fixed: [1, 2]}", "{fixed: [1], range: [1, 2]}"), 9, "expected exactly one of range, fixed and random"),
-        (("{fixed: [1, 2]}", "{fixed: [1, 1]}"), 9, "a seed stands twice"),
+        (("{fixed: [1, 2]}", "{fixed: [1, 1]}"), 9, "fixed: duplicate seed 1"),
         (("{fixed: [1, 2]}", "{range: [2, 1]}"), 9, "expected [first, last]"),
-        (("{fixed: [1, 2]}", "{random: {per_configuration: 5, low: 1, high: 4}}"), 9, "there are not 5 seeds"),
+        (("{fixed: [1, 2]}", "{random: {per_configuration: 5, low: 1, high: 4}}"), 9, "low 1 to high 4 are fewer than 5 seeds"),
         (("name: example", "name: ../up"), 1, "name: found '../up', which does not match"),
     ],
 )  # fmt: skip
@@ -120,7 +120,7 @@ def test_all_faults_are_named_at_once(write_spec: WriteSpec) -> None:
 @pytest.mark.parametrize(
     ("addition", "message"),
     [
-        ("name: twice\n", "the key 'name' stands here twice"),
+        ("name: twice\n", "duplicate key 'name'"),
         ("description: *a\n", "aliases (*a) are not allowed"),
         ("description: !!str x\n", "tags ("),
         ("description: " + "[" * 50 + "\n", "nested deeper"),
@@ -157,7 +157,7 @@ def test_a_range_of_seeds_beyond_the_limit_is_refused_with_its_count() -> None:
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        ({"count": 3, "lr": {"uniform": [0.1, 0.2]}}, "lr stands in grid and in sample"),
+        ({"count": 3, "lr": {"uniform": [0.1, 0.2]}}, "lr is in both grid and sample"),
         ({"count": 3, "l2": {"uniform": [0.1, 200.0]}}, "sample.l2: found 200.0"),
         ({"count": 3, "dropout": {"choice": ["much"]}}, "sample.dropout: found 'much'"),
         ({"count": 3, "l2": {"uniform": [0.2, 0.1]}}, "expected [low, high] with low < high"),

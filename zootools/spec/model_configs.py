@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from zootools.errors import SpecError
 from zootools.hashing import canonical_json
 from zootools.spec.sections import lower_first
-from zootools.spec.zoo_spec import Draw, Hyperparameters, ZooSpec
+from zootools.spec.population import Draw, Hyperparameters
+from zootools.spec.zoo_spec import ZooSpec
 
 
 class ModelConfig(NamedTuple):

@@ -124,7 +124,7 @@ def _value(node: yaml.Node, source: str, key: Key, places: dict[Key, str]) -> An
             raise SpecError(f"{line}: a key must be a word, not a list or mapping")
         check_text(name, line)
         if name in mapping:
-            raise SpecError(f"{line}: the key {name!r} stands here twice")
+            raise SpecError(f"{line}: duplicate key {name!r}")
         mapping[name] = _value(value_node, source, (*key, name), places)
         places[*key, name] = line
     return mapping

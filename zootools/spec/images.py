@@ -1,0 +1,70 @@
+"""The sections ``images`` of a specification: the data that the models are trained on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field
+
+from zootools.spec.sections import Section
+from zootools.spec.values import Count, Name, Seed, Size
+
+ImageSetName = Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "usps", "stl10"]
+"""The data sets of `zootools.images.sets.IMAGE_SETS`, which has a row for each; tetris is made from a seed."""
+
+
+class TetrisImages(Section):
+    """4x4 grey images of four tetris shapes, made from a seed (`zootools.images.datasets.load_images`)."""
+
+    name: Literal["tetris"]
+    """Made from a seed; no file is read."""
+    train: Count
+    """Number of training images; the classes alternate."""
+    test: Count
+    """Number of test images."""
+    validation: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Number of images for `validation_loss` and `validation_accuracy`, with the noise of the test images."""
+    seed: Seed = 0
+    """Seed of the noise."""
+    noise_train: Annotated[float, Field(ge=0, le=100)]
+    """Standard deviation of the Gaussian noise on the training images; pixels without noise are 0 or 1."""
+    noise_test: Annotated[float, Field(ge=0, le=100)]
+    """Standard deviation of the Gaussian noise on the test images."""
+
+
+class StoredImages(Section):
+    """Images from files: crop, greyscale, size, mean and std are applied in this order."""
+
+    train: Count
+    """Number of training images: the first images of the training part."""
+    validation: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Number of images after them for `validation_loss` and `validation_accuracy`."""
+    test: Count | None = None
+    """Number of test images: the first images of the test part; all by default."""
+    crop: Size | None = None
+    """Side of the square that is cut from the centre, in pixels."""
+    size: Size | None = None
+    """Side to which images are resized (bilinear, antialiased), in pixels."""
+    greyscale: bool = False
+    """Whether the channels are averaged to one."""
+    mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Subtracted from the pixels, which are in [0, 1]; the same in every channel."""
+    std: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Divisor of the pixels after the subtraction."""
+
+
+class DatasetImages(StoredImages):
+    """A well-known data set: scikit-learn's bundled digits, or one that torchvision reads."""
+
+    name: ImageSetName
+    """`digits` needs no file; torchvision downloads the missing files of the others."""
+
+
+class FolderImages(StoredImages):
+    """The user's own pictures: ``<data folder>/<folder>/{train,test}/<class>/<picture>``; ``size`` is required."""
+
+    name: Literal["image_folder"]
+    """Pictures in folders, one per class; classes are numbered by their sorted names."""
+    folder: Name
+    """Name of the folder below the data folder (`--data`, else $ZOOTOOLS_DATA, else the user's cache)."""
+
+
+Images = Annotated[TetrisImages | DatasetImages | FolderImages, Discriminator("name")]
