@@ -29,8 +29,8 @@ from zootools.images.shapes import image_shape
 from zootools.spec import DatasetImages, load_spec
 
 ROOT = Path(__file__).parents[1]
-ENCODER = "encoder"
-"""The folder of the encoder that is trained on the first zoo."""
+ZOO, ENCODER = "tetris_seed", "encoder"
+"""The zoo on which the encoder is trained, and the folder of the encoder."""
 
 TREE = """
 import json, sys
@@ -75,7 +75,8 @@ def all_commands() -> dict[str, list[list[str]]]:
     """Return the commands that make each zoo, and the encoder, by the folder that they write."""
     commands = {}
     for name, path in bundled_specs().items():
-        changes: dict[str, object] = {"models": 5, "training.epochs": 2, "images.train": 120, "images.test": 60}
+        models = 20 if name == ZOO else 5
+        changes: dict[str, object] = {"models": models, "training.epochs": 2, "images.train": 120, "images.test": 60}
         if isinstance((images := load_spec(path).images), DatasetImages):
             (_, side, _), _ = image_shape(images)
             changes |= {"images.name": "digits", "images.crop": "null", "images.size": side, "images.greyscale": "true"}
@@ -87,9 +88,8 @@ def all_commands() -> dict[str, list[list[str]]]:
             build(folder / "spec.yaml", folder.name, {"seeds.range": seeds} if seeds else {}, "torch")
             for seeds in steps
         ]
-    first = next(name for name in commands if name.startswith("tetris"))
     commands[ENCODER] = [
-        ["represent", "--zoo", first, "--recipe", "smoke", "--set", "encoder.latent=4", "--out", ENCODER, "--json"]
+        ["represent", "--zoo", ZOO, "--recipe", "smoke", "--set", "encoder.latent=4", "--out", ENCODER, "--json"]
     ]
     return commands
 
