@@ -74,12 +74,13 @@ def preview(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) ->
     request = _check_request(spec, out, BuildOptions(**options))
     output, zoo, data = request.output, ZooFolder(request.output.folder), request.options.data
     size = estimate(spec, data)
-    if output.is_local:
+    present = output.present()
+    if present is not None:
         check_folder(zoo)
         if (zoo.has(PLAN) or zoo.has(MANIFEST)) and finished_manifest(output, zoo, spec, expand(spec)) is not None:
             return size
     _check_machine(request, zoo, size)
-    old, records = stored_plan(zoo, spec) if output.is_local else (None, [])
+    old, records = stored_plan(present, spec) if present is not None else (None, [])
     backend = _choose_backend(request)
     if old is None:  # the models themselves, of which there may be a million, are not needed
         _count_workers(request, size.largest_stack, backend)
@@ -134,7 +135,7 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
     begun = time.time()
     request = _check_request(spec, out, BuildOptions(**options))
     output, zoo, models = request.output, ZooFolder(request.output.folder), expand(spec)
-    if output.is_local:
+    if output.present() is not None:
         check_folder(zoo)
         finished = finished_manifest(output, zoo, spec, models)
         if finished is not None and not zoo.has(".work"):

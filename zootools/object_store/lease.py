@@ -1,6 +1,6 @@
 """The lock of a zoo in an object store, which has no flock: an object that is created exclusively and renewed.
 
-The lease names its holder, who renews it every `HEARTBEAT` seconds. A lease that has not been renewed for `EXPIRY`
+The lease names its holder, which renews it every `HEARTBEAT` seconds. A lease that has not been renewed for `EXPIRY`
 seconds can be taken over, after it has been watched for longer than a heartbeat: two machines whose clocks differ
 cannot take a living builder for dead. The lease of a process of this machine that has ended is taken over at once.
 

@@ -15,8 +15,9 @@ import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 from zootools.errors import BusyError, DamagedZooError, SpecError
 from zootools.filesystem.files import write_durably
@@ -42,53 +43,78 @@ RECORD = re.compile(r"\.work/stack-(\d{5,})\.record")
 """Names of records."""
 
 
-class Output:
-    """Where a zoo is built: `folder`, with what must happen besides, which is nothing for a zoo in a folder."""
+class Output(Protocol):
+    """Where a zoo is built: the builder works in `folder`, and calls all methods but `present` in a `session`."""
 
-    is_local = True
-    """Whether `folder` has the zoo before a session begins."""
+    folder: Path
+
+    def present(self) -> ZooFolder | None:
+        """Return the zoo if it can be read before a session, None where only a session can read it."""
+
+    def session(self, zoo: ZooFolder) -> AbstractContextManager[ZooFolder]:
+        """Return a context with the exclusive right to build, in which `folder` has the plan or the manifest."""
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of the finished zoo exists."""
+
+    def fetch(self) -> None:
+        """Fetch all files that resuming or growing the zoo needs."""
+
+    def put_plan(self) -> None:
+        """Store the plan, and the records of an earlier session, that are in `folder`."""
+
+    def put_stack(self, stack: int) -> None:
+        """Store what has been committed of a stack in `folder`."""
+
+    def finish(self, manifest: Manifest) -> None:
+        """Store the finished zoo that is in `folder`."""
+
+
+def open_output(out: str | Path) -> Output:
+    """Return the output for a path or a ``file://`` URL (a folder), or for the URL of an object store."""
+    folder = folder_of(out)
+    return LocalOutput(folder) if folder is not None else ObjectStoreOutput(str(out))
+
+
+class LocalOutput:
+    """A folder: what is committed there is stored."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    @contextmanager
-    def session(self, zoo: ZooFolder) -> Iterator[ZooFolder]:
-        """A context with the exclusive right to build; `folder` has the plan or the manifest of the zoo."""
-        yield zoo
+    def present(self) -> ZooFolder:
+        """Return the zoo in the folder."""
+        return ZooFolder(self.folder)
+
+    def session(self, zoo: ZooFolder) -> AbstractContextManager[ZooFolder]:
+        """Return a context that does nothing: the builder has the lock of the folder."""
+        return nullcontext(zoo)
 
     def holds(self, name: str) -> bool:
         """Whether a file of the finished zoo exists."""
         return is_file_inside(self.folder, name)
 
     def fetch(self) -> None:
-        """Fetch all files that resuming or growing the zoo needs; called in a session."""
+        """Do nothing."""
 
     def put_plan(self) -> None:
-        """Called when a plan, and the records of an earlier session, are in `folder`."""
+        """Do nothing."""
 
     def put_stack(self, stack: int) -> None:
-        """Called when an epoch of a stack has been committed in `folder`."""
+        """Do nothing."""
 
     def finish(self, manifest: Manifest) -> None:
-        """Called when the zoo in `folder` is finished."""
+        """Do nothing."""
 
 
-def open_output(out: str | Path) -> Output:
-    """Return the output for a path or a ``file://`` URL (a folder), or for the URL of an object store."""
-    folder = folder_of(out)
-    return Output(folder) if folder is not None else ObjectStoreOutput(str(out))
-
-
-class ObjectStoreOutput(Output):
+class ObjectStoreOutput:
     """An object store, with a working folder on this machine."""
-
-    is_local = False
 
     def __init__(self, url: str) -> None:
         self.store = ObjectStore(url)
         name = re.sub(r"[^A-Za-z0-9]+", "-", self.store.url)[-60:].strip("-")
         key = hashlib.sha256(self.store.url.encode()).hexdigest()[:16]
-        super().__init__(cache_folder() / "builds" / f"{name}-{key}")
+        self.folder = cache_folder() / "builds" / f"{name}-{key}"
         self._zoo = ZooFolder(self.folder)
         self._listing: dict[str, StoredObject] = {}
         self._tags: dict[str, str] = {}
@@ -99,6 +125,9 @@ class ObjectStoreOutput(Output):
         """The files in the store that a record or the manifest there names."""
         self._fetched: dict[str, FileInfo] = {}
         """The files that `fetch` must fetch."""
+
+    def present(self) -> None:
+        """Return None: the working folder may be behind the store, or hold another zoo."""
 
     @contextmanager
     def session(self, zoo: ZooFolder) -> Iterator[ZooFolder]:
