@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from representation.errors import PlacedError
 from representation.recipes import Recipe
 from representation.targets import Target, inexact, read_targets
 from zootools.architectures import Schema
@@ -63,7 +64,8 @@ class ZooDataset:
         """Read a zoo. Raises SpecError when there is nothing in it to evaluate."""
         name, diverged = zoo.name, zoo.counts.diverged
         if not len(zoo):
-            raise SpecError(f"{zoo.folder}: has no checkpoints; {diverged} of {zoo.counts.expected} models diverged")
+            reason = f"has no checkpoints; {diverged} of {zoo.counts.expected} models diverged"
+            raise PlacedError(zoo.folder, reason)
         chosen = recipe.epochs.select(zoo)
         found = cls(name, zoo.schema, {}, {})
         if diverged:

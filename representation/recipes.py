@@ -11,10 +11,11 @@ from typing import Annotated, Literal, Self
 import pyarrow.compute as pc
 from pydantic import AfterValidator, Discriminator, Field, WithJsonSchema, model_validator
 
+from representation.errors import PlacedError
 from representation.loss_kinds import LOSS_KINDS
 from zootools.bundled import find_bundled
-from zootools.errors import SpecError, did_you_mean
-from zootools.spec.sections import Section, load_section
+from zootools.errors import did_you_mean
+from zootools.spec.sections import Override, Section, load_section
 from zootools.zoo import Zoo
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -52,7 +53,7 @@ class Epochs(Section):
             found = f"its checkpoints are of the epochs {_short(stored)}" if stored else "it has no checkpoints"
             hint = "; epochs.first=0 takes them" if stored == [0] else ""
             wanted = self.dump() or "all but 0"
-            raise SpecError(f"{zoo.folder}: nothing to learn from: epochs are {wanted}, and {found}{hint}")
+            raise PlacedError(zoo.folder, f"nothing to learn from: epochs are {wanted}, and {found}{hint}")
         return zoo.where(pc.field("epoch").isin(kept))
 
 
@@ -218,10 +219,10 @@ def bundled_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Recipe:
     """Read a recipe, given as a file or the name of a bundled one; ``overrides`` are ``"key.path=value"``.
 
-    Raises SpecError listing every fault with its file and line, what was found, and what is allowed.
+    Raises SpecError listing every fault with its file and line, the value found, and the values allowed.
     """
     return load_section(Recipe, find_bundled(name_or_path, bundled_recipes(), "recipe"), overrides)
 

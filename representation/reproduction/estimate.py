@@ -1,11 +1,11 @@
-"""What a reproduction will take, without training anything: arithmetic, and two seconds of this machine's trainers."""
+"""The time that a reproduction takes, estimated by arithmetic and from two seconds of training on this machine."""
 
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,14 +19,14 @@ from zootools.progress import duration
 from zootools.spec.model_configs import expand
 
 SHARE_OF_PEAK = 0.25
-"""Of the speed of a large product of matrices, what training an encoder reaches: a round figure, for estimates."""
+"""Speed of training an encoder, as a share of the speed of a large matrix product: a round figure, for estimates."""
 PROBING = 3e11
-"""Floating-point operations that jobs without an encoder are counted as: some seconds."""
+"""Floating-point operations counted for a job without an encoder: some seconds."""
 
 
 @cache
 def job_flops(scale: Scale, job: Job) -> float:
-    """Return the floating-point operations of a job: those of training, two views forward and backward, and probing."""
+    """Return the floating-point operations of a job: training on two views, forward and backward, and probing."""
     if not job.learns:
         return PROBING
     recipe, spec = scale.recipe_of(job), scale.spec(job.zoo)
@@ -52,11 +52,45 @@ def _training_models(scale: Scale, zoo: str) -> int:
     return sum(model.split == "train" for model in expand(scale.spec(zoo)))
 
 
-def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, data: Path | None) -> dict[str, Any]:
-    """Return zoos and encoders that items need, each with an estimate of its seconds on this machine, and their sum."""
+@dataclass(frozen=True)
+class PlannedZoo:
+    """A zoo that items need."""
+
+    zoo: str
+    models: int
+    checkpoints: int
+    bytes: int
+    seconds: float
+    """Estimated wall time on this machine, as in the other classes."""
+
+
+@dataclass(frozen=True)
+class PlannedEncoder:
+    """An encoder that items need."""
+
+    encoder: str
+    recipe: str
+    checkpoints: int
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of a reproduction."""
+
+    scale: str
+    seeds: int
+    zoos: tuple[PlannedZoo, ...]
+    encoders: tuple[PlannedEncoder, ...]
+    seconds: float
+
+
+def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, data: Path | None) -> Plan:
+    """Return the zoos and encoders that items need, with estimates of their time."""
     workers = workers or os.cpu_count() or 1
     wanted = {zoo for item in items for zoo in item.needed_zoos}
-    zoos = [_zoo(scale, zoo, workers, data) for zoo in ZOOS if zoo in wanted]
+    zoos = tuple(_zoo(scale, zoo, workers, data) for zoo in ZOOS if zoo in wanted)
     rate = _flops_per_second() * SHARE_OF_PEAK * workers
     encoders = []
     for job in all_jobs(items):
@@ -64,23 +98,23 @@ def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, d
             name, changes = scale.recipe_words(job)
             recipe = scale.recipe_of(job)
             encoders.append(
-                {
-                    "encoder": job.name,
-                    "recipe": " ".join((name, *changes)),
-                    "checkpoints": _training_checkpoints(scale, job),
-                    "epochs": recipe.training.epochs,
-                    "seconds": round(job_flops(scale, job) * seeds / rate, 1),
-                }
+                PlannedEncoder(
+                    encoder=job.name,
+                    recipe=" ".join((name, *changes)),
+                    checkpoints=_training_checkpoints(scale, job),
+                    epochs=recipe.training.epochs,
+                    seconds=round(job_flops(scale, job) * seeds / rate, 1),
+                )
             )
-    total = sum(entry["seconds"] for entry in (*zoos, *encoders))
-    return {"scale": scale.name, "seeds": seeds, "zoos": zoos, "encoders": encoders, "seconds": round(total, 1)}
+    total = sum(zoo.seconds for zoo in zoos) + sum(encoder.seconds for encoder in encoders)
+    return Plan(scale.name, seeds, zoos, tuple(encoders), round(total, 1))
 
 
-def _zoo(scale: Scale, zoo: str, workers: int, data: Path | None) -> dict[str, Any]:
+def _zoo(scale: Scale, zoo: str, workers: int, data: Path | None) -> PlannedZoo:
     spec = scale.spec(zoo)
     asked = estimate(spec, data)
-    shown = {"zoo": zoo, "models": asked.models, "checkpoints": asked.checkpoints, "bytes": asked.bytes}
-    return shown | {"seconds": round(asked.model_samples * _rate(scale, zoo, workers), 1)}
+    seconds = round(asked.model_samples * _rate(scale, zoo, workers), 1)
+    return PlannedZoo(zoo, asked.models, asked.checkpoints, asked.bytes, seconds)
 
 
 _RATES: dict[tuple[str, int], float] = {}
@@ -111,16 +145,16 @@ def _flops_per_second() -> float:
         torch.set_num_threads(threads)
 
 
-def show_plan(value: dict[str, Any]) -> str:
+def show_plan(value: Plan) -> str:
     """Return a plan as text."""
     lines = [
-        f"{zoo['zoo']:<18} {zoo['models']:>6} models {zoo['checkpoints']:>9,} checkpoints {zoo['bytes'] / 1e9:>6.1f} GB"
-        f" {duration(zoo['seconds']):>9}"
-        for zoo in value["zoos"]
+        f"{zoo.zoo:<18} {zoo.models:>6} models {zoo.checkpoints:>9,} checkpoints {zoo.bytes / 1e9:>6.1f} GB"
+        f" {duration(zoo.seconds):>9}"
+        for zoo in value.zoos
     ]
     lines += [
-        f"{entry['encoder']:<28} {entry['checkpoints']:>10,} checkpoints x {entry['epochs']:>4} epochs "
-        f"{duration(entry['seconds']):>9}"
-        for entry in value["encoders"]
+        f"{entry.encoder:<28} {entry.checkpoints:>10,} checkpoints x {entry.epochs:>4} epochs "
+        f"{duration(entry.seconds):>9}"
+        for entry in value.encoders
     ]
-    return "\n".join([*lines, f"about {duration(value['seconds'])} on this machine, by arithmetic"])
+    return "\n".join([*lines, f"about {duration(value.seconds)} on this machine, by arithmetic"])

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pyarrow as pa
@@ -55,6 +54,10 @@ SCHEMA = pa.schema(
 )
 
 
+Row = dict[str, str | int]
+"""A row of a table, by the titles of its columns."""
+
+
 @dataclass
 class Marks:
     """Letters for what is said under a table."""
@@ -81,19 +84,30 @@ def write_report(state: ReproductionState) -> None:
         pq.write_table(_table(state), temporary)
 
 
-def summary(state: ReproductionState) -> dict[str, Any]:
-    """Return how many cells have a figure of ours, why the others have none, and the files, as plain values."""
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of a reproduction in numbers."""
+
+    scale: str
+    cells: int
+    without: int
+    """Cells without a figure of ours."""
+    reasons: dict[str, int]
+    """Number of those cells by reason, the most frequent first."""
+    pictures_without: dict[str, str]
+    """Pictures that were not drawn, and why."""
+    files: list[str]
+    """The report, in each of its forms."""
+
+
+def summary(state: ReproductionState) -> Summary:
+    """Count the cells with and without a figure of ours."""
     filled = [cell for item in state.items for grid in state.filled(item) for cell in grid]
-    reasons = Counter(cell.reason for cell in filled if cell.reason)
+    counted = Counter(cell.reason for cell in filled if cell.reason)
     pictures = {name: picture.reason for name, picture in state.pictures.items() if picture.reason}
-    return {
-        "scale": state.workspace.scale.name,
-        "cells": len(filled),
-        "without": sum(reasons.values()),
-        "reasons": dict(reasons.most_common()),
-        "pictures_without": pictures,
-        "files": [str(state.workspace.out / f"reproduction.{ending}") for ending in ("html", "md", "parquet")],
-    }
+    files = [str(state.workspace.out / f"reproduction.{ending}") for ending in ("html", "md", "parquet")]
+    reasons = dict(counted.most_common())
+    return Summary(state.workspace.scale.name, len(filled), counted.total(), reasons, pictures, files)
 
 
 @dataclass(frozen=True)
@@ -240,7 +254,7 @@ def section_lines(section: FilledItem) -> list[str]:
     return lines
 
 
-def _rows(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _rows(rows: Sequence[Row]) -> list[str]:
     head = [str(name).replace("|", "\\|") for name in rows[0]]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
     return lines + ["| " + " | ".join(str(value).replace("|", "\\|") for value in row.values()) + " |" for row in rows]
@@ -264,7 +278,7 @@ def _command(state: ReproductionState) -> str:
 def _about(state: ReproductionState) -> list[str]:
     """Say what it ran on, and how long it took."""
     found = [result for _, result in state.results()]
-    wall = sum(session["seconds"] for zoo in state.zoos for session in _sessions(state, zoo))
+    wall = sum(_seconds(state, zoo) for zoo in state.zoos)
     text = f"zootools {__version__} with torch {torch.__version__} on {_machine()}."
     if found:
         cpu = duration(sum(result.cpu_seconds for result in found))
@@ -286,11 +300,12 @@ def _machine() -> str:
     return f"{os.cpu_count()} cores of {name}{gpu}"
 
 
-def _sessions(state: ReproductionState, zoo: str) -> list[dict[str, Any]]:
-    return read_build_log(state.workspace.zoo(zoo))
+def _seconds(state: ReproductionState, zoo: str) -> float:
+    """Return the wall time in which a zoo was built."""
+    return sum(session["seconds"] for session in read_build_log(state.workspace.zoo(zoo)))
 
 
-def _tables(state: ReproductionState) -> list[tuple[str, list[dict[str, Any]]]]:
+def _tables(state: ReproductionState) -> list[tuple[str, list[Row]]]:
     """Return title and lines of the tables at the end."""
     return [
         ("The zoos", _zoos(state)),
@@ -299,32 +314,32 @@ def _tables(state: ReproductionState) -> list[tuple[str, list[dict[str, Any]]]]:
     ]
 
 
-def _left_out(state: ReproductionState) -> list[dict[str, Any]]:
+def _left_out(state: ReproductionState) -> list[Row]:
     """Return a line for each zoo, split and reason."""
     notes = [note for _, found in state.results() for note in found.notes if note.kind == "left_out"]
     return [{"zoo": zoo, "what": text} for zoo, text in dict.fromkeys((note.zoo, note.text) for note in notes)]
 
 
-def _zoos(state: ReproductionState) -> list[dict[str, Any]]:
+def _zoos(state: ReproductionState) -> list[Row]:
     """Return a line for each zoo."""
-    scale, rows = state.workspace.scale, []
+    scale, rows = state.workspace.scale, list[Row]()
     for name, zoo in state.zoos.items():
         whole = load_spec(find_spec(name)).model_count
         changes = " ".join(scale.zoo_changes(name, bool(zoo.instead))) or "as it is"
-        row = {"zoo": zoo_label(name), "models": "-", "of": f"{whole:,}", "diverged": "-"}
+        row: Row = {"zoo": zoo_label(name), "models": "-", "of": f"{whole:,}", "diverged": "-"}
         row |= {"checkpoints": "-", "built in": "-", "specification": zoo.reason or changes}
         if (state.workspace.zoo(name) / "zoo.json").exists():
             counts = read_manifest(state.workspace.zoo(name)).counts
             row |= {"models": f"{counts.expected:,}", "diverged": f"{counts.diverged:,}"}
             row["checkpoints"] = f"{counts.checkpoints:,}"
-            row["built in"] = duration(sum(session["seconds"] for session in _sessions(state, name)))
+            row["built in"] = duration(_seconds(state, name))
         rows.append(row)
     return rows
 
 
-def _jobs(state: ReproductionState) -> list[dict[str, Any]]:
+def _jobs(state: ReproductionState) -> list[Row]:
     """Return a line for each encoder."""
-    rows = []
+    rows: list[Row] = []
     for job, found in state.results():
         if job.learns:
             name, changes = state.workspace.scale.recipe_words(job)

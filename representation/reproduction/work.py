@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from representation.dataset import Note, ZooDataset, takes
+from representation.errors import PlacedError
 from representation.evaluation.baselines import Baseline, Umap, baselines
 from representation.evaluation.results import Score
 from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
@@ -122,8 +123,11 @@ def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
             if job.method == VARIANCES
             else _scores(workspace, job, seed, others, recipe)
         )
+    except PlacedError as error:
+        folder, out = error.folder, workspace.out
+        return f"{folder.relative_to(out) if folder.is_relative_to(out) else folder}: {error.reason}"
     except SpecError as error:
-        return str(error).replace(f"{workspace.out}/", "")
+        return str(error)
     result = JobResult(
         job=job.name,
         identity=identity,

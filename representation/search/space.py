@@ -16,7 +16,7 @@ from representation.recipes import Recipe, load_recipe
 from zootools.errors import SpecError
 from zootools.spec import Draw, Seed
 from zootools.spec.model_configs import draw_value, unit_hash
-from zootools.spec.sections import Section, parse_section, read_mapping
+from zootools.spec.sections import Override, Section, SectionError, parse_section, read_mapping
 
 
 class Vary(Draw):
@@ -107,13 +107,13 @@ def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple
         if space.objective.score == "loss" and section in ("loss", "augmentation"):
             raise SpecError(f"{place}: {key}: such losses do not compare; use the objective score 'probes'")
         for end in draw.choice or draw.uniform or draw.log_uniform or ():
-            change = _change(base, key, draw, end)
+            change = Override(_change(base, key, draw, end), place)
             try:
                 load_recipe(recipe, [*overrides, change])
-            except SpecError as error:
-                # A fault of two keys together need not be one of the drawn trials.
-                if f"--set {change}" in str(error):
-                    raise SpecError(*(line.replace(f"--set {change}: ", f"{place}: ") for line in error.args)) from None
+            except SectionError as error:
+                # A fault of two keys together is none of this key alone, and the drawn trials may not have it.
+                if place in error.places:
+                    raise
     trials = []
     for number in range(space.trials):
         positions = {key: unit_hash(space.seed, "search", key, number) for key in space.vary}

@@ -20,13 +20,14 @@ from pydantic import TypeAdapter
 
 from representation.dataset import ZooDataset, ZooSplit
 from representation.encoders.encoder import Encoder
+from representation.errors import LossError
 from representation.evaluation.results import Score
 from representation.evaluation.scoring import validation_scores
 from representation.search.space import Space, Trial
 from representation.targets import Target
 from representation.training.distributed import Resources, unpacked
 from representation.training.folder import BestEpoch
-from representation.training.train import LossError, train_epochs
+from representation.training.train import train_epochs
 from zootools.engines.cluster import connect
 from zootools.engines.engine import RETRIES
 from zootools.errors import WorkerError

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import torch
 
 from representation.encoders.encoder import Encoder
+from representation.errors import LossError
 from representation.recipes import Recipe
 from representation.training.folder import TrainingFolder
 from representation.training.train import Weights, train_epochs
 from zootools.engines.cluster import connect
 from zootools.engines.engine import RETRIES
 from zootools.engines.ray_tasks import STARTED, Death, Tasks
-from zootools.errors import WorkerError, ZooError
+from zootools.errors import WorkerError
 from zootools.filesystem.files import FolderLock, write_durably
 from zootools.progress import Progress
 from zootools.text import say
@@ -122,7 +123,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
     def start(job: _Job) -> None:
         files = {name: (job.folder.path / name).read_bytes() for name in _stamps(job.folder.path)}
         named = task.options(name=f"encoder of {weights.zoo}, seed {job.seed}")
-        tasks.add(named.remote(shared, recipe, job.seed, files, share, str(job.folder.path)), job)
+        tasks.add(named.remote(shared, recipe, job.seed, files, share, job.folder.path), job)
 
     epochs = recipe.training.epochs
     with (
@@ -155,7 +156,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
 
 
 def _train_seed(
-    shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Resources, name: str
+    shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Resources, name: Path
 ) -> Iterator[tuple[int, dict[str, bytes]] | tuple[str, None]]:
     """Train one seed where Ray put it, from a folder's ``files``; yield after each epoch which files have changed."""
     yield STARTED
@@ -175,8 +176,8 @@ def _train_seed(
         try:
             for epoch in train_epochs(unpacked(shared), recipe, folder, seed, quiet=True, device=share.device):
                 yield epoch.number, changed()
-        except ZooError as error:
-            raise type(error)(*(line.replace(scratch, name) for line in error.args)) from error
+        except LossError as error:
+            raise LossError(name, error.reason) from None
         yield recipe.training.epochs, changed()
 
 

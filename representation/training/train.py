@@ -18,6 +18,7 @@ from torch import Tensor
 
 from representation.dataset import takes
 from representation.encoders.encoder import Encoder
+from representation.errors import LossError, PlacedError
 from representation.recipes import Recipe
 from representation.training.folder import (
     BestEpoch,
@@ -30,7 +31,6 @@ from representation.training.folder import (
 from representation.training.memory import check_memory, memory_named
 from representation.training.trainer import EncoderTrainer, choose_precision
 from zootools.architectures import Schema
-from zootools.errors import SpecError
 from zootools.extras import optional
 from zootools.filesystem.files import FolderLock, write_durably
 from zootools.hashing import canonical_json
@@ -112,10 +112,6 @@ class TrainedEpoch(NamedTuple):
     """The best epoch so far, whose encoder is the one that is kept."""
 
 
-class LossError(SpecError):
-    """The loss of a training is no longer finite."""
-
-
 def train_epochs(
     weights: Weights,
     recipe: Recipe,
@@ -177,15 +173,16 @@ def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
     if not len(zoo):
         diverged = zoo.counts.diverged
         hint = f"; {diverged} of its {zoo.counts.expected} models diverged" if diverged else ""
-        raise SpecError(f"{zoo.folder}: nothing to learn from: no checkpoints are left{hint}")
+        raise PlacedError(zoo.folder, f"nothing to learn from: no checkpoints are left{hint}")
     chosen = recipe.epochs.select(zoo)
     splits = {name: chosen.split(name) for name in ("train", "validation")}
     for name, least in (("train", 2), ("validation", 1)):
         found = len(splits[name].models)
         if found < least:
-            raise SpecError(
-                f"{zoo.folder}: the {name} split has {found} of the zoo's {len(zoo.models)} models; training an "
-                f"encoder needs at least {least} there"
+            raise PlacedError(
+                zoo.folder,
+                f"the {name} split has {found} of the zoo's {len(zoo.models)} models; training an encoder needs at "
+                f"least {least} there",
             )
     return splits
 
@@ -220,8 +217,9 @@ def _train_remaining(
             score = validation["reconstruction" if recipe.training.best == "reconstruction" else "total"]
             if not all(map(math.isfinite, [*train.values(), score])):
                 raise LossError(
-                    f"{folder.path}: the loss is no longer finite after epoch {trainer.epoch}; "
-                    "use a smaller training.lr, or training.precision=fp32"
+                    folder.path,
+                    f"the loss is no longer finite after epoch {trainer.epoch}; use a smaller training.lr, or "
+                    "training.precision=fp32",
                 )
             if best is None or score < best.score:
                 best = BestEpoch(epoch=trainer.epoch, score=score, **validation)
@@ -265,7 +263,7 @@ def _taken_weights(zoo: Zoo, recipe: Recipe, split: str, quiet: bool) -> Tensor:
     weights = zoo.weights()
     taken, reason = takes(recipe, weights)
     if not taken.any():
-        raise SpecError(f"{zoo.folder}: all {len(weights)} checkpoints of the {split} split are left out: {reason}")
+        raise PlacedError(zoo.folder, f"all {len(weights)} checkpoints of the {split} split are left out: {reason}")
     if not taken.all() and not quiet:
         say(f"{int((~taken).sum())} of {len(weights)} {split} checkpoints are left out: {reason}", err=True)
     return weights if taken.all() else weights[taken]

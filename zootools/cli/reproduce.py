@@ -1,7 +1,7 @@
 """The command that reproduces the paper's tables and figures, by the package `representation`."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -51,8 +51,8 @@ def reproduce(
     if dry_run:
         from representation.reproduction.estimate import plan, show_plan
 
-        value = plan(items, settings, seeds, workers, data)
-        print_value(value, as_json, lambda value: say(*show_plan(value).split("\n")))
+        planned = plan(items, settings, seeds, workers, data)
+        print_value(asdict(planned), as_json, lambda _: say(*show_plan(planned).split("\n")))
         return
     from representation.reproduction.report import summary
     from representation.reproduction.run import reproduce as reproduce_items
@@ -60,11 +60,13 @@ def reproduce(
     interruptible()
     state = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=as_json)
 
-    def show(value: dict[str, Any]) -> None:
-        say(f"{value['cells']} cells, {value['cells'] - value['without']} with a value of ours")
-        for reason, count in value["reasons"].items():
+    found = summary(state)
+
+    def show(_: object) -> None:
+        say(f"{found.cells} cells, {found.cells - found.without} with a value of ours")
+        for reason, count in found.reasons.items():
             say(f"{count:>5} without: {reason}")
-        for file in value["files"]:
+        for file in found.files:
             say(file)
 
-    print_value(summary(state), as_json, show)
+    print_value(asdict(found), as_json, show)

@@ -6,6 +6,7 @@ line and key, what was found, and what is allowed.
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -31,19 +32,39 @@ class Section(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+class SectionError(SpecError):
+    """A document is invalid: one line of the message per fault."""
+
+    def __init__(self, *lines: str, places: Iterable[str] = ()) -> None:
+        super().__init__(*lines)
+        self.places = frozenset(places)
+        """The place of each fault: file and line, or the override."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """A ``"key.path=value"`` that does not come from the command line."""
+
+    text: str
+    place: str
+    """Where the text was read, for messages."""
+
+
 Document = TypeVar("Document", bound=Section)
 
 
-def load_section(model: type[Document], path: Path, overrides: Sequence[str] = ()) -> Document:
+def load_section(model: type[Document], path: Path, overrides: Sequence[str | Override] = ()) -> Document:
     """Read a YAML file and validate it as ``model``.
 
-    ``overrides`` are ``"key.path=value"`` strings, as given by ``--set``: each replaces (or adds) one value
-    and is validated like the file itself.
+    ``overrides`` are ``"key.path=value"`` strings, as given by ``--set``, or `Override`: each replaces (or adds) one
+    value and is validated like the file itself.
 
-    Raises SpecError listing every fault with its file and line, what was found, and what is allowed.
+    Raises SpecError listing every fault with its file and line, the value found, and the values allowed.
     """
     values, places = read_mapping(path)
     for override in overrides:
+        if isinstance(override, str):
+            override = Override(override, f"--set {override}")
         _apply_override(values, override, places)
     return parse_section(model, values, str(path), places)
 
@@ -63,31 +84,32 @@ def parse_section(
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = [
-            _describe(model, detail, values, source, places or {})
-            for detail in error.errors()
-            # After a bad item pydantic also calls the list too short; the item's own error says it all.
-            if not (detail["type"] == "too_short" and detail["input"])
-        ]
-        raise SpecError(*dict.fromkeys(lines)) from None
+        lines = {}
+        for detail in error.errors():
+            # After an invalid item pydantic also reports that the list is too short; the first error is enough.
+            if not (detail["type"] == "too_short" and detail["input"]):
+                key = _document_key(detail["loc"], values)
+                place = _place(key, places or {}, source)
+                lines[_describe(model, detail, key, place)] = place
+        raise SectionError(*lines, places=lines.values()) from None
 
 
-def _apply_override(values: dict[str, Any], override: str, places: dict[Key, str]) -> None:
-    check_text(override, "--set")
-    key_text, separator, value_text = override.partition("=")
+def _apply_override(values: dict[str, Any], override: Override, places: dict[Key, str]) -> None:
+    check_text(override.text, "--set")
+    key_text, separator, value_text = override.text.partition("=")
     key = tuple(key_text.split("."))
     if not separator or not all(key):
-        raise SpecError(f"--set {override}: expected KEY=VALUE, such as training.epochs=5")
+        raise SpecError(f"{override.place}: expected KEY=VALUE, such as training.epochs=5")
     target = values
     for name in key[:-1]:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
-            raise SpecError(f"--set {override}: {name} is not a section, it holds {target!r}")
+            raise SpecError(f"{override.place}: {name} is not a section, it holds {target!r}")
     target[key[-1]] = _override_value(value_text)
     # What stood below this key before is gone, and errors in the new value are the command line's.
     for old in [place for place in places if place[: len(key)] == key]:
         del places[old]
-    places[key] = f"--set {override}"
+    places[key] = override.place
 
 
 def _override_value(text: str) -> Any:
@@ -97,12 +119,13 @@ def _override_value(text: str) -> Any:
     return parse_scalar(text)
 
 
-def _describe(
-    model: type[Section], detail: ErrorDetails, values: dict[str, Any], source: str, places: dict[Key, str]
-) -> str:
-    """One line for one fault: place, key, what was found, what is allowed."""
-    key = _document_key(detail["loc"], values)
-    place = next((places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in places), source)
+def _place(key: Key, places: dict[Key, str], source: str) -> str:
+    """Return the place of a key, or of the nearest section around it that has one."""
+    return next((places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in places), source)
+
+
+def _describe(model: type[Section], detail: ErrorDetails, key: Key, place: str) -> str:
+    """Return one line for one fault: place, key, the value found, the values allowed."""
     name = ".".join(map(str, key))
     prefix = f"{place}: {name}: " if name else f"{place}: "
     found = _shorten(detail["input"])
