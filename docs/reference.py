@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("zootools", "representation")
 MORE = {
     "representation.loss_kinds": ("LossKind",),
+    "zootools.building.options": ("BuildOptions",),
     "zootools.engines.engine": ("BuildJob", "Engine"),
     "zootools.errors": (),
     "zootools.hub.publish": ("publish",),
@@ -249,7 +250,7 @@ def _fenced(text: str) -> str:
 def markdown(text: str) -> str:
     """Return a docstring as Markdown: its ``Args:`` and ``Raises:`` as lists, its examples fenced."""
     parts = []
-    for block in re.split(r"\n\s*\n", text):
+    for block in re.split(r"\n\s*\n(?=\S)", text):
         heading, _, rest = block.partition("\n")
         if heading in ("Args:", "Raises:", "Attributes:"):
             parts += [heading, _listed_names(rest)]
@@ -261,9 +262,10 @@ def markdown(text: str) -> str:
 
 
 def _listed_names(text: str) -> str:
-    """Return lines such as ``name: meaning`` as a list; a line that is indented further continues the one before."""
+    """Return lines such as ``name: meaning`` as a list; lines that are indented further continue it."""
     lines = []
     for line in cleandoc(text).split("\n"):
-        name, _, about = line.partition(": ")
-        lines.append(f"  {line.strip()}" if line.startswith(" ") else f"- `{name}`: {about}")
+        name, _, about = line.partition(": " if ": " in line else ":")
+        continued = not line or line.startswith(" ")
+        lines.append(f"  {line[4:]}".rstrip() if continued else f"- `{name}`: {about}".rstrip())
     return "\n".join(lines)

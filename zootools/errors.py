@@ -97,11 +97,11 @@ def differences(
     """Return ``"key: a there, b here"`` for every key whose values differ, in the order of the keys.
 
     Args:
-        there: what is recorded, or belongs to another machine.
-        here: what it is compared with.
-        second: the word for ``here``.
-        show: returns a value as text.
-        missing: shown for the value of a key that only the other mapping has.
+        there: the recorded values, or those of another machine.
+        here: the values to compare with.
+        second: the word for ``here`` in the result.
+        show: formats a value.
+        missing: the value shown for a key that only the other mapping has.
     """
     return [
         f"{key}: {show(there.get(key, missing))} there, {show(here.get(key, missing))} {second}"

@@ -52,7 +52,7 @@ HOW_TO_TRAIN = (
     DATA,
     click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed."),
 )
-"""Options with the names and values of the keyword arguments of `zootools.building.builder.build`."""
+"""The fields of `zootools.building.options.BuildOptions` as options, without ``quiet``."""
 
 
 def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
