@@ -46,9 +46,19 @@ class ClusterError(ZooError):
 
 
 class DamagedZooError(ZooError):
-    """Stored data differs from its manifest, or is not from the place that it claims."""
+    """Stored data differs from its manifest, or is not from the place that it claims.
+
+    Args:
+        reason: what is wrong.
+        details: further lines of the message.
+        path: the file that is wrong; the message begins with it.
+    """
 
     exit_code = 3
+
+    def __init__(self, reason: str, *details: str, path: Path | str | None = None) -> None:
+        super().__init__(reason if path is None else f"{path}: {reason}", *details)
+        self.reason, self.path = reason, path
 
 
 class StorageError(ZooError):
@@ -77,13 +87,20 @@ _SYNONYMS = {"gpu": "cuda"}
 """Words whose intended choice is not the most similar one."""
 
 
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that is most similar to ``word``, or None if none is similar."""
+    known = sorted(choices)[:10_000]
+    close = difflib.get_close_matches(_SYNONYMS.get(word, word)[:200], known, n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'? (allowed: ...)"`` for an unknown ``word``, to append to a message."""
     known = sorted(choices)
-    close = difflib.get_close_matches(_SYNONYMS.get(word, word)[:200], known[:10_000], n=1, cutoff=0.5)
+    near = nearest(word, known)
     more = f", ... ({len(known) - MOST_CHOICES:,} more)" if len(known) > MOST_CHOICES else ""
     allowed = ", ".join(known[:MOST_CHOICES]) + more
-    return f"; did you mean {close[0]!r}? (allowed: {allowed})" if close else f"; allowed: {allowed}"
+    return f"; did you mean {near!r}? (allowed: {allowed})" if near else f"; allowed: {allowed}"
 
 
 def differences(

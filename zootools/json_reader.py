@@ -7,6 +7,7 @@ can be neither printed nor hashed. All of these, and text that is nested too dee
 import json
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from zootools.errors import DamagedZooError
@@ -23,20 +24,22 @@ MAX_KEYS = 250_000
 """Of one object. The largest that zootools writes are the files of a manifest."""
 
 
-def parse_json(data: bytes, source: str, exact: bool = False) -> Any:
+def parse_json(data: bytes, source: Path | str, exact: bool = False) -> Any:
     """Return the value of a JSON text in UTF-8 that was read from ``source``. Raises DamagedZooError.
 
     ``exact`` says that the caller compares the text with the one that the value makes, which finds equal keys, too.
     """
     separators = data.count(b",") + data.count(b"[") + data.count(b"{")
     if separators > FEW_VALUES + len(data) // SPARSE:
-        raise DamagedZooError(f"{source}: about {separators:,} values in {len(data):,} bytes are more than it can have")
+        raise DamagedZooError(
+            f"about {separators:,} values in {len(data):,} bytes are more than it can have", path=source
+        )
     try:
         hook = None if exact else _object
         value = json.loads(data.decode(), object_pairs_hook=hook, parse_constant=_refuse_constant)
         _check_values(value)
     except (ValueError, RecursionError) as error:
-        raise DamagedZooError(f"{source}: is not valid JSON ({error})") from None
+        raise DamagedZooError(f"is not valid JSON ({error})", path=source) from None
     return value
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.architectures import Schema
-from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
+from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.manifest import (
@@ -119,12 +119,18 @@ class Zoo:
             self.place.fetch(shard_name(shard["stack"], shard["epoch"]) for shard in shards)
         return torch.from_numpy(gather_weights(self.files, self.schema, table["stack"], table["epoch"], table["row"]))
 
-    def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
-        """Return the one checkpoint of a model at an epoch. Raises ZooNotFoundError naming what there is."""
+    def model(self, model_id: str) -> "Zoo":
+        """Return the checkpoints of one model. Raises ZooNotFoundError with the most similar id."""
         rows = self.where(pc.field("model_id") == model_id)
         if not len(rows):
-            near = did_you_mean(model_id, self.models[:1000]).split(" (allowed")[0].split("; allowed")[0]
-            raise ZooNotFoundError(f"{self.folder}: no model {model_id!r} among {len(self.models)}{near}")
+            near = nearest(model_id, self.models[:1000])
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise ZooNotFoundError(f"{self.folder}: no model {model_id!r} among {len(self.models)}{hint}")
+        return rows
+
+    def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
+        """Return the one checkpoint of a model at an epoch. Raises ZooNotFoundError with the stored epochs."""
+        rows = self.model(model_id)
         chosen = rows.where(pc.field("epoch") == epoch)
         if not len(chosen):
             epochs = rows.metadata["epoch"].to_pylist()
@@ -167,16 +173,16 @@ def open_folder(folder: Path, verify: bool = True) -> Zoo:
 def _open_finished(folder: Path, verify: bool) -> Zoo:
     manifest = read_manifest(folder)
     spec, schema = stored_spec(folder, manifest), manifest.layer_schema
-    keys = check_against_spec(manifest, spec, str(folder / "zoo.json"))
-    check_tables(manifest, str(folder / "zoo.json"))
+    keys = check_against_spec(manifest, spec, folder / "zoo.json")
+    check_tables(manifest, folder / "zoo.json")
     files = VerifiedFiles(folder, manifest.files, verify)
     files.expect_rows(shard_rows(keys))
     metadata = read_metadata(files, spec, manifest.splits.by_name(), schema.classes)
     for name, expected in keys.items():
         if not metadata[name].combine_chunks().equals(pa.array(expected, metadata.schema.field(name).type)):
-            raise DamagedZooError(f"{folder}: the metadata's column {name} is not what zoo.json and spec.yaml make")
+            raise DamagedZooError(f"the metadata's column {name} is not what zoo.json and spec.yaml make", path=folder)
     if not is_accuracy_summary(manifest.test_accuracy, metadata):
-        raise DamagedZooError(f"{folder / 'zoo.json'}: test_accuracy: is not that of the metadata")
+        raise DamagedZooError("test_accuracy: is not that of the metadata", path=folder / "zoo.json")
     finished = not manifest.is_partial
     return Zoo(folder, spec, schema, metadata, manifest.counts, manifest.stopped, files=files, finished=finished)
 
@@ -191,7 +197,7 @@ def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
     try:
         check_scores(metadata, plan.schema.classes)
     except ValueError as error:
-        raise DamagedZooError(f"{store.path}: the scores in its shards: {error}") from error
+        raise DamagedZooError(f"the scores in its shards: {error}", path=store.path) from error
     counts = Counts(**count_outcomes(plan, records).model_dump(), checkpoints=metadata.num_rows)
     checked = VerifiedFiles(store.path, files, verify)
     return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False)

@@ -85,9 +85,9 @@ ALLOWED = {
     "zootools/building/preflight.py:check_space": ITSELF,
     "zootools/storage/shards.py:_map_shard": OPENED,
     "zootools/storage/tables.py:data_fault": OPENED,
-    "zootools/verify.py:__init__": CACHE,
-    "zootools/verify.py:forget": CACHE,
-    "zootools/verify.py:write": CACHE,
+    "zootools/verify/files.py:__init__": CACHE,
+    "zootools/verify/files.py:forget": CACHE,
+    "zootools/verify/files.py:write": CACHE,
 }
 """Functions that touch a path otherwise, and which one."""
 

@@ -80,16 +80,10 @@ def status(zoo: str, as_json: bool) -> None:
 @JSON
 def show(zoo: str, model_id: str, as_json: bool) -> None:
     """Show one model over its epochs."""
-    import pyarrow.compute as pc
-
-    from zootools.errors import ZooNotFoundError, did_you_mean
     from zootools.open import open_zoo
 
     opened = open_zoo(zoo, include_diverged=True)
-    rows = opened.where(pc.field("model_id") == model_id).metadata.to_pylist()
-    if not rows:
-        near = did_you_mean(model_id, opened.models[:1000]).partition(" (allowed")[0]
-        raise ZooNotFoundError(f"{zoo}: no model {model_id!r}" + (near if near.startswith("; did") else ""))
+    rows = opened.model(model_id).metadata.to_pylist()
     changing = [name for name in BY_EPOCH if name in rows[0]]
     fixed = {key: rows[0][key] for key in rows[0] if key not in (*changing, "test_f1", "row", "stack")}
     value = {

@@ -139,7 +139,7 @@ class ZooFolder:
             yield
         except NotPlainError as error:
             raise DamagedZooError(
-                f"{self.path}: {name}: {error.what}; remove it, a zoo of zootools has none"
+                f"{error.what}; remove it, a zoo of zootools has none", path=self.path / name
             ) from error
         except NotADirectoryError:
             return  # the zoo's own folder is a file, which holds nothing
@@ -176,16 +176,17 @@ class ZooFolder:
             value = read_hashed(self.path, PLAN)
         except FileNotFoundError:
             return None
-        file = validate(_PLAN_FILE, value, str(self.plan))
+        file = validate(_PLAN_FILE, value, self.plan)
         try:
             spec = parse_stored_spec(file.spec, f"{self.plan}: spec")
             models = count_models(spec)
         except SpecError as error:
-            raise DamagedZooError(f"{self.plan}: is not the plan of a zoo ({error})") from error
+            raise DamagedZooError(f"is not the plan of a zoo ({error})", path=self.plan) from error
         ids = [model for stack in file.stacks for model in stack]
         if len(ids) != models or len(set(ids)) != models:
             raise DamagedZooError(
-                f"{self.plan}: stacks: found {len(set(ids))} models {len(ids)} times; the specification makes {models}"
+                f"stacks: found {len(set(ids))} models {len(ids)} times; the specification makes {models}",
+                path=self.plan,
             )
         return Plan(spec, file.layer_schema, file.images_sha256, file.stacks)
 
@@ -214,7 +215,7 @@ class ZooFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DamagedZooError(f"{self.path}: {self.record_name(stack)}: {unreadable(error)}") from error
+            raise DamagedZooError(unreadable(error), path=self.path / self.record_name(stack)) from error
 
     def read_records(self, plan: Plan) -> list[StackRecord | None]:
         """Return the records of all stacks (`read_record`), each compared with the plan. Raises DamagedZooError."""
@@ -224,21 +225,23 @@ class ZooFolder:
         """Return a record that says nothing which the plan of its zoo makes impossible. Raises DamagedZooError."""
         if record is None:
             return None
-        source, training = f"{self.path}: {self.record_name(stack)}", plan.spec.training
+        source, training = self.path / self.record_name(stack), plan.spec.training
         if unknown := record.stopped.keys() - set(plan.stacks[stack]):
-            raise DamagedZooError(f"{source}: stopped: {min(unknown)} is not a model of this stack")
+            raise DamagedZooError(f"stopped: {min(unknown)} is not a model of this stack", path=source)
         latest = max([record.epoch, *(stop.epoch for stop in record.stopped.values())])
         if latest > training.epochs:
-            raise DamagedZooError(f"{source}: epoch: found {latest}; the models are trained for {training.epochs}")
+            raise DamagedZooError(f"epoch: found {latest}; the models are trained for {training.epochs}", path=source)
         if record.done and record.epoch < training.epochs and len(record.stopped) < len(plan.stacks[stack]):
-            raise DamagedZooError(f"{source}: done: is true at epoch {record.epoch} of {training.epochs}")
+            raise DamagedZooError(f"done: is true at epoch {record.epoch} of {training.epochs}", path=source)
         kept = {shard_name(stack, epoch): epoch for epoch in training.kept_epochs}
         for name in record.shards.keys() - kept.keys():
-            raise DamagedZooError(f"{source}: shards: {name} is not an epoch that is kept")
+            raise DamagedZooError(f"shards: {name} is not an epoch that is kept", path=source)
         needed = [n for n, epoch in kept.items() if epoch <= record.epoch and plan.alive(stack, record, epoch)]
         for name in needed:
             if name not in record.shards:
-                raise DamagedZooError(f"{source}: shards: {name} is missing, although epoch {record.epoch} is reached")
+                raise DamagedZooError(
+                    f"shards: {name} is missing, although epoch {record.epoch} is reached", path=source
+                )
         return record
 
     def read_shards(self, plan: Plan, records: Sequence[StackRecord | None]) -> Iterator[tuple[int, ShardInfo]]:
@@ -259,7 +262,7 @@ class ZooFolder:
             known = set(info.model_ids)
             expected = [model for model in plan.stacks[stack] if model in known]
         if info.model_ids != expected:
-            raise DamagedZooError(f"{self.path / name}: metadata: model_ids: are not those of its stack and epoch")
+            raise DamagedZooError("metadata: model_ids: are not those of its stack and epoch", path=self.path / name)
         return info
 
     def state_bytes(self, stack: int) -> bytes:
@@ -274,9 +277,9 @@ class ZooFolder:
                 left = os.fstat(file.fileno()).st_size - file.tell()
                 data = file.read(left) if left == state.size else b""
         except OSError as error:
-            raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
+            raise DamagedZooError(unreadable(error), path=self.path / name) from error
         if FileInfo.of(data) != state:
-            raise DamagedZooError(f"{self.path}: {name}: its weights and optimizer state have changed (sha256)")
+            raise DamagedZooError("its weights and optimizer state have changed (sha256)", path=self.path / name)
         return data
 
     def record_bytes(self, stack: int) -> tuple[StackRecord, bytes] | None:
@@ -288,22 +291,22 @@ class ZooFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DamagedZooError(f"{self.path}: {name}: {unreadable(error)}") from error
+            raise DamagedZooError(unreadable(error), path=self.path / name) from error
         return self._parse_record(stack, BytesIO(data)), data
 
     def _parse_record(self, stack: int, file: BinaryIO) -> StackRecord:
-        source = f"{self.path}: {self.record_name(stack)}"
+        source = self.path / self.record_name(stack)
         line = file.readline(MAX_BYTES)
         value = parse_hashed(line, source)
         if line != _record_line(value):
-            raise DamagedZooError(f"{source}: its bytes are not those that its content makes")
+            raise DamagedZooError("its bytes are not those that its content makes", path=source)
         del value["sha256"]
         if missing := sorted(StackRecord.model_fields.keys() - value):
-            raise DamagedZooError(f"{source}: {missing[0]}: Field required")
+            raise DamagedZooError(f"{missing[0]}: Field required", path=source)
         record = validate(_RECORD, value, source)
         for name in record.shards:
             if name != shard_name(stack, epoch_of(name)):
-                raise DamagedZooError(f"{source}: names {name!r}, which is no shard of this stack")
+                raise DamagedZooError(f"names {name!r}, which is no shard of this stack", path=source)
         return record
 
     def write_record(self, stack: int, record: StackRecord, state: bytes = b"") -> None:

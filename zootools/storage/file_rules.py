@@ -38,21 +38,21 @@ def check_file_names(where: str, names: Iterable[str]) -> None:
             or any(part.endswith(".") for part in parts)
             or any(stem in _DEVICES for stem in stems)
         ):
-            raise DamagedZooError(f"{where}: the file name {name!r} is not allowed in a zoo")
+            raise DamagedZooError(f"the file name {name!r} is not allowed in a zoo", path=where)
         if PurePosixPath(name).suffix not in ENDINGS:
             raise DamagedZooError(
-                f"{where}: {name!r} is not a kind of file that a zoo may have; allowed: {', '.join(ENDINGS)}"
+                f"{name!r} is not a kind of file that a zoo may have; allowed: {', '.join(ENDINGS)}", path=where
             )
         for end in range(1, len(parts) + 1):  # its folders, too
             path = "/".join(parts[:end])
             if (other := seen.setdefault(path.lower(), path)) != path:
-                raise DamagedZooError(f"{where}: {path!r} and {other!r} are one file on some systems")
+                raise DamagedZooError(f"{path!r} and {other!r} are one file on some systems", path=where)
 
 
 def check_sizes(where: str, sizes: dict[str, int]) -> None:
     """Raise DamagedZooError for a file or a zoo that is larger than the limits; sizes are in bytes."""
     for name, size in sizes.items():
         if size > MAX_FILE:
-            raise DamagedZooError(f"{where}: {name} has {size} bytes, more than the {MAX_FILE} that a file may have")
+            raise DamagedZooError(f"{name} has {size} bytes, more than the {MAX_FILE} that a file may have", path=where)
     if sum(sizes.values()) > MAX_ZOO:
-        raise DamagedZooError(f"{where}: {sum(sizes.values())} bytes, more than the {MAX_ZOO} that a zoo may have")
+        raise DamagedZooError(f"{sum(sizes.values())} bytes, more than the {MAX_ZOO} that a zoo may have", path=where)

@@ -41,16 +41,16 @@ def read_hashed(folder: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except NotPlainError as error:
-        raise DamagedZooError(f"{path}: {error.what}") from error
+        raise DamagedZooError(error.what, path=path) from error
     except OSError as error:
-        raise DamagedZooError(f"{path}: cannot be read ({error.strerror})") from error
-    value = parse_hashed(data, str(path))
+        raise DamagedZooError(f"cannot be read ({error.strerror})", path=path) from error
+    value = parse_hashed(data, path)
     if data != pretty_json(value):
-        raise DamagedZooError(f"{path}: its bytes are not those that its content makes")
+        raise DamagedZooError("its bytes are not those that its content makes", path=path)
     return value
 
 
-def parse_hashed(data: bytes, source: str) -> dict[str, Any]:
+def parse_hashed(data: bytes, source: Path | str) -> dict[str, Any]:
     """Parse JSON that was read from ``source``, and compare it with its own sha256; the caller compares the bytes.
 
     Raises DamagedZooError.
@@ -59,13 +59,13 @@ def parse_hashed(data: bytes, source: str) -> dict[str, Any]:
     try:
         intact = isinstance(value, dict) and value.get("sha256") == content_hash(value)
     except ValueError as error:  # a number that is not finite
-        raise DamagedZooError(f"{source}: is not valid JSON ({error})") from error
+        raise DamagedZooError(f"is not valid JSON ({error})", path=source) from error
     if not intact:
-        raise DamagedZooError(f"{source}: its own sha256 does not match its content")
+        raise DamagedZooError("its own sha256 does not match its content", path=source)
     return dict(value)
 
 
-def validate(model: type[T] | TypeAdapter[T], value: Any, source: str, place: str = "") -> T:
+def validate(model: type[T] | TypeAdapter[T], value: Any, source: Path | str, place: str = "") -> T:
     """Return ``value`` as an instance of a model or a type (strict).
 
     Raises DamagedZooError with the field at fault, which is named below ``place`` inside ``source``.
@@ -76,6 +76,6 @@ def validate(model: type[T] | TypeAdapter[T], value: Any, source: str, place: st
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(map(str, ([place] if place else []) + list(detail["loc"])))
-        raise DamagedZooError(f"{source}: {field}: found {detail['input']!r:.80}; {detail['msg']}") from None
+        raise DamagedZooError(f"{field}: found {detail['input']!r:.80}; {detail['msg']}", path=source) from None
     except DamagedZooError as error:  # of a field with a parser of its own
-        raise DamagedZooError(f"{source}: {error}") from None
+        raise DamagedZooError(error.reason, path=source) from None

@@ -26,17 +26,17 @@ def map_images(zoo: ZooFolder, classes: int, device: str) -> ImageData:
     """
     from safetensors import SafetensorError, safe_open
 
-    place, again = f"{zoo.path}: {IMAGES}", "the same build writes them again"
+    place, again = zoo.path / IMAGES, "the same build writes them again"
     try:
         with path_inside(zoo.path, IMAGES) as path, safe_open(path, framework="pt", device=device) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return images_of_tensors(tensors, classes)
     except DamagedZooError as error:
-        raise DamagedZooError(f"{place}: {error}") from error
+        raise DamagedZooError(error.reason, path=place) from error
     except OSError as error:
-        raise DamagedZooError(f"{place}: the stored images: {unreadable(error)}; {again}") from error
+        raise DamagedZooError(f"the stored images: {unreadable(error)}; {again}", path=place) from error
     except (SafetensorError, RuntimeError, ValueError) as error:
-        raise DamagedZooError(f"{place}: the stored images: cannot be read ({error}); {again}") from error
+        raise DamagedZooError(f"the stored images: cannot be read ({error}); {again}", path=place) from error
 
 
 def image_tensors(images: ImageData) -> dict[str, Tensor]:

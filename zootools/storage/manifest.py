@@ -227,15 +227,15 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         raise ZooNotFoundError(f"{folder}: holds no finished zoo (there is no zoo.json)") from None
     if value.get("format") != FORMAT:
-        raise DamagedZooError(f"{path}: format {value.get('format')!r}; this version of zootools reads {FORMAT}")
-    manifest = validate(_MANIFEST, {**value, "files": _parse_files(value.get("files"), str(path))}, str(path))
+        raise DamagedZooError(f"format {value.get('format')!r}; this version of zootools reads {FORMAT}", path=path)
+    manifest = validate(_MANIFEST, {**value, "files": _parse_files(value.get("files"), path)}, path)
     check_sizes(str(path), {name: info.size for name, info in manifest.files.items()})
     for contradiction in _contradictions(manifest):
-        raise DamagedZooError(f"{path}: {contradiction}")
+        raise DamagedZooError(contradiction, path=path)
     return manifest
 
 
-def _parse_files(files: Any, source: str) -> Any:
+def _parse_files(files: Any, source: Path) -> Any:
     """Return the files of a manifest, each validated; what is not an object is returned as it is.
 
     `FailFast` is for lists only, so the entries are validated as one. The names are checked first, because the message
@@ -243,14 +243,14 @@ def _parse_files(files: Any, source: str) -> Any:
     """
     if not isinstance(files, dict):
         return files
-    check_file_names(source, [*UNHASHED, *(name for name in files if not _SHARD.fullmatch(name))])
+    check_file_names(str(source), [*UNHASHED, *(name for name in files if not _SHARD.fullmatch(name))])
     try:
         return dict(zip(files, _FILES.validate_python(list(files.values())), strict=True))
     except ValidationError as error:
         detail = error.errors()[0]
         number, *fields = detail["loc"]
         place = ".".join(["files", list(files)[int(number)], *map(str, fields)])
-        raise DamagedZooError(f"{source}: {place}: found {detail['input']!r:.80}; {detail['msg']}") from None
+        raise DamagedZooError(f"{place}: found {detail['input']!r:.80}; {detail['msg']}", path=source) from None
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
@@ -305,10 +305,10 @@ def stored_spec(folder: Path, manifest: Manifest) -> ZooSpec:
             raise SpecError(f"{path}: expected a mapping of keys")
         return parse_stored_spec(values, str(path), places)
     except (SpecError, UnicodeDecodeError) as error:
-        raise DamagedZooError(f"{path}: is not a specification of a zoo ({error})") from error
+        raise DamagedZooError(f"is not a specification of a zoo ({error})", path=path) from error
 
 
-def checkpoint_keys(manifest: Manifest, spec: ZooSpec) -> dict[str, Any]:
+def checkpoint_keys(manifest: Manifest, spec: ZooSpec, source: Path) -> dict[str, Any]:
     """Return which checkpoint lies where, as the manifest and the specification decide it. Raises DamagedZooError.
 
     The columns ``model_id`` (list), ``epoch``, ``stack``, ``row`` (int64 ``[checkpoints]``), ordered by stack,
@@ -319,7 +319,7 @@ def checkpoint_keys(manifest: Manifest, spec: ZooSpec) -> dict[str, Any]:
     models = sum(len(stack.models) - len(stack.stopped) for stack in unfinished.values())
     if models != counts.failed + counts.missing:
         field = f"stacks.{min(unfinished)}.epoch" if unfinished else "counts.missing"
-        raise DamagedZooError(f"{spec.name}: {field}: {models} models are not trained to the end, counts say otherwise")
+        raise DamagedZooError(f"{field}: {models} models are not trained to the end, counts say otherwise", path=source)
     ids, parts = list[str](), [np.empty((3, 0), np.int64)]
     kept = spec.training.kept_epochs
     for number, stack in enumerate(manifest.stacks):
@@ -332,40 +332,41 @@ def checkpoint_keys(manifest: Manifest, spec: ZooSpec) -> dict[str, Any]:
             rows = np.arange(len(alive), dtype=np.int64)
             parts.append(np.stack([np.full_like(rows, epoch), np.full_like(rows, number), rows]))
             if len(ids) > counts.checkpoints:
-                raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have more than these")
+                raise DamagedZooError("counts.checkpoints: its stacks have more than these", path=source)
     if len(ids) < counts.checkpoints:
-        raise DamagedZooError(f"{spec.name}: counts.checkpoints: its stacks have {len(ids)}")
+        raise DamagedZooError(f"counts.checkpoints: its stacks have {len(ids)}", path=source)
     return {"model_id": ids, **dict(zip(("epoch", "stack", "row"), np.concatenate(parts, axis=1), strict=True))}
 
 
-def check_against_spec(manifest: Manifest, spec: ZooSpec, source: str) -> dict[str, Any]:
+def check_against_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> dict[str, Any]:
     """Compare a manifest with its specification, and return `checkpoint_keys`. Raises DamagedZooError.
 
     The files that it names must be the specification, exactly the shards in which its checkpoints lie, exactly the
     tables of so many checkpoints, and nothing else but pictures and text.
     """
     if manifest.name != spec.name:
-        raise DamagedZooError(f"{source}: name: found {manifest.name!r}, spec.yaml says {spec.name!r}")
+        raise DamagedZooError(f"name: found {manifest.name!r}, spec.yaml says {spec.name!r}", path=source)
     if fault := schema_fault(manifest.layer_schema, spec):
-        raise DamagedZooError(f"{source}: schema: {fault}")
+        raise DamagedZooError(f"schema: {fault}", path=source)
     for number, stack in enumerate(manifest.stacks):
         if stack.epoch > spec.training.epochs or (stack.all_stopped and stack.epoch != stack.last_stop):
             raise DamagedZooError(
-                f"{source}: stacks.{number}.epoch: found {stack.epoch}, "
-                f"expected {stack.last_stop if stack.all_stopped else f'at most {spec.training.epochs}'}"
+                f"stacks.{number}.epoch: found {stack.epoch}, "
+                f"expected {stack.last_stop if stack.all_stopped else f'at most {spec.training.epochs}'}",
+                path=source,
             )
-    keys = checkpoint_keys(manifest, spec)
+    keys = checkpoint_keys(manifest, spec, source)
     named = {name for name in manifest.files if name.startswith("checkpoints/")}
     if difference := sorted(shard_rows(keys).keys() ^ named):
         verb = "is not a shard of these models" if difference[0] in named else "is missing"
-        raise DamagedZooError(f"{source}: files: {difference[0]} {verb} ({len(difference)} such names)")
+        raise DamagedZooError(f"files: {difference[0]} {verb} ({len(difference)} such names)", path=source)
     return keys
 
 
-def check_tables(manifest: Manifest, source: str) -> None:
+def check_tables(manifest: Manifest, source: Path) -> None:
     """Raise DamagedZooError for the first of `table_set_faults`."""
     for name, fault in table_set_faults(manifest):
-        raise DamagedZooError(f"{source}: files: {name} {fault}")
+        raise DamagedZooError(f"files: {name} {fault}", path=source)
 
 
 def table_set_faults(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -114,11 +114,12 @@ class Plan:
         try:
             models = {model.model_id: model for model in expand(self.spec)}
         except SpecError as error:
-            raise DamagedZooError(f".work/plan.json: spec: {error}") from error
+            raise DamagedZooError(f"spec: {error}", path=".work/plan.json") from error
         if odd := models.keys() ^ {model for stack in self.stacks for model in stack}:
             raise DamagedZooError(
-                f".work/plan.json: stacks: the models are not those that its specification makes ({min(odd)} is in one "
-                "only); zootools repair drops it"
+                f"stacks: the models are not those that its specification makes ({min(odd)} is in one "
+                "only); zootools repair drops it",
+                path=".work/plan.json",
             )
         return models
 

@@ -82,23 +82,26 @@ _LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailF
 def read_info(folder: Path, name: str) -> ShardInfo:
     """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
     path = folder / name
-    header = parse_json(_read_header(folder, name), str(path))
+    header = parse_json(_read_header(folder, name), path)
     try:
         text = header["__metadata__"]["zootools"].encode()
     except (KeyError, TypeError, AttributeError):
-        raise DamagedZooError(f"{path}: is not a shard of a zoo: it has no metadata zootools") from None
-    value = parse_json(text, f"{path}: metadata")
+        raise DamagedZooError("is not a shard of a zoo: it has no metadata zootools", path=path) from None
+    try:
+        value = parse_json(text, "metadata")
+    except DamagedZooError as error:
+        raise DamagedZooError(str(error), path=path) from error
     if canonical_json(value).encode() != text:
-        raise DamagedZooError(f"{path}: metadata: is not canonical JSON")
-    info = validate(_INFO, value, f"{path}: metadata")
+        raise DamagedZooError("metadata: is not canonical JSON", path=path)
+    info = validate(_INFO, value, path, "metadata")
     rows, properties = len(info.model_ids), dict[str, list[Any]]()
     for column, values in info.properties.items():
         if len(values) != rows:
-            raise DamagedZooError(f"{path}: metadata: {column!r}: {len(values)} values for {rows} models")
+            raise DamagedZooError(f"metadata: {column!r}: {len(values)} values for {rows} models", path=path)
         kind = _LISTS if isinstance(values[0], list) else _NUMBERS
-        properties[column] = validate(kind, values, f"{path}: metadata", f"properties.{column}")
+        properties[column] = validate(kind, values, path, f"metadata.properties.{column}")
     if name != shard_name(stack_of(name), info.epoch):
-        raise DamagedZooError(f"{path}: metadata: epoch: found {info.epoch}, which is not that of its name")
+        raise DamagedZooError(f"metadata: epoch: found {info.epoch}, which is not that of its name", path=path)
     return ShardInfo(info.epoch, info.model_ids, properties)
 
 
@@ -110,9 +113,9 @@ def check_shard(files: VerifiedFiles, schema: Schema, name: str) -> ShardInfo:
     info = read_info(files.folder, name)
     values, models = _map_shard(files, name, schema)
     if models != len(info.model_ids):
-        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, and names {len(info.model_ids)} models")
+        raise DamagedZooError(f"has {models} rows, and names {len(info.model_ids)} models", path=files.folder / name)
     if not _is_finite(values):
-        raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
+        raise DamagedZooError("holds weights that are not finite", path=files.folder / name)
     return info
 
 
@@ -122,10 +125,10 @@ def _read_header(folder: Path, name: str) -> bytes:
         with open_inside(folder, name) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_HEADER:
-                raise DamagedZooError(f"{folder / name}: a header of {length} bytes, more than {MAX_HEADER}")
+                raise DamagedZooError(f"a header of {length} bytes, more than {MAX_HEADER}", path=folder / name)
             return file.read(length)
     except OSError as error:
-        raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
+        raise DamagedZooError(unreadable(error), path=folder / name) from error
 
 
 def gather_weights(
@@ -156,13 +159,13 @@ def gather_weights(
         (values, count), group = _map_shard(files, name, schema), order[start:end]
         picked = rows[group]
         if picked.min() < 0 or picked.max() >= count:
-            raise DamagedZooError(f"{files.folder}: {name}: has no row {picked.max()}")
+            raise DamagedZooError(f"has no row {picked.max()}", path=files.folder / name)
         source = slice(int(picked[0]), int(picked[-1]) + 1) if straight else picked
         target = slice(int(group[0]), int(group[-1]) + 1) if straight else group
         for parameter, begin, stop in _layout(schema, count)[1]:
             result[target, parameter.offset : parameter.end] = values[begin:stop].reshape(count, -1)[source]
         if files.verify and not _is_finite(result[target]):
-            raise DamagedZooError(f"{files.folder}: {name}: holds weights that are not finite")
+            raise DamagedZooError("holds weights that are not finite", path=files.folder / name)
     return result
 
 
@@ -191,18 +194,18 @@ def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDA
                 else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             )
     except (OSError, ValueError) as error:
-        raise DamagedZooError(f"{files.folder}: {name}: cannot be read ({error})") from error
+        raise DamagedZooError(f"cannot be read ({error})", path=files.folder / name) from error
     length = int.from_bytes(mapped[:8], "little")
     behind = len(mapped) - 8 - length
     if length > MAX_HEADER or behind < 0:
-        raise DamagedZooError(f"{files.folder}: {name}: a header of {length} bytes in a file of {len(mapped)}")
+        raise DamagedZooError(f"a header of {length} bytes in a file of {len(mapped)}", path=files.folder / name)
     header = mapped[8 : 8 + length]
     models, rest = divmod(behind, 4 * schema.size)
     if models < 1 or rest or not _is_as_written(header, _layout(schema, models)[0]):
-        raise DamagedZooError(f"{files.folder}: {name}: {_layout_fault(header, behind, schema)}")
+        raise DamagedZooError(_layout_fault(header, behind, schema), path=files.folder / name)
     expected = files.expected_rows(name)
     if expected is not None and models != expected:
-        raise DamagedZooError(f"{files.folder}: {name}: has {models} rows, expected {expected}")
+        raise DamagedZooError(f"has {models} rows, expected {expected}", path=files.folder / name)
     return np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models
 
 

@@ -18,7 +18,7 @@ from zootools.spec import Hyperparameters, ZooSpec
 from zootools.spec.model_configs import ModelConfig
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.parquet_guard import OWN_ENCODINGS, check_pages, column_pages
-from zootools.storage.shards import ShardInfo, gather_weights
+from zootools.storage.shards import ShardInfo, gather_weights, shard_name
 from zootools.storage.verified_files import FileInfo, VerifiedFiles, file_info
 
 SPLITS = ("train", "validation", "test")
@@ -82,13 +82,13 @@ def metadata_table(
     parts = [schema.empty_table()]
     scores = {name for name in schema.names if name in _SCORES}
     for stack, info in shards:
+        place = shard_name(stack, info.epoch)
         unknown = [model for model in info.model_ids if model not in models]
         if unknown:
-            raise DamagedZooError(f"stack {stack}, epoch {info.epoch}: unknown model {unknown[0]}")
+            raise DamagedZooError(f"unknown model {unknown[0]}", path=place)
         if set(info.properties) != scores:  # one of another name would take the place of what the specification says
             raise DamagedZooError(
-                f"stack {stack}, epoch {info.epoch}: found the scores {sorted(info.properties)!s:.400}, "
-                f"expected {sorted(scores)}"
+                f"found the scores {sorted(info.properties)!s:.400}, expected {sorted(scores)}", path=place
             )
         of_rows = [models[model_id] for model_id in info.model_ids]
         values: dict[str, list[Any]] = {
@@ -102,16 +102,15 @@ def metadata_table(
             "row": list(range(len(of_rows))),
         }
         values |= {name: column for name, column in info.properties.items() if name not in values}
-        place = f"stack {stack}, epoch {info.epoch}"
         for name in schema.names:
             if name in Hyperparameters.model_fields:
                 values[name] = [getattr(model.hyperparameters, name) for model in of_rows]
             elif name not in values:
-                raise DamagedZooError(f"{place}: has no {name}")
+                raise DamagedZooError(f"has no {name}", path=place)
         try:
             parts.append(pa.table({name: values[name] for name in schema.names}, schema))
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            raise DamagedZooError(f"{place}: its scores are not those of a zoo ({error})") from error
+            raise DamagedZooError(f"its scores are not those of a zoo ({error})", path=place) from error
     return pa.concat_tables(parts)
 
 
@@ -241,7 +240,7 @@ def _read_split(files: VerifiedFiles, expected: pa.Schema, split: str, count: in
             for group in range(parquet.num_row_groups):
                 _check_statistics(parquet.metadata, group, table.slice(group * GROUP_ROWS, GROUP_ROWS))
     except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-        raise DamagedZooError(f"{path}: {_refusal(error)}") from error
+        raise DamagedZooError(_refusal(error), path=path) from error
     return table
 
 

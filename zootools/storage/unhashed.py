@@ -44,7 +44,7 @@ def read_build_log(folder: Path) -> list[dict[str, Any]]:
     Only reports use them. Raises DamagedZooError for a file that a build does not write.
     """
     data = read_unhashed(folder, "build.json")
-    return [] if data is None else list(parse_json(data, str(folder / "build.json"))["sessions"])
+    return [] if data is None else list(parse_json(data, folder / "build.json")["sessions"])
 
 
 def read_unhashed(folder: Path, name: str) -> bytes | None:
@@ -57,11 +57,11 @@ def read_unhashed(folder: Path, name: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DamagedZooError(f"{folder / name}: {unreadable(error)}") from error
+        raise DamagedZooError(unreadable(error), path=folder / name) from error
     if name == "zoo.json":
-        parse_hashed(data, str(folder / name))
+        parse_hashed(data, folder / name)
     elif fault := build_log_fault(data) if name == "build.json" else _card_fault(data):
-        raise DamagedZooError(f"{folder / name}: {fault}")
+        raise DamagedZooError(fault, path=folder / name)
     return data
 
 

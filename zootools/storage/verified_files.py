@@ -142,7 +142,7 @@ class VerifiedFiles:
         return self.files[name]
 
     def _error(self, name: str, fault: str) -> DamagedZooError:
-        return DamagedZooError(f"{self.folder}: {name}: {fault}; `zootools verify` names all that is wrong")
+        return DamagedZooError(f"{fault}; `zootools verify` names all that is wrong", path=self.folder / name)
 
 
 def file_fault(folder: Path, name: str, info: FileInfo) -> str | None:

@@ -1,0 +1,194 @@
+"""Verification of a finished zoo: its manifest, specification, shards, tables and card are compared with each other."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zootools.errors import DamagedZooError, SpecError
+from zootools.filesystem.inside import names_inside, read_inside
+from zootools.spec import ZooSpec
+from zootools.spec.model_configs import ModelConfig, count_models, expand
+from zootools.storage.card import card_repositories, render_card
+from zootools.storage.manifest import (
+    UNHASHED,
+    Manifest,
+    check_against_spec,
+    read_manifest,
+    shard_rows,
+    stored_spec,
+    table_set_faults,
+)
+from zootools.storage.tables import (
+    accuracy_summary,
+    data_fault,
+    is_accuracy_summary,
+    metadata_name,
+    metadata_schema,
+    read_metadata,
+    rows_per_group,
+    same_values,
+    split_files,
+)
+from zootools.storage.unhashed import LIMITS, read_unhashed
+from zootools.storage.verified_files import VerifiedFiles, unreadable
+from zootools.verify.fault import UNLISTED, Fault, is_ignored
+from zootools.verify.files import IntactFiles, file_faults, in_threads
+from zootools.verify.shards import Shards
+
+
+def finished_faults(folder: Path, tick: Callable[[int], None], repository: str | None) -> Iterator[Fault]:
+    """Yield everything that is wrong with a finished zoo (see `zootools.verify.faults`)."""
+    try:
+        manifest = read_manifest(folder)
+    except DamagedZooError as error:
+        yield Fault("zoo.json", error.reason)
+        return
+    files, damaged = VerifiedFiles(folder, manifest.files), set[str]()
+    intact = IntactFiles(folder)
+    for fault in file_faults(files, tick, intact):
+        damaged.add(fault.name)
+        yield fault
+    if "spec.yaml" not in damaged:
+        yield from _content_faults(files, manifest, damaged, repository)
+    yield from build_log_faults(folder)
+    known = {*manifest.files, *UNHASHED}
+    try:
+        unlisted = [name for name in names_inside(folder) if not (name in known or is_ignored(name))]
+    except OSError as error:
+        unlisted = []
+        yield Fault(str(error.filename), unreadable(error))
+    yield from (Fault(name, UNLISTED) for name in unlisted)
+    intact.forget()
+
+
+def build_log_faults(folder: Path) -> Iterator[Fault]:
+    """Yield what is wrong with build.json, which no other file depends on."""
+    try:
+        read_unhashed(folder, "build.json")
+    except DamagedZooError as error:
+        yield Fault("build.json", error.reason)
+
+
+def _content_faults(
+    files: VerifiedFiles, manifest: Manifest, damaged: set[str], repository: str | None
+) -> Iterator[Fault]:
+    """Yield the contradictions between intact files; those that are ``damaged`` are not compared."""
+    folder = files.folder
+    try:
+        spec = stored_spec(folder, manifest)
+    except DamagedZooError as error:  # its bytes are those that the manifest names, so the manifest is at fault
+        yield Fault("zoo.json", f"files.spec.yaml: {error.reason}")
+        return
+    if fault := card_fault(folder, manifest, spec, repository):
+        yield Fault("README.md", fault)
+    odd = list(table_set_faults(manifest))
+    yield from (Fault(name, what) for name, what in odd)
+    try:
+        keys = check_against_spec(manifest, spec, folder / "zoo.json")
+        models = _models(manifest, spec)
+    except DamagedZooError as error:
+        yield Fault("zoo.json", error.reason)
+        return
+    rows = shard_rows(keys)
+    if not damaged & rows.keys():
+        files.expect_rows(rows)
+        shards = Shards(files, manifest.layer_schema, spec, models, manifest.stopped)
+        yield from _derived_faults(shards, sorted(rows), manifest, without=damaged | {name for name, _ in odd})
+
+
+def _models(manifest: Manifest, spec: ZooSpec) -> dict[str, ModelConfig]:
+    """Return the models of a specification by id. Raises DamagedZooError if they are not those of the manifest."""
+    try:
+        if (count := count_models(spec)) != (found := manifest.counts.expected):
+            raise DamagedZooError(f"counts.expected: found {found}, but spec.yaml makes {count} models")
+        models = {model.model_id: model for model in expand(spec)}
+    except SpecError as error:
+        raise DamagedZooError(f"files.spec.yaml: {error}") from error
+    if odd := models.keys() ^ {model for stack in manifest.stacks for model in stack.models}:
+        raise DamagedZooError(f"stacks: the models are not those that spec.yaml makes ({min(odd)} is in one only)")
+    return models
+
+
+def _derived_faults(shards: Shards, names: list[str], manifest: Manifest, without: set[str]) -> Iterator[Fault]:
+    """Derive the metadata from the shards; compare it with the manifest and all tables that are not in ``without``."""
+
+    def read(name: str) -> pa.Table | DamagedZooError:
+        try:
+            return shards.metadata(name)
+        except DamagedZooError as error:
+            return error
+
+    parts, found = [metadata_schema(shards.spec).empty_table()], False
+    for name, part in in_threads(read, names):
+        if isinstance(part, DamagedZooError):
+            found = True
+            yield Fault(name, part.reason)
+        else:
+            parts.append(part)
+    if found:
+        return
+    table = pa.concat_tables(parts)
+    if not is_accuracy_summary(manifest.test_accuracy, table):
+        yield Fault("zoo.json", f"test_accuracy: the shards make {accuracy_summary(table)}")
+    for split, count in manifest.splits.by_name().items():
+        rows = table.filter(pc.equal(table["split"], split))
+        if rows.num_rows != count:
+            yield Fault("zoo.json", f"splits.{split}: found {count}, the models make {rows.num_rows}")
+            continue
+        yield from _table_faults(shards, split, rows, without)
+
+
+def _table_faults(shards: Shards, split: str, rows: pa.Table, without: set[str]) -> Iterator[Fault]:
+    """Compare all tables of a split with ``rows``, the metadata that the shards make."""
+    files, schema = shards.files, shards.schema
+    tables = {name: part for name, part in split_files(schema, split, rows.num_rows).items() if name not in without}
+    metadata = metadata_name(split)
+    if tables.pop(metadata, None):
+        try:
+            stored = read_metadata(files, shards.spec, {split: rows.num_rows}, schema.classes)
+            odd = [column for column in rows.column_names if not same_values(rows[column], stored[column])]
+            if odd:
+                more = f" (and {len(odd) - 1} others)" if len(odd) > 1 else ""
+                yield Fault(metadata, f"the column {odd[0]} is not what the shards and spec.yaml say{more}")
+        except DamagedZooError as error:
+            yield Fault(metadata, error.reason)
+    step = rows_per_group(schema)
+    jobs = [(name, group) for name, part in tables.items() for group in range(-(-len(part) // step))]
+
+    def compare(job: tuple[str, int]) -> str | None:
+        name, group = job
+        try:
+            return data_fault(files, schema, name, rows.slice(tables[name].start, len(tables[name])), group)
+        except DamagedZooError as error:
+            return str(error)
+
+    told = set[str]()
+    for (name, _), fault in in_threads(compare, jobs):
+        if fault is not None and name not in told:
+            told.add(name)
+            yield Fault(name, fault)
+
+
+def card_fault(folder: Path, manifest: Manifest, spec: ZooSpec, repository: str | None) -> str | None:
+    """Return why README.md is not the card of a zoo, or None.
+
+    A published card contains the name of its repository. If that is not known, the name in the card itself is used.
+    """
+    try:
+        card = read_inside(folder, "README.md", LIMITS["README.md"])
+    except OSError as error:
+        return unreadable(error)
+    named = [None, *card_repositories(card)] if repository is None else [repository]
+    if any(card == render_card(manifest, spec, name).encode() for name in named):
+        return None
+    return f"is not the card{f' of {repository}' if repository else ''} that zoo.json and spec.yaml make"
+
+
+def card_repository(folder: Path) -> str | None:
+    """Return the repository that the card of an intact zoo names; None before the zoo is published."""
+    try:
+        return next(iter(card_repositories(read_inside(folder, "README.md", LIMITS["README.md"]))), None)
+    except OSError:
+        return None
