@@ -25,7 +25,7 @@ from zootools import ZooSpec, build, open_zoo
 from zootools.building.builder import preview
 from zootools.building.planning import check_spec
 from zootools.building.preflight import stack_bytes, workers_that_fit
-from zootools.choices import BACKENDS, DEVICES, MAX_WORKERS
+from zootools.choices import DEVICES, MAX_WORKERS
 from zootools.cli import main
 from zootools.engines.table import ENGINES
 from zootools.errors import SpecError, StorageError, ZooError
@@ -37,7 +37,7 @@ from zootools.progress import Progress
 from zootools.spec import load_spec, parse_spec
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.status import status
-from zootools.training.backend import choose_backend
+from zootools.training.table import BACKENDS, choose_backend
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_wrong_option_leaves_stdout_empty_and_nothing_behind(
 def test_the_command_line_offers_what_the_library_takes() -> None:
     build_command = main.commands["build"]
     choices = {option.name: getattr(option.type, "choices", None) for option in build_command.params}
-    assert [choices[name] for name in ("device", "backend", "engine")] == [DEVICES, BACKENDS, tuple(ENGINES)]
+    assert [choices[name] for name in ("device", "backend", "engine")] == [DEVICES, tuple(BACKENDS), tuple(ENGINES)]
 
 
 # --- backends of one's own -----------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_a_dry_run_compares_the_images_that_are_at_hand(tmp_path: Path) -> None:
     grown = [*words, "--set", "seeds.range=[1, 4]"]
     dry, done = run(*grown, "--dry-run"), run(*grown)
     assert dry.exit_code == done.exit_code == 2
-    assert "the images are not those this zoo was begun with" in dry.stderr
+    assert "the images differ from those that this zoo was begun with" in dry.stderr
     assert dry.stderr == done.stderr
     (data / "pets/train/cat/50.png").unlink()
     for command in (["check", path, "--data", data], words):

@@ -358,8 +358,8 @@ def specifications(draw: st.DrawFn) -> dict[str, Any]:
 def test_s4_whatever_is_accepted_is_trained(values: dict[str, Any]) -> None:
     """Plan, train one epoch of two models, score them: only a ZooError may come of it."""
     from zootools.storage.shards import shard_bytes
-    from zootools.training.backend import choose_backend
     from zootools.training.stack import StackRun
+    from zootools.training.table import choose_backend
 
     try:
         spec = parse_spec(values, "generated")

@@ -252,7 +252,7 @@ def test_a_network_of_no_classes_is_refused(classes: int) -> None:
 
 
 def test_a_name_that_a_module_cannot_have_or_run_is_refused_by_name() -> None:
-    with pytest.raises(SpecError, match="a layer called 'forward'"):
+    with pytest.raises(SpecError, match="cannot have a layer named 'forward'"):
         Network(Schema("own", (1, 4, 4), (Layer("forward", "linear", 16, 4),)), "tanh")
     with pytest.raises(SpecError, match="activation: found 'tahn'; did you mean 'tanh'"):
         Network(Schema("own", (1, 4, 4), (Layer("a", "linear", 16, 4),)), "tahn")

@@ -107,6 +107,11 @@ def configurations(spec: ZooSpec) -> Iterator[Hyperparameters]:
     return map(_maker(spec), _cells(spec))
 
 
+def training_count(available: int, train_fraction: float) -> int:
+    """Return how many of the available training images a model sees: the first ``train_fraction``, at least one."""
+    return max(1, int(available * train_fraction))
+
+
 def _check_count(spec: ZooSpec) -> None:
     if spec.models is not None and spec.models > spec.model_count:
         raise SpecError(f"models: found {spec.models}, but the specification makes only {spec.model_count}")
