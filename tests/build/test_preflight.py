@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from samples import SERVERS
 
 from zootools import ZooSpec, build, open_zoo
 from zootools.building.builder import preview
+from zootools.building.options import BuildKeywords, BuildOptions
 from zootools.building.planning import check_spec
 from zootools.building.preflight import stack_bytes, workers_that_fit
 from zootools.choices import DEVICES, MAX_WORKERS
@@ -75,7 +77,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"backend": own_backends.Own}, "found the class Own, expected an object of it"),
     ({"backend": own_backends.Stuck()}, "backend Stuck: cannot be sent to the workers"),
     ({"backend": own_backends.Vague()}, r"backend Vague: fingerprint\(\) must return a dict that JSON can store"),
-    ({"backend": own_backends.Own(), "device": "cuda"}, "backend Own: computes on the device 'cpu', but 'cuda'"),
+    (
+        {"backend": own_backends.Own(), "device": "cuda"},
+        "backend Own: computes on the device 'cpu', not on the given device 'cuda'",
+    ),
     ({"device": "gpu"}, "device: found 'gpu'; did you mean 'cuda'"),
     ({"device": "cuda:1"}, "did you mean 'cuda'"),
     ({"device": torch.device("cpu")}, "device: expected one of auto, cpu, cuda, found device"),
@@ -170,6 +175,22 @@ def test_the_trainers_of_a_backend_have_what_the_protocol_says(specs: Path) -> N
         assert chosen.width(schema) >= 1
     with pytest.raises(SpecError, match="did you mean 'native'"):
         choose_backend("natve", "cpu", schema)
+
+
+def test_a_new_backend_is_a_row_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, specs: Path, tiny: Path
+) -> None:
+    monkeypatch.setitem(BACKENDS, "toy", lambda device, schema, batch_size: own_backends.Toy())
+    manifest = build(load_spec(specs / "tiny.yaml"), tmp_path / "zoo", backend="toy", quiet=True)
+    assert manifest.fingerprints == [{"backend": "toy"}]
+    with pytest.raises(SpecError, match="did you mean 'toy'"):
+        build(load_spec(specs / "tiny.yaml"), tmp_path / "other", backend="tony")
+
+
+def test_the_keywords_of_a_build_are_the_fields_of_its_options(specs: Path, tmp_path: Path) -> None:
+    assert list(BuildKeywords.__annotations__) == [field.name for field in fields(BuildOptions)]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'devize'"):
+        build(load_spec(specs / "tiny.yaml"), tmp_path / "zoo", devize="cpu")  # type: ignore[call-arg]
 
 
 SCRIPT = """
