@@ -36,8 +36,8 @@ from zootools.images.datasets import ImageData
 from zootools.spec import Training, ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
 from zootools.storage.hashed_json import MAX_BYTES
-from zootools.training.backend import StandardBackend
 from zootools.training.evaluation import Scores
+from zootools.training.stacked import TorchBackend
 from zootools.verify import faults
 
 CLASSES = 4
@@ -77,7 +77,7 @@ class SyntheticTrainer:
 
 
 @dataclass(frozen=True)
-class SyntheticBackend(StandardBackend):
+class SyntheticBackend(TorchBackend):
     """Trains nothing."""
 
     def fingerprint(self) -> dict[str, object]:
@@ -114,7 +114,7 @@ def measure_expand(spec: ZooSpec, out: Path) -> dict[str, Any]:
 def measure_build(spec: ZooSpec, out: Path) -> dict[str, Any]:
     """Build the zoo; the time after all stacks are trained is reported separately."""
     begun = time.perf_counter()
-    manifest = build(spec, out, backend=SyntheticBackend("cpu", None, "simulated"), quiet=True)
+    manifest = build(spec, out, backend=SyntheticBackend("cpu", "simulated"), quiet=True)
     seconds = time.perf_counter() - begun
     (session,) = json.loads((out / "build.json").read_bytes())["sessions"]
     rows = manifest.counts.checkpoints
@@ -146,7 +146,7 @@ def measure_verify(spec: ZooSpec, out: Path) -> dict[str, Any]:
 
 def measure_again(spec: ZooSpec, out: Path) -> dict[str, Any]:
     """Build the zoo again, when it is finished already."""
-    return {"rows": build(spec, out, backend=SyntheticBackend("cpu", None, "simulated"), quiet=True)["counts"]["ok"]}
+    return {"rows": build(spec, out, backend=SyntheticBackend("cpu", "simulated"), quiet=True)["counts"]["ok"]}
 
 
 PHASES = {name: globals()[f"measure_{name}"] for name in ("expand", "build", "again", "open", "weights", "verify")}

@@ -43,8 +43,9 @@ from zootools.images.datasets import ImageData, Subset, load_images
 from zootools.paths import data_folder
 from zootools.spec import Architecture, Cnn, DatasetImages, Hyperparameters, Mlp, TetrisImages, Training
 from zootools.spec.model_configs import ModelConfig
-from zootools.training.backend import Trainer, choose_backend
+from zootools.training.backend import Trainer
 from zootools.training.reference import make_optimizer, train_reference
+from zootools.training.table import choose_backend
 
 MNIST_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 

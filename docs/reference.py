@@ -22,7 +22,8 @@ MORE = {
     "zootools.hub.publish": ("publish",),
     "zootools.hub.pull": ("pull",),
     "zootools.source": ("Request", "Source"),
-    "zootools.training.backend": ("Backend", "Trainer", "StandardBackend", "choose_backend"),
+    "zootools.training.backend": ("Backend", "Trainer", "StandardBackend"),
+    "zootools.training.table": ("choose_backend",),
     "zootools.verify": ("Fault", "faults", "repair"),
 }
 """Public names of modules that no example imports from; all classes where none is named."""

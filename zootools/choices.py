@@ -6,7 +6,6 @@ from operator import index
 from zootools.errors import SpecError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda")
-BACKENDS = ("auto", "native", "torch")
 MAX_WORKERS = 1024
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much of it may still be taken: of the machine, a control group, this process."""
+"""Total and available memory, within the limits of the machine, of control groups and of this process."""
 
 import os
 import resource
@@ -10,26 +10,26 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_limit() -> int:
-    """Return the bytes of memory that the processes of a build may use together, whatever is in use at the moment.
+    """Return the bytes of memory that the processes of a build can use together; memory in use is not subtracted.
 
-    It is that of the machine, or less where a batch system or a container allows less.
+    It is the memory of the machine, or the smaller limit of a batch system or a container.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for group, limit, _ in _groups():
-        with suppress(OSError, ValueError):  # ValueError: "max", where there is no limit
+        with suppress(OSError, ValueError):  # ValueError: "max" means no limit
             limits.append(int((group / limit).read_text()))
     return min(limits)
 
 
 def available_memory() -> int:
-    """Return bytes that this process may take now without being ended or refused; swap space counts."""
+    """Return the bytes that this process can allocate now without being killed or refused; swap space is included."""
     limits = [_free_of_machine()]
     for group, limit, used in _groups():
         with suppress(OSError, ValueError):
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            # Pages of files that were read count as used, but are given back when they are needed.
-            given_back = int(statistics.get("inactive_file", 0))
-            limits.append(int((group / limit).read_text()) - int((group / used).read_text()) + given_back)
+            # Cached pages of files count as used, but the system frees them when memory is needed.
+            cached = int(statistics.get("inactive_file", 0))
+            limits.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         limits.append(soft - _address_space())
@@ -37,12 +37,12 @@ def available_memory() -> int:
 
 
 def gigabytes(count: float) -> str:
-    """Return a number of bytes in GB (of 10^9 bytes), with one digit after the point, or two below one GB."""
+    """Return a number of bytes in GB (10^9 bytes), with one decimal, or two below one GB."""
     return f"{count / 1e9:,.{1 if count >= 1e9 else 2}f} GB"
 
 
 def _groups() -> Iterator[tuple[Path, str, str]]:
-    """Yield the control groups of this process, inner ones first (versions 2 and 1), and their files: limit, usage."""
+    """Yield the control groups of this process (versions 2 and 1), innermost first, with their files: limit, usage."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

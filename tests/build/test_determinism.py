@@ -21,8 +21,8 @@ from zootools.images.datasets import ImageData
 from zootools.spec import Mlp, Training, ZooSpec, load_spec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
 from zootools.storage.shards import shard_bytes
-from zootools.training.backend import choose_backend
 from zootools.training.stack import StackRun
+from zootools.training.table import choose_backend
 from zootools.verify import faults
 
 OPTIMIZERS = ["adam", "sgd", "rmsprop"]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from samples import SERVERS
 
 from zootools import ZooSpec, build, open_zoo
 from zootools.building.builder import preview
+from zootools.building.options import BuildKeywords, BuildOptions
 from zootools.building.planning import check_spec
 from zootools.building.preflight import stack_bytes, workers_that_fit
-from zootools.choices import BACKENDS, DEVICES, MAX_WORKERS
+from zootools.choices import DEVICES, MAX_WORKERS
 from zootools.cli import main
 from zootools.engines.table import ENGINES
 from zootools.errors import SpecError, StorageError, ZooError
@@ -37,7 +39,7 @@ from zootools.progress import Progress
 from zootools.spec import load_spec, parse_spec
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.status import status
-from zootools.training.backend import choose_backend
+from zootools.training.table import BACKENDS, choose_backend
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"backend": own_backends.Own}, "found the class Own, expected an object of it"),
     ({"backend": own_backends.Stuck()}, "backend Stuck: cannot be sent to the workers"),
     ({"backend": own_backends.Vague()}, r"backend Vague: fingerprint\(\) must return a dict that JSON can store"),
-    ({"backend": own_backends.Own(), "device": "cuda"}, "backend Own: computes on the device 'cpu', but 'cuda'"),
+    (
+        {"backend": own_backends.Own(), "device": "cuda"},
+        "backend Own: computes on the device 'cpu', not on the given device 'cuda'",
+    ),
     ({"device": "gpu"}, "device: found 'gpu'; did you mean 'cuda'"),
     ({"device": "cuda:1"}, "did you mean 'cuda'"),
     ({"device": torch.device("cpu")}, "device: expected one of auto, cpu, cuda, found device"),
@@ -139,7 +144,7 @@ def test_a_wrong_option_leaves_stdout_empty_and_nothing_behind(
 def test_the_command_line_offers_what_the_library_takes() -> None:
     build_command = main.commands["build"]
     choices = {option.name: getattr(option.type, "choices", None) for option in build_command.params}
-    assert [choices[name] for name in ("device", "backend", "engine")] == [DEVICES, BACKENDS, tuple(ENGINES)]
+    assert [choices[name] for name in ("device", "backend", "engine")] == [DEVICES, tuple(BACKENDS), tuple(ENGINES)]
 
 
 # --- backends of one's own -----------------------------------------------------------------------------
@@ -170,6 +175,22 @@ def test_the_trainers_of_a_backend_have_what_the_protocol_says(specs: Path) -> N
         assert chosen.width(schema) >= 1
     with pytest.raises(SpecError, match="did you mean 'native'"):
         choose_backend("natve", "cpu", schema)
+
+
+def test_a_new_backend_is_a_row_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, specs: Path, tiny: Path
+) -> None:
+    monkeypatch.setitem(BACKENDS, "toy", lambda device, schema, batch_size: own_backends.Toy())
+    manifest = build(load_spec(specs / "tiny.yaml"), tmp_path / "zoo", backend="toy", quiet=True)
+    assert manifest.fingerprints == [{"backend": "toy"}]
+    with pytest.raises(SpecError, match="did you mean 'toy'"):
+        build(load_spec(specs / "tiny.yaml"), tmp_path / "other", backend="tony")
+
+
+def test_the_keywords_of_a_build_are_the_fields_of_its_options(specs: Path, tmp_path: Path) -> None:
+    assert list(BuildKeywords.__annotations__) == [field.name for field in fields(BuildOptions)]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'devize'"):
+        build(load_spec(specs / "tiny.yaml"), tmp_path / "zoo", devize="cpu")  # type: ignore[call-arg]
 
 
 SCRIPT = """
@@ -324,7 +345,7 @@ def test_a_dry_run_compares_the_images_that_are_at_hand(tmp_path: Path) -> None:
     grown = [*words, "--set", "seeds.range=[1, 4]"]
     dry, done = run(*grown, "--dry-run"), run(*grown)
     assert dry.exit_code == done.exit_code == 2
-    assert "the images are not those this zoo was begun with" in dry.stderr
+    assert "the images differ from those that this zoo was begun with" in dry.stderr
     assert dry.stderr == done.stderr
     (data / "pets/train/cat/50.png").unlink()
     for command in (["check", path, "--data", data], words):

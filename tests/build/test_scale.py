@@ -8,9 +8,10 @@ from types import ModuleType
 import pytest
 from samples import make_spec
 
-from zootools.building.planning import HUGE_STACK, MANY_FILES, plan_stacks, zoo_schema
+from zootools.building.planning import MANY_FILES, plan_stacks, zoo_schema
 from zootools.errors import SpecError
 from zootools.spec.model_configs import expand
+from zootools.storage.manifest import MAX_STACK_MODELS
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def scaled(models: int, **training: object) -> object:
 def test_stacks_grow_where_there_would_be_more_files_than_a_hub_takes(scale: ModuleType) -> None:
     spec = scale.specification(40_000, 75)
     models, schema = expand(spec), zoo_schema(spec)
-    for checkpoints, largest in ((26, 256), (76, 512), (900, HUGE_STACK)):
+    for checkpoints, largest in ((26, 256), (76, 512), (900, MAX_STACK_MODELS)):
         stacks = plan_stacks(models, schema, checkpoints)
         assert max(map(len, stacks)) == largest
         assert checkpoints * len(stacks) <= MANY_FILES

@@ -39,7 +39,7 @@ from zootools.spec.model_configs import expand
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.records import Plan, TrainedEpoch
 from zootools.storage.status import status
-from zootools.training.backend import choose_backend
+from zootools.training.table import choose_backend
 from zootools.verify import faults
 
 LONG = TINY.replace("train: 40", "train: 400").replace("epochs: 3", "epochs: 60")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from crash import TINY, Builders, fault_random, lane
@@ -17,7 +17,7 @@ from samples import SPEC_TEXT
 from zootools.building.planning import plan_stacks, zoo_schema
 from zootools.errors import SpecError, ZooError
 from zootools.images.datasets import load_images
-from zootools.spec import load_spec, parse_spec
+from zootools.spec import Activation, Init, load_spec, parse_spec
 from zootools.spec.model_configs import expand
 
 WriteSpec = Callable[..., Path]
@@ -291,11 +291,8 @@ def test_s3_a_refusal_needs_no_torch(tmp_path: Path, command: list[str]) -> None
 
 # --- S4 ------------------------------------------------------------------------------------------------
 
-_ACTIVATIONS = ["tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu"]
-_INITS = [
-    "uniform", "normal", "truncated_normal", "kaiming_uniform", "kaiming_normal",
-    "xavier_uniform", "xavier_normal", "orthogonal",
-]  # fmt: skip
+_ACTIVATIONS = list(get_args(Activation))
+_INITS = list(get_args(Init))
 
 
 def _list(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -358,8 +355,8 @@ def specifications(draw: st.DrawFn) -> dict[str, Any]:
 def test_s4_whatever_is_accepted_is_trained(values: dict[str, Any]) -> None:
     """Plan, train one epoch of two models, score them: only a ZooError may come of it."""
     from zootools.storage.shards import shard_bytes
-    from zootools.training.backend import choose_backend
     from zootools.training.stack import StackRun
+    from zootools.training.table import choose_backend
 
     try:
         spec = parse_spec(values, "generated")

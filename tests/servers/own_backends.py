@@ -22,6 +22,18 @@ class Own:
         return [StackedTrainer(schema, models[first : first + 256], *rest) for first in range(0, len(models), 256)]
 
 
+class Toy(Own):
+    """Has what a backend of the table has too."""
+
+    name = "toy"
+
+    def fingerprint(self) -> dict[str, object]:
+        return {"backend": "toy"}
+
+    def width(self, schema: Any) -> int:
+        return 256
+
+
 class Faulty(Own):
     """Cannot train."""
 

@@ -13,7 +13,8 @@ from zootools.images.datasets import ImageData
 from zootools.native.compiler import find_compiler
 from zootools.spec import Architecture, Cnn, Hyperparameters, Mlp, Training, ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig
-from zootools.training.backend import Trainer, choose_backend
+from zootools.training.backend import Trainer
+from zootools.training.table import choose_backend
 
 SERVERS = Path(__file__).parent
 """The folder of the servers and helpers, for the ``PYTHONPATH`` of a program that a test starts."""
@@ -115,7 +116,7 @@ def make_trainers(
     """Return the trainers that a backend needs for some models: how many depends on the processor's vectors."""
     training = Training(epochs=1, batch_size=batch_size)
     device = images.train.images.device.type
-    return choose_backend(backend, device, schema).trainers(schema, models, images, training)
+    return list(choose_backend(backend, device, schema).trainers(schema, models, images, training))
 
 
 def make_trainer(

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zootools.architectures import MAX_PARAMETERS, Layer, Schema, build_schema
 from zootools.architectures.networks import ACTIVATIONS, Network, stacked_forward
+from zootools.architectures.registry import CNNS, CnnLayers
 from zootools.errors import DamagedZooError, SpecError
-from zootools.spec import Architecture, Cnn, Mlp
+from zootools.spec import Activation, Architecture, Cnn, CnnName, Mlp, Optimizer
+from zootools.training.group import OPTIMIZER_STATE
 
 SHAPES = {
     "mlp": (1, 4, 4),
@@ -50,6 +52,26 @@ def test_networks_have_the_published_number_of_parameters(
     schema = build_schema(ARCHITECTURES[name], shape, classes)
     assert schema.size == parameters
     assert sum(p.numel() for p in Network(schema, "tanh").parameters()) == parameters
+
+
+def test_a_new_convolutional_network_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name in the specification is the only other place, and no test can add it there."""
+    row = CnnLayers(lambda channels: [Layer("conv1", "conv", channels, 2, kernel=3)], hidden=(5, 4))
+    monkeypatch.setitem(CNNS, "toy", row)
+    toy = Cnn.model_construct(name="toy")  # type: ignore[arg-type]
+    schema = build_schema(toy, (1, 5, 5), 3)
+    assert [(layer.name, layer.inputs, layer.outputs) for layer in schema.layers] == [
+        ("conv1", 1, 2), ("fc1", 18, 5), ("fc2", 5, 4), ("fc3", 4, 3)
+    ]  # fmt: skip
+    assert [layer.activation for layer in schema.layers] == [True, True, True, False]
+    assert [layer.dropout for layer in schema.layers] == [False, True, True, False]
+    assert Network(schema, "tanh")(torch.zeros(2, 1, 5, 5)).shape == (2, 3)
+
+
+def test_every_name_of_the_specification_is_in_the_tables() -> None:
+    assert set(get_args(CnnName)) == set(CNNS)
+    assert set(get_args(Activation)) == set(ACTIVATIONS)
+    assert set(get_args(Optimizer)) == set(OPTIMIZER_STATE)
 
 
 def test_parameters_of_the_module_are_named_shaped_and_ordered_as_in_the_schema(schema: Schema) -> None:
@@ -252,7 +274,7 @@ def test_a_network_of_no_classes_is_refused(classes: int) -> None:
 
 
 def test_a_name_that_a_module_cannot_have_or_run_is_refused_by_name() -> None:
-    with pytest.raises(SpecError, match="a layer called 'forward'"):
+    with pytest.raises(SpecError, match="cannot have a layer named 'forward'"):
         Network(Schema("own", (1, 4, 4), (Layer("forward", "linear", 16, 4),)), "tanh")
     with pytest.raises(SpecError, match="activation: found 'tahn'; did you mean 'tanh'"):
         Network(Schema("own", (1, 4, 4), (Layer("a", "linear", 16, 4),)), "tahn")

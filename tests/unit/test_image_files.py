@@ -189,7 +189,7 @@ def test_what_is_not_a_regular_file_is_refused_at_once(raw: Path, tmp_path: Path
     (raw / TRAIN_LABELS).unlink()
     os.mkfifo(raw / TRAIN_LABELS) if what == "pipe" else (raw / TRAIN_LABELS).mkdir()
     message = refused(tmp_path, known())
-    assert f"{raw / TRAIN_LABELS} is there, but cannot be read" in message
+    assert f"{raw / TRAIN_LABELS} exists, but cannot be read" in message
 
 
 @pytest.fixture
@@ -304,8 +304,14 @@ def pairs(*values: str) -> bytes:
     ("content", "message"),
     [
         (usps([0, 1, 2, 3, 4]), "line 1: label 0, but labels in the files of usps are 1 to 10"),
-        (pairs(*(f"{index}:0.5" for index in range(1, 256))), "line 1 is not a label and the values 1 to 256"),
-        (pairs(*(f"{index}:0.5" for index in range(256))), "line 1 is not a label and the values 1 to 256"),
+        (
+            pairs(*(f"{index}:0.5" for index in range(1, 256))),
+            "line 1 does not consist of a label and the values 1 to 256",
+        ),
+        (
+            pairs(*(f"{index}:0.5" for index in range(256))),
+            "line 1 does not consist of a label and the values 1 to 256",
+        ),
         (pairs(*(f"{index}:nan" for index in range(1, 257))), r"line 1 has values outside \[-1, 1\]"),
         (pairs(*(f"{index}:x" for index in range(1, 257))), "cannot be read as a file of usps"),
         (bz2.compress(b"\0" * 50_000_000), "line 1 is not a label"),  # a bomb: one line of it is read
@@ -341,13 +347,13 @@ def test_a_file_whose_digest_is_not_the_published_one_is_not_even_parsed(tmp_pat
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_bytes(pickle.dumps(Touch(tmp_path / "was run")))
     message = refused(tmp_path, known(name))
-    assert f"is not the file of {name} that was published" in message
+    assert f"is not the published file of {name}" in message
     assert any(str(tmp_path / file) in message for file in files)
     assert not (tmp_path / "was run").exists()
     assert pickle.loads((tmp_path / files[0]).read_bytes()) is None  # it would have been run
     assert (tmp_path / "was run").exists()
     assert len(image_faults(tmp_path)) == 2
-    with pytest.raises(StorageError, match="that was published"):
+    with pytest.raises(StorageError, match="is not the published file"):
         check_images(known(name), tmp_path)
 
 
@@ -405,7 +411,7 @@ def test_nothing_but_arrays_is_unpickled_even_of_files_with_the_right_digest(
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_bytes(content)
     digest = hashlib.md5(content).hexdigest()
-    with pytest.raises(StorageError, match=r"data_batch_1.*mkdir, which is not a part of an array"):
+    with pytest.raises(StorageError, match=r"data_batch_1.*mkdir, which is not part of an array"):
         read_part(replace(published, md5=dict.fromkeys(published.files["train"], digest)), tmp_path, "train")
     assert not (tmp_path / "canary").exists()
 
@@ -420,7 +426,7 @@ def test_published_counts_serve_where_files_are_missing(tmp_path: Path) -> None:
 
 
 def test_pixels_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"pixels that are not finite; look at images\.mean and images\.std"):
+    with pytest.raises(SpecError, match=r"pixels that are not finite; check images\.mean and images\.std"):
         load_images(known("digits", std=1e-45))
 
 

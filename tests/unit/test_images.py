@@ -11,7 +11,8 @@ from samples import mnist_folder
 
 from zootools.errors import SpecError, StorageError, ZooError
 from zootools.images.datasets import load_images
-from zootools.images.shapes import image_shape
+from zootools.images.sets import IMAGE_SETS, ImageSet
+from zootools.images.shapes import check_images, image_shape
 from zootools.paths import data_folder
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
 
@@ -22,6 +23,25 @@ def tetris(**changes: Any) -> TetrisImages:
 
 def digits(**changes: Any) -> DatasetImages:
     return DatasetImages(**{"name": "digits", "train": 100} | changes)
+
+
+def test_a_new_data_set_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its name in the specification is the only other place, and no test can add it there."""
+
+    def read(known: ImageSet, root: Path, part: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        count = known.counts[part == "test"]
+        return np.full((count, *known.shape), 51, np.uint8), np.arange(count) % known.classes
+
+    monkeypatch.setitem(IMAGE_SETS, "toy", ImageSet("toy", (2, 6, 5), classes=3, read=read, counts=(9, 6)))
+    toy = DatasetImages.model_construct(name="toy", train=7, validation=2, test=6)  # type: ignore[arg-type]
+    assert image_shape(toy, tmp_path) == ((2, 6, 5), 3)
+    check_images(toy, tmp_path)
+    images = load_images(toy, tmp_path)
+    assert (images.input_shape, images.classes) == ((2, 6, 5), 3)
+    assert [len(part) for part in (images.train, images.validation, images.test)] == [7, 2, 6]
+    assert torch.equal(images.train.images, torch.full((7, 2, 6, 5), 51 / 255))
+    with pytest.raises(SpecError, match="asks for 10 images, but toy has 9"):
+        check_images(toy.model_copy(update={"train": 8}), tmp_path)
 
 
 # --- tetris -------------------------------------------------------------------------------------------

@@ -35,9 +35,9 @@ from zootools.native.compiler import (
 )
 from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel
 from zootools.spec import Mlp, parse_spec
-from zootools.training.backend import choose_backend
 from zootools.training.initialise import initial_weights
 from zootools.training.native import NativeTrainer
+from zootools.training.table import choose_backend
 
 BATCH = 5
 
@@ -242,7 +242,7 @@ def test_a_zoo_is_of_one_instruction_set(tmp_path: Path, monkeypatch: pytest.Mon
     (fingerprint,) = build(spec, tmp_path / "zoo", backend="native", workers=1, quiet=True).fingerprints
     assert INSTRUCTION_SETS[smallest()] in fingerprint["flags"]
     monkeypatch.delenv(ISA)
-    with pytest.raises(SpecError, match=r"another numeric fingerprint \(flags .* bytes would be of two kinds"):
+    with pytest.raises(SpecError, match=r"another numeric fingerprint \(flags .* would mix the bytes of both"):
         build(grown, tmp_path / "zoo", backend="native", workers=1, quiet=True)
     monkeypatch.setenv(ISA, smallest())
     whole = build(grown, tmp_path / "zoo", backend="native", workers=1, quiet=True)
@@ -278,7 +278,10 @@ def test_without_a_compiler_torch_serves_and_says_why(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
     chosen = choose_backend("auto", "cpu", SMALL)
-    assert (chosen.name, chosen.reason) == ("torch", "slower; $CXX names 'no-such-compiler', which is no command here")
+    assert (chosen.name, chosen.reason) == (
+        "torch",
+        "slower; $CXX names 'no-such-compiler', which is not a command on this machine",
+    )
     with pytest.raises(ZooError, match="no-such-compiler"):
         choose_backend("native", "cpu", SMALL)
     monkeypatch.delenv("CXX")
@@ -312,7 +315,7 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch
 def test_processes_that_compile_at_once_all_get_the_kernel(empty_cache: Path) -> None:
     script = (
         "import hashlib; from zootools.architectures import build_schema; from zootools.spec import Mlp;"
-        "from zootools.training.backend import choose_backend;"
+        "from zootools.training.table import choose_backend;"
         "schema = build_schema(Mlp(name='mlp', hidden=(5,)), (1, 4, 4), 4);"
         "print(hashlib.sha256(choose_backend('native', 'cpu', schema).kernel).hexdigest())"
     )

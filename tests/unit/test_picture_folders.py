@@ -300,7 +300,7 @@ def test_a_class_without_a_picture_is_named(mine: Path) -> None:
         (mine / part / "c" / ".hidden.png").write_bytes(b"")
     for call in (check_images, load_images):
         with pytest.raises(
-            StorageError, match=f"the class {mine / 'train' / 'c'} has no picture; their names end in .jpg"
+            StorageError, match=f"the class {mine / 'train' / 'c'} has no picture; names of pictures end in .jpg"
         ):
             call(folder(), mine.parent)
 

@@ -206,6 +206,15 @@ def test_a_later_override_wins(write_spec: WriteSpec) -> None:
     assert load_spec(write_spec(), ["training.epochs=9", "training.epochs=4"]).training.epochs == 4
 
 
+def test_a_specification_is_read_by_its_path_as_text_or_refused(write_spec: WriteSpec) -> None:
+    path = write_spec()
+    assert load_spec(str(path)) == load_spec(path)
+    with pytest.raises(SpecError, match=r"^tetris_seed: cannot be read"):
+        load_spec("tetris_seed")
+    with pytest.raises(SpecError, match="expected the path of a YAML file, found NoneType"):
+        load_spec(None)  # type: ignore[arg-type]
+
+
 def test_an_override_to_null_takes_an_optional_value_away(write_spec: WriteSpec) -> None:
     assert load_spec(write_spec(), ["models=3", "models=null"]).models is None
 

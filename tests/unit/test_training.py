@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,23 +13,13 @@ from sklearn.metrics import f1_score
 from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError
 from zootools.images.datasets import ImageData, Subset
-from zootools.spec import Mlp
+from zootools.spec import Activation, Init, Mlp
 from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import Trainer
 from zootools.training.initialise import initial_weights
 from zootools.training.reference import train_reference
 
-ACTIVATIONS = ["tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu"]
-INITS = [
-    "uniform",
-    "normal",
-    "truncated_normal",
-    "kaiming_uniform",
-    "kaiming_normal",
-    "xavier_uniform",
-    "xavier_normal",
-    "orthogonal",
-]
+INITS = get_args(Init)
 BATCH = 4
 EPOCHS = 2  # 42 images in batches of 4: 22 steps
 
@@ -77,7 +67,7 @@ def test_training_equals_the_reference(backend: str, problem: tuple[Schema, Imag
     assert distance_from_reference(backend, *problem, models) <= 1e-5
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", get_args(Activation))
 def test_every_activation_equals_the_reference(backend: str, digits: ImageData, activation: str) -> None:
     schema = build_schema(ARCHITECTURES["cnn_small"], digits.input_shape, digits.classes)
     models = [mixed(seed, activation=activation, init="kaiming_normal") for seed in range(1, 4)]

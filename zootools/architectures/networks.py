@@ -1,4 +1,4 @@
-"""From a layer schema to something that computes: one plain module, or many models at once."""
+"""The computation of a layer schema: one model as a plain module, or many models at once."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,20 +20,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation_of(name: str) -> Callable[[Tensor], Tensor]:
-    """Return a registered activation. Raises SpecError for one that another version of zootools may have."""
+    """Return a registered activation. Raises SpecError for an unknown one, which another version may have."""
     if name not in ACTIVATIONS:
         raise SpecError(f"activation: found {name!r}{did_you_mean(name, ACTIVATIONS)}; the network cannot be run")
     return ACTIVATIONS[name]
 
 
 Dropout = Callable[[str, Tensor], Tensor]
-"""Drops units of one layer's activations: given the layer's name and the activations, returns them scaled."""
+"""A function of a layer's name and its activations; drops units, and returns the activations scaled."""
 
 
 class Network(nn.Module):
     """One model as an ordinary module: ``[B, channels, height, width]`` to logits ``[B, classes]``.
 
-    Its parameters are named by the schema (``conv1.weight``), with and without dropout.
+    The schema names its parameters (``conv1.weight``), with and without dropout.
     """
 
     def __init__(self, schema: Schema, activation: str, dropout: float = 0.0) -> None:
@@ -43,7 +43,7 @@ class Network(nn.Module):
         self.dropout = dropout
         for layer in schema.layers:
             if hasattr(self, layer.name):
-                raise SpecError(f"{schema.name}: a layer called {layer.name!r} cannot be a part of a module")
+                raise SpecError(f"{schema.name}: a torch module cannot have a layer named {layer.name!r}")
             module: nn.Module
             if layer.kind == "conv":
                 module = nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, bias=layer.bias)
@@ -52,7 +52,7 @@ class Network(nn.Module):
             self.add_module(layer.name, module)
 
     def forward(self, images: Tensor, drop: Dropout | None = None) -> Tensor:
-        """Return the logits; ``drop`` replaces torch's own dropout where the draws must be known."""
+        """Return the logits; ``drop`` replaces torch's own dropout, to make the draws reproducible."""
         x = images
         for layer in self.schema.layers:
             if layer.kind == "linear":
@@ -83,8 +83,8 @@ def stacked_forward(
     Args:
         schema: the layers that all models share.
         weights: for each parameter its values in all models, float32 ``[M, *shape]``.
-        images: ``[B, M, channels, height, width]`` where each model has its own, or
-            ``[B, channels, height, width]`` where all see the same.
+        images: ``[B, M, channels, height, width]`` with different images for each model, or
+            ``[B, channels, height, width]`` with the same images for all.
         activation: the activation that all models share.
         drop: drops units of ``[M, B, ...]`` activations; None outside training.
 
@@ -93,9 +93,9 @@ def stacked_forward(
     """
     models, batch = next(iter(weights.values())).shape[0], images.shape[0]
     function = activation_of(activation)
-    # Before the first linear layer activations are [B, M, channels, height, width] ([B, channels, height, width]
-    # while all models still share them), so that a grouped convolution takes all channels side by side;
-    # from there on they are [M, B, features], for one batched product per layer.
+    # Before the first linear layer, activations are [B, M, channels, height, width], or [B, channels, height, width]
+    # as long as all models share them, so that a grouped convolution takes all channels side by side. After it they
+    # are [M, B, features], for one batched product per layer.
     x, shared, flat = images, images.dim() == 4, False
     for layer in schema.layers:
         weight, bias = weights[f"{layer.name}.weight"], weights.get(f"{layer.name}.bias")

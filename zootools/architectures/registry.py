@@ -1,35 +1,53 @@
-"""The architectures that a specification can name, each as a layer schema."""
+"""The architectures that a specification can name, each as a layer schema.
+
+A new convolutional network is a function that returns its convolutions, a row of `CNNS`, and its name in
+`zootools.spec.CnnName`.
+"""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from zootools.architectures.schema import Layer, Schema
-from zootools.spec import Architecture, Mlp
+from zootools.spec import Architecture, CnnName, Mlp
+
+
+@dataclass(frozen=True)
+class CnnLayers:
+    """The layers of a convolutional network."""
+
+    convolutions: Callable[[int], list[Layer]]
+    """Returns the convolutions for a number of image channels."""
+    hidden: tuple[int, ...] = (20,)
+    """Widths of the linear layers between the convolutions and the logits, each with dropout."""
 
 
 def build_schema(architecture: Architecture, input_shape: tuple[int, int, int], classes: int) -> Schema:
-    """Return the layer schema of an architecture for images of one shape.
+    """Return the layer schema of an architecture for images ``(channels, height, width)``.
 
-    Raises SpecError when the images are too small for it, or a layer cannot be.
+    Raises SpecError if the images are too small for it, or a layer is invalid.
     """
-    channels, height, width = input_shape
     if isinstance(architecture, Mlp):
-        sizes = [channels * height * width, *architecture.hidden, classes]
-        layers = [
-            Layer(f"fc{i}", "linear", sizes[i - 1], sizes[i], bias=architecture.bias, dropout=True)
-            for i in range(1, len(sizes) - 1)
-        ]
-        layers.append(
-            Layer(f"fc{len(layers) + 1}", "linear", sizes[-2], classes, bias=architecture.bias, activation=False)
-        )
+        layers = _linear_layers([math.prod(input_shape), *architecture.hidden, classes], architecture.bias)
     else:
-        layers = _CNNS[architecture.name](channels)
+        network = CNNS[architecture.name]
+        layers = network.convolutions(input_shape[0])
         features = math.prod(Schema(architecture.name, input_shape, tuple(layers)).output_shapes[-1])
-        layers += _head(architecture.name, features, classes)
+        layers += _linear_layers([features, *network.hidden, classes])
     return Schema(architecture.name, input_shape, tuple(layers))
 
 
+def _linear_layers(sizes: Sequence[int], bias: bool = True) -> list[Layer]:
+    """Return linear layers from ``sizes[0]`` inputs to ``sizes[-1]`` logits; all but the last have dropout."""
+    last = len(sizes) - 1
+    return [
+        Layer(f"fc{i}", "linear", sizes[i - 1], sizes[i], bias=bias, activation=i < last, dropout=i < last)
+        for i in range(1, len(sizes))
+    ]
+
+
 def _cnn_small(channels: int) -> list[Layer]:
-    """2464 parameters on 1 x 28 x 28: the paper's CNN as its code has it (Table 11 lists one pooling too many)."""
+    """2464 parameters on 1 x 28 x 28: the paper's CNN, as in its code (Table 11 lists one pooling too many)."""
     return [
         Layer("conv1", "conv", channels, 8, kernel=5, max_pool=2, dropout=True),
         Layer("conv2", "conv", 8, 6, kernel=5, max_pool=2, dropout=True),
@@ -47,7 +65,7 @@ def _cnn_unterthiner(channels: int) -> list[Layer]:
 
 
 def _cnn_large(channels: int) -> list[Layer]:
-    """10,853 parameters on 3 x 32 x 32; where its dropout sits is not published: after every hidden activation."""
+    """10,853 parameters on 3 x 32 x 32; its dropout, whose place is not published, is after every hidden activation."""
     return [
         Layer("conv1", "conv", channels, 16, kernel=3, max_pool=2, dropout=True),
         Layer("conv2", "conv", 16, 32, kernel=3, max_pool=2, dropout=True),
@@ -55,13 +73,9 @@ def _cnn_large(channels: int) -> list[Layer]:
     ]
 
 
-_CNNS = {"cnn_small": _cnn_small, "cnn_unterthiner": _cnn_unterthiner, "cnn_large": _cnn_large}
-
-
-def _head(name: str, features: int, classes: int) -> list[Layer]:
-    if name == "cnn_unterthiner":
-        return [Layer("fc1", "linear", features, classes, activation=False)]
-    return [
-        Layer("fc1", "linear", features, 20, dropout=True),
-        Layer("fc2", "linear", 20, classes, activation=False),
-    ]
+CNNS: dict[CnnName, CnnLayers] = {
+    "cnn_small": CnnLayers(_cnn_small),
+    "cnn_unterthiner": CnnLayers(_cnn_unterthiner, hidden=()),
+    "cnn_large": CnnLayers(_cnn_large),
+}
+"""The convolutional networks by name."""

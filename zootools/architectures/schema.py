@@ -1,9 +1,9 @@
-"""The layer schema: what a network is made of, as data.
+"""The layer schema: the layers of a network, as data.
 
-A `Schema` is an ordered list of layers that carry parameters. Everything else about a network follows
-from it: the plain module and the stacked forward pass (`zootools.architectures.networks`), the order of the flat weight
-vector, which outputs feed which inputs (permutations), and the tokens of a neuron. It is stored in every
-zoo, so a reader needs no knowledge of the architectures registered here. No torch in this module.
+A `Schema` is an ordered list of layers that carry parameters. Everything else about a network is derived from it: the
+plain module and the stacked forward pass (`zootools.architectures.networks`), the order of the flat weight vector, the
+permutations, and the tokens of a neuron. Every zoo stores its schema, so that reading a zoo requires no registered
+architecture. This module does not import torch.
 """
 
 import math
@@ -26,9 +26,9 @@ _SIZES = ("inputs", "outputs", "kernel", "stride", "max_pool")
 
 @dataclass(frozen=True)
 class Layer:
-    """One parameter-carrying layer and what follows it up to the next one.
+    """One layer with parameters, and the operations between it and the next one.
 
-    The order of what follows is fixed: max-pooling, activation, dropout, global average pooling.
+    The order of the operations is fixed: max-pooling, activation, dropout, global average pooling.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Parameter:
-    """Where one named tensor of a model lies in its flat weight vector."""
+    """The place of one named tensor of a model in its flat weight vector."""
 
     name: str
     shape: tuple[int, ...]
@@ -87,7 +87,7 @@ class Schema:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        """Refuse, with its name and key, a layer that cannot be, and layers that do not fit each other (SpecError)."""
+        """Raise SpecError, with name and key, for an invalid layer, or for layers that do not fit each other."""
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise SpecError(f"{self.name}: found {len(self.layers)} layers; expected 1 to {MAX_LAYERS}")
         for key, side in zip(("channels", "height", "width"), self.input_shape, strict=True):
@@ -126,9 +126,9 @@ class Schema:
 
     @cached_property
     def output_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """``(channels, height, width)`` that each layer hands on, after its pooling.
+        """``(channels, height, width)`` of the output of each layer, after its pooling.
 
-        Raises SpecError where a layer does not fit what comes before it.
+        Raises SpecError if a layer does not fit the output of the layer before it.
         """
         shapes, shape, linear = [], self.input_shape, False
         for layer in self.layers:
@@ -140,7 +140,7 @@ class Schema:
                 if layer.inputs != math.prod(shape):
                     raise SpecError(
                         f"{self.name}: {layer.name} takes {layer.inputs} features, "
-                        f"but is given {channels} x {height} x {width}"
+                        f"but its input is {channels} x {height} x {width}"
                     )
                 shape = (layer.outputs, 1, 1)
             else:
@@ -163,7 +163,7 @@ class Schema:
         return tuple(shapes)
 
     def block(self, index: int) -> int:
-        """How many consecutive inputs of the next layer one output of layer ``index`` feeds.
+        """Return how many consecutive inputs of the next layer one output of layer ``index`` feeds.
 
         It is 1, except from a convolution to a linear layer: there it is height times width.
         """
@@ -186,11 +186,11 @@ class Schema:
         return tokens
 
     def permutation_index(self, permutations: Mapping[str, npt.ArrayLike]) -> npt.NDArray[np.int64]:
-        """Return the index ``i`` for which ``flat[i]`` is the same network with permuted neurons.
+        """Return the index ``i``, int64 ``[parameters]``, for which ``flat[i]`` is the network with permuted neurons.
 
         ``permutations`` maps names of hidden layers to permutations of their outputs (paper, equation 1:
-        the layer's rows and biases move, and the next layer's inputs move along). Raises ValueError for
-        the output layer, an unknown layer, or something that is no permutation.
+        the layer's rows and biases are permuted, and the next layer's inputs in the same way). Raises ValueError for
+        the output layer, an unknown layer, or an array that is not a permutation.
         """
         index = np.arange(self.size)
         hidden = [layer.name for layer in self.layers[:-1]]
@@ -214,7 +214,7 @@ class Schema:
         return index
 
     def forward_flops(self) -> int:
-        """Floating-point operations of one image's forward pass, multiplications and additions counted."""
+        """Return the floating-point operations of one image's forward pass, multiplications plus additions."""
         total, shape = 0, self.input_shape
         for layer, output in zip(self.layers, self.output_shapes, strict=True):
             positions = 1
@@ -225,7 +225,7 @@ class Schema:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        """Return the schema as plain values, as zoo.json holds it."""
+        """Return the schema as plain values, as in zoo.json."""
         return {
             "name": self.name,
             "input_shape": list(self.input_shape),
@@ -234,7 +234,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, value: Any) -> "Schema":
-        """Read a schema back; raises DamagedZooError for anything that `to_json` would not write."""
+        """Return the schema of plain values. Raises DamagedZooError for values that `to_json` does not return."""
         if not isinstance(value, dict) or value.keys() != {"name", "input_shape", "layers"}:
             raise DamagedZooError("layer schema: expected an object with name, input_shape and layers")
         name, shape, layers = value["name"], value["input_shape"], value["layers"]
@@ -257,7 +257,7 @@ _TYPES = {field.name: type(getattr(_EXAMPLE, field.name)) for field in fields(La
 
 
 def _check_entry(place: str, entry: Any) -> None:
-    """Refuse what is not the JSON of a layer: other keys, or values of other types (true is not a number)."""
+    """Raise DamagedZooError unless the entry has the keys and types of a layer (true is not a number)."""
     if not isinstance(entry, dict):
         raise DamagedZooError(f"{place}: found {entry!r:.80}; expected a layer")
     for key in sorted(entry.keys() ^ _TYPES.keys()):
@@ -268,7 +268,7 @@ def _check_entry(place: str, entry: Any) -> None:
 
 
 def _check_layer(network: str, layer: Layer) -> None:
-    """Refuse a layer that no images could go through. Raises SpecError naming the layer and the key."""
+    """Raise SpecError, with the layer and the key, for a layer with invalid values."""
     if not layer.name.isidentifier() or len(layer.name) > MAX_NAME:
         raise SpecError(f"{network}: layer names must be identifiers, found {layer.name!r:.120}")
     if layer.kind not in ("conv", "linear"):

@@ -44,6 +44,7 @@ from zootools.storage.records import Plan, StackRecord
 from zootools.storage.status import epochs_done
 from zootools.storage.unhashed import MAX_SESSIONS, read_build_log
 from zootools.text import say
+from zootools.training.table import choose_backend
 
 if TYPE_CHECKING:
     from zootools.training.backend import Backend
@@ -106,7 +107,7 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
         **options: the fields of `zootools.building.options.BuildOptions`:
 
             - device: ``cpu``, ``cuda``, or ``auto`` (default) for CUDA where there is a CUDA device.
-            - backend: ``native``, ``torch``, or ``auto`` (default; `zootools.training.backend.choose_backend`); or a
+            - backend: ``native``, ``torch``, or ``auto`` (default; `zootools.training.table.choose_backend`); or a
               backend of your own: an object with the members of `zootools.training.backend.Backend` that can be
               pickled.
             - engine: ``local`` (default) for processes on this machine, ``ray`` for tasks of a Ray cluster; the bytes
@@ -195,8 +196,6 @@ def _choose_backend(request: _Request) -> "Backend":
     backend = request.options.backend
     if not isinstance(backend, str):
         return backend
-    from zootools.training.backend import choose_backend
-
     device = choose_device(request.options.device)
     return choose_backend(backend, device, request.schema, request.spec.training.batch_size)
 

@@ -1,4 +1,4 @@
-"""Planning a zoo before anything is trained: which models share a stack, and what the build will take."""
+"""Planning a zoo before training: the models of each stack, and the size of the build."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,28 +9,28 @@ from zootools.architectures import Schema, build_schema
 from zootools.errors import SpecError
 from zootools.images.shapes import check_images, image_shape
 from zootools.spec import ZooSpec
-from zootools.spec.model_configs import ModelConfig, count_structures
+from zootools.spec.model_configs import ModelConfig, count_structures, training_count
 from zootools.storage.hashed_json import MAX_BYTES
+from zootools.storage.manifest import MAX_STACK_MODELS
 
-MAX_STACK = 256
+USUAL_STACK = 256
+"""Models of a stack at most, unless there are more than `MANY_FILES` shards."""
 
 FEW_FILES = 1000
-"""Stacks are as small as they can be (for more work units) without making more shards than this."""
-
-HUGE_STACK = 4096
+"""Stacks are as small as possible, for more units of work, up to this number of shards."""
 
 MANY_FILES = 9000
-"""Beyond so many shards, which is nearly what a hub takes, stacks grow further: up to `HUGE_STACK` models."""
+"""With more shards, nearly as many as a hub accepts, stacks grow beyond `USUAL_STACK`, up to `MAX_STACK_MODELS`."""
 
 MODEL_BYTES, SHARD_BYTES = 120, 175
-"""What zoo.json takes for a model at most (one that has diverged), and for a shard."""
+"""Bytes in zoo.json for a model at most (a diverged one), and for a shard."""
 
 MAX_SHARDS = 200_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a specification asks for, by arithmetic."""
+    """The size of a build, by arithmetic."""
 
     models: int
     checkpoints: int
@@ -38,12 +38,15 @@ class Estimate:
     largest_stack: int
     """Models in the largest stack."""
     bytes: int
+    """Bytes on disk, about."""
     steps: int
+    """Optimizer steps, summed over the models."""
     model_samples: int
+    """Training images seen, summed over models and epochs."""
 
 
 def zoo_schema(spec: ZooSpec, data: Path | None = None) -> Schema:
-    """Return the layer schema of a specification's models. Raises SpecError where images do not fit it."""
+    """Return the layer schema of a specification's models. Raises SpecError if the images do not fit it."""
     shape, classes = image_shape(spec.images, data)
     return build_schema(spec.architecture, shape, classes)
 
@@ -51,9 +54,9 @@ def zoo_schema(spec: ZooSpec, data: Path | None = None) -> Schema:
 def plan_stacks(
     models: Sequence[ModelConfig], schema: Schema, checkpoints: int, device: str = "cpu"
 ) -> list[list[str]]:
-    """Put models of one structure together: activation, optimizer, and whether there is dropout.
+    """Return the ids of the models of each stack: models of one activation and optimizer, all or none with dropout.
 
-    The result depends on the models alone, never on the number of workers.
+    ``checkpoints`` is their number per model. The result depends on the arguments alone, not on the number of workers.
     """
     groups: dict[tuple[str, str, bool], list[str]] = {}
     for model in sorted(models, key=lambda model: model.model_id):
@@ -64,9 +67,9 @@ def plan_stacks(
 
 
 def _stack_size(groups: Iterable[int], schema: Schema, checkpoints: int, device: str = "cpu") -> int:
-    """Return how many models a stack has at most, given the number of models of each structure.
+    """Return the maximum number of models of a stack, given the number of models of each structure.
 
-    Raises SpecError where there would be more shards than a manifest can name.
+    Raises SpecError if there would be more shards than a manifest can name.
     """
     groups = list(groups)
     size = 256 if device == "cuda" or schema.size <= 2_000 else 16
@@ -74,20 +77,23 @@ def _stack_size(groups: Iterable[int], schema: Schema, checkpoints: int, device:
     def shards() -> int:
         return checkpoints * sum(-(-count // size) for count in groups)
 
-    while (size < MAX_STACK and shards() > FEW_FILES) or (size < HUGE_STACK and shards() > MANY_FILES):
+    while (size < USUAL_STACK and shards() > FEW_FILES) or (size < MAX_STACK_MODELS and shards() > MANY_FILES):
         size *= 2
     if shards() > MAX_SHARDS or sum(groups) * MODEL_BYTES + shards() * SHARD_BYTES > MAX_BYTES:
         raise SpecError(
             f"{sum(groups):,} models of {checkpoints:,} checkpoints in {shards():,} shards are more than one zoo can "
-            "have: keep fewer (training.checkpoint_every, checkpoint_epochs), or make several zoos"
+            "hold: keep fewer (training.checkpoint_every, checkpoint_epochs), or make several zoos"
         )
     return size
 
 
 def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConfig] | None = None) -> Estimate:
-    """Return what building a specification will take, without touching a disk.
+    """Return the size of the build of a specification, without reading or writing a zoo.
 
-    ``models`` are those of the specification, for who has them at hand.
+    Args:
+        spec: the specification.
+        data: the folder of the image files.
+        models: the result of `zootools.spec.model_configs.expand`, if already computed.
     """
     schema, kept, training = zoo_schema(spec, data), len(spec.training.kept_epochs), spec.training
     if models is None:
@@ -99,11 +105,11 @@ def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConf
     steps = samples = 0
     for (activation, optimizer, dropout, fraction), number in structures.items():
         groups[activation, optimizer, dropout] += number
-        images = max(1, int(spec.images.train * fraction))
+        images = training_count(spec.images.train, fraction)
         samples += number * images
         steps += number * -(-images // training.batch_size)
     total, size = sum(groups.values()), _stack_size(groups.values(), schema, kept)
-    # The shard, the row of Parquet (compressed by about a fifth at best), and the scores in both.
+    # The shard, the row of Parquet (compression saves at most a fifth), and the scores in both.
     per_checkpoint = 8 * schema.size + 600
     return Estimate(
         models=total,
@@ -117,9 +123,9 @@ def estimate(spec: ZooSpec, data: Path | None = None, models: Sequence[ModelConf
 
 
 def check_spec(spec: ZooSpec, data: Path | None = None) -> Schema:
-    """Return the schema of a specification's models; raise SpecError for what no build could make of it.
+    """Return the schema of a specification's models. Raises SpecError if no build of the specification can succeed.
 
-    Images are not read, so their number is compared with what is known of their data set.
+    Pixels are not read; the number of images is compared with that of the files, or the published one.
     """
     schema = zoo_schema(spec, data)
     check_images(spec.images, data)

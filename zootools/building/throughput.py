@@ -1,4 +1,4 @@
-"""How fast this machine trains a specification: two seconds of the real trainer."""
+"""Measuring how fast this machine trains a specification: the real trainer runs for two seconds."""
 
 import os
 import time
@@ -8,10 +8,11 @@ from pathlib import Path
 from zootools.building.planning import zoo_schema
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, configurations, count_models
+from zootools.training.table import choose_backend
 
 SECONDS = 2.0
 MODELS = 256
-"""How many models are trained side by side, if the specification makes that many."""
+"""Maximum number of models that are trained."""
 
 
 def seconds_per_model_sample(
@@ -19,21 +20,20 @@ def seconds_per_model_sample(
 ) -> float:
     """Return the seconds that one model needs for one training sample when all workers train.
 
-    Random images of the right shape are trained on, so no image file is read. Evaluation is not counted, nor
-    is the last stack of a worker, which may be a small one.
+    The images are random, so no image file is read. Neither evaluation nor the smaller last stack of a worker is
+    included.
     """
     import torch
 
     from zootools.images.datasets import ImageData, Subset
-    from zootools.training.backend import choose_backend
 
     schema = zoo_schema(spec, data)
     first = next(configurations(spec))
     alike = [h for h in configurations(spec) if (h.activation, h.optimizer) == (first.activation, first.optimizer)]
-    # Stand-ins for the models of one structure: there may be a million, and which seeds they have makes no difference.
+    # Made-up models of one structure: there may be a million real ones, and their seeds do not change the speed.
     numbered = zip(range(min(MODELS, count_models(spec))), cycle(alike), strict=False)
     models = [ModelConfig(f"{number:016x}", "", number, "train", hyper) for number, hyper in numbered]
-    # Enough steps that the start of an epoch, which is the same for any length, does not count.
+    # Enough steps to make the start of an epoch, which takes the same time for any length, negligible.
     count = min(spec.images.train, spec.training.batch_size * 64)
     images = Subset(torch.randn(count, *schema.input_shape), torch.arange(count) % schema.classes)
     data_set = ImageData(images, images, images, schema.classes)
@@ -42,7 +42,7 @@ def seconds_per_model_sample(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        trainer.train_epoch(1)  # warms up
+        trainer.train_epoch(1)  # warm-up
         begun, epochs = time.perf_counter(), 0
         while time.perf_counter() - begun < SECONDS:
             epochs += 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zootools.choices import BACKENDS, DEVICES, MAX_WORKERS
+from zootools.choices import DEVICES, MAX_WORKERS
 from zootools.cli.shared import (
     ADDRESS,
     DATA,
@@ -21,6 +21,7 @@ from zootools.cli.shared import (
     show_pairs,
 )
 from zootools.text import say
+from zootools.training.table import BACKENDS
 
 if TYPE_CHECKING:
     from zootools.spec import ZooSpec
@@ -39,7 +40,7 @@ HOW_TO_TRAIN = (
     ),
     click.option(
         "--backend",
-        type=Word(BACKENDS),
+        type=Word(tuple(BACKENDS)),
         default="auto",
         show_default=True,
         help="The trainer: compiled SIMD lanes, or PyTorch.",

@@ -1,4 +1,4 @@
-"""Image data as tensors: loaded once, normalised once, indexed by the trainers. No loader processes."""
+"""Image data as tensors: loaded and normalised once, then indexed by the trainers. No loader processes."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from zootools.errors import SpecError, StorageError
 from zootools.images.folders import list_pictures, read_picture
 from zootools.images.sets import IMAGE_SETS, PARTS, Arrays, ImageSet, missing_files, read_part, reason_of
 from zootools.images.shapes import check_counts, image_shape
-from zootools.images.shapes import has_images as has_images  # for those who look for it here
 from zootools.paths import data_folder
 from zootools.rng import stream
 from zootools.spec import DatasetImages, FolderImages, Images, TetrisImages
@@ -38,7 +37,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class ImageData:
-    """The images of a zoo. ``validation`` is empty where the specification asks for none."""
+    """The images of a zoo. ``validation`` is empty if the specification has no validation images."""
 
     train: Subset
     validation: Subset
@@ -53,7 +52,7 @@ class ImageData:
 
     @property
     def digest(self) -> str:
-        """sha256 over every image and label: what a zoo records, and a resumed build compares."""
+        """sha256 over every image and label; zoos record it, and resumed builds compare it."""
         digest = hashlib.sha256()
         for subset in (self.train, self.validation, self.test):
             for tensor in (subset.images, subset.labels):
@@ -62,9 +61,9 @@ class ImageData:
         return digest.hexdigest()
 
     def fault(self, shape: tuple[int, ...]) -> str:
-        """Return what keeps trainers from using these images, or an empty string; ``shape`` is what one must be.
+        """Return why trainers cannot use these images, or an empty string; ``shape`` is that of one image.
 
-        Trainers index memory by shapes and labels without another look, so every way to them ends in this check.
+        Trainers index memory by shapes and labels without further checks, so all images pass this one first.
         """
         for name, subset in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             images, labels = subset.images, subset.labels
@@ -73,15 +72,15 @@ class ImageData:
             if tuple(images.shape[1:]) != shape or len(shape) != 3:
                 return f"{name}: images are {tuple(images.shape[1:])}, expected (channels, height, width) = {shape}"
             if tuple(labels.shape) != (len(images),):
-                return f"{name}: there are {labels.numel():,} labels for {len(images):,} images"
+                return f"{name}: {labels.numel():,} labels for {len(images):,} images"
             if not len(images):
                 if name == "validation":
                     continue
-                return f"{name}: there are no images"
+                return f"{name}: no images"
             if labels.min() < 0 or labels.max() >= self.classes:
                 return f"{name}: labels are {labels.min()} to {labels.max()}, expected 0 to {self.classes - 1}"
             if not all(extreme.isfinite() for extreme in images.aminmax()):  # a NaN is its own minimum
-                return f"{name}: there are pixels that are not finite"
+                return f"{name}: pixels that are not finite"
         return ""
 
     def to(self, device: torch.device | str) -> "ImageData":
@@ -90,13 +89,13 @@ class ImageData:
 
 
 def load_images(images: Images, data: Path | None = None) -> ImageData:
-    """Load, cut, resize and normalise the images of a specification.
+    """Load, crop, resize and normalise the images of a specification.
 
-    ``train`` are the first images of the data set's training part, ``validation`` the next ones.
-    Files that are missing below `data_folder` are downloaded there.
+    ``train`` are the first images of the training part of the data set, ``validation`` the images after them.
+    Missing files are downloaded to `data_folder`.
 
-    Raises SpecError when more images are asked for than there are, StorageError when files are missing
-    and cannot be downloaded, cannot be read, or hold something else than the name of the set promises.
+    Raises SpecError if the specification has more images than the data set; StorageError if files are missing and
+    cannot be downloaded, cannot be read, or differ from `zootools.images.sets.IMAGE_SETS`.
     """
     shape, classes = image_shape(images, data)
     if isinstance(images, TetrisImages):
@@ -115,18 +114,18 @@ def load_images(images: Images, data: Path | None = None) -> ImageData:
         )
     fault = loaded.fault(shape)
     if fault:
-        raise SpecError(f"images: {images.name}: {fault}; look at images.mean and images.std")
+        raise SpecError(f"images: {images.name}: {fault}; check images.mean and images.std")
     return loaded
 
 
 def _prepare(raw: npt.NDArray[np.uint8], images: DatasetImages | FolderImages) -> Tensor:
-    """Centre crop, resize (bilinear, antialiased), grey by the channel mean, scale to [0, 1], normalise."""
+    """Scale to [0, 1], centre-crop, average the channels to grey, resize (bilinear, antialiased), normalise."""
     pixels = torch.from_numpy(np.require(raw, requirements=["C", "W"]))
     if images.crop is not None:
         top, left = ((side - images.crop) // 2 for side in pixels.shape[2:])
         pixels = pixels[:, :, top : top + images.crop, left : left + images.crop]
     prepared = []
-    for chunk in pixels.split(4096):  # so that a large data set never exists twice as float32
+    for chunk in pixels.split(4096):  # so that a large data set is in memory only once as float32
         result = chunk.float() / 255
         if images.greyscale:
             result = result.mean(dim=1, keepdim=True)
@@ -149,7 +148,7 @@ _SHAPES = np.array(
 
 
 def _tetris(images: TetrisImages) -> ImageData:
-    """One fixed 4x4 prototype per class (paper, Figure 6) plus Gaussian noise; classes take turns."""
+    """One fixed 4x4 prototype per class (paper, Figure 6) plus Gaussian noise; the classes alternate."""
     prototypes = np.array([[[float(pixel) for pixel in row] for row in shape] for shape in _SHAPES])
 
     def subset(name: str, count: int, noise: float) -> Subset:
@@ -166,11 +165,11 @@ def _tetris(images: TetrisImages) -> ImageData:
     )
 
 
-# --- data sets that others keep -----------------------------------------------------------------------
+# --- data sets in files -------------------------------------------------------------------------------
 
 
 def _known(images: DatasetImages, root: Path) -> list[Arrays]:
-    """Read as many images of a known set as are asked for: train with validation, and test."""
+    """Read the images of a known set: those for training and validation, and those for testing."""
     known = IMAGE_SETS[images.name]
     missing = missing_files(known, root)
     if missing:
@@ -182,7 +181,7 @@ def _known(images: DatasetImages, root: Path) -> list[Arrays]:
 
 
 def _download(known: ImageSet, root: Path, missing: list[str]) -> None:
-    """Fetch missing files. They appear when they are whole; files that are there already are left as they are."""
+    """Download missing files. Each is renamed into place when it is complete; existing files are kept."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".download-", dir=root) as folder:
@@ -191,17 +190,17 @@ def _download(known: ImageSet, root: Path, missing: list[str]) -> None:
             for name in missing:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (aside / name).rename(root / name)
-    except Exception as error:  # torchvision and urllib raise many kinds
+    except Exception as error:  # torchvision and urllib raise many types
         names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         raise StorageError(
             f"images: the files of {known.name} are not in {root} (missing: {names}), and could not be downloaded "
-            f"({reason_of(error)}); put them there in torchvision's layout, or name their folder with --data or "
+            f"({reason_of(error)}); copy them there in torchvision's layout, or name their folder with --data or "
             "$ZOOTOOLS_DATA"
         ) from error
 
 
 def _fetch(known: ImageSet, root: Path, aside: Path, missing: list[str]) -> None:
-    """Let torchvision download what is missing into the folder ``aside``, and unpack it there."""
+    """Let torchvision download the missing files into the folder ``aside``, and unpack them there."""
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 
@@ -211,16 +210,16 @@ def _fetch(known: ImageSet, root: Path, aside: Path, missing: list[str]) -> None
     else:
         archives = {kind.filename: kind.tgz_md5} if hasattr(kind, "tgz_md5") else {}
     for name, md5 in archives.items():
-        if check_integrity(root / name, md5):  # a whole archive, and only that, need not be downloaded
+        if check_integrity(root / name, md5):  # only an intact archive is used again
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             (aside / name).symlink_to((root / name).resolve())
     for part in PARTS:
         if set(missing) & set(known.files[part]):
-            kind(aside, part if known.name in ("svhn", "stl10") else part == "train", download=True)
+            kind(aside, part if known.by_split else part == "train", download=True)
 
 
 def _folder(images: FolderImages, root: Path) -> list[Arrays]:
-    """Read as many pictures of a folder as are asked for; classes are numbered by their sorted names."""
+    """Read the pictures of a folder; classes are numbered by their sorted names."""
     from PIL.Image import Resampling
 
     listed = list_pictures(root / images.folder)
@@ -228,7 +227,7 @@ def _folder(images: FolderImages, root: Path) -> list[Arrays]:
     side = images.size or 0
     parts: list[Arrays] = []
     for pictures, wanted in zip(listed, (images.train + images.validation, images.test), strict=True):
-        # A training set in alphabetical order would give `images.train` one class only.
+        # In alphabetical order the first `images.train` pictures would be of one class only.
         order = stream(0, "image_folder").permutation(len(pictures))[:wanted]
         pixels = np.empty((len(order), 3, side, side), np.uint8)
         for row, index in enumerate(order):

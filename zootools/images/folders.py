@@ -1,6 +1,7 @@
-"""Pictures of a user's own, ``<folder>/{train,test}/<class>/<picture>``: which there are, and what is in one.
+"""The user's own pictures, ``<folder>/{train,test}/<class>/<picture>``: listing and reading them.
 
-Hidden names (with a leading dot) are left out, and so are files without the ending of a picture. No torch here.
+Hidden names (with a leading dot) and files without the ending of a picture are skipped. This module does not import
+torch.
 """
 
 import warnings
@@ -16,18 +17,18 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings of the files that are pictures, in capitals too."""
+"""Endings of the names of pictures, in lower or upper case."""
 
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-"""What such a file may hold. No other format of Pillow's: reading EPS, for one, runs a program."""
+"""Allowed formats. Pillow has others that are not safe: reading EPS runs a program."""
 
 MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes of at most 8 bits per channel, which become RGB."""
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the sorted names of the classes in a part. Raises StorageError where there is none."""
-    reason = "hidden ones do not count"
+    """Return the sorted names of the classes in a part. Raises StorageError if there are none."""
+    reason = "hidden folders are skipped"
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
     except OSError as error:
@@ -41,10 +42,10 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def list_pictures(folder: Path) -> list[list[tuple[Path, int]]]:
-    """Return the pictures of ``train`` and of ``test``, each with the number of its class, without opening any.
+    """Return the pictures of ``train`` and of ``test``, each with the number of its class. No picture is opened.
 
-    Raises StorageError where a part, a class or a folder cannot be listed or is empty, SpecError where the two parts
-    have different classes.
+    Raises StorageError if a part, a class or a folder cannot be listed or is empty, SpecError if the two parts have
+    different classes.
     """
     train, test = (class_folders(folder / part) for part in PARTS)
     if train != test:
@@ -69,11 +70,11 @@ def _is_hidden(name: str) -> bool:
 
 
 def _pictures_of_class(folder: Path) -> list[Path]:
-    """Return the pictures of a class, those in folders of the folder too; ordered by folder, then by name."""
+    """Return the pictures of a class, with those in its subfolders; ordered by folder, then by name."""
     found = sorted(_walk(folder), key=lambda entry: str(entry[0]))
     pictures = [inner / name for inner, names in found for name in names if name.lower().endswith(ENDINGS)]
     if not pictures:
-        raise StorageError(f"images: the class {folder} has no picture; their names end in {', '.join(ENDINGS)}")
+        raise StorageError(f"images: the class {folder} has no picture; names of pictures end in {', '.join(ENDINGS)}")
     return pictures
 
 
@@ -99,14 +100,14 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 def read_picture(path: Path) -> "Image.Image":
     """Return a picture in RGB with 8 bits per channel, upright.
 
-    Modes of at most 8 bits per channel are converted. Raises StorageError, which names the file, for any other mode,
-    for pixels that are transparent, for several pictures in one file, and for what is not a picture at all.
+    Modes of at most 8 bits per channel are converted. Raises StorageError, which names the file, for other modes,
+    transparent pixels, several pictures in one file, and files that are not pictures.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings(), open_regular(path) as file:
-            warnings.simplefilter("ignore")  # of metadata that is not used
+            warnings.simplefilter("ignore")  # about metadata that is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as picture:
                 unfit = _unfit(picture)
@@ -117,7 +118,7 @@ def read_picture(path: Path) -> "Image.Image":
                         return _upright(opaque.convert("RGB"))
     except UnidentifiedImageError as error:
         raise StorageError(f"images: {path}: cannot be read as a picture (not one of {', '.join(FORMATS)})") from error
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many types for damaged files
         raise StorageError(f"images: {path}: cannot be read as a picture ({reason_of(error)})") from error
     raise StorageError(f"images: {path}: {unfit}")
 
@@ -128,21 +129,21 @@ def _unfit(picture: "Image.Image") -> str:
         return f"its pixels have the mode {picture.mode}; {_REMEDY}"
     if _has_wide_channels(picture):
         return f"its {picture.mode} pixels have more than 8 bits per channel, or signed ones; {_REMEDY}"
-    # A JPEG of several pictures (MPO) has its main one in front: phones add previews and brightness maps.
+    # The first picture of a JPEG with several (MPO) is the main one: phones add previews and brightness maps.
     frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-    return f"it holds {frames} pictures; save each in a file of its own" if frames != 1 else ""
+    return f"it contains {frames} pictures; save each in a separate file" if frames != 1 else ""
 
 
 _REMEDY = "save it with 8 bits per channel, in grey or RGB"
 
 
 def _has_wide_channels(picture: "Image.Image") -> bool:
-    """Return whether a file has more bits per channel than the mode says: Pillow drops the lower ones of colours."""
+    """Return whether a file has more bits per channel than its mode: Pillow drops the lower bits of colours."""
     if picture.format == "TIFF":
         tags: Any = picture.tag_v2  # type: ignore[attr-defined]
         bits, formats = tags.get(_BITS_PER_SAMPLE, (1,)), tags.get(_SAMPLE_FORMAT, (1,))
         return max(bits) > 8 or any(kind != 1 for kind in formats)
-    # How Pillow decodes it: "RGB;16B" of PNG, the largest value of PPM.
+    # The arguments of Pillow's decoder: "RGB;16B" for PNG, the largest value for PPM.
     for tile in picture.tile:  # type: ignore[attr-defined]
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         for argument in arguments:
@@ -157,23 +158,23 @@ _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _ORIENTATION = 258, 339, 274
 
 
 def _opaque(picture: "Image.Image") -> tuple[str, "Image.Image"]:
-    """Return why some pixels of a loaded picture have no colour of their own, or an empty string; and the picture."""
+    """Return why a loaded picture is not opaque, or an empty string; and the picture without alpha."""
     if picture.mode in ("P", "PA"):
         colours = len(picture.getpalette("RGB") or ()) // 3
         highest = max(picture.getchannel(0).tobytes())
         if highest >= colours:  # Pillow makes them black
-            return f"pixels have the number {highest} in a palette of {colours} colours", picture
+            return f"pixels have the index {highest} in a palette of {colours} colours", picture
     if "transparency" not in picture.info and picture.mode not in ("LA", "PA", "P", "RGBA"):
         return "", picture
     with_alpha = picture.convert("RGBA")
     lowest, _ = with_alpha.getchannel("A").getextrema()
     if lowest != 255:
-        return "it has transparent pixels; put it on a background of your choice, and save it without alpha", picture
+        return "it has transparent pixels; add a background, and save it without alpha", picture
     return "", with_alpha
 
 
 def _upright(picture: "Image.Image") -> "Image.Image":
-    """Turn a picture as its EXIF orientation says; EXIF that cannot be read turns nothing."""
+    """Rotate a picture by its EXIF orientation; unreadable EXIF data are ignored."""
     from PIL.Image import Transpose
 
     turns = {

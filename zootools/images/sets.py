@@ -1,7 +1,9 @@
-"""The known image sets: what each promises, in one table, and the functions that read their files.
+"""The known image sets: one table of their shapes, classes, counts and files, and the functions that read the files.
 
-A file is compared with the promise of its set before its pixels are used: type and number of the elements, shape of
-the pictures, number and range of the labels. No torch in this module.
+Before the pixels of a file are used, the file is compared with the table: type and number of the elements, shape of
+the pictures, number and range of the labels. This module does not import torch.
+
+A new set is a function that reads it, a row of `IMAGE_SETS`, and its name in `zootools.spec.ImageSetName`.
 """
 
 import bz2
@@ -10,7 +12,7 @@ import math
 import os
 import pickle
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedReader, BytesIO
@@ -29,33 +31,37 @@ Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 PARTS = ("train", "test")
 
-_OWN = "pictures of your own go into an image_folder"
+_OWN = "for your own pictures use images.name: image_folder"
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One known image set. Its files are named relative to the data folder, in torchvision's layout."""
+    """One known image set. Paths of files are relative to the data folder, in torchvision's layout."""
 
     name: str
     shape: tuple[int, int, int]
-    """``(channels, height, width)`` of its raw pictures."""
+    """``(channels, height, width)`` of the raw pictures."""
     classes: int
     read: "Callable[[ImageSet, Path, str], Arrays] | None" = None
-    """Reads one part of it below a data folder; None for tetris, whose images are drawn."""
+    """Reads one part below a data folder; None for tetris, whose images are drawn."""
+    count: "Callable[[ImageSet, Path, str], int] | None" = None
+    """Counts the images of a part from headers and labels, for formats where this is possible without the pixels."""
     counts: tuple[int, int] = (0, 0)
-    """Number of training and of test images, as published."""
+    """Published numbers of training and of test images."""
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The files of ``train`` and of ``test``."""
     md5: Mapping[str, str] = field(default_factory=dict)
-    """Published digests; a file that has one here is read only if it has this one."""
+    """Published digests; a file with a published digest is read only if it has this digest."""
     torchvision: str = ""
-    """The class of torchvision that downloads it."""
+    """The class of torchvision.datasets that downloads the set."""
+    by_split: bool = False
+    """Whether that class selects a part with ``split="train"``, and not with ``train=True``."""
 
 
 def read_part(known: ImageSet, root: Path, part: str) -> Arrays:
-    """Read the part ``train`` or ``test`` of an image set: raw pixels and labels, as the table promises them.
+    """Read the part ``train`` or ``test`` of an image set: raw pixels and labels.
 
-    Raises StorageError, which names the file, when a file cannot be read or holds something else.
+    Raises StorageError, which names the file, if a file cannot be read or differs from the table.
     """
     assert known.read is not None
     pixels, labels = known.read(known, root, part)
@@ -70,16 +76,16 @@ def read_part(known: ImageSet, root: Path, part: str) -> Arrays:
 
 
 def count_part(known: ImageSet, root: Path, part: str) -> int:
-    """Return the number of images of a part: as published where a file is missing, else as its files have it.
+    """Return the number of images of a part: the published one if a file is missing, else that in the files.
 
-    Without reading pixels, where that can be: headers, labels and digests are compared with the table.
+    Headers, labels and digests are compared with the table; pixels are read only if the format requires it.
     Raises StorageError as `read_part` does.
     """
     published = known.counts[PARTS.index(part)]
     if not all(present(root / file) for file in known.files.get(part, ())):
         return published
-    if known.read is _read_idx:
-        return len(_idx_labels(known, root, part))
+    if known.count is not None:
+        return known.count(known, root, part)
     if known.md5:
         for file in known.files[part]:
             with _reading(known, root / file) as opened:
@@ -89,12 +95,12 @@ def count_part(known: ImageSet, root: Path, part: str) -> int:
 
 
 def missing_files(known: ImageSet, root: Path) -> list[str]:
-    """Return those files of an image set that are not in a data folder."""
+    """Return the files of an image set that are not in a data folder."""
     return [file for files in known.files.values() for file in files if not present(root / file)]
 
 
 def present(path: Path) -> bool:
-    """Return whether something has this name, readable or not; a link that leads nowhere counts as nothing."""
+    """Return whether the path exists, readable or not; a dangling link does not count."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -105,25 +111,25 @@ def present(path: Path) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an exception says, on one line of bounded length."""
+    """Return the message of an exception on one line of at most 200 characters."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:200] or type(error).__name__
 
 
 @contextmanager
 def _reading(known: ImageSet, path: Path) -> Iterator[BufferedReader]:
-    """Open a file of an image set; whatever goes wrong while it is read becomes a StorageError that names it."""
+    """Open a file of an image set; any error while it is read becomes a StorageError that names the file."""
     try:
         with open_regular(path) as file:
             yield file
     except StorageError:
         raise
-    except Exception as error:  # foreign readers raise many kinds: zlib's, struct's, pickle's, MemoryError, ...
+    except Exception as error:  # readers raise many kinds: those of zlib, struct, pickle, MemoryError, ...
         raise _unreadable(known, path, reason_of(error)) from error
 
 
 def _unreadable(known: ImageSet, path: Path, reason: str) -> StorageError:
-    return StorageError(f"images: {path} is there, but cannot be read as a file of {known.name} ({reason})")
+    return StorageError(f"images: {path} exists, but cannot be read as a file of {known.name} ({reason})")
 
 
 def _sides(shape: tuple[int, ...]) -> str:
@@ -157,6 +163,10 @@ def _read_idx(known: ImageSet, root: Path, part: str) -> Arrays:
         return pixels.reshape(count, *known.shape), labels
 
 
+def _count_idx(known: ImageSet, root: Path, part: str) -> int:
+    return len(_idx_labels(known, root, part))
+
+
 def _idx_labels(known: ImageSet, root: Path, part: str) -> npt.NDArray[np.int64]:
     """Read the labels of a part, and compare them with the table and with the header of the pictures."""
     pictures, path = (root / file for file in known.files[part])
@@ -171,21 +181,21 @@ def _idx_labels(known: ImageSet, root: Path, part: str) -> npt.NDArray[np.int64]
 
 
 def _idx_count(known: ImageSet, path: Path, file: BufferedReader, shape: tuple[int, ...]) -> int:
-    """Read the header of an idx file whose items must be uint8 of this shape; return how many it holds.
+    """Read the header of an idx file whose items must be uint8 of this shape; return their number.
 
-    The size of the file must be what the header promises, so a false header takes no memory.
+    The size of the file must agree with the header, so a false header allocates no memory.
     """
     head, size = file.read(8 + 4 * len(shape)), os.fstat(file.fileno()).st_size
     if head[:2] == b"\x1f\x8b":
         raise _unreadable(known, path, "it is compressed; unpack it with gunzip")
     if len(head) < 8 or head[:2] != b"\0\0":
-        raise _unreadable(known, path, f"{size:,} bytes that do not begin as an idx file does")
+        raise _unreadable(known, path, f"{size:,} bytes that do not begin with the header of an idx file")
     kind, rank = head[2:4]
     if kind != 8:
         found = _IDX_TYPES.get(kind, f"an unknown type, {kind}")
-        raise _unreadable(known, path, f"its elements are {found}, and must be uint8")
+        raise _unreadable(known, path, f"its elements are {found}, expected uint8")
     if rank != 1 + len(shape) or len(head) != 4 + 4 * rank:
-        raise _unreadable(known, path, f"it has {rank} dimensions, and must have {1 + len(shape)}")
+        raise _unreadable(known, path, f"it has {rank} dimensions, expected {1 + len(shape)}")
     count, *sides = struct.unpack(f">{rank}I", head[4:])
     if tuple(sides) != shape:
         raise StorageError(
@@ -194,31 +204,31 @@ def _idx_count(known: ImageSet, path: Path, file: BufferedReader, shape: tuple[i
         )
     promised = len(head) + count * math.prod(shape)
     if size != promised:
-        raise _unreadable(known, path, f"it has {size:,} bytes, and its header promises {promised:,}")
+        raise _unreadable(known, path, f"it has {size:,} bytes, but its header announces {promised:,}")
     return int(count)
 
 
 # --- the other formats -----------------------------------------------------------------------------------
 
 _MAX_TEXT = 2**30
-"""More bytes than this are not read from a compressed file of text; the published ones have 20 MB."""
+"""Maximum of bytes read from a compressed text file; the published files have 20 MB."""
 _MAX_LINE = 2**16
 
 
 def _md5() -> Any:
-    return hashlib.md5(usedforsecurity=False)  # the published digests are of this kind
+    return hashlib.md5(usedforsecurity=False)  # the published digests are MD5
 
 
 def _check_md5(known: ImageSet, path: Path, expected: str, found: str) -> None:
     if found != expected:
         raise StorageError(
-            f"images: {path} is not the file of {known.name} that was published (its md5 is {found}, expected "
-            f"{expected}), and is not read; move it away to have it downloaded again"
+            f"images: {path} is not the published file of {known.name} (its md5 is {found}, expected {expected}), and "
+            "is not read; move it away to download it again"
         )
 
 
 def _published(known: ImageSet, root: Path, name: str) -> bytes:
-    """Return the content of a file that must have the published digest; these very bytes are what is compared."""
+    """Return the content of a file after comparing it with the published digest."""
     path = root / name
     with _reading(known, path) as file:
         content = file.read(2**29)  # the largest, STL-10's training pictures, have 138 MB
@@ -227,11 +237,11 @@ def _published(known: ImageSet, root: Path, name: str) -> bytes:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes numpy arrays, and what Python has words for, and nothing else."""
+    """Unpickles numpy arrays and built-in types only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module.replace("._core.", ".core."), name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"found {module}.{name}, which is not a part of an array")
+            raise pickle.UnpicklingError(f"found {module}.{name}, which is not part of an array")
         return super().find_class(module, name)
 
 
@@ -282,7 +292,7 @@ def _read_usps(known: ImageSet, root: Path, part: str) -> Arrays:
             where = f"line {len(labels) + 1:,}"
             label, *words = line.replace(b":", b" ").split() or [b""]
             if words[::2] != indices or len(words) != 2 * len(indices):
-                raise ValueError(f"{where} is not a label and the values 1 to {len(indices)}")
+                raise ValueError(f"{where} does not consist of a label and the values 1 to {len(indices)}")
             values = np.array([float(word) for word in words[1::2]], np.float32)
             if not (np.abs(values) <= 1).all():  # NaN included
                 raise ValueError(f"{where} has values outside [-1, 1]")
@@ -295,14 +305,14 @@ def _read_usps(known: ImageSet, root: Path, part: str) -> Arrays:
             labels.append(int(label) - 1)
             size += len(line)
             if size > _MAX_TEXT:
-                raise ValueError(f"it unpacks to more than {_MAX_TEXT:,} bytes")
+                raise ValueError(f"more than {_MAX_TEXT:,} bytes when decompressed")
         return np.array(pixels, np.uint8).reshape(-1, *known.shape), np.array(labels, np.int64)
 
 
 def _read_digits(known: ImageSet, root: Path, part: str) -> Arrays:
     """Return scikit-learn's 1797 scans of 8x8: 1297 to train with, 500 to test.
 
-    They come grouped by writer, so they are shuffled, always the same way.
+    They are grouped by writer, so they are shuffled, always in the same order.
     """
     from sklearn.datasets import load_digits
 
@@ -316,27 +326,19 @@ def _read_digits(known: ImageSet, root: Path, part: str) -> Arrays:
 # --- the table ----------------------------------------------------------------------------------------------
 
 
-def _like_mnist(name: str, torchvision: str) -> ImageSet:
-    files = {
-        part: tuple(f"{torchvision}/raw/{stem}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
-        for part, stem in (("train", "train"), ("test", "t10k"))
-    }
-    return ImageSet(name, (1, 28, 28), 10, _read_idx, (60_000, 10_000), files, torchvision=torchvision)
-
-
 _CIFAR10 = {
-    "data_batch_1": "c99cafc152244af753f735de768cd75f",
-    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-    "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+    "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
 }
 _STL10 = {
-    "train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
-    "train_y.bin": "5a34089d4802c674881badbb80307741",
-    "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
-    "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
+    "stl10_binary/train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
+    "stl10_binary/train_y.bin": "5a34089d4802c674881badbb80307741",
+    "stl10_binary/test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
+    "stl10_binary/test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
 }
 _SVHN = {
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
@@ -344,41 +346,73 @@ _SVHN = {
 }
 
 
-def _digested(
-    name: str,
-    shape: tuple[int, int, int],
-    read: Callable[[ImageSet, Path, str], Arrays],
-    counts: tuple[int, int],
-    folder: str,
-    md5: Mapping[str, str],
-    torchvision: str,
-) -> ImageSet:
-    """Return a set of 10 classes whose files have published digests; those of the test part are called ``test...``."""
-    digests = {folder + file: digest for file, digest in md5.items()}
-    test = tuple(file for file in digests if file.removeprefix(folder).startswith("test"))
-    train = tuple(file for file in digests if file not in test)
-    return ImageSet(name, shape, 10, read, counts, {"train": train, "test": test}, digests, torchvision)
-
-
-IMAGE_SETS: dict[str, ImageSet] = {
-    known.name: known
-    for known in (
-        ImageSet("tetris", (1, 4, 4), 4),
-        ImageSet("digits", (1, 8, 8), 10, _read_digits, (1297, 500)),
-        _like_mnist("mnist", "MNIST"),
-        _like_mnist("fashion_mnist", "FashionMNIST"),
-        _like_mnist("kmnist", "KMNIST"),
-        _digested("cifar10", (3, 32, 32), _read_cifar10, (50_000, 10_000), "cifar-10-batches-py/", _CIFAR10, "CIFAR10"),
-        _digested("svhn", (3, 32, 32), _read_svhn, (73_257, 26_032), "", _SVHN, "SVHN"),
-        _digested("stl10", (3, 96, 96), _read_stl10, (5_000, 8_000), "stl10_binary/", _STL10, "STL10"),
-        ImageSet(
-            "usps",
-            (1, 16, 16),
-            10,
-            _read_usps,
-            (7_291, 2_007),
-            {"train": ("usps.bz2",), "test": ("usps.t.bz2",)},
-            torchvision="USPS",
-        ),
+def _like_mnist(name: str, torchvision: str) -> ImageSet:
+    """Return the row of a set that replaces MNIST: its shape, classes, counts and names of files."""
+    files = {
+        part: tuple(f"{torchvision}/raw/{stem}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+        for part, stem in (("train", "train"), ("test", "t10k"))
+    }
+    return ImageSet(
+        name, (1, 28, 28), 10, _read_idx, _count_idx, counts=(60_000, 10_000), files=files, torchvision=torchvision
     )
-}
+
+
+def _parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Divide files into parts; the names of those of the test part begin with ``test``."""
+    in_test = {name: name.rpartition("/")[2].startswith("test") for name in names}
+    return {part: tuple(name for name in in_test if in_test[name] == (part == "test")) for part in PARTS}
+
+
+def _table(*rows: ImageSet) -> dict[str, ImageSet]:
+    return {row.name: row for row in rows}
+
+
+IMAGE_SETS = _table(
+    ImageSet("tetris", (1, 4, 4), classes=4),
+    ImageSet("digits", (1, 8, 8), classes=10, read=_read_digits, counts=(1297, 500)),
+    _like_mnist("mnist", "MNIST"),
+    _like_mnist("fashion_mnist", "FashionMNIST"),
+    _like_mnist("kmnist", "KMNIST"),
+    ImageSet(
+        "cifar10",
+        (3, 32, 32),
+        classes=10,
+        read=_read_cifar10,
+        counts=(50_000, 10_000),
+        files=_parts(_CIFAR10),
+        md5=_CIFAR10,
+        torchvision="CIFAR10",
+    ),
+    ImageSet(
+        "svhn",
+        (3, 32, 32),
+        classes=10,
+        read=_read_svhn,
+        counts=(73_257, 26_032),
+        files=_parts(_SVHN),
+        md5=_SVHN,
+        torchvision="SVHN",
+        by_split=True,
+    ),
+    ImageSet(
+        "stl10",
+        (3, 96, 96),
+        classes=10,
+        read=_read_stl10,
+        counts=(5_000, 8_000),
+        files=_parts(_STL10),
+        md5=_STL10,
+        torchvision="STL10",
+        by_split=True,
+    ),
+    ImageSet(
+        "usps",
+        (1, 16, 16),
+        classes=10,
+        read=_read_usps,
+        counts=(7_291, 2_007),
+        files={"train": ("usps.bz2",), "test": ("usps.t.bz2",)},
+        torchvision="USPS",
+    ),
+)
+"""The known image sets by name."""

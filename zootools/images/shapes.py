@@ -1,6 +1,6 @@
-"""What is known of images before any is loaded: where their files lie, what shape they have, whether they fit.
+"""Shapes, classes and numbers of the images of a specification, before any image is loaded.
 
-Apart from `zootools.images.datasets` because a specification is checked without importing torch.
+Separate from `zootools.images.datasets`, because a specification is checked without importing torch.
 """
 
 from pathlib import Path
@@ -15,11 +15,11 @@ from zootools.spec import FolderImages, Images, TetrisImages
 def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, int, int], int]:
     """Return ``(channels, height, width)`` and the number of classes, without loading any image.
 
-    Raises SpecError where the specification does not decide them, StorageError where a folder has no classes.
+    Raises SpecError if the specification does not determine them, StorageError if a folder has no classes.
     """
     if isinstance(images, FolderImages):
         if images.size is None:
-            raise SpecError("images.size is missing: pictures in a folder must be brought to one size")
+            raise SpecError("images.size is missing: the pictures of a folder are resized to one size")
         channels, height, width = 3, images.size, images.size
         classes = len(class_folders(data_folder(data) / images.folder / "train"))
     else:
@@ -34,13 +34,13 @@ def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, in
 
 
 def check_images(images: Images, data: Path | None = None) -> None:
-    """Compare the images that a specification asks for with the files at hand, as far as no pixel must be read.
+    """Compare the numbers of images in a specification with the files, without reading pixels if possible.
 
-    Files that are missing are no fault, because `zootools.images.datasets.load_images` downloads them: then the
-    published number of images counts. The pictures of a folder are listed, and not opened.
+    Missing files are allowed, because `zootools.images.datasets.load_images` downloads them; the published number of
+    images is used instead. The pictures of a folder are listed, but not opened.
 
-    Raises SpecError when more images are asked for than there are, StorageError when a file that is there is not what
-    its set promises.
+    Raises SpecError if the specification has more images than the files, StorageError if a file differs from
+    `zootools.images.sets.IMAGE_SETS`.
     """
     image_shape(images, data)
     if isinstance(images, TetrisImages):
@@ -54,7 +54,7 @@ def check_images(images: Images, data: Path | None = None) -> None:
 
 
 def check_counts(images: Images, train: int, test: int) -> None:
-    """Raise SpecError when a specification asks for more training or test images than there are."""
+    """Raise SpecError if a specification has more training or test images than the data set."""
     used = images.train + images.validation
     for name, wanted, found in (("train + validation", used, train), ("test", images.test or 1, test)):
         if wanted > found:
@@ -62,7 +62,7 @@ def check_counts(images: Images, train: int, test: int) -> None:
 
 
 def image_faults(data: Path | None = None) -> list[str]:
-    """Return what is wrong with the files of known image sets in the data folder; sets that are not there are fine."""
+    """Return the errors of the files of known image sets in the data folder; missing sets are not errors."""
     root, faults = data_folder(data), list[str]()
     for known in IMAGE_SETS.values():
         for part in PARTS:
@@ -75,5 +75,5 @@ def image_faults(data: Path | None = None) -> list[str]:
 
 
 def has_images(images: Images, data: Path | None = None) -> bool:
-    """Return whether all files are there: whether `zootools.images.datasets.load_images` would download nothing."""
+    """Return whether all files exist, so that `zootools.images.datasets.load_images` downloads nothing."""
     return isinstance(images, FolderImages) or not missing_files(IMAGE_SETS[images.name], data_folder(data))

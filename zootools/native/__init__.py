@@ -1,7 +1,7 @@
-"""Native lanes: one SIMD lane is one model.
+"""The native kernel: C++ that trains one model per SIMD lane.
 
-The C++ in this folder trains as many models side by side as the processor's vectors have lanes, each with its own
-images, weights and hyper-parameters. `vec.h` is the arithmetic, `layers.h` the two kinds of layer, `network.h` the
-whole network, its optimizers and the plain C interface. `compiler` specialises it for a layer schema with the
-system's compiler; `kernel` loads the result.
+It trains as many models side by side as the processor's vectors have lanes, each with its own images, weights and
+hyper-parameters. `vec.h` is the arithmetic, `layers.h` has the two kinds of layer, `network.h` the network, its
+optimizers and the C interface. `compiler` specialises the kernel for a layer schema with the system's compiler;
+`kernel` loads and calls it.
 """

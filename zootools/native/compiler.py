@@ -1,4 +1,7 @@
-"""Compiling the kernel of a layer schema, once per schema, compiler and instruction set."""
+"""Compiling the kernel of a layer schema, once per schema, compiler and instruction set.
+
+Compiled kernels are kept in the user's cache.
+"""
 
 import functools
 import hashlib
@@ -28,7 +31,7 @@ _FLAGS = (
     "-O3",
     "-march=native",
     *(("-mprefer-vector-width=512",) if _X86 else ()),
-    "-ffp-contract=fast",  # products and sums fuse; which ones do is part of the numeric fingerprint
+    "-ffp-contract=fast",  # the compiler fuses products and sums; the numeric fingerprint has its version and flags
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility=hidden",
@@ -37,57 +40,57 @@ _FLAGS = (
 )
 _SEAL = hashlib.sha256().digest_size
 _LARGEST = 1 << 28
-"""Bytes of a file in the cache beyond which it is not a kernel."""
+"""Maximum of bytes of a file in the cache that can be a kernel."""
 SECONDS = 300
-"""A compilation that takes longer has hung."""
+"""Time limit of a compilation."""
 _INSTRUCTIONS = (
     "SSE3=pni SSSE3 SSE4_1 SSE4_2 POPCNT LZCNT=abm MOVBE BMI=bmi1 BMI2 F16C FMA FMA4 XOP AVX AVX2 GFNI AVX512F "
     "AVX512CD AVX512BW AVX512DQ AVX512VL AVX512IFMA AVX512VBMI AVX512VBMI2=avx512_vbmi2 AVX512VNNI=avx512_vnni "
     "AVX512BITALG=avx512_bitalg AVX512VPOPCNTDQ=avx512_vpopcntdq AVX512FP16=avx512_fp16 "
     "ARM_FEATURE_SVE=sve ARM_FEATURE_SVE2=sve2"
 )
-"""The instruction sets that a compiler uses unasked: as it predefines them, and as Linux names them if that differs."""
+"""Instruction sets that a compiler uses by default: its macros, and the names in Linux where they differ."""
 ISA = "ZOOTOOLS_ISA"
-"""The environment variable that names the instruction set to compile for; by default all that the processor has."""
+"""The environment variable with the instruction set to compile for; by default all that the processor has."""
 if _X86:
     INSTRUCTION_SETS = {"avx512": "-march=skylake-avx512", "avx2": "-march=haswell", "sse": "-march=x86-64"}
 elif platform.machine() in ("aarch64", "arm64"):
     INSTRUCTION_SETS = {"neon": "-mcpu=generic"}
 else:
     INSTRUCTION_SETS = {}
-"""What `ISA` may name on this architecture, widest first, and how compilers call it."""
+"""The values of `ISA` on this architecture, widest first, with the option of the compiler."""
 _FEATURES = ("flags", "Features")
-"""What /proc/cpuinfo calls a processor's instruction sets, on x86 and on ARM."""
+"""The keys of a processor's instruction sets in /proc/cpuinfo, on x86 and on ARM."""
 
 
 class NoKernelError(ZooError):
-    """There is no compiler, or it cannot compile the kernel."""
+    """No compiler is found, or it cannot compile the kernel."""
 
 
 def find_compiler() -> list[str]:
     """Return the command of a C++ compiler: ``$CXX``, else the system's, else the one in the wheel ``ziglang``.
 
-    Raises NoKernelError, naming the extra to install, when there is none.
+    Raises NoKernelError, naming the extra to install, if none is found.
     """
     chosen = os.environ.get("CXX")
     if chosen:
         command = chosen.split()
         if shutil.which(command[0]) is None:
-            raise NoKernelError(f"$CXX names {command[0]!r}, which is no command here")
+            raise NoKernelError(f"$CXX names {command[0]!r}, which is not a command on this machine")
         return command
     for name in ("g++", "clang++", "c++"):
         if path := shutil.which(name):
             return [path]
     if find_spec("ziglang"):
-        # "cc" and not "c++", which would first build a C++ standard library that the kernel does not use.
+        # Not "c++", which would first build a C++ standard library that the kernel does not use.
         return [sys.executable, "-m", "ziglang", "cc"]
-    raise NoKernelError("no C++ compiler is found; install g++ or clang, or pip install 'zootools[native]'")
+    raise NoKernelError("no C++ compiler found; install g++ or clang, or pip install 'zootools[native]'")
 
 
 def kernel_source(schema: Schema, instructions: Sequence[str] = ()) -> str:
     """Return the C++ that specialises the kernel for a schema: its sizes as compile-time constants.
 
-    The kernel keeps the names of the ``instructions`` that it is compiled for, so that whoever loads it can compare.
+    The kernel contains the names of the ``instructions`` that it is compiled for, which are compared when it is loaded.
     """
     shape, stages = schema.input_shape, []
     for layer, output in zip(schema.layers, schema.output_shapes, strict=True):
@@ -103,13 +106,13 @@ def kernel_source(schema: Schema, instructions: Sequence[str] = ()) -> str:
 
 
 def compiler_flags() -> tuple[str, ...]:
-    """Return the flags of the compiler, for the instruction set that ``$ZOOTOOLS_ISA`` names.
+    """Return the flags of the compiler for the instruction set in ``$ZOOTOOLS_ISA``.
 
     Raises SpecError for an unknown instruction set, and for one that this processor lacks.
     """
     name = os.environ.get(ISA, "").lower()
     if name and name not in INSTRUCTION_SETS:
-        known = did_you_mean(name, INSTRUCTION_SETS) if INSTRUCTION_SETS else "; unset it, there is only one"
+        known = did_you_mean(name, INSTRUCTION_SETS) if INSTRUCTION_SETS else "; unset it, because there is only one"
         raise SpecError(f"${ISA}: {name!r} is not an instruction set of the architecture {platform.machine()}{known}")
     if name and (missing := missing_instructions(name)):
         offered = ", ".join(other for other in INSTRUCTION_SETS if not missing_instructions(other))
@@ -123,7 +126,7 @@ def missing_instructions(instruction_set: str) -> list[str]:
     """Return the instructions of an instruction set, by their names in Linux, that this processor lacks."""
     command = tuple(find_compiler())
     needed = _instructions(target(command, _flags_for(instruction_set)))
-    # Where the system does not say what the processor has, the compiler does.
+    # If the system does not list the instruction sets of the processor, the compiler does.
     return lacking(needed, processor_features() or _instructions(target(command, _flags_for(""))))
 
 
@@ -135,11 +138,11 @@ def lacking(needed: Iterable[str], present: Iterable[str]) -> list[str]:
 def compile_kernel(schema: Schema) -> bytes:
     """Return the compiled kernel of a schema, a shared library, from the user's cache if it was compiled before.
 
-    The cache keeps each kernel with its sha256; a file that is not whole, or not as it was written, is compiled again.
-    Processes that compile the same kernel at once each write all of it.
+    The cache stores each kernel with its sha256; a damaged file is replaced. Processes that compile the same kernel at
+    the same time each write the whole file.
 
-    Raises NoKernelError when there is no compiler or it fails, SpecError when ``$ZOOTOOLS_ISA`` is wrong, StorageError
-    when the cache cannot be read or written, or belongs to another user.
+    Raises NoKernelError if no compiler is found or it fails, SpecError if ``$ZOOTOOLS_ISA`` is wrong, StorageError if
+    the cache cannot be read or written, or belongs to another user.
     """
     command, flags = find_compiler(), compiler_flags()
     compiled_for = target(tuple(command), flags)
@@ -157,14 +160,16 @@ def compile_kernel(schema: Schema) -> bytes:
         _keep_others_out(path.parent)
         write_durably(path, kernel + _seal(path, kernel))
     except (StorageError, OSError) as error:
-        raise StorageError(f"the cache of compiled kernels: {error}; name another one with $XDG_CACHE_HOME") from error
+        raise StorageError(
+            f"the cache of compiled kernels: {error}; choose another cache with $XDG_CACHE_HOME"
+        ) from error
     return kernel
 
 
 def _cached(path: Path) -> bytes | None:
-    """Return a kernel that this user, or root, has put into the cache; None unless it is there and as it was written.
+    """Return a kernel that this user, or root, has stored in the cache; None if it is missing or damaged.
 
-    Never follows a link, and never waits for what is not a plain file.
+    Links are not followed, and a pipe or device is not waited for.
     """
     if path.parent.exists():
         _keep_others_out(path.parent)
@@ -182,30 +187,30 @@ def _cached(path: Path) -> bytes | None:
 
 
 def _seal(path: Path, kernel: bytes) -> bytes:
-    """Return the sha256 that is kept behind a kernel, where loaders do not look; it is of its name, too."""
+    """Return the sha256 of name and kernel; it is appended to the kernel, where loaders ignore it."""
     return hashlib.sha256(path.stem.encode() + kernel).digest()
 
 
 def _keep_others_out(folder: Path) -> None:
-    """Let nobody but its owner write into the folder of the cache: what is there is run.
+    """Remove write permission for others from the folder of the cache, whose files are executed.
 
-    Raises StorageError when the owner is neither this user nor root.
+    Raises StorageError if the owner is neither this user nor root.
     """
     found = folder.stat()
     if found.st_uid not in (os.geteuid(), 0):
-        raise StorageError(f"{folder} belongs to the user with number {found.st_uid}, whose programs are not run")
+        raise StorageError(f"{folder} belongs to the user with number {found.st_uid}, whose programs are not executed")
     if found.st_mode & 0o022 and found.st_uid == os.geteuid():
         folder.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
 
 
 @functools.cache
 def target(command: tuple[str, ...], flags: tuple[str, ...]) -> str:
-    """Return all that a compiler predefines: its version and the instruction set that it compiles for."""
+    """Return the macros that a compiler predefines: its version and the instruction set that it compiles for."""
     return _run([*command, *(flag for flag in flags if flag != "-shared"), "-dM", "-E", "-x", "c++", "-"], "")
 
 
 def _instructions(target: str) -> list[str]:
-    """Return the instruction sets that a compiler may use, by their names in Linux."""
+    """Return the instruction sets that a compiler can use, by their names in Linux."""
     found = {line.split()[1].strip("_") for line in target.splitlines()}
     names = (entry.partition("=") for entry in _INSTRUCTIONS.split())
     return [linux or name.lower() for name, _, linux in names if name in found]
@@ -213,7 +218,7 @@ def _instructions(target: str) -> list[str]:
 
 @functools.cache
 def processor_features() -> frozenset[str]:
-    """Return the instruction sets of this machine's processor, by their names in Linux; elsewhere none are known."""
+    """Return the instruction sets of this machine's processor, by their names in Linux; on other systems none."""
     try:
         with Path("/proc/cpuinfo").open() as file:
             lines = (line.partition(":") for line in file)
@@ -223,9 +228,9 @@ def processor_features() -> frozenset[str]:
 
 
 def describe_compiler() -> dict[str, str]:
-    """Return what decides the bits of a kernel: its C++, the compiler, its flags, and what it compiles for."""
+    """Return the part of a fingerprint that decides the bits of a kernel: compiler, flags, target and C++ sources."""
     command, flags = tuple(find_compiler()), compiler_flags()
-    # Also what the processor has beyond a smaller instruction set: libraries that train beside the kernel use it.
+    # With $ZOOTOOLS_ISA also the full instruction set of the processor, because other libraries use it in training.
     targets = [target(command, which) for which in dict.fromkeys((flags, _FLAGS))]
     return {
         "compiler": _run([*command, "--version"], "").splitlines()[0],
@@ -236,7 +241,7 @@ def describe_compiler() -> dict[str, str]:
 
 
 def _flags_for(instruction_set: str) -> tuple[str, ...]:
-    """Return the flags for an instruction set, or for all that the processor has."""
+    """Return the flags for an instruction set; for an empty name, for all that the processor has."""
     if not instruction_set:
         return _FLAGS
     option, _, processor = INSTRUCTION_SETS[instruction_set].partition("=")

@@ -1,20 +1,22 @@
-"""A compiled kernel: its C interface as Python calls. The structures are those of ``network.h``."""
+"""Calling a compiled kernel through its C interface. The structures are those of ``network.h``."""
 
 import ctypes
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from zootools.architectures import Schema
 from zootools.native.compiler import ISA, NoKernelError, lacking, processor_features
+from zootools.spec import Activation, Optimizer
 
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu")
-OPTIMIZERS = ("adam", "sgd", "rmsprop")
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+"""The kernel takes the index of a name, which is its value in an enum of network.h: both have the same order."""
 
 _POINTER = ctypes.c_void_p
 
@@ -61,14 +63,14 @@ class _Evaluation(ctypes.Structure):
 class Kernel:
     """The compiled kernel of one schema.
 
-    ``width`` is how many models it trains side by side. The compiled code reads and writes wherever its arguments say;
-    so all of them are compared with the schema before.
+    ``width`` is the number of models that it trains side by side. The compiled code does not check its arguments before
+    it reads and writes memory, so they are compared with the schema here.
 
     Args:
         code: the shared library (`compile_kernel`).
-        schema: what it was compiled for.
+        schema: the schema that it was compiled for.
 
-    Raises NoKernelError when the library cannot be loaded, or needs instructions that this processor lacks.
+    Raises NoKernelError if the library cannot be loaded, or needs instructions that this processor lacks.
     """
 
     def __init__(self, code: bytes, schema: Schema) -> None:
@@ -91,10 +93,10 @@ class Kernel:
         self._workspace = lane_array((workspace // 4,))
 
     def train(self, arguments: Mapping[str, Any]) -> Callable[[int, int], None]:
-        """Return the function that trains the models from a first to before a last step of an epoch.
+        """Return a function ``run(first, last)`` that trains the models on the steps first to last - 1 of an epoch.
 
-        ``arguments`` are the fields of ``Training`` in network.h. Raises ValueError, here and not later, for those that
-        the kernel cannot index.
+        ``arguments`` are the fields of ``Training`` in network.h. Raises ValueError at once for arguments that the
+        kernel cannot index.
         """
         structure = self._structure(_Training, arguments)
         steps, images = len(arguments["rates"]), len(arguments["images"])
@@ -106,7 +108,7 @@ class Kernel:
         if not 0 <= arguments["optimizer"] < len(OPTIMIZERS):
             raise _refusal(f"optimizer is {arguments['optimizer']}, expected 0 to {len(OPTIMIZERS) - 1}")
         if (arguments["bias_decay"] is None) != (arguments["kernel_decay"] is None):
-            raise _refusal("only one decay is given")
+            raise _refusal("bias_decay and kernel_decay must be given together")
 
         def run(first_step: int, last_step: int) -> None:
             if not 0 <= first_step <= last_step <= steps:
@@ -116,7 +118,9 @@ class Kernel:
         return run
 
     def evaluate(self, arguments: Mapping[str, Any], first: int, last: int) -> None:
-        """Score the models on some images; ``arguments`` are the fields of ``Evaluation`` in network.h.
+        """Score the models on the images from first to last - 1.
+
+        ``arguments`` are the fields of ``Evaluation`` in network.h; ``loss`` and ``confusion`` are added to.
 
         Raises ValueError for arguments that the kernel cannot index.
         """
@@ -126,7 +130,7 @@ class Kernel:
         self._evaluate(ctypes.byref(self._structure(_Evaluation, arguments)), first, last)
 
     def _structure(self, kind: Any, arguments: Mapping[str, Any]) -> Any:
-        """Fill a C structure with what the kernel can index; the arrays live as long as it."""
+        """Return a filled C structure, which keeps its arrays alive, after checking that the kernel can index them."""
         values = {"workspace": self._workspace, **arguments}
         if not 0 <= values["activation"] < len(ACTIVATIONS):
             raise _refusal(f"activation is {values['activation']}, expected 0 to {len(ACTIVATIONS) - 1}")
@@ -148,11 +152,11 @@ class Kernel:
 
 _OPTIONAL = ("bias_decay", "kernel_decay", "keys")
 _ALIGNED = ("weights", "first", "second", "gradients")
-"""What the kernel reads as whole vectors (`lane_array`)."""
+"""The arrays that the kernel reads as whole vectors (`lane_array`)."""
 
 
 def _arrays(schema: Schema, width: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Return the dtype and shape of each array that the kernel takes, without its length where that varies."""
+    """Return the dtype and shape of each array that the kernel takes; without the first dimension if it varies."""
     lanes, classes = (width,), schema.classes
     shapes: dict[Any, dict[str, tuple[int, ...]]] = {
         np.float32: {
@@ -193,16 +197,16 @@ _loaded: dict[str, ctypes.CDLL] = {}
 
 
 def _load(code: bytes) -> ctypes.CDLL:
-    """Load a shared library from memory, so that what is run are these bytes, whatever becomes of any file."""
+    """Load a shared library from memory, so that exactly these bytes are executed, even if a file changes."""
     key = hashlib.sha256(code).hexdigest()
     if key not in _loaded:
         try:
-            # The descriptor stays open: the loader knows a library by its path, which must never name another one.
+            # The descriptor stays open: the loader identifies a library by its path, which must not be used again.
             descriptor = os.memfd_create("zootools-kernel", os.MFD_CLOEXEC)
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(code)
             _loaded[key] = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
-        except (AttributeError, OSError):  # not Linux, or one that runs nothing from memory
+        except (AttributeError, OSError):  # not Linux, or a Linux that forbids execution from memory
             with tempfile.NamedTemporaryFile(suffix=".so") as file:
                 file.write(code)
                 file.flush()
@@ -211,21 +215,21 @@ def _load(code: bytes) -> ctypes.CDLL:
 
 
 def _check_processor(library: ctypes.CDLL) -> None:
-    """Refuse a kernel of another machine whose instructions would end this process; nothing of it has run yet.
+    """Refuse a kernel whose instructions this processor lacks, before any of its code has run.
 
-    Raises NoKernelError, and ValueError when the library does not say what it needs.
+    Raises NoKernelError, and ValueError if the library does not list its instructions.
     """
     needed = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, "lanes_instructions"))).decode().split()
     present = processor_features()
     if present and (missing := lacking(needed, present)):
         raise NoKernelError(
             f"this processor lacks instructions that the kernel was compiled for: {', '.join(missing)}; "
-            f"${ISA} names others to compile for"
+            f"choose others with ${ISA}"
         )
 
 
 def lane_array(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Return zeros at an address that vector instructions take: a multiple of 64 bytes."""
+    """Return float32 zeros at an address that is a multiple of 64 bytes, as vector instructions require."""
     size = int(np.prod(shape))
     room = np.zeros(size + 16, np.float32)
     start = -room.ctypes.data % 64 // 4

@@ -1,7 +1,7 @@
-"""From a specification to its models: configurations, seeds, ids and splits, all by hashing.
+"""The models of a specification: configurations, seeds, ids and splits, all by hashing.
 
-Nothing here depends on order or on what else is in the grid, so a specification that grows
-keeps every id, seed, drawn value and split it had.
+Each of them is independent of order and of the rest of the grid, so a specification that grows keeps all earlier ids,
+seeds, drawn values and splits.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from zootools.spec.zoo_spec import ZooSpec
 
 
 class ModelConfig(NamedTuple):
-    """One model of a zoo: what it is trained with, and what it is called."""
+    """One model of a zoo: its names, seed, split and hyper-parameters."""
 
     model_id: str
     configuration_id: str
@@ -33,22 +33,22 @@ class ModelConfig(NamedTuple):
 
 
 _Cell = dict[str, Any]
-"""The hyper-parameters that a specification names, of one configuration."""
+"""The hyper-parameters of one configuration that the specification names."""
 
 
 def expand(spec: ZooSpec) -> list[ModelConfig]:
     """Return the models of a zoo, ordered by id.
 
-    An id is a hash of what decides the model's weights: architecture, images, batch size, hyper-parameters
-    and seed. The number of epochs, and hyper-parameters at their default, are not part of it, so ids stay
-    when training gets longer or a new axis is invented.
+    An id is a hash of everything that decides the model's weights: architecture, images, batch size, hyper-parameters
+    and seed. The number of epochs, and hyper-parameters with their default, are not part of it, so ids stay the same
+    with longer training and with new axes.
 
-    Raises SpecError for a specification that makes fewer models than it asks for, or one model twice.
+    Raises SpecError if ``models`` exceeds the number of models, or if one model occurs twice.
     """
     _check_count(spec)
     models = _all_models(spec)
     if spec.models is not None:
-        # Those that are only compared never become objects of their own.
+        # The models that are not chosen are compared as tuples only.
         chosen = heapq.nsmallest(spec.models, models, key=itemgetter(0))
     else:
         chosen = sorted(models, key=itemgetter(0))
@@ -72,22 +72,22 @@ def expand(spec: ZooSpec) -> list[ModelConfig]:
 
 
 def count_models(spec: ZooSpec) -> int:
-    """Return how many models `expand` makes, by arithmetic: without a sample nothing is hashed or expanded.
+    """Return the number of models of `expand`, by arithmetic; only a sample is hashed.
 
-    Raises SpecError where `expand` does, but for two models whose ids are equal by chance.
+    Raises SpecError as `expand` does, except for two models whose ids are equal by chance.
     """
     _check_count(spec)
     if spec.sample is not None:
         draws = {tuple(draw.values()) for draw in _draws(spec)}
         if len(draws) < spec.sample.count:
-            return len(expand(spec))  # which says what occurs twice, if it is among the models that are taken
+            return len(expand(spec))  # raises SpecError if the model that occurs twice is chosen
     return spec.models or spec.model_count
 
 
 def count_structures(spec: ZooSpec) -> Counter[tuple[str, str, bool, float]]:
-    """Return how many models there are of each activation, optimizer, use of dropout, and share of training images.
+    """Return the number of models of each activation, optimizer, use of dropout, and share of training images.
 
-    Every configuration has as many models as any other, so only the part that ``models`` takes has to be expanded.
+    All configurations have the same number of models, so models are expanded only if ``models`` selects some of them.
     Raises SpecError as `expand` does.
     """
     if spec.models is not None:
@@ -107,14 +107,19 @@ def configurations(spec: ZooSpec) -> Iterator[Hyperparameters]:
     return map(_maker(spec), _cells(spec))
 
 
+def training_count(available: int, train_fraction: float) -> int:
+    """Return how many of the available training images a model sees: the first ``train_fraction``, at least one."""
+    return max(1, int(available * train_fraction))
+
+
 def _check_count(spec: ZooSpec) -> None:
     if spec.models is not None and spec.models > spec.model_count:
         raise SpecError(f"models: found {spec.models}, but the specification makes only {spec.model_count}")
 
 
 def _maker(spec: ZooSpec) -> Callable[[_Cell], Hyperparameters]:
-    """Return what makes hyper-parameters of the values that a specification names."""
-    if spec.unknown_names:  # the specification has been validated as far as it can be
+    """Return the function that makes hyper-parameters from the values of a configuration."""
+    if spec.unknown_names:  # unknown names cannot be validated
         return lambda cell: Hyperparameters.model_construct(**cell)
     return _hyperparameters
 
@@ -122,7 +127,7 @@ def _maker(spec: ZooSpec) -> Callable[[_Cell], Hyperparameters]:
 def _hyperparameters(cell: _Cell) -> Hyperparameters:
     try:
         return Hyperparameters(**cell)
-    except ValidationError as error:  # the six digits of a draw can lie beyond a limit that its ends keep
+    except ValidationError as error:  # rounded to six digits, a draw can exceed a limit that its ends do not exceed
         detail = error.errors()[0]
         axis = str(detail["loc"][0])
         raise SpecError(f"sample.{axis}: draws {cell[axis]!r}; {lower_first(detail['msg'])}") from None
@@ -138,7 +143,7 @@ def _cells(spec: ZooSpec) -> Iterator[_Cell]:
 
 
 def _draws(spec: ZooSpec) -> Iterator[_Cell]:
-    """Yield the draws of a sample, by their number."""
+    """Yield the draws of a sample in the order of their number."""
     assert spec.sample is not None
     axes, draw_seed = spec.sample.axes, spec.sample.draw_seed
     for index in range(spec.sample.count):
@@ -146,17 +151,17 @@ def _draws(spec: ZooSpec) -> Iterator[_Cell]:
 
 
 def unit_hash(*parts: str | int) -> float:
-    """Return a number in [0, 1) that depends on nothing but ``parts``; 53 random bits."""
+    """Return a number in [0, 1) with 53 random bits: a hash of ``parts``."""
     return _unit(canonical_json(list(parts)))
 
 
 def _unit(text: str) -> float:
-    """`unit_hash` of what has the canonical JSON ``text``."""
+    """Return `unit_hash` of the parts whose canonical JSON is ``text``."""
     return (_hash_int(text) >> 11) / 2**53
 
 
 def draw_value(draw: Draw, position: float) -> Any:
-    """Return the value that a draw has at a position in [0, 1)."""
+    """Return the value of a draw at a position in [0, 1)."""
     if draw.choice is not None:
         return draw.choice[int(position * len(draw.choice))]
     if draw.log_uniform is not None:
@@ -165,14 +170,14 @@ def draw_value(draw: Draw, position: float) -> Any:
     else:
         assert draw.uniform is not None
         value = draw.uniform[0] + position * (draw.uniform[1] - draw.uniform[0])
-    # Six digits, so that the last bits of another machine's exp() cannot change an id.
+    # Six digits, because the last bits of exp() differ between machines and must not change an id.
     return float(f"{value:.6g}")
 
 
 def _all_models(spec: ZooSpec) -> Iterator[tuple[str, int, str, _Cell]]:
     """Yield id, seed, configuration id and hyper-parameters of every model.
 
-    Ids are hashes of canonical JSON. Its parts, each of which many models share, are made once.
+    Ids are hashes of canonical JSON. The parts that many models share are written once.
     """
     architecture = canonical_json(spec.architecture.model_dump(mode="json", exclude_defaults=True))
     images = canonical_json(spec.images.model_dump(mode="json", exclude_defaults=True))
@@ -180,7 +185,7 @@ def _all_models(spec: ZooSpec) -> Iterator[tuple[str, int, str, _Cell]]:
     for cell in _cells(spec):
         before = f'{{"architecture":{architecture},"hyperparameters":{_cell_json(cell)},"images":{images}'
         configuration_id = hashlib.sha256(f"{before}{training}".encode()).hexdigest()[:12]
-        # The text of a model differs from its neighbours' in the seed alone, so what comes before is hashed once.
+        # Within a configuration only the seed differs, so the text before it is hashed once.
         begun = hashlib.sha256(f'{before},"seed":'.encode())
         for seed in _seeds(spec, configuration_id):
             digest = begun.copy()
@@ -192,12 +197,12 @@ _DEFAULTS = {name: field.default for name, field in Hyperparameters.model_fields
 
 
 def _cell_json(cell: _Cell) -> str:
-    """Return the canonical JSON of hyper-parameters, those at their default left out."""
+    """Return the canonical JSON of hyper-parameters, without those that have their default."""
     entries = []
     for axis in sorted(cell):
         value = cell[axis]
         if value != _DEFAULTS[axis]:
-            # JSON writes a float as repr does, and much slower.
+            # JSON writes a float as repr does, but much more slowly.
             entries.append(f'"{axis}":{value!r}' if type(value) is float else f'"{axis}":{canonical_json(value)}')
     return f"{{{','.join(entries)}}}"
 
@@ -211,7 +216,7 @@ def _seeds(spec: ZooSpec, configuration_id: str) -> Iterator[int]:
     elif seeds.random is not None:
         random, drawn = seeds.random, set[int]()
         for index in range(random.per_configuration):
-            for attempt in itertools.count():  # a seed that this configuration already has is drawn again
+            for attempt in itertools.count():  # a seed that the configuration already has is drawn again
                 span = random.high - random.low + 1
                 offset = _hash_int(f'[{random.draw_seed},"seed","{configuration_id}",{index},{attempt}]') % span
                 if (seed := random.low + offset) not in drawn:

@@ -1,7 +1,7 @@
-"""YAML files that become frozen objects: zoo specifications and the recipes of representation learning.
+"""YAML files as frozen objects: zoo specifications and the recipes of representation learning.
 
-`load_section` reads a file, applies ``--set`` overrides and validates; every fault is named with its file,
-line and key, what was found, and what is allowed.
+`load_section` reads a file, applies ``--set`` overrides and validates it. Every error names file, line and key, the
+value found, and the allowed values.
 """
 
 import json
@@ -18,9 +18,9 @@ from zootools.spec.yaml_reader import Key, check_text, parse_scalar, parse_yaml,
 
 
 class Section(BaseModel):
-    """A frozen part of a document: no unknown keys, no silent conversions, no NaN.
+    """A frozen part of a document, without unknown keys, silent conversions or NaN.
 
-    The docstring of a field is its description in the documentation (docs/generate.py).
+    docs/generate.py writes the docstrings of the fields into the documentation.
     """
 
     model_config = ConfigDict(
@@ -28,17 +28,17 @@ class Section(BaseModel):
     )
 
     def dump(self) -> dict[str, Any]:
-        """Return the section as plain values, without what is at its default."""
+        """Return the section as plain values, without fields that have their default."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class SectionError(SpecError):
-    """A document is invalid: one line of the message per fault."""
+    """A document is invalid; the message has one line per error."""
 
     def __init__(self, *lines: str, places: Iterable[str] = ()) -> None:
         super().__init__(*lines)
         self.places = frozenset(places)
-        """The place of each fault: file and line, or the override."""
+        """The place of each error: file and line, or the override."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ Document = TypeVar("Document", bound=Section)
 def load_section(model: type[Document], path: Path, overrides: Sequence[str | Override] = ()) -> Document:
     """Read a YAML file and validate it as ``model``.
 
-    ``overrides`` are ``"key.path=value"`` strings, as given by ``--set``, or `Override`: each replaces (or adds) one
-    value and is validated like the file itself.
+    ``overrides`` are ``"key.path=value"`` strings, as given by ``--set``, or `Override`: each replaces or adds one
+    value, which is validated like those of the file.
 
-    Raises SpecError listing every fault with its file and line, the value found, and the values allowed.
+    Raises SpecError listing every error with file, line and key, the value found, and the allowed values.
     """
     values, places = read_mapping(path)
     for override in overrides:
@@ -70,7 +70,7 @@ def load_section(model: type[Document], path: Path, overrides: Sequence[str | Ov
 
 
 def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
-    """Return the keys of a YAML file as plain values, and where each one stands. Raises SpecError."""
+    """Return the keys of a YAML file as plain values, and the ``"file:line"`` of each. Raises SpecError."""
     values, places = read_yaml(path)
     if not isinstance(values, dict):
         raise SpecError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
@@ -80,7 +80,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
 def parse_section(
     model: type[Document], values: dict[str, Any], source: str, places: dict[Key, str] | None = None
 ) -> Document:
-    """Validate plain values that were read from ``source``; ``places`` says where each one stands."""
+    """Validate plain values that were read from ``source``; ``places`` has the ``"file:line"`` of each."""
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
@@ -106,7 +106,7 @@ def _apply_override(values: dict[str, Any], override: Override, places: dict[Key
         if not isinstance(target, dict):
             raise SpecError(f"{override.place}: {name} is not a section, it holds {target!r}")
     target[key[-1]] = _override_value(value_text)
-    # What stood below this key before is gone, and errors in the new value are the command line's.
+    # The old values below this key are replaced, and errors in the new value are reported for the override.
     for old in [place for place in places if place[: len(key)] == key]:
         del places[old]
     places[key] = override.place
@@ -125,7 +125,7 @@ def _place(key: Key, places: dict[Key, str], source: str) -> str:
 
 
 def _describe(model: type[Section], detail: ErrorDetails, key: Key, place: str) -> str:
-    """Return one line for one fault: place, key, the value found, the values allowed."""
+    """Return one line for one error: place, key, the value found, the values allowed."""
     name = ".".join(map(str, key))
     prefix = f"{place}: {name}: " if name else f"{place}: "
     found = _shorten(detail["input"])
@@ -154,7 +154,7 @@ def _describe(model: type[Section], detail: ErrorDetails, key: Key, place: str) 
 
 
 def lower_first(message: str) -> str:
-    """Return a message as it stands after a semicolon."""
+    """Return a message with a lower-case first letter, for use after a semicolon."""
     return message[0].lower() + message[1:]
 
 
@@ -164,14 +164,14 @@ def _shorten(value: Any) -> str:
 
 
 def choices_of(detail: ErrorDetails) -> list[str]:
-    """Return the values that pydantic would have allowed."""
+    """Return the values that pydantic allows."""
     key = "expected_tags" if detail["type"] == "union_tag_invalid" else "expected"
     text = detail["ctx"][key].replace(" or ", ", ")
     return [word.strip("' ") for word in text.split(",")]
 
 
 def _document_key(location: tuple[str | int, ...], values: Any) -> Key:
-    """Drop from a pydantic location what is no key of the document (the tag of a union, a type's name)."""
+    """Return a pydantic location without parts that are not keys of the document: the tag of a union, a type's name."""
     key: list[str | int] = []
     for index, part in enumerate(location):
         is_key = (isinstance(values, dict) and part in values) or (
@@ -186,7 +186,7 @@ def _document_key(location: tuple[str | int, ...], values: Any) -> Key:
 
 
 def _keys_at(model: type[Section], location: tuple[str | int, ...]) -> Iterable[str]:
-    """The keys that are allowed beside the unknown one, found by walking the sections' own fields."""
+    """Return the allowed keys at the place of an unknown one, found by walking the fields of the sections."""
     sections: list[type[BaseModel]] = [model]
     for part in location[:-1]:
         fields = [section.model_fields[part] for section in sections if part in section.model_fields]

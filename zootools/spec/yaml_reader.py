@@ -1,8 +1,8 @@
-"""YAML as a specification needs it: numbers that are numbers, no surprises, a line for every key.
+"""Strict YAML for specifications, with the line of every key.
 
-PyYAML by itself reads ``1e-3`` as a string and ``no`` as False, lets the last of two equal keys win, and
-expands aliases without bound. This reader follows the YAML 1.2 core schema for scalars, and refuses
-duplicate keys, aliases, tags, and files that are too large or too deep, each with its line.
+PyYAML by itself reads ``1e-3`` as a string and ``no`` as False, silently takes the last of two equal keys, and expands
+aliases without limit. This reader follows the YAML 1.2 core schema for scalars, and refuses duplicate keys, aliases,
+tags, and files that are too large or too deep; its errors have the line.
 """
 
 import math
@@ -28,8 +28,8 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 def read_yaml(path: Path) -> tuple[Any, dict[Key, str]]:
     """Read one YAML file into plain Python values.
 
-    Returns the values, and where each one stands (``"file:line"``) by its path.
-    Raises SpecError for anything that is not a plain, finite, alias-free YAML document.
+    Returns the values, and the ``"file:line"`` of each value by its path.
+    Raises SpecError for a file that is not a plain, finite, alias-free YAML document.
     """
     try:
         with path.open("rb") as file:
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> tuple[Any, dict[Key, str]]:
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > MAX_BYTES:
-        raise SpecError(f"{path}: larger than {MAX_BYTES} bytes, which no specification needs")
+        raise SpecError(f"{path}: larger than {MAX_BYTES} bytes, the limit of a specification")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -67,7 +67,7 @@ def parse_scalar(text: str) -> bool | int | float | str | None:
     if text in ("true", "false"):
         return text == "true"
     if _INT.fullmatch(text):
-        # int() refuses absurdly long digits with ValueError; nothing in a spec has more than 30.
+        # int() raises ValueError for very long numbers; no valid value has more than 30 digits.
         return int(text) if len(text) <= 30 else float(text)
     if _FLOAT.fullmatch(text):
         return float(text)
@@ -75,15 +75,15 @@ def parse_scalar(text: str) -> bool | int | float | str | None:
 
 
 def check_text(text: str, place: str) -> None:
-    """Refuse a half of a surrogate pair, which no file can hold: ``"\\ud800"`` in quotes, or bytes of a command."""
+    """Raise SpecError for an unpaired surrogate, which UTF-8 cannot store: ``"\\ud800"``, or bytes of a command."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SpecError(f"{place}: {text!a:.80} is not text: it holds half of a surrogate pair") from None
+        raise SpecError(f"{place}: {text!a:.80} is not valid text: it contains an unpaired surrogate") from None
 
 
 def _check_size(text: str, source: str) -> None:
-    """Refuse aliases, depth and size on the event stream, before anything is composed recursively."""
+    """Refuse aliases, tags, depth and size on the event stream, before the document is composed recursively."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         place = f"{source}:{event.start_mark.line + 1}" if event.start_mark else source

@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """What models score on one set of images; float64 ``[models]``, `f1` ``[models, classes]``."""
+    """Scores of models on one set of images; float64 ``[models]``, `f1` ``[models, classes]``."""
 
     loss: FloatArray
     accuracy: FloatArray
@@ -33,7 +33,7 @@ def evaluate(
         subset: the images.
         classes: number of classes.
         batch_size: images per call; the last batch may be smaller.
-        limits: for each model how many images count, int ``[M]``.
+        limits: for each model the number of images that are scored, int ``[M]``.
 
     Returns:
         Mean cross-entropy, accuracy, and for each class the F score 2 tp / (2 tp + fp + fn), 0 where a class
@@ -48,7 +48,7 @@ def evaluate(
     first_cell = torch.arange(models, device=device)[:, None] * classes * classes
     with torch.no_grad():
         for start in range(0, count, batch_size):
-            # Not up to `count`, which depends on a model's neighbours, as would then the last bit of its sums.
+            # Full batches always: a last batch that ends at `count` would make the rounding depend on other models.
             stop = min(start + batch_size, len(subset))
             labels = subset.labels[start:stop]
             logits = logits_of(subset.images[start:stop])
@@ -65,7 +65,7 @@ def evaluate(
 
 
 def scores_from_counts(loss: FloatArray, confusion: npt.NDArray[np.int64], limits: npt.NDArray[np.int64]) -> Scores:
-    """Turn sums of cross-entropies ``[M]`` and counts ``[M, label, prediction]`` over ``limits`` images into scores."""
+    """Return scores from sums of cross-entropies ``[M]`` and counts ``[M, label, prediction]`` of ``limits`` images."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     marked = confusion.sum(axis=1) + confusion.sum(axis=2)  # 2 tp + fp + fn
     return Scores(loss=loss / limits, accuracy=hits.sum(axis=1) / limits, f1=2 * hits / np.maximum(marked, 1))

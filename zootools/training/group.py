@@ -1,6 +1,6 @@
 """The models that are trained side by side, as arrays with one value per model.
 
-Every trainer takes a group and nothing else, so what a model is trained with is worked out in one place.
+All trainers take a group, so the numbers that a model is trained with are computed in one place.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,8 @@ from zootools.architectures import Schema
 from zootools.errors import SpecError
 from zootools.images.datasets import ImageData, Subset
 from zootools.rng import data_order, dropout_key
-from zootools.spec.model_configs import ModelConfig
+from zootools.spec.model_configs import ModelConfig, training_count
 from zootools.training.initialise import initial_weights
-from zootools.training.reference import training_count
 
 BETA1, BETA2 = 0.9, 0.999  # torch.optim.Adam
 
@@ -25,22 +24,21 @@ OPTIMIZER_STATE = {
     "sgd": ("momentum",),
     "rmsprop": ("second_moment",),
 }
-"""What each optimizer remembers, beside the weights."""
+"""The state of each optimizer, besides the weights."""
 
 SUBSETS = ("train", "validation", "test")
 
 Tick = Callable[[float], None]
-"""Told now and then how much of the epoch is done, as a share between 0 and 1."""
+"""Called repeatedly with the share of the epoch that is done, between 0 and 1."""
 
 
 def check_images(schema: Schema, images: ImageData) -> None:
-    """Refuse images that a network of this schema cannot be trained with; what trains would index memory by them.
+    """Refuse images that do not fit a schema, before a trainer indexes memory by them.
 
-    `zootools.images.datasets` compares files with what is expected, and names them. This check is for images from
-    anywhere.
+    `zootools.images.datasets` checks files and names them; this check is for images from any source.
 
     Raises SpecError for images that are not float32 ``[count, *schema.input_shape]``, for labels that are not int64
-    ``[count]`` in 0 to ``schema.classes`` - 1, and where there are no training or no test images.
+    ``[count]`` in 0 to ``schema.classes`` - 1, and if there are no training or no test images.
     """
     for name in SUBSETS:
         subset: Subset = getattr(images, name)
@@ -58,7 +56,12 @@ def check_images(schema: Schema, images: ImageData) -> None:
             raise SpecError(f"the {name} labels are {least} to {most}, expected 0 to {schema.classes - 1}")
     for name in ("train", "test"):
         if not len(getattr(images, name)):
-            raise SpecError(f"there are no {name} images, expected at least 1")
+            raise SpecError(f"no {name} images, expected at least 1")
+
+
+def groups_of(models: Sequence[ModelConfig], width: int) -> list[Sequence[ModelConfig]]:
+    """Divide models into groups of ``width``; the last may be smaller."""
+    return [models[start : start + width] for start in range(0, len(models), width)]
 
 
 def _kind(tensor: Tensor) -> str:
@@ -66,17 +69,18 @@ def _kind(tensor: Tensor) -> str:
 
 
 class Group:
-    """Up to ``width`` models of one schema, activation and optimizer; missing ones are copies of the last.
+    """``width`` models of one schema, activation and optimizer; if ``models`` are fewer, copies of the last are added.
 
     Args:
         schema: the layers that all models share.
-        models: what to train.
+        models: the models, 1 to ``width``.
         images: the data.
         batch_size: samples of one step.
-        width: how many the trainer trains side by side.
-        train_metrics_images: train scores are taken on the first so many images of each model's share.
+        width: number of models that the trainer trains side by side.
+        train_metrics_images: number of images, from the first of each model's share, on which train scores are
+            measured; all by default.
 
-    Raises SpecError when the images do not fit the schema (`check_images`).
+    Raises SpecError if the images do not fit the schema (`check_images`).
     """
 
     def __init__(
@@ -104,8 +108,8 @@ class Group:
         self.dropout = np.array([h.dropout for h in hyper])
         decay = np.array([h.weight_decay for h in hyper], np.float32)
         self.decay = np.stack([decay, decay + np.array([2 * h.l2 for h in hyper], np.float32)])
-        """What a bias and a kernel add to their gradient per unit: coupled L2 on all, ``l2`` on kernels, ``[2, M]``."""
-        self.train_counts = np.array([training_count(len(images.train), h) for h in hyper])
+        """Factors of the decay, float32 ``[2, M]``: row 0 for biases (coupled L2), row 1 for kernels (``l2`` added)."""
+        self.train_counts = np.array([training_count(len(images.train), h.train_fraction) for h in hyper])
         self.steps = -(-self.train_counts // batch_size)
         self.metrics_counts = np.minimum(self.train_counts, train_metrics_images or len(images.train))
 
@@ -114,11 +118,11 @@ class Group:
         return np.stack([initial_weights(self.schema, m.hyperparameters, m.seed) for m in self.models])
 
     def is_kernel(self) -> npt.NDArray[np.bool_]:
-        """Return for each parameter whether it belongs to a kernel (and not to a bias), bool ``[parameters]``."""
+        """Return a mask of the parameters of kernels (not biases), bool ``[parameters]``."""
         return np.concatenate([np.full(p.size, p.name.endswith(".weight")) for p in self.schema.parameters])
 
     def order(self, epoch: int) -> npt.NDArray[np.int32]:
-        """Return which image each model sees when, int32 ``[steps * batch_size, M]``; 0 beyond a model's count."""
+        """Return the index of each model's image by position, int32 ``[steps * batch_size, M]``; 0 beyond its count."""
         order = np.zeros((int(self.steps.max()) * self.batch_size, len(self.models)), np.int32)
         drawn: dict[tuple[int, int], npt.NDArray[np.int32]] = {}
         for column, (model, count) in enumerate(zip(self.models, self.train_counts.tolist(), strict=True)):
@@ -129,9 +133,10 @@ class Group:
         return order
 
     def step_sizes(self, epoch: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return the step sizes, and what Adam's root of the second moment is multiplied with, ``[steps, M]`` each.
+        """Return step sizes, and factors of the root of Adam's second moment, float32 ``[steps, M]`` each.
 
-        For Adam the step size holds the correction of the first moment; the others have their learning rate and 1.
+        For Adam the step size includes the correction of the first moment; for the others the step size is the learning
+        rate and the factor is 1.
         """
         steps = int(self.steps.max())
         if self.optimizer != "adam":
@@ -142,7 +147,7 @@ class Group:
         return rates.astype(np.float32), (1 / np.sqrt(1 - BETA2**time)).astype(np.float32)
 
     def dropout_keys(self, epoch: int) -> dict[str, npt.NDArray[np.uint32]]:
-        """Return the keys of `streams.dropout_bits` by layer, uint32 ``[M]``; nothing where no model drops units."""
+        """Return the keys of `zootools.rng.dropout_bits` by layer, uint32 ``[M]``; empty if no model drops units."""
         if not self.dropout.any():
             return {}
         return {
@@ -152,5 +157,5 @@ class Group:
         }
 
     def dropout_thresholds(self) -> npt.NDArray[np.uint32]:
-        """Return below which bits a unit is dropped, uint32 ``[M]``."""
+        """Return for each model the threshold of the bits of dropped units, uint32 ``[M]``."""
         return np.array([int(rate * 2**32) for rate in self.dropout], np.uint32)

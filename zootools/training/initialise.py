@@ -14,7 +14,7 @@ from zootools.spec import Hyperparameters
 def initial_weights(schema: Schema, hyperparameters: Hyperparameters, seed: int) -> npt.NDArray[np.float32]:
     """Return the flat weights of a model at epoch 0, float32 ``[schema.size]``.
 
-    Every layer has its own stream of the seed; biases start at ``bias_init``.
+    Every layer has its own random stream of the seed; biases are ``bias_init``.
     """
     flat = np.full(schema.size, hyperparameters.bias_init, np.float32)
     for parameter in schema.parameters:

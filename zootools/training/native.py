@@ -1,7 +1,8 @@
-"""Many models of one structure, trained by the compiled kernel: one SIMD lane per model (`zootools.native`)."""
+"""Training many models of one structure by the compiled kernel, one SIMD lane per model (`zootools.native`)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,67 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from zootools.architectures import Schema
 from zootools.images.datasets import ImageData
+from zootools.native.compiler import NoKernelError, compile_kernel, describe_compiler
 from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel, lane_array
+from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
+from zootools.training.backend import library_versions
 from zootools.training.evaluation import Scores, scores_from_counts
-from zootools.training.group import OPTIMIZER_STATE, Group, Tick
+from zootools.training.group import OPTIMIZER_STATE, Group, Tick, groups_of
+
+
+@dataclass(frozen=True)
+class NativeBackend:
+    """The compiled kernel of one schema, less than a megabyte. Workers get its bytes, not a file."""
+
+    kernel: bytes = field(repr=False)
+    reason: str
+    compiler: Mapping[str, str]
+    """The compiler, its flags and target (`describe_compiler`), on the machine that compiled the kernel."""
+
+    name = "native"
+    device = "cpu"
+
+    @classmethod
+    def compiled(cls, device: str, schema: Schema) -> "NativeBackend":
+        """Compile the kernel of a schema, or take it from the cache.
+
+        Raises NoKernelError if the device is not the CPU, and what `compile_kernel` raises.
+        """
+        if device != "cpu":
+            raise NoKernelError(
+                f"--backend native computes on the CPU; use --device cpu, or --backend torch on {device}"
+            )
+        kernel = compile_kernel(schema)
+        width = Kernel(kernel, schema).width
+        return cls(kernel, f"{width} models side by side, one per SIMD lane", describe_compiler())
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return compiler, flags, target, C++ sources and library versions."""
+        return {"backend": self.name, "device": self.device, **self.compiler, **library_versions()}
+
+    def trainers(
+        self, schema: Schema, models: Sequence[ModelConfig], images: ImageData, training: Training
+    ) -> "list[NativeTrainer]":
+        """Return trainers for all the models, in their order, each with as many as the kernel has lanes."""
+        kernel = Kernel(self.kernel, schema)
+        rest = (images, training.batch_size, training.train_metrics_images)
+        return [NativeTrainer(kernel, group, *rest) for group in groups_of(models, kernel.width)]
+
+    def width(self, schema: Schema) -> int:
+        """Return the number of lanes."""
+        return Kernel(self.kernel, schema).width
+
 
 _SLOTS = {"first_moment": "first", "momentum": "first", "second_moment": "second"}
 _TICKS = 32
-"""Into how many calls an epoch is cut, between which progress is told."""
+"""Number of calls of the kernel per epoch; progress is reported after each."""
 
 
 class NativeTrainer:
-    """Trains up to ``kernel.width`` models of one structure together; the interface is that of `StackedTrainer`.
+    """Trains up to ``kernel.width`` models of one structure together.
 
     Weights and optimizer state are ``[parameters, models]`` arrays: a model is a column, and a lane.
     """
@@ -48,22 +97,22 @@ class NativeTrainer:
 
     @property
     def weights(self) -> Tensor:
-        """The flat weights of the models, float32 ``[models, parameters]``, without the filling."""
+        """The flat weights of the models, float32 ``[count, parameters]``."""
         return self._column("weights")
 
     def _column(self, slot: str) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self._arrays[slot][:, : self.count].T))
 
     def _state(self) -> dict[str, str]:
-        """The names of what a resume needs, and where the kernel keeps each."""
+        """Return the names of the saved tensors, and the array of the kernel that holds each."""
         return {"weights": "weights"} | {name: _SLOTS[name] for name in OPTIMIZER_STATE[self.group.optimizer]}
 
     def save(self) -> dict[str, Tensor]:
-        """Return all that a later `restore` needs: weights and optimizer state, ``[models, parameters]``."""
+        """Return the state that `restore` needs: weights and optimizer state, ``[count, parameters]``."""
         return {name: self._column(slot) for name, slot in self._state().items()}
 
     def restore(self, saved: dict[str, Tensor]) -> None:
-        """Continue from what `save` returned; the filling becomes copies of the last model again."""
+        """Continue from the state that `save` returned; the rest of the width becomes copies of the last model."""
         for name, slot in self._state().items():
             values = saved[name].numpy().T
             self._arrays[slot][:, : self.count] = values
@@ -79,7 +128,7 @@ class NativeTrainer:
             tick(last / steps)
 
     def arguments(self, epoch: int) -> dict[str, Any]:
-        """Return what the kernel is called with in an epoch, by the names of ``Training`` in network.h."""
+        """Return the arguments of the kernel for an epoch, by the names of ``Training`` in network.h."""
         group, subset = self.group, self.group.images.train
         rates, corrections = group.step_sizes(epoch)
         keys = group.dropout_keys(epoch)
@@ -105,7 +154,7 @@ class NativeTrainer:
         }
 
     def evaluate(self) -> dict[str, Scores]:
-        """Score the models as they are on the ``train``, ``validation`` (if any) and ``test`` images."""
+        """Score the current models on the ``train``, ``validation`` (if any) and ``test`` images."""
         images, width, classes = self.group.images, self.kernel.width, self.schema.classes
         subsets = {"train": images.train, "validation": images.validation, "test": images.test}
         scores = {}

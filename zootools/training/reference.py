@@ -1,4 +1,4 @@
-"""The reference: one model, plain PyTorch. What it computes is what every other trainer must compute."""
+"""The reference: training one model in plain PyTorch. Every other trainer must compute the same."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from zootools.architectures.networks import Network
 from zootools.images.datasets import ImageData
 from zootools.rng import data_order, dropout_bits, dropout_key
 from zootools.spec import Hyperparameters
-from zootools.spec.model_configs import ModelConfig
+from zootools.spec.model_configs import ModelConfig, training_count
 from zootools.training.initialise import initial_weights
 
 
@@ -20,7 +20,7 @@ def train_reference(
 ) -> Iterator[Network]:
     """Train one model and yield it after each epoch 0, 1, ..., epochs (0 is the initialisation).
 
-    The yielded network is the same object each time; its training goes on with the next step of the iterator.
+    The same network object is yielded each time; the next step of the iterator trains it further.
     """
     hyper = model.hyperparameters
     network = Network(schema, hyper.activation).to(images.train.images)
@@ -28,7 +28,7 @@ def train_reference(
         torch.from_numpy(initial_weights(schema, hyper, model.seed)).to(images.train.images), network.parameters()
     )
     optimizer = make_optimizer(network, hyper)
-    count = training_count(len(images.train), hyper)
+    count = training_count(len(images.train), hyper.train_fraction)
     yield network
     for epoch in range(1, epochs + 1):
         order = torch.from_numpy(data_order(model.seed, epoch, count)).long()
@@ -50,7 +50,7 @@ def train_reference(
 
 
 def make_optimizer(network: Network, hyper: Hyperparameters) -> torch.optim.Optimizer:
-    """Return the torch optimizer that a model's hyper-parameters name; every default is torch's own."""
+    """Return the torch optimizer in a model's hyper-parameters, with torch's defaults."""
     parameters = network.parameters()
     if hyper.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=hyper.lr, weight_decay=hyper.weight_decay)
@@ -59,13 +59,8 @@ def make_optimizer(network: Network, hyper: Hyperparameters) -> torch.optim.Opti
     return torch.optim.RMSprop(parameters, lr=hyper.lr, weight_decay=hyper.weight_decay)
 
 
-def training_count(available: int, hyper: Hyperparameters) -> int:
-    """How many training images a model sees: the first ``train_fraction`` of them, at least one."""
-    return max(1, int(available * hyper.train_fraction))
-
-
 def _drop(x: Tensor, rate: float, key: int, first_sample: int) -> Tensor:
-    """Inverted dropout of ``[B, ...]`` activations, drawn by position in the epoch (`streams.dropout_bits`)."""
+    """Inverted dropout of ``[B, ...]`` activations, drawn by position in the epoch (`zootools.rng.dropout_bits`)."""
     counters = torch.arange(x.numel(), device=x.device) + first_sample * x[0].numel()
     keep = dropout_bits(key, counters) >= int(rate * 2**32)
     return x * keep.view_as(x) / (1 - rate)

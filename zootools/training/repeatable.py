@@ -1,13 +1,13 @@
-"""Matrix products with the same bits wherever in memory their factors begin."""
+"""Matrix products whose bits do not depend on the alignment of their factors in memory."""
 
 import os
 
 
 def make_products_repeatable() -> None:
-    """Ask MKL for it, unless the environment says otherwise.
+    """Set ``MKL_CBWR`` to ``AUTO,STRICT``, unless it is set already.
 
-    Without this the last bits of a product depend on where in memory its factors begin, and so a model's bits on its
-    place in a stack. MKL reads the variable when it is first used, in this process and in those that it starts: what
-    trains calls this when it is imported, so that builds and encoders are made under one setting.
+    Otherwise the last bits of a product depend on the addresses of its factors, and so a model's bits on its place in a
+    stack. MKL reads the variable at its first use, in this process and its children. Modules that train call this
+    function when they are imported, so that builds and encoders share one setting.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

@@ -1,4 +1,4 @@
-"""One stack of a zoo over its epochs: training, scores, divergence, and what a resume needs."""
+"""Training one stack of a zoo over its epochs: scores, divergence, and the state for a resume."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +20,10 @@ from zootools.training.group import Tick
 
 
 class StackRun:
-    """The models of one stack, trained in groups by a backend's trainers, with the diverged ones taken out.
+    """The models of one stack, trained in groups by the trainers of a backend, without the diverged ones.
 
-    A model diverges when a weight or a loss is no longer finite. It keeps the checkpoints it had, is listed in
-    `stopped` with the epoch and the reason, and does not disturb the others: nothing in a group mixes models.
+    A model diverges when a weight or a loss is no longer finite. It keeps its earlier checkpoints, is listed in
+    `stopped` with the epoch and the reason, and does not affect the others: no operation mixes models.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class StackRun:
 
     @property
     def all_stopped(self) -> bool:
-        """Whether no model is left to train."""
+        """Whether all models have diverged."""
         return len(self.stopped) == len(self.models)
 
     def train_epoch(self, tick: Tick = lambda share: None) -> None:
@@ -76,12 +76,12 @@ class StackRun:
         return flat, ShardInfo(self.epoch, ids, properties)
 
     def save(self) -> dict[str, Tensor]:
-        """Return weights and optimizer state of all models; with `epoch` and `stopped` it is all there is."""
+        """Return weights and optimizer state of all models; `epoch` and `stopped` complete the state."""
         saved = [trainer.save() for trainer in self._trainers]
         return {name: torch.cat([part[name] for part in saved]) for name in saved[0]}
 
     def restore(self, saved: dict[str, Tensor], epoch: int, stopped: dict[str, Stop]) -> None:
-        """Continue from what `save` returned."""
+        """Continue from the state that `save` returned."""
         self.epoch, self.stopped = epoch, dict(stopped)
         start = 0
         for trainer in self._trainers:
@@ -95,13 +95,13 @@ class StackRun:
 
 
 def _columns(scores: dict[str, Scores]) -> dict[str, list[Any]]:
-    """Name the scores as the metadata of a zoo does (design: metadata of a checkpoint)."""
+    """Return the scores by the names of their columns in the metadata of a zoo (docs/zoo-format.md)."""
     columns: dict[str, list[Any]] = {}
     for name, score in scores.items():
         columns[f"{name}_loss"] = score.loss.tolist()
         columns[f"{name}_accuracy"] = score.accuracy.tolist()
     gap = scores["train"].accuracy - scores["test"].accuracy
-    # Accuracies are counts over counts; twelve digits drop only what the subtraction itself made up.
+    # Accuracies are ratios of counts; rounding to twelve digits removes only the error of the subtraction.
     columns["generalization_gap"] = gap.round(12).tolist()
     columns["test_f1"] = scores["test"].f1.tolist()
     return columns

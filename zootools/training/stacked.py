@@ -1,16 +1,18 @@
-"""Many models of one structure, trained at once.
+"""Training many models of one structure at once in PyTorch.
 
-All models of a `StackedTrainer` share layers, activation and optimizer; everything else - learning rate,
-decay, dropout rate, share of the data, seed - is a tensor with one value per model. Weights and optimizer
-state are ``[M, parameters]`` matrices, one row a model, and no operation mixes rows.
+All models of a `StackedTrainer` share layers, activation and optimizer; learning rate, decay, dropout rate, share of
+the data and seed are tensors with one value per model. Weights and optimizer state are ``[M, parameters]`` matrices
+with one row per model, and no operation mixes rows.
 
-A model's bits must not depend on its neighbours. Libraries choose their blocking by shape, so every trainer
-of an architecture has the same number of rows (`stack_width`; missing ones are filled with copies), every
-step the same batch size (missing samples weigh zero), and per-model numbers are always tensors, never a
-scalar that all happen to share. With one thread this gives equal bits on the CPU; on CUDA it is not promised.
+A model's bits must not depend on its neighbours. Libraries choose their blocking by shape, so every trainer of an
+architecture has the same number of rows (`stack_width`; copies fill the missing ones), every step has the same batch
+size (missing samples have weight zero), and per-model numbers are always tensors, also if all models have the same.
+With one thread this gives equal bits on the CPU; on CUDA it is not guaranteed.
 """
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,22 +22,57 @@ from zootools.architectures import Schema
 from zootools.architectures.networks import stacked_forward
 from zootools.images.datasets import ImageData
 from zootools.rng import dropout_bits
+from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
+from zootools.training.backend import library_versions
 from zootools.training.evaluation import Scores, evaluate
-from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, Tick
+from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, Tick, groups_of
 
 ADAM_EPS = 1e-8  # torch.optim.Adam
 RMSPROP_ALPHA, RMSPROP_EPS = 0.99, 1e-8  # torch.optim.RMSprop
 
 
 def stack_width(schema: Schema, device: str) -> int:
-    """How many models are trained side by side.
+    """Return the number of models that are trained side by side.
 
-    Small matrix products are all overhead, so they want many rows; convolutions want activations that stay
+    Small matrix products are dominated by overhead, so they need many rows; the activations of convolutions must stay
     in the cache, except on a GPU.
     """
     tiny = schema.size <= 2_000 and all(layer.kind == "linear" for layer in schema.layers)
     return 256 if tiny or device == "cuda" else 16
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """Stacked PyTorch on a CPU or on CUDA."""
+
+    device: str
+    reason: str
+
+    name = "torch"
+
+    def fingerprint(self) -> dict[str, object]:
+        """Return device, processor, and the versions of torch and the other libraries."""
+        cuda = self.device == "cuda"
+        return {
+            "backend": self.name,
+            "device": self.device,
+            "processor": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+            "mkl": os.environ.get("MKL_CBWR", ""),
+            **library_versions(),
+        }
+
+    def trainers(
+        self, schema: Schema, models: Sequence[ModelConfig], images: ImageData, training: Training
+    ) -> "list[StackedTrainer]":
+        """Return trainers for all the models, in their order, each with up to `stack_width` models."""
+        rest = (images, training.batch_size, training.train_metrics_images)
+        return [StackedTrainer(schema, group, *rest) for group in groups_of(models, self.width(schema))]
+
+    def width(self, schema: Schema) -> int:
+        """Return how many models one trainer trains side by side."""
+        return stack_width(schema, self.device)
 
 
 class StackedTrainer:
@@ -43,10 +80,11 @@ class StackedTrainer:
 
     Args:
         schema: the layers that all models share.
-        models: what to train; one activation and one optimizer among them.
-        images: the data, already on the device that shall compute.
+        models: the models, with one activation and one optimizer.
+        images: the data, on the device that computes.
         batch_size: samples of one step.
-        train_metrics_images: train scores are taken on the first so many images of each model's share.
+        train_metrics_images: number of images, from the first of each model's share, on which train scores are
+            measured; all by default.
     """
 
     def __init__(
@@ -74,21 +112,21 @@ class StackedTrainer:
         return torch.from_numpy(values).to(self.device)
 
     def _decay(self) -> Tensor:
-        """Return what each weight adds to its gradient per unit, ``[M, N]``."""
+        """Return the factor of the decay of each weight, ``[M, parameters]``."""
         bias, kernel = self._tensor(self.group.decay)[:, :, None]
         return torch.where(self._tensor(self.group.is_kernel()), kernel, bias)
 
     @property
     def weights(self) -> Tensor:
-        """The flat weights of the models, float32 ``[models, parameters]``, without the filling."""
+        """The flat weights of the models, float32 ``[count, parameters]``."""
         return self.state["weights"][: self.count]
 
     def save(self) -> dict[str, Tensor]:
-        """Return all that a later `restore` needs: weights and optimizer state, ``[models, parameters]``."""
+        """Return the state that `restore` needs: weights and optimizer state, ``[count, parameters]``."""
         return {name: tensor[: self.count].cpu() for name, tensor in self.state.items()}
 
     def restore(self, saved: dict[str, Tensor]) -> None:
-        """Continue from what `save` returned; the filling becomes copies of the last model again."""
+        """Continue from the state that `save` returned; the rest of the width becomes copies of the last model."""
         for name, tensor in self.state.items():
             tensor[: self.count] = saved[name]
             tensor[self.count :] = saved[name][-1]
@@ -107,7 +145,7 @@ class StackedTrainer:
         for step in range(steps):
             gradient = self._gradient(order[step], sample_weights[step], keys, step * group.batch_size)
             before = None
-            if not all_active[step]:  # models with less data have finished this epoch: they must not move
+            if not all_active[step]:  # models with less data have finished this epoch and must not change
                 before = {name: tensor.clone() for name, tensor in self.state.items()}
             self._update(gradient, rates[step], corrections[step])
             if before is not None:
@@ -118,7 +156,7 @@ class StackedTrainer:
                 tick((step + 1) / steps)
 
     def _plan_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return for each step which images ``[steps, B, M]`` and what each weighs in the loss ``[steps, M, B]``."""
+        """Return the indices of the images of each step ``[steps, B, M]`` and their weights ``[steps, M, B]``."""
         order, batch = self.group.order(epoch), self.group.batch_size
         weights = np.zeros(order.T.shape, np.float32)
         for row, count in enumerate(self.group.train_counts.tolist()):
@@ -143,7 +181,7 @@ class StackedTrainer:
         for view in parameters.values():
             view.requires_grad_()
         logits = stacked_forward(self.schema, parameters, images, self.group.activation, drop if keys else None)
-        # The gradient of cross-entropy written out, softmax minus one-hot, is four times as fast as autograd's.
+        # The explicit gradient of cross-entropy, softmax minus one-hot, is four times as fast as autograd's.
         with torch.no_grad():
             exponentials = (logits - logits.amax(dim=2, keepdim=True)).exp_()
             delta = exponentials / exponentials.sum(dim=2, keepdim=True)
@@ -160,7 +198,7 @@ class StackedTrainer:
         return x * keep / self.keep.view(-1, *[1] * (x.dim() - 1))
 
     def _update(self, gradient: Tensor, rate: Tensor, correction: Tensor) -> None:
-        """One optimizer step, as torch.optim's, with one learning rate per row."""
+        """Take one optimizer step as torch.optim does, with one learning rate per row."""
         weights = self.state["weights"]
         if self.decay is not None:
             gradient = torch.addcmul(gradient, self.decay, weights)
@@ -188,9 +226,9 @@ class StackedTrainer:
     # --- scores ------------------------------------------------------------------------------------------
 
     def evaluate(self) -> dict[str, Scores]:
-        """Score the models as they are on the ``train``, ``validation`` (if any) and ``test`` images."""
+        """Score the current models on the ``train``, ``validation`` (if any) and ``test`` images."""
         views = self._views(self.state["weights"])
-        # As many images at once as keep the first layer's activations of all models within about 8 MB.
+        # A batch size for which the first layer's activations of all models take at most about 8 MB.
         channels, height, width = self.schema.input_shape
         first = self.schema.layers[0]
         units = height * width * (first.outputs if first.kind == "conv" else channels)
