@@ -53,7 +53,7 @@ def start(specs: Path, out: Path, *arguments: str, held: dict[str, str] | None =
 
 
 def wait_for_shards(process: subprocess.Popen[str], out: Path, count: int) -> None:
-    """Wait until a build has stored so many shards."""
+    """Wait until a build has stored `count` shards."""
     while len(list(out.glob("checkpoints/*/epoch-*.safetensors"))) < count:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
@@ -363,7 +363,7 @@ def test_an_interrupted_build_leaves_a_valid_partial_zoo(tmp_path: Path, specs: 
     assert counts.expected == counts.ok + counts.diverged + counts.failed + counts.missing
 
 
-def test_a_dead_worker_is_replaced_and_its_stack_goes_on(tmp_path: Path, specs: Path, long: Path) -> None:
+def test_a_dead_worker_is_replaced_and_its_stack_resumed(tmp_path: Path, specs: Path, long: Path) -> None:
     spec_of(LONG, folder=specs)
     out = tmp_path / "zoo"
     release = tmp_path / "killed"

@@ -27,7 +27,7 @@ from zootools.verify import faults
 
 OPTIMIZERS = ["adam", "sgd", "rmsprop"]
 EPOCHS = 2
-TRAINING = Training(epochs=EPOCHS, batch_size=10)  # no multiple of 4: rows of a stack begin at odd addresses
+TRAINING = Training(epochs=EPOCHS, batch_size=10)  # not a multiple of 4: rows of a stack start at odd addresses
 
 
 def mixed(seed: int, optimizer: str) -> ModelConfig:
@@ -134,7 +134,7 @@ def grid_spec(architecture: str, models: int | None = None) -> ZooSpec:
 
 
 NETWORKS = list(ARCHITECTURES) if NIGHTLY else ["mlp", "cnn_small"]
-"""Of which whole zoos are built: one of each kind of layers, or all."""
+"""The architectures of whole zoos: one of each kind of layers, or all in the long lane."""
 
 
 @pytest.fixture(scope="module", params=[(name, backend) for name in NETWORKS for backend in BACKENDS], ids="-".join)
@@ -186,7 +186,7 @@ def test_t6_every_registered_architecture_is_under_test() -> None:
 
 @pytest.mark.parametrize("name", ["golden_mlp", "golden_cnn", "golden_grown"])
 def test_t6_a_zoo_of_an_older_version_is_read_with_the_same_values(name: str) -> None:
-    """The zoos lie in tests/data as version 0.1.0 built them; what they hold is in expected.json."""
+    """tests/data has the zoos as version 0.1.0 built them; expected.json describes their contents."""
     expected = json.loads((DATA / "expected.json").read_text())[name]
     assert describe(DATA / name) == expected
     assert list(faults(DATA / name)) == []

@@ -143,7 +143,7 @@ def test_a_damaged_zoo_is_not_published(tiny_zoo: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "hub").exists()
 
 
-def test_a_pull_goes_on_and_keeps_its_hands_off_other_folders(hub: Path, tmp_path: Path) -> None:
+def test_a_pull_is_resumed_and_leaves_other_folders_alone(hub: Path, tmp_path: Path) -> None:
     pull("group/tiny", tmp_path / "zoo", hub=hub)
     assert list(faults(tmp_path / "zoo")) == []
     (tmp_path / "zoo" / "zoo.json").unlink()
@@ -158,7 +158,7 @@ def test_a_pull_goes_on_and_keeps_its_hands_off_other_folders(hub: Path, tmp_pat
         pull("group/tiny", tmp_path / "other", hub=hub)
 
 
-def test_a_partial_zoo_is_published_if_told_so_and_can_be_finished_by_whoever_pulls_it(
+def test_a_partial_zoo_is_published_on_request_and_can_be_finished_after_a_pull(
     grown_zoo: Path, tmp_path: Path
 ) -> None:
     zoo = shutil.copytree(grown_zoo, tmp_path / "zoo")
@@ -202,7 +202,7 @@ def test_a_listing_survives_a_damaged_zoo(hub: Path, tmp_path: Path) -> None:
     "text",
     ["tiny", "a/b/c", "../b", "a/..", ".a/b", "a/b@", "a/b@-x", "a/b@x/../y", "a--b/c", "/a/b", "a/b.git", "a/b\n"],
 )
-def test_what_is_no_name_is_none(text: str) -> None:
+def test_invalid_names_are_refused(text: str) -> None:
     assert parse_name(text) is None
 
 

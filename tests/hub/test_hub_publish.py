@@ -25,14 +25,14 @@ NAME = "group/tiny"
 
 
 def expected(zoo: Path) -> dict[str, bytes]:
-    """What a repository holds when a zoo is published: its files, and a card that names the repository."""
+    """Return the files that a repository must hold after a zoo is published, with a card that names the repository."""
     files = {path.relative_to(zoo).as_posix(): path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
     manifest = read_manifest(zoo)
     return files | {"README.md": render_card(manifest, stored_spec(zoo, manifest), NAME).encode()}
 
 
 def held(files: Files) -> dict[str, bytes]:
-    """What a commit holds, apart from the Hub's own file."""
+    """Return the files of a commit, without the Hub's own one."""
     return {path: blob.data for path, blob in files.items() if path != ".gitattributes"}
 
 
@@ -243,7 +243,7 @@ def test_more_files_than_a_hub_takes_are_refused_before_the_first_byte(
     assert [request.method for request in server.requests] == ["GET"]
 
 
-def test_a_data_set_that_is_no_zoo_is_not_replaced(server: HubServer, tiny_zoo: Path) -> None:
+def test_a_data_set_other_than_a_zoo_is_not_replaced(server: HubServer, tiny_zoo: Path) -> None:
     publish(tiny_zoo, NAME, hub=server.url)
     server.repos[NAME].add("main", {"train.csv": Blob(b"a,b\n", False)})
     with pytest.raises(SpecError, match=r"holds a data set that is not a zoo.*train.csv"):
