@@ -146,6 +146,7 @@ def grid_zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return architecture, backend, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4])
 def test_t1_whole_zoos_are_equal_for_any_number_of_workers(
     tmp_path: Path, grid_zoo: tuple[str, str, Path], workers: int
@@ -157,6 +158,7 @@ def test_t1_whole_zoos_are_equal_for_any_number_of_workers(
     print(f"T1 {architecture} {backend}: {workers} workers make the {len(tree(whole))} files of one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 11])
 def test_t4_the_models_of_a_smaller_zoo_are_rows_of_the_larger_one(
     tmp_path: Path, grid_zoo: tuple[str, str, Path], count: int

@@ -184,6 +184,7 @@ print("built")
 OWN = "from own_backends import Own\n\nclass Mine(Own):\n    pass\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["script", "stdin"])
 def test_a_script_without_a_guard_builds(tmp_path: Path, specs: Path, how: str) -> None:
     """Workers do not run it again."""
@@ -195,6 +196,7 @@ def test_a_script_without_a_guard_builds(tmp_path: Path, specs: Path, how: str) 
     assert (done.returncode, done.stdout, done.stderr) == (0, "run\nbuilt\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_backend_in_a_script_needs_a_guard(tmp_path: Path, specs: Path, guard: bool) -> None:
     path, out = tmp_path / "script.py", tmp_path / "zoo"

@@ -76,6 +76,7 @@ def test_a_path_comes_before_a_name(hub: Path, tiny_zoo: Path, tmp_path: Path, m
         open_zoo("group/tiny", hub=hub, revision="v1")
 
 
+@pytest.mark.slow
 def test_commands_take_names_and_say_where_the_zoo_comes_from(hub: Path, tmp_path: Path) -> None:
     environment = {"ZOOTOOLS_HUB": str(hub)}
     shown = run("info", "group/tiny", "--json", **environment)
@@ -95,6 +96,7 @@ def test_commands_take_names_and_say_where_the_zoo_comes_from(hub: Path, tmp_pat
     assert "has no group/nothing" in missing.stderr
 
 
+@pytest.mark.slow
 def test_load_dataset_reads_the_hub_folder_and_never_takes_one_version_for_another(hub: Path, tmp_path: Path) -> None:
     script = (
         "import sys; sys.path = [p for p in sys.path if 'zootools' not in p]; from datasets import load_dataset\n"

@@ -127,6 +127,7 @@ def test_a_hub_that_falls_silent_is_asked_again(
     assert held(server.repos[NAME].head()) == expected(tiny_zoo)
 
 
+@pytest.mark.slow
 def test_random_failures_never_leave_anything_but_the_zoo(
     server: HubServer, tiny_zoo: Path, grown_zoo: Path, sleeps: list[float]
 ) -> None:
@@ -155,6 +156,7 @@ def test_random_failures_never_leave_anything_but_the_zoo(
         assert len(server.repos[NAME].refs["main"]) == 3
 
 
+@pytest.mark.slow
 def test_a_publisher_may_be_killed_at_any_request(server: HubServer, tiny_zoo: Path, grown_zoo: Path) -> None:
     words = [sys.executable, str(SERVERS / "hub_publisher.py"), str(tiny_zoo), NAME, server.url]
     environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -279,6 +281,7 @@ def test_a_refusal_says_what_to_do_and_is_not_tried_again(
     assert token is None or token not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_large_files_go_through_xet_where_the_hub_has_it(server: HubServer, tiny_zoo: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "zootools", "publish", str(tiny_zoo), NAME]
     environment = {

@@ -33,6 +33,8 @@ from zootools.storage.build_state import ZooFolder
 pytest.importorskip("s3fs", reason="needs pip install 'zootools[s3]'")
 from s3_server import BUCKET, SECRET, S3Server, serve_s3
 
+pytestmark = pytest.mark.slow
+
 URL = f"s3://{BUCKET}/zoo"
 FAST = [0.2, 1.0, [0.05, 0.1]]
 """Seconds between two renewals of a lease, until it expires, and before a failed call is repeated."""

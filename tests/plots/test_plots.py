@@ -118,6 +118,7 @@ def test_pictures_name_axes_units_and_colours(drawn: Path, name: str, expected: 
     assert expected <= words((drawn / f"{name}.svg").read_bytes())
 
 
+@pytest.mark.slow
 def test_pictures_of_an_unchanged_zoo_are_unchanged(look_zoo: Path) -> None:
     first, second = portrait_of(look_zoo), portrait_of(look_zoo)
     for draw in (losses, gap, lambda portrait: figure_7([portrait])):

@@ -186,6 +186,7 @@ for epoch, _ in enumerate(train_epochs(weights, recipe, Path(sys.argv[2]), quiet
 """A training that does not end before it is killed."""
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(zoo: Zoo, tmp_path: Path) -> None:
     settings, whole, killed = recipe("training.epochs=25"), tmp_path / "whole", tmp_path / "killed"
     train_encoder(zoo, settings, whole, quiet=True)
