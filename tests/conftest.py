@@ -127,7 +127,9 @@ def digits() -> ImageData:
     return load_images(DatasetImages(name="digits", train=42, test=20, size=28, mean=0.3, std=0.3))
 
 
-@pytest.fixture(params=list(ARCHITECTURES))
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name == "cnn_large" else []) for name in ARCHITECTURES]
+)
 def problem(request: pytest.FixtureRequest, tetris: ImageData, digits: ImageData) -> tuple[Schema, ImageData]:
     """Each architecture with images that fit it."""
     architecture = ARCHITECTURES[request.param]

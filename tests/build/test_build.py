@@ -53,7 +53,7 @@ def start(specs: Path, out: Path, *arguments: str, held: dict[str, str] | None =
 
 
 def wait_for_shards(process: subprocess.Popen[str], out: Path, count: int) -> None:
-    """Wait until a build has stored so many shards."""
+    """Wait until a build has stored `count` shards."""
     while len(list(out.glob("checkpoints/*/epoch-*.safetensors"))) < count:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
@@ -186,6 +186,7 @@ def test_checkpoint_epochs_keep_only_what_is_asked_for_and_the_end(tmp_path: Pat
 # --- load_dataset --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", [1, 2, 4])
 def test_small_zoos_load_whatever_splits_are_empty(tmp_path: Path, specs: Path, models: int) -> None:
     build(spec_of(TINY, f"models={models}", folder=specs), tmp_path / "zoo", quiet=True)
@@ -325,6 +326,7 @@ def test_diverged_models_are_marked_and_do_not_disturb_their_neighbours(tmp_path
 # --- interruptions -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_build_has_the_bytes_of_an_uninterrupted_one(
     tmp_path: Path, specs: Path, long: Path
 ) -> None:
@@ -344,6 +346,7 @@ def test_a_killed_and_resumed_build_has_the_bytes_of_an_uninterrupted_one(
     assert tree(out) == tree(long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_leaves_a_valid_partial_zoo(tmp_path: Path, specs: Path, how: int) -> None:
     spec_of(LONG, folder=specs)
@@ -363,7 +366,8 @@ def test_an_interrupted_build_leaves_a_valid_partial_zoo(tmp_path: Path, specs: 
     assert counts.expected == counts.ok + counts.diverged + counts.failed + counts.missing
 
 
-def test_a_dead_worker_is_replaced_and_its_stack_goes_on(tmp_path: Path, specs: Path, long: Path) -> None:
+@pytest.mark.slow
+def test_a_dead_worker_is_replaced_and_its_stack_resumed(tmp_path: Path, specs: Path, long: Path) -> None:
     spec_of(LONG, folder=specs)
     out = tmp_path / "zoo"
     release = tmp_path / "killed"
@@ -380,6 +384,7 @@ def test_a_dead_worker_is_replaced_and_its_stack_goes_on(tmp_path: Path, specs: 
     assert tree(out) == tree(long)
 
 
+@pytest.mark.slow
 def test_a_stack_whose_worker_always_dies_is_reported(tmp_path: Path, specs: Path) -> None:
     spec_of(LONG, "training.epochs=100000", folder=specs)
     out = tmp_path / "zoo"
@@ -394,6 +399,7 @@ def test_a_stack_whose_worker_always_dies_is_reported(tmp_path: Path, specs: Pat
     assert "died 3 times" in errors
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path, specs: Path, long: Path) -> None:
     spec = spec_of(LONG, folder=specs)
     out = tmp_path / "zoo"

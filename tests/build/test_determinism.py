@@ -27,7 +27,7 @@ from zootools.verify import faults
 
 OPTIMIZERS = ["adam", "sgd", "rmsprop"]
 EPOCHS = 2
-TRAINING = Training(epochs=EPOCHS, batch_size=10)  # no multiple of 4: rows of a stack begin at odd addresses
+TRAINING = Training(epochs=EPOCHS, batch_size=10)  # not a multiple of 4: rows of a stack start at odd addresses
 
 
 def mixed(seed: int, optimizer: str) -> ModelConfig:
@@ -134,7 +134,7 @@ def grid_spec(architecture: str, models: int | None = None) -> ZooSpec:
 
 
 NETWORKS = list(ARCHITECTURES) if NIGHTLY else ["mlp", "cnn_small"]
-"""Of which whole zoos are built: one of each kind of layers, or all."""
+"""The architectures of whole zoos: one of each kind of layers, or all in the long lane."""
 
 
 @pytest.fixture(scope="module", params=[(name, backend) for name in NETWORKS for backend in BACKENDS], ids="-".join)
@@ -146,6 +146,7 @@ def grid_zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return architecture, backend, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4])
 def test_t1_whole_zoos_are_equal_for_any_number_of_workers(
     tmp_path: Path, grid_zoo: tuple[str, str, Path], workers: int
@@ -157,6 +158,7 @@ def test_t1_whole_zoos_are_equal_for_any_number_of_workers(
     print(f"T1 {architecture} {backend}: {workers} workers make the {len(tree(whole))} files of one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 11])
 def test_t4_the_models_of_a_smaller_zoo_are_rows_of_the_larger_one(
     tmp_path: Path, grid_zoo: tuple[str, str, Path], count: int
@@ -186,7 +188,7 @@ def test_t6_every_registered_architecture_is_under_test() -> None:
 
 @pytest.mark.parametrize("name", ["golden_mlp", "golden_cnn", "golden_grown"])
 def test_t6_a_zoo_of_an_older_version_is_read_with_the_same_values(name: str) -> None:
-    """The zoos lie in tests/data as version 0.1.0 built them; what they hold is in expected.json."""
+    """tests/data has the zoos as version 0.1.0 built them; expected.json describes their contents."""
     expected = json.loads((DATA / "expected.json").read_text())[name]
     assert describe(DATA / name) == expected
     assert list(faults(DATA / name)) == []

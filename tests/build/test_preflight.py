@@ -1,4 +1,4 @@
-"""What a build is refused for before it trains: by `build`, `build --dry-run` and `check` alike, in the same words."""
+"""Refusals before training: `build`, `build --dry-run` and `check` give the same ones, in the same words."""
 
 import io
 import json
@@ -205,6 +205,7 @@ print("built")
 OWN = "from own_backends import Own\n\nclass Mine(Own):\n    pass\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["script", "stdin"])
 def test_a_script_without_a_guard_builds(tmp_path: Path, specs: Path, how: str) -> None:
     """Workers do not run it again."""
@@ -216,6 +217,7 @@ def test_a_script_without_a_guard_builds(tmp_path: Path, specs: Path, how: str) 
     assert (done.returncode, done.stdout, done.stderr) == (0, "run\nbuilt\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_backend_in_a_script_needs_a_guard(tmp_path: Path, specs: Path, guard: bool) -> None:
     path, out = tmp_path / "script.py", tmp_path / "zoo"
@@ -283,7 +285,7 @@ def refusals(tmp_path: Path, specs: Path, tiny: Path) -> Iterator[tuple[str, Pat
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """What is below a folder, with the times of its last changes."""
+    """Return the paths below a folder, with the times of their last changes."""
     return {
         str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in sorted(folder.rglob("*"))
@@ -323,7 +325,7 @@ def test_a_dry_run_approves_what_the_build_takes(tmp_path: Path, specs: Path, ti
 
 
 def test_a_dry_run_compares_the_images_that_are_at_hand(tmp_path: Path) -> None:
-    """Other pictures in the same folder than those that the zoo was begun with."""
+    """The folder holds other pictures than when the zoo was started."""
     from PIL import Image
 
     data, out, path = tmp_path / "data", tmp_path / "zoo", tmp_path / "own.yaml"
@@ -426,7 +428,7 @@ STACKS = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 40)), min_size=1
 def test_progress_never_decreases_and_ends_at_the_whole(
     stacks: list[tuple[int, int]], epochs: int, ticks: list[tuple[int, float]], terminal: bool
 ) -> None:
-    """Ticks in any order: a stack that is tried again begins before what it had reached."""
+    """Ticks in any order: a stack that is retried restarts before the epoch that it had reached."""
     sizes, done = [size for size, _ in stacks], [min(part, epochs) for _, part in stacks]
     out = Terminal() if terminal else io.StringIO()
     with redirect_stderr(out), Progress(sizes, epochs, done) as progress:

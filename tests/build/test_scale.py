@@ -28,6 +28,7 @@ def scale() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_simulated_run_makes_a_zoo_that_is_one(scale: ModuleType, tmp_path: Path) -> None:
     spec, out = scale.specification(600, 2), tmp_path / "zoo"
     assert scale.measure_expand(spec, out) == {"models": 600, "stacks": 3}

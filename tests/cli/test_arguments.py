@@ -147,7 +147,7 @@ def test_a_mistyped_path_is_answered_with_the_nearest_one_and_never_asks_the_hub
     assert "is a link to 'nowhere', where nothing is" in command("info", "a-link-to-nothing")[1]
     assert command("info", "me/zoo.parquet")[0] == 2
     assert server.requests == []
-    # A name on the hub that begins like a folder here can still be given, with its revision.
+    # A name on the hub that starts like a folder here can still be given, with its revision.
     code, output = command("info", "zoos/tetris_sed")
     assert "zoos/tetris_sed@main" in output
     assert "no such data set on the Hub" in command("info", "zoos/tetris_sed@main")[1]

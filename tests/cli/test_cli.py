@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_reading_commands_print_one_json_object(folder: Path) -> None:
     zoo = folder / "zoos" / "tiny"
     info = json.loads(run("info", zoo, "--json").stdout)
@@ -51,6 +52,7 @@ def test_reading_commands_print_one_json_object(folder: Path) -> None:
     assert dry["estimated_seconds"] >= 0
 
 
+@pytest.mark.slow
 def test_one_model_is_shown_and_exported(folder: Path) -> None:
     from safetensors.torch import load_file
 
@@ -100,6 +102,7 @@ def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_overrides_are_recorded(folder: Path, tmp_path: Path) -> None:
     arguments = ("--models", "2", "--epochs", "1", "--set", "grid.lr=[0.1]", "--json")
     built = run("build", folder / "tiny.yaml", "--out", tmp_path / "z", *arguments)

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text of strangers as escapes, one message per error, no line that imitates another."""
+"""Output on the terminal: text of strangers is escaped, one message per error, no line that imitates another."""
 
 import ast
 import io

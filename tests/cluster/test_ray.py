@@ -172,7 +172,7 @@ def shards(out: Path, stack: str = "*") -> int:
 
 
 def wait_for_shards(out: Path, count: int, going_on: Callable[[], bool]) -> bool:
-    """Wait until a build has stored so many shards; False when it ends before."""
+    """Wait until a build has stored `count` shards; return False if it ends before."""
     while going_on():
         if shards(out) >= count:
             return True
@@ -201,7 +201,7 @@ class Building:
         return not self._result.done()
 
     def reach(self, count: int) -> None:
-        """Wait until so many shards are stored; raise what the build raised if it ends before."""
+        """Wait until `count` shards are stored; raise the build's exception if it ends before."""
         if not wait_for_shards(self._out, count, self.goes_on):
             raise AssertionError(f"the build has ended before, with {self.wait()['counts']}")
 
@@ -288,7 +288,7 @@ def test_machines_of_a_cluster_compute_with_the_instruction_set_of_the_driver(
 def test_of_many_stacks_only_those_with_a_machine_and_two_more_are_sent(
     nodes: Nodes, specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a task is sent, it is sent when the journal is asked where its stack starts."""
+    """The arguments of a task are made when the journal is asked where its stack starts."""
     sent, most = set[int](), 0
 
     class Watched(Journal):
@@ -433,7 +433,7 @@ def test_y2_a_killed_driver_resumes_and_nothing_of_it_writes_any_more(
     assert tree(out) == local("long")
 
 
-def test_ctrl_c_and_sigterm_stop_a_build_and_its_ray_and_the_local_engine_goes_on(
+def test_ctrl_c_and_sigterm_stop_a_build_and_its_ray_and_the_local_engine_resumes(
     specs: Path, local: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "zoo"
@@ -527,7 +527,7 @@ OTHERS = {
         f"has zootools 0.0.1, expected {__version__} as here"
     ),
 }
-"""What Python does first on an odd machine, and why that machine is left out."""
+"""The start-up code of Python on an odd machine, and the reason for which that machine is left out."""
 
 
 def test_odd_machines_are_left_out_by_name(
@@ -704,7 +704,7 @@ def journal_in(folder: Path, plan: Plan) -> Journal:
 def test_y3_attempts_that_overlap_in_any_order_are_journaled_once(
     trained: tuple[Plan, list[TrainedEpoch]], data: st.DataObject
 ) -> None:
-    """Attempts begin at what is journaled then, and send on; any of them, and the driver, may stop at any time."""
+    """Attempts send the epochs after the last journaled one; any attempt, and the driver, may stop at any time."""
     plan, epochs = trained
     with tempfile.TemporaryDirectory() as folder:
         journal = journal_in(Path(folder), plan)

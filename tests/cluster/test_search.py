@@ -90,7 +90,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def local(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the local engine makes of two seeds, in a process of its own, as the workers of a cluster are."""
+    """The encoders of two seeds, trained by the local engine in its own process (so are the workers of a cluster)."""
     out = tmp_path_factory.mktemp("local")
     in_process(represented(tiny_zoo, out, 30))
     return out
@@ -151,7 +151,7 @@ def test_both_engines_make_the_same_files_and_a_training_is_continued_by_either(
     assert capsys.readouterr().err == ""
 
 
-def test_a_seed_whose_worker_dies_goes_on_after_its_last_epoch_and_is_given_up_if_none_gets_further(
+def test_a_seed_whose_worker_dies_is_resumed_after_its_last_epoch_and_given_up_without_progress(
     tiny_zoo: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log, killed = tmp_path / "seed-0" / "log.jsonl", set[int]()
@@ -206,7 +206,7 @@ def searched(out: Path) -> dict[str, Any]:
     return trials
 
 
-def test_a_search_finds_the_better_recipe_goes_on_after_an_interruption_and_is_repeatable(
+def test_a_search_finds_the_better_recipe_resumes_after_an_interruption_and_is_repeatable(
     tiny_zoo: Path, space: Callable[..., Path], tmp_path: Path
 ) -> None:
     first, second, path = tmp_path / "first", tmp_path / "second", space()
@@ -263,7 +263,7 @@ def test_a_search_finds_the_better_recipe_goes_on_after_an_interruption_and_is_r
 def test_a_trial_whose_worker_dies_begins_anew_and_the_search_ends_as_if_nothing_had_happened(
     tiny_zoo: Path, space: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """None is stopped early: that depends on who comes first."""
+    """No trial is stopped early: that would depend on which one is first."""
     path = space(("1.0e-9", "1.0e-3"), ("trials: 6", "trials: 3"), ("factor: 2", "after: 9"))
     killed = list[str]()
 

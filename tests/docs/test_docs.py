@@ -253,7 +253,7 @@ def test_no_example_runs_what_somebody_else_wrote(page: Path) -> None:
 # --- notebooks ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive:UserWarning")  # there is no screen here
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive:UserWarning")  # there is no display here
 def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one folder, in the order in which one reads them; the second as a notebook, with a kernel of its own."""
     import jupytext

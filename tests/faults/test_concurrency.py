@@ -124,7 +124,7 @@ def test_k2_a_zombie_is_fenced_off(tmp_path: Path, builders: Builders, endless: 
     holder.kill()
     check_rows(out)
     print(f"K2: {rounds} of {rounds} zombies fenced off")
-    # Whoever wrote them, the shards are those of an undisturbed build.
+    # The shards are those of an undisturbed build, whichever builder wrote them.
     short = endless.parent / "short.yaml"
     short.write_text(SMALL.replace("epochs: 2", "epochs: 40"))
     assert builders.build(short, tmp_path / "short") == 0

@@ -61,7 +61,7 @@ def committed(out: Path) -> dict[str, int]:
 
 
 def check_what_is_visible(out: Path) -> None:
-    """What a stopped build has left is a valid part of a zoo, or none yet."""
+    """Check that a stopped build has left a valid part of a zoo, or nothing yet."""
     try:
         assert [str(fault) for fault in faults(out)] == []
         zoo = open_zoo(out, include_diverged=True)
@@ -110,7 +110,7 @@ def test_c1_kills_at_random_moments_lose_nothing(
 
 
 CHANGING = ["write", "renameat", "mkdirat", "unlink", "rmdir", "ftruncate"]
-"""What changes a zoo on the disk; so does an openat that creates."""
+"""The calls that change a zoo on the disk; an openat that creates a file does so too."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ def test_c6_a_signal_stops_a_build_cleanly_and_a_second_one_at_once(
 # --- C7 ------------------------------------------------------------------------------------------------
 
 
-def test_c7_a_full_disk_is_one_clear_error_and_the_next_build_goes_on(
+def test_c7_a_full_disk_is_one_clear_error_and_the_next_build_resumes(
     tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
 ) -> None:
     sizes = sorted({len(data) for data in tiny.values()})
@@ -351,7 +351,7 @@ echo "verified $?"
 """
 
 
-def test_c7_a_build_on_a_disk_that_fills_up_goes_on_when_there_is_space(tmp_path: Path, folder: Path) -> None:
+def test_c7_a_build_on_a_disk_that_fills_up_resumes_when_there_is_space(tmp_path: Path, folder: Path) -> None:
     disk, full = tmp_path / "disk", tmp_path / "full"
     disk.mkdir()
     path = held_environment(tmp_path / "held", 1, full)["PYTHONPATH"]
@@ -487,7 +487,7 @@ def served(folder: Path, builders: Builders) -> dict[str, bytes]:
 
 
 def ended_once(out: Path) -> str:
-    """Return what a build said that has ended with one clear error: nothing was retried, and there is no traceback."""
+    """Return the output of a build that ended with one clear error: nothing retried, no traceback."""
     log = Path(f"{out}.log").read_text()
     assert "Traceback" not in log
     assert "died" not in log
@@ -628,7 +628,7 @@ def test_a_right_that_is_taken_away_ends_the_build_once(
     spec, out = folder / "served.yaml", tmp_path / "zoo"
     (tmp_path / "locked").mkdir(0o000)
     if os.access(tmp_path / "locked", os.W_OK):
-        pytest.skip("lacks a user who may not write everywhere, as root may")
+        pytest.skip("lacks a user whom permissions bind (root)")
     folders = f"{out}/checkpoints/* {out}/checkpoints {out}/.work {out}"
     code = builders.build(spec, out, mischief=[f"for folder in {folders}; do chmod {mode} $folder; done", then])
     for path in (out, out / ".work", out / "checkpoints", out / "checkpoints/stack-00000"):  # from the top down

@@ -38,7 +38,7 @@ def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 def is_read(name: str) -> bool:
-    """Whether `open_zoo` and `weights` read a file of a finished zoo (README.md and data/ are for others)."""
+    """Return whether `open_zoo` and `weights` read a file of a finished zoo (not README.md and data/)."""
     return name in ("zoo.json", "spec.yaml") or name.startswith(("checkpoints/", "metadata/"))
 
 
@@ -261,13 +261,13 @@ def test_d3_a_repaired_zoo_is_built_again_with_the_same_bytes(
     damage: Callable[[Path], None],
 ) -> None:
     if damaged == ["zoo.json"] and damage is not zero_page:
-        pytest.skip("without zoo.json a folder is no zoo")
+        pytest.skip("without zoo.json a folder is not a zoo")
     zoo = copy_of(finished)
     before = {path: path.stat().st_mtime_ns for path in zoo.rglob("*.safetensors")}
     for name in damaged:
         damage(zoo / name)
     dropped = {fault.name for fault in repair(zoo) if fault.what != UNLISTED}
-    # Without the specification a card cannot be held against it, so it is made again in any case.
+    # Without the specification a card cannot be compared with it, so it is always written again.
     assert dropped == set(damaged) - ({"README.md"} if "spec.yaml" in damaged else set())
     for elsewhere in zoo.rglob("elsewhere.*"):
         elsewhere.unlink()
@@ -370,7 +370,7 @@ def test_d3_a_shard_that_was_changed_together_with_its_record_is_trained_again(
     assert tree(zoo) == tree(finished)
 
 
-def test_d3_what_is_no_part_of_the_zoo_is_left_alone(finished: Path, copy_of: Callable[[Path], Path]) -> None:
+def test_d3_files_that_do_not_belong_to_the_zoo_are_left_alone(finished: Path, copy_of: Callable[[Path], Path]) -> None:
     zoo = copy_of(finished)
     (zoo / "thesis.tex").write_text("do not lose me")
     assert [fault.name for fault in repair(zoo)] == ["thesis.tex"]
@@ -467,7 +467,7 @@ def interrupt_verification(zoo: Path) -> None:
         list(faults(zoo, interrupt))
 
 
-def test_an_interrupted_verification_goes_on_where_it_was(
+def test_an_interrupted_verification_is_resumed(
     finished: Path, copy_of: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -217,7 +217,7 @@ def test_a_damaged_build_log_is_named_dropped_and_begun_again(
         (zoo / "build.json").write_bytes(data)
         assert [fault.name for fault in faults(zoo)] == ["build.json"]
         open_zoo(zoo)
-    # A build that finishes begins a new log by itself, and says so.
+    # A build that finishes starts a new log and reports it.
     assert builders.build(spec, begun) == 0
     assert "build.json" in Path(f"{begun}.log").read_text()
     assert len(read_build_log(begun)) == 1

@@ -219,7 +219,7 @@ def test_s2_an_odd_value_is_refused_with_its_key_or_taken_as_what_it_is(
     read: Any = spec.model_dump()
     for key in place:
         read = read[key] if read is not None else None
-    # None stands for "not given" where that may be.
+    # None means "not given" where a key may be left out.
     assert read == value or (value is None and read is None)
     if value is not None:
         assert type(value) is not bool
@@ -389,7 +389,7 @@ def test_s4_whatever_is_accepted_is_trained(values: dict[str, Any]) -> None:
         ("range: [1, 3]", "range: [2, 4]", "seeds: "),
     ],
 )
-def test_s5_a_build_does_not_go_on_with_another_specification(tmp_path: Path, old: str, new: str, named: str) -> None:
+def test_s5_a_build_is_not_resumed_with_another_specification(tmp_path: Path, old: str, new: str, named: str) -> None:
     """Neither with a finished zoo nor with one that is half done; what differs is shown."""
     server, out = Builders(), tmp_path / "zoo"
     try:

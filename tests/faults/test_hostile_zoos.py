@@ -1,4 +1,4 @@
-"""Zoos from strangers (rows Z1-Z5): nothing is executed, nothing outside is touched, and every lie is an error."""
+"""Zoos from strangers (rows Z1-Z5): no code is executed, nothing outside is touched, false claims are refused."""
 
 import hashlib
 import io
@@ -259,7 +259,7 @@ def test_z4_hostile_tables_are_refused_within_two_gigabytes(tmp_path: Path, tiny
 
 
 def test_z4_a_small_file_that_unpacks_to_gigabytes_is_refused_by_its_pages() -> None:
-    """A footer that lies: the rows it claims are few, the pages unpack to 800 MB."""
+    """The footer claims few rows, but the pages unpack to 800 MB."""
     from zootools.storage.parquet_guard import check_pages
 
     sink = io.BytesIO()
@@ -290,7 +290,7 @@ def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> 
 
 
 def test_z4_mutated_parquet_files_of_others_are_read_or_refused(memory: Path, tiny_zoo: Path) -> None:
-    """Files that are no zoo of ours, with a layer schema; every other mutation is in the footer."""
+    """Parquet files that zootools did not write, with a layer schema; every other mutation is in the footer."""
     random, wanted, refused, zoo = fault_random("Z4 foreign"), lane(1000, 1_000_000), 0, open_zoo(tiny_zoo)
     columns = {"accuracy": zoo.metadata["test_accuracy"], "weights": pa.array(list(zoo.weights().numpy()))}
     path = memory / "weights.parquet"
@@ -418,7 +418,7 @@ def test_z5_a_misleading_manifest_is_refused_with_its_field(tmp_path: Path, tiny
     "data",
     [b"", b"{", b"[]", b"null", b"{}", b"\xff", b'{"sha256": "x"}', b"[" * 100_000, b'{"a": 1, "a": 2}', b"1" * 5000],
 )
-def test_z5_what_is_no_manifest_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_z5_files_that_are_not_a_manifest_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "zoo.json").write_bytes(data)
     with pytest.raises(DamagedZooError, match=r"zoo\.json"):
         open_zoo(tmp_path)
@@ -431,7 +431,7 @@ def test_z5_a_manifest_of_ten_gigabytes_is_not_read(tmp_path: Path) -> None:
         open_zoo(tmp_path)
 
 
-def test_a_hash_that_is_right_is_no_reason_to_believe_the_rest(tmp_path: Path, tiny_zoo: Path) -> None:
+def test_right_hashes_do_not_make_wrong_contents_acceptable(tmp_path: Path, tiny_zoo: Path) -> None:
     zoo = copy_zoo(tiny_zoo, tmp_path / "zoo")
     manifest = json.loads((zoo / "zoo.json").read_bytes())
     assert hashlib.sha256((zoo / SHARD).read_bytes()).hexdigest() == manifest["files"][SHARD]["sha256"]

@@ -465,7 +465,7 @@ def test_x5_a_pull_refuses_a_folder_that_is_a_link(stages: Path, zoo: Path, outs
 
 @pytest.fixture
 def snapshot(tiny_zoo: Path, tmp_path: Path) -> Path:
-    """What `huggingface_hub.snapshot_download` returns: links into the blobs of the repository."""
+    """The folder that `huggingface_hub.snapshot_download` returns: links into the blobs of the repository."""
     cache = tmp_path / "cache/datasets--group--tiny"
     (cache / "blobs").mkdir(parents=True)
     for path in tiny_zoo.rglob("*"):

@@ -1,4 +1,4 @@
-"""What may never be in the source or leave the process (rows X1-X3, X5)."""
+"""Calls that the source must not contain, and secrets that must not leave the process (rows X1-X3, X5)."""
 
 import contextlib
 import os
@@ -120,7 +120,7 @@ def test_x3_the_modes_of_others_files_are_left_alone(tmp_path: Path) -> None:
         file.write(b"x")
     assert (tmp_path / "theirs").stat().st_mode & 0o777 == 0o640
     assert tmp_path.stat().st_mode & 0o7777 == 0o2755
-    assert (tmp_path / "sub").stat().st_mode & 0o2000  # a folder that hands its group on goes on doing so
+    assert (tmp_path / "sub").stat().st_mode & 0o2000  # setgid is kept: new files get the folder's group
 
 
 # --- X5 ------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Zoos that were changed together with their hashes: `verify` compares every file with what it is derived from.
 
-Whoever makes a zoo can also write zoo.json with the hashes of whatever files he likes. So hashes prove nothing against
-an author; the contents must follow from each other.
+The author of a zoo can write zoo.json with hashes that fit any files. So hashes prove nothing against the author; the
+contents must follow from each other.
 """
 
 import base64
@@ -87,7 +87,7 @@ def swap_between_splits(zoo: Path) -> None:
 
 
 def lie_in_statistics(zoo: Path) -> None:
-    """Let the footer say that no row has the last epoch: ``load_dataset(filters=...)`` would skip them."""
+    """Change the footer to say that no row has the last epoch: ``load_dataset(filters=...)`` would skip such rows."""
     data = (zoo / DATA_TABLE).read_bytes()
     # Of the thrift fields with 4 bytes those of the largest value, of which there are an old and a new one.
     lie = re.sub(rb"([\x18\x28]\x04)\x03\0\0\0", lambda match: match[1] + b"\2\0\0\0", data)
@@ -96,7 +96,7 @@ def lie_in_statistics(zoo: Path) -> None:
 
 
 def note_other_types(zoo: Path) -> None:
-    """Let the Arrow schema that a footer notes say another type than the columns have, which pyarrow believes."""
+    """Give the Arrow schema in a footer another type than the columns have; pyarrow believes it."""
     one = pq.read_metadata(zoo / DATA_TABLE).metadata[b"ARROW:schema"]
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(one)))
     other = schema.set(schema.get_field_index("status"), pa.field("status", pa.large_string()))
@@ -351,7 +351,7 @@ def test_a_table_that_is_not_what_the_shards_make_is_named(
 @pytest.mark.parametrize("size", [1, 88, 10_853, 3_000_000, 10_000_000])
 @pytest.mark.parametrize("count", [0, 1, 12, 13, 5000])
 def test_the_rows_of_a_split_decide_its_tables(size: int, count: int) -> None:
-    """Every row lies in exactly one table with weights, in order."""
+    """Every row is in exactly one table with weights, in order."""
     from zootools.architectures import Layer, Schema
 
     schema = Schema("x", (size, 1, 1), (Layer("fc1", "linear", size, 1, bias=False, activation=False),))
@@ -362,7 +362,7 @@ def test_the_rows_of_a_split_decide_its_tables(size: int, count: int) -> None:
     assert all(4 * size * len(rows) <= 500 << 20 for rows in data)
 
 
-# --- zoo.json, the card, and what lies beside them -----------------------------------------------------
+# --- zoo.json, the card, and other files --------------------------------------------------------------
 
 FIELDS: list[tuple[str, Change]] = [
     ("name", set_field("name", value="other")),

@@ -75,6 +75,7 @@ def test_the_picture_shows_the_quartiles() -> None:
     assert picture[1] == "epoch     5 |         #|"
 
 
+@pytest.mark.slow
 def test_datasets_never_takes_one_zoo_for_another(tiny_zoo: Path, grown_zoo: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "a" / "group" / "tiny", tmp_path / "b" / "group" / "tiny"
     publish(tiny_zoo, "group/tiny", hub=tmp_path / "a")

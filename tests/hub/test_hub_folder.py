@@ -76,6 +76,7 @@ def test_a_path_comes_before_a_name(hub: Path, tiny_zoo: Path, tmp_path: Path, m
         open_zoo("group/tiny", hub=hub, revision="v1")
 
 
+@pytest.mark.slow
 def test_commands_take_names_and_say_where_the_zoo_comes_from(hub: Path, tmp_path: Path) -> None:
     environment = {"ZOOTOOLS_HUB": str(hub)}
     shown = run("info", "group/tiny", "--json", **environment)
@@ -95,6 +96,7 @@ def test_commands_take_names_and_say_where_the_zoo_comes_from(hub: Path, tmp_pat
     assert "has no group/nothing" in missing.stderr
 
 
+@pytest.mark.slow
 def test_load_dataset_reads_the_hub_folder_and_never_takes_one_version_for_another(hub: Path, tmp_path: Path) -> None:
     script = (
         "import sys; sys.path = [p for p in sys.path if 'zootools' not in p]; from datasets import load_dataset\n"
@@ -143,7 +145,7 @@ def test_a_damaged_zoo_is_not_published(tiny_zoo: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "hub").exists()
 
 
-def test_a_pull_goes_on_and_keeps_its_hands_off_other_folders(hub: Path, tmp_path: Path) -> None:
+def test_a_pull_is_resumed_and_leaves_other_folders_alone(hub: Path, tmp_path: Path) -> None:
     pull("group/tiny", tmp_path / "zoo", hub=hub)
     assert list(faults(tmp_path / "zoo")) == []
     (tmp_path / "zoo" / "zoo.json").unlink()
@@ -158,7 +160,7 @@ def test_a_pull_goes_on_and_keeps_its_hands_off_other_folders(hub: Path, tmp_pat
         pull("group/tiny", tmp_path / "other", hub=hub)
 
 
-def test_a_partial_zoo_is_published_if_told_so_and_can_be_finished_by_whoever_pulls_it(
+def test_a_partial_zoo_is_published_on_request_and_can_be_finished_after_a_pull(
     grown_zoo: Path, tmp_path: Path
 ) -> None:
     zoo = shutil.copytree(grown_zoo, tmp_path / "zoo")
@@ -202,7 +204,7 @@ def test_a_listing_survives_a_damaged_zoo(hub: Path, tmp_path: Path) -> None:
     "text",
     ["tiny", "a/b/c", "../b", "a/..", ".a/b", "a/b@", "a/b@-x", "a/b@x/../y", "a--b/c", "/a/b", "a/b.git", "a/b\n"],
 )
-def test_what_is_no_name_is_none(text: str) -> None:
+def test_invalid_names_are_refused(text: str) -> None:
     assert parse_name(text) is None
 
 

@@ -85,6 +85,7 @@ def test_a_data_set_on_the_hub_opens_with_a_schema(
         _ = foreign.spec
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_schema(tiny_zoo: Path, schema_file: Path, tmp_path: Path) -> None:
     zoo = open_zoo(tiny_zoo)
     columns = {name: zoo.metadata[name].to_pylist() for name in ("epoch", "split", "model_id", "test_accuracy")}
@@ -435,6 +436,7 @@ for source, schema in (sys.argv[1:3], sys.argv[3:5], sys.argv[5:7], sys.argv[7:9
 """
 
 
+@pytest.mark.slow
 def test_pipes_and_devices_are_refused_and_never_waited_for(tmp_path: Path, schema_file: Path) -> None:
     (tmp_path / "p").mkdir()
     os.mkfifo(tmp_path / "p" / "x.parquet")
@@ -514,6 +516,7 @@ for path in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_small_files_that_unpack_to_gigabytes_are_refused_within_one(tmp_path: Path) -> None:
     pq.write_table(pa.table({"weights": weights_of(2)}), tmp_path / "good.parquet")
     count = 28_000

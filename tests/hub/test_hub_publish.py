@@ -25,14 +25,14 @@ NAME = "group/tiny"
 
 
 def expected(zoo: Path) -> dict[str, bytes]:
-    """What a repository holds when a zoo is published: its files, and a card that names the repository."""
+    """Return the files that a repository must hold after a zoo is published, with a card that names the repository."""
     files = {path.relative_to(zoo).as_posix(): path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
     manifest = read_manifest(zoo)
     return files | {"README.md": render_card(manifest, stored_spec(zoo, manifest), NAME).encode()}
 
 
 def held(files: Files) -> dict[str, bytes]:
-    """What a commit holds, apart from the Hub's own file."""
+    """Return the files of a commit, without the Hub's own one."""
     return {path: blob.data for path, blob in files.items() if path != ".gitattributes"}
 
 
@@ -127,6 +127,7 @@ def test_a_hub_that_falls_silent_is_asked_again(
     assert held(server.repos[NAME].head()) == expected(tiny_zoo)
 
 
+@pytest.mark.slow
 def test_random_failures_never_leave_anything_but_the_zoo(
     server: HubServer, tiny_zoo: Path, grown_zoo: Path, sleeps: list[float]
 ) -> None:
@@ -155,6 +156,7 @@ def test_random_failures_never_leave_anything_but_the_zoo(
         assert len(server.repos[NAME].refs["main"]) == 3
 
 
+@pytest.mark.slow
 def test_a_publisher_may_be_killed_at_any_request(server: HubServer, tiny_zoo: Path, grown_zoo: Path) -> None:
     words = [sys.executable, str(SERVERS / "hub_publisher.py"), str(tiny_zoo), NAME, server.url]
     environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -243,7 +245,7 @@ def test_more_files_than_a_hub_takes_are_refused_before_the_first_byte(
     assert [request.method for request in server.requests] == ["GET"]
 
 
-def test_a_data_set_that_is_no_zoo_is_not_replaced(server: HubServer, tiny_zoo: Path) -> None:
+def test_a_data_set_other_than_a_zoo_is_not_replaced(server: HubServer, tiny_zoo: Path) -> None:
     publish(tiny_zoo, NAME, hub=server.url)
     server.repos[NAME].add("main", {"train.csv": Blob(b"a,b\n", False)})
     with pytest.raises(SpecError, match=r"holds a data set that is not a zoo.*train.csv"):
@@ -279,6 +281,7 @@ def test_a_refusal_says_what_to_do_and_is_not_tried_again(
     assert token is None or token not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_large_files_go_through_xet_where_the_hub_has_it(server: HubServer, tiny_zoo: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "zootools", "publish", str(tiny_zoo), NAME]
     environment = {

@@ -223,6 +223,7 @@ def test_a_listing_finds_zoos_by_their_tag(published: HubServer, monkeypatch: py
         open_zoo("group/other", hub=published.url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "prepare", "name", "text"),
     [
@@ -355,6 +356,7 @@ def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_end_to_end_with_the_real_clients(server: HubServer, tiny_zoo: Path, tmp_path: Path) -> None:
     home = {"HF_HOME": str(tmp_path / "home")}
     outputs = [run(server, "publish", tiny_zoo, NAME, "--tag", "v1", "--json", **home)]
@@ -398,6 +400,7 @@ print(next(iter(datasets.load_dataset("group/tiny", split="test", streaming=True
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_no_error_shows_a_token_not_even_in_a_traceback(published: HubServer, tiny_zoo: Path, tmp_path: Path) -> None:
     published.faults = [Fault("commit", 400, 99)]
     failed = run(published, "--debug", "publish", tiny_zoo, "group/other", HF_HOME=str(tmp_path), HF_DEBUG="1")

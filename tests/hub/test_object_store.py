@@ -33,6 +33,8 @@ from zootools.storage.build_state import ZooFolder
 pytest.importorskip("s3fs", reason="needs pip install 'zootools[s3]'")
 from s3_server import BUCKET, SECRET, S3Server, serve_s3
 
+pytestmark = pytest.mark.slow
+
 URL = f"s3://{BUCKET}/zoo"
 FAST = [0.2, 1.0, [0.05, 0.1]]
 """Seconds between two renewals of a lease, until it expires, and before a failed call is repeated."""
@@ -102,7 +104,7 @@ def machine(tmp_path: Path, builders: Builders, s3: S3Server) -> Callable[[str],
 
 
 def stored(server: S3Server) -> dict[str, bytes]:
-    """What lies under `URL`, but for the one file that may differ."""
+    """The objects below `URL`, except the one file that may differ."""
     return {name: data for name, data in server.objects("zoo/").items() if name != "build.json"}
 
 
@@ -198,7 +200,7 @@ def test_a_builder_killed_after_any_put_is_followed_by_one_that_makes_equal_byte
 def test_what_only_the_working_folder_has_is_put_and_not_trained_again(
     s3: S3Server, specs: dict[str, Path], built: Any, machine: Callable[[str], Machine]
 ) -> None:
-    """The network is gone in the middle of a build: exit 74, and the same command goes on where training was."""
+    """The network fails in the middle of a build: exit code 74, and the same command resumes training."""
     here = machine("here")
     puts = 0
 
@@ -258,7 +260,7 @@ def test_the_store_wins_over_a_working_folder_that_was_left_behind(
     assert set(put) == {"zoo/.work/lease.json"}
     assert not left.exists()
     assert stored(s3) == built(TINY)
-    # One that a builder was killed in while it removed it is no zoo, and in nobody's way.
+    # A folder whose builder was killed while it removed the zoo is not a zoo, and blocks nothing.
     (left / "checkpoints").mkdir(parents=True)
     (left / "checkpoints" / "rest").write_bytes(b"x")
     assert other.build(specs["tiny"]) == 0
@@ -312,7 +314,7 @@ def test_a_store_that_fails_now_and_then_gets_the_same_zoo(
     here = machine("here")
     here_change = here.change
     here_change["environment"]["AWS_MAX_ATTEMPTS"] = "3"
-    for _ in range(5):  # a call may fail five times running, and then the same command goes on
+    for _ in range(5):  # a call may fail five times in a row; then the same command resumes
         code = here.builders.build(specs["tiny"], URL, **here_change)
         assert code in (0, 74), Path(f"{specs['tiny']}.log").read_text()
         if code == 0:
@@ -326,7 +328,7 @@ def test_a_store_that_fails_now_and_then_gets_the_same_zoo(
 # --- one builder ---------------------------------------------------------------------------------------
 
 
-def test_of_many_who_swap_one_object_one_wins(s3: S3Server) -> None:
+def test_of_many_swaps_of_one_object_one_succeeds(s3: S3Server) -> None:
     clients = [ObjectStore(URL) for _ in range(4)]
 
     def swap(number: int, old: str | None) -> str | None:
@@ -406,7 +408,7 @@ def test_a_builder_that_has_lost_its_lease_stops_before_its_next_put(
     assert zombie.wait() == 75
     # It says which of the two it found first: the lease, or the record that its next put was to replace.
     assert re.search("another builder has (taken over|written)", Path(f"{specs['tiny']}.log").read_text())
-    assert set(puts) <= {"zoo/.work/lease.json"}, "and that renewal has been refused: there is no lease below"
+    assert set(puts) <= {"zoo/.work/lease.json"}, "and that renewal has been refused: the lease is gone"
     assert stored(s3) == built(TINY)
 
 

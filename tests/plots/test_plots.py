@@ -1,4 +1,4 @@
-"""Pictures of zoos: what is in them, where it stands, and that they say what they leave out."""
+"""Pictures of zoos: what is in them, where it is drawn, and that captions name what is left out."""
 
 import itertools
 import json
@@ -80,7 +80,7 @@ def many_labels(portrait: Portrait) -> Portrait:
 
 @pytest.fixture(scope="module")
 def drawn(look_zoo: Path, look_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `zootools plot` makes of `look_zoo`, with an encoder."""
+    """The folder that `zootools plot` writes for `look_zoo`, with an encoder."""
     out = tmp_path_factory.mktemp("pictures")
     done = CliRunner().invoke(
         main, ["plot", str(look_zoo), "--encoder", str(look_encoder), "-o", str(out), "--json"], catch_exceptions=False
@@ -118,6 +118,7 @@ def test_pictures_name_axes_units_and_colours(drawn: Path, name: str, expected: 
     assert expected <= words((drawn / f"{name}.svg").read_bytes())
 
 
+@pytest.mark.slow
 def test_pictures_of_an_unchanged_zoo_are_unchanged(look_zoo: Path) -> None:
     first, second = portrait_of(look_zoo), portrait_of(look_zoo)
     for draw in (losses, gap, lambda portrait: figure_7([portrait])):
@@ -171,11 +172,11 @@ def test_colours_follow_the_property(portrait: Portrait) -> None:
     assert shown == {("normal", (0, 0.45, 0.7)), ("uniform", (0.9, 0.62, 0))}
 
 
-# --- where things stand ----------------------------------------------------------------------------------------
+# --- positions --------------------------------------------------------------------------------------------------
 
 
 def extents(figure: Figure) -> Iterator[tuple[str, Bbox]]:
-    """Where the texts of a picture stand, and its axes: names and boxes."""
+    """The boxes of a picture's texts and axes, with their names."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     for number, axes in enumerate(figure.axes):
         if axes.get_legend():
@@ -301,7 +302,7 @@ def test_many_epochs_are_thinned_and_the_picture_says_so(portrait: Portrait) -> 
     assert any(f"{MAX_BOXES} of 100 epochs" in word for word in said)
 
 
-# --- what lies far beyond the rest -----------------------------------------------------------------------------
+# --- outliers ----------------------------------------------------------------------------------------------------
 
 
 def exploded(portrait: Portrait, count: int = 7) -> Portrait:
@@ -312,7 +313,7 @@ def exploded(portrait: Portrait, count: int = 7) -> Portrait:
     return replace(portrait, mean_weights=portrait.mean_weights * size, planes=planes)
 
 
-def test_what_lies_far_beyond_does_not_squeeze_the_rest() -> None:
+def test_outliers_do_not_squeeze_the_rest() -> None:
     values = np.concatenate([np.linspace(0, 1, 99), [1e25, np.nan]])
     assert limits(values) == (0, 1)
     assert beyond(values, frame(values)).tolist() == [False] * 99 + [True, False]
@@ -322,7 +323,7 @@ def test_what_lies_far_beyond_does_not_squeeze_the_rest() -> None:
     assert low < 2 < high
 
 
-def test_what_lies_far_beyond_is_drawn_at_the_border_and_counted(portrait: Portrait) -> None:
+def test_outliers_are_drawn_at_the_border_and_counted(portrait: Portrait) -> None:
     for figure, plain in (
         (figure_4([exploded(portrait)]), figure_4([portrait])),
         (mean_weight(exploded(portrait)), mean_weight(portrait)),
@@ -348,7 +349,7 @@ def test_losses_far_beyond_are_counted(portrait: Portrait) -> None:
     assert axes.get_ylim()[1] < 1e12
 
 
-def test_a_scale_of_colours_ends_before_what_lies_far_beyond(portrait: Portrait) -> None:
+def test_a_scale_of_colours_ends_before_outliers(portrait: Portrait) -> None:
     table = portrait.zoo.metadata
     accuracies = table["test_accuracy"].to_numpy().copy()
     accuracies[0] = 1e25

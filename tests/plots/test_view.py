@@ -97,7 +97,7 @@ def click_on(page: Any, trace: int, point: int) -> None:
 
 
 def traces(page: Any) -> list[Any]:
-    """What plotly draws on the map: type and number of points of every trace."""
+    """The traces that plotly draws on the map: type and number of points of each."""
     found = page.evaluate("document.getElementById('map').data.map((trace) => [trace.type, trace.x.length])")
     return list(found)
 

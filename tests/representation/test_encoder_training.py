@@ -143,7 +143,7 @@ def test_the_seed_decides(zoo: Zoo, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("schedule", "lr"), [("plateau", 1e-6), ("one_cycle", 0.1), ("constant", 0.1)])
-def test_a_restored_trainer_goes_on_with_the_same_bits(zoo: Zoo, schedule: str, lr: float) -> None:
+def test_a_restored_trainer_continues_with_the_same_bits(zoo: Zoo, schedule: str, lr: float) -> None:
     settings = recipe(f"training.schedule={schedule}", f"training.lr={lr}", "training.epochs=30", "encoder.dropout=0.2")
     whole, first = trainer(zoo, settings), trainer(zoo, settings)
     for _ in range(30):
@@ -186,6 +186,7 @@ for epoch, _ in enumerate(train_epochs(weights, recipe, Path(sys.argv[2]), quiet
 """A training that does not end before it is killed."""
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(zoo: Zoo, tmp_path: Path) -> None:
     settings, whole, killed = recipe("training.epochs=25"), tmp_path / "whole", tmp_path / "killed"
     train_encoder(zoo, settings, whole, quiet=True)

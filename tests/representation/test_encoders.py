@@ -208,7 +208,7 @@ def test_a_hostile_configuration_is_refused(schema: Schema, tmp_path: Path, chan
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "not JSON", "\xff", "[" * 100_000, "{}" + " " * (1 << 20)])
-def test_a_file_that_is_no_configuration_is_refused(schema: Schema, tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(schema: Schema, tmp_path: Path, text: str) -> None:
     make(schema, "AttN+t").save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DamagedZooError, match=r"config\.json: is no configuration of an encoder"):
@@ -229,7 +229,7 @@ def test_an_encoder_whose_weights_are_not_finite_is_refused_by_tensor(
         Encoder.from_pretrained(str(tmp_path))
 
 
-def test_where_there_is_no_encoder_it_is_said_so(tmp_path: Path) -> None:
+def test_a_folder_without_an_encoder_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ZooNotFoundError, match=r"holds no encoder \(there is no config\.json\)"):
         Encoder.from_pretrained(str(tmp_path))
     with pytest.raises(ZooNotFoundError, match="neither a folder nor the name of a repository"):

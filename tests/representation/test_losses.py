@@ -79,7 +79,7 @@ def test_equation_3_attracts_the_views_and_the_papers_code_repels_them(positive:
         Loss.model_validate({"kind": "Ec+D", "beta": 0.0, "positive": positive}), schema, torch.ones(2, 100)
     )
     views = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
-    views[4:] = views[:4] + 0.3 * views[4:]  # alike to begin with
+    views[4:] = views[:4] + 0.3 * views[4:]  # alike at first
     views.requires_grad_()
     cosine = torch.nn.functional.cosine_similarity
     before = cosine(views[:4], views[4:]).mean().item()

@@ -33,7 +33,7 @@ def problem(rows: int, features: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def oracle(standardise: bool, alpha: float, x: Tensor, y: Tensor, new: Tensor) -> np.ndarray:
-    """What scikit-learn predicts."""
+    """Return the predictions of scikit-learn."""
     if standardise:
         model = make_pipeline(StandardScaler(), Ridge(alpha, solver="svd"))
         return model.fit(x.double().numpy(), y.numpy()).predict(new.double().numpy())

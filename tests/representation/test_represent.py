@@ -544,7 +544,7 @@ def test_a_folder_with_another_training_is_refused_before_the_baselines(
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == kept
 
 
-def test_a_place_that_is_no_folder_is_refused_before_the_baselines(
+def test_an_output_that_is_not_a_folder_is_refused_before_the_baselines(
     varied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("mine")

@@ -217,7 +217,7 @@ def start(out: Path, data: Path, *words: str) -> "subprocess.Popen[str]":
     return running
 
 
-def test_a_killed_run_goes_on_and_leaves_no_worker(tmp_path: Path, data: Path) -> None:
+def test_a_killed_run_is_resumed_and_leaves_no_worker(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "out"
     running = start(out, data, "table1", "table3")
     workers = psutil.Process(running.pid).children(recursive=True)

@@ -26,7 +26,7 @@ from typing import Any, Self
 import own_backends
 
 BACKEND: Any = "torch"
-"""What the builds of the fork server train with: it has torch imported anyway."""
+"""The backend of the fork server's builds; torch is imported there anyway."""
 
 NIGHTLY = float(os.environ.get("ZOOTOOLS_NIGHTLY", 0))
 """The size of the long lane (`make nightly`): 1 for all of it, 0.1 for a tenth, 0 for the usual tests."""
@@ -34,7 +34,7 @@ SEED = int(os.environ.get("ZOOTOOLS_FAULT_SEED", random.randrange(10**6)))
 
 
 def lane(usual: int, nightly: int) -> int:
-    """How often a test tries: ``usual``, or ``nightly`` in the long lane."""
+    """Return the number of tries of a test: ``usual``, or ``nightly`` in the long lane."""
     return max(usual, round(nightly * NIGHTLY)) if NIGHTLY else usual
 
 
@@ -56,7 +56,7 @@ def fault_random(test: str) -> random.Random:
 
 
 def counted(wanted: int, what: str) -> Iterator[int]:
-    """Count tries, and say now and then how many there were: whoever stops a long test knows what it has reached."""
+    """Count tries, and print every 10,000th, so that a long test that is stopped has shown its count."""
     for number in range(wanted):
         if number and number % 10_000 == 0:
             print(f"{what}: {number} so far", flush=True)
@@ -123,7 +123,7 @@ if sys.orig_argv[1:3] == ["-m", "zootools"] or "multiprocessing.forkserver" in "
     from zootools.storage.build_state import ZooFolder
     ZooFolder.commit = crash.held({epoch}, Path({release!r}))
 """
-"""What the command and the local engine's workers do first; Ray's own processes need not."""
+"""The start-up code of the command and of the local engine's workers (not of Ray's own processes)."""
 
 
 def held_environment(folder: Path, epoch: int, release: Path) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Build:
         self.server, self.pid = server, pid
 
     def go(self) -> Self:
-        """Let a build that was started with ``wait=True`` begin."""
+        """Start the build that waits since ``wait=True``."""
         self.server.ask("go", pid=self.pid)
         return self
 
@@ -196,7 +196,7 @@ class Builders:
 
 
 def traced(build: Build, log: Path, *words: str, thread: Path | None = None) -> int:
-    """Let a waiting build go under strace; return its exit code.
+    """Run a waiting build under strace; return its exit code.
 
     Traced is the builder's main thread, or the one that announces itself in the file ``thread``.
     """
@@ -208,7 +208,7 @@ def traced(build: Build, log: Path, *words: str, thread: Path | None = None) -> 
     command = ["strace", "-y", "-s", "0", "-o", str(log), "-p", str(traced), *words]
     strace = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may have gone on, and ended
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may have ended already
             while "TracerPid:\t0" in Path(f"/proc/{traced}/status").read_text():
                 assert strace.poll() is None, "strace cannot attach here"
                 time.sleep(0.002)
@@ -272,7 +272,7 @@ def _positional() -> None:
 
 
 def _abort(stack: int) -> None:
-    """Let the worker of one stack die like after a segmentation fault, always."""
+    """Abort every worker of one stack, as after a segmentation fault."""
     from zootools.engines import worker
 
     real = worker.train_stack
@@ -287,21 +287,21 @@ def _abort(stack: int) -> None:
 
 
 def _haste(heartbeat: float, expiry: float, pauses: list[float]) -> None:
-    """Let leases of object stores be renewed and expire faster, and failed calls be repeated sooner."""
+    """Shorten the heartbeat and expiry of leases, and the pauses before failed calls are retried."""
     from zootools.object_store import client, lease
 
     lease.HEARTBEAT, lease.EXPIRY, client.PAUSES = heartbeat, expiry, tuple(pauses)
 
 
 def _held(epoch: int, release: str) -> None:
-    """Let the build wait at an epoch (`held`)."""
+    """Stop the build at an epoch (`held`)."""
     from zootools.storage.build_state import ZooFolder
 
     ZooFolder.commit = held(epoch, Path(release))  # type: ignore[method-assign]
 
 
 def _file_size(limit: int) -> None:
-    """Let every file be at most so large."""
+    """Limit the size of every file to ``limit`` bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
@@ -324,7 +324,7 @@ def _list_modules(folder: str) -> None:
 
 
 def _die_idle() -> None:
-    """Let every worker die between two stacks, and the builder give it the next one all the same."""
+    """Kill every worker between two stacks; the builder sends it the next stack before it notices."""
     import select
     from multiprocessing.connection import Connection
 
@@ -351,7 +351,7 @@ def _die_idle() -> None:
 
 
 def _announce(where: str) -> None:
-    """Let the first thread that comes here write down its number, and wait until somebody traces it."""
+    """Write the number of the first thread that calls this to a file, and wait until it is traced."""
     try:
         note = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
@@ -365,7 +365,7 @@ def _announce(where: str) -> None:
 
 
 def _hold_worker(where: str) -> None:
-    """Let the first worker wait for its tracer, and the builder die with it."""
+    """Stop the first worker until it is traced; kill the builder when that worker dies."""
     from zootools import progress
     from zootools.storage import image_tensors
 
@@ -380,7 +380,7 @@ def _hold_worker(where: str) -> None:
 
 
 def _hold_reader(where: str) -> None:
-    """Let the first thread that hashes a shard for the tables wait for its tracer."""
+    """Stop the first thread that hashes a shard for the tables until it is traced."""
     from zootools.storage import verified_files
 
     real = verified_files.VerifiedFiles.fault
@@ -411,7 +411,7 @@ def _mischief(command: str, then: str = "go") -> None:
 
 
 def _fail_to_start(how: str) -> None:
-    """Let every worker fail while it maps the images: for want of a module, of memory, or with any other error."""
+    """Make every worker fail while it maps the images: a missing module, too little memory, or another error."""
     from zootools.storage import image_tensors
 
     real = image_tensors.map_images
@@ -452,7 +452,7 @@ CHANGES: dict[str, Callable[..., None]] = {
 
 
 def _abort_all() -> None:
-    """Let the worker of every stack die, always."""
+    """Kill the worker of every stack, always."""
     from zootools.engines import worker
 
     worker.train_stack = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""The examples in a Markdown page, and running them as a reader would who goes from top to bottom.
+"""The examples in a Markdown page, run as a reader would run them from top to bottom.
 
-A page's examples run in order in a folder of their own, Python in one namespace. Before a fence may stand
+A page's examples run in order in a folder of their own, Python in one namespace. Before a fence there may be
 
 - ``<!-- not run: REASON -->``: the example is only looked over for commands and options that do not exist;
 - ``<!-- file: NAME -->``: the example is a file, which the later ones find.
@@ -28,7 +28,7 @@ COMMENT = re.compile(r"<!-- (not run|file): (\S.*) -->\s*")
 
 @dataclass(frozen=True)
 class Example:
-    """One fenced block: its language and text, the line where the text begins, and what its comments say."""
+    """One fenced block: its language and text, the line where the text starts, and its comments."""
 
     language: str
     text: str
@@ -38,7 +38,7 @@ class Example:
 
     @property
     def commands(self) -> list[str]:
-        """The commands of a shell example: its lines, joined where a quotation or a backslash goes on in the next."""
+        """The commands of a shell example: its lines, joined where a quotation or a backslash continues in the next."""
         found, command = [], ""
         for line in self.text.splitlines():
             command = f"{command}\n{line}" if command else line

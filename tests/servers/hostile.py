@@ -48,7 +48,7 @@ def copy_zoo(zoo: Path, out: Path) -> Path:
 
 
 def read_everything(zoo: Path) -> None:
-    """What a user does with a zoo, one after the other; raises the first refusal."""
+    """Open, read and verify a zoo as a user would; raise the first refusal."""
     opened = open_zoo(zoo, include_diverged=True)
     opened.weights()
     opened.state_dict(opened.models[0], 0)

@@ -1,4 +1,4 @@
-"""Publishes in processes that can be killed, without each of them importing everything anew.
+"""Publishes in forked processes that can be killed, so that imports happen once.
 
     python hub_publisher.py ZOO NAME URL
 

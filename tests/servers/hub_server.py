@@ -83,7 +83,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What goes wrong, and for which requests: the first ``times`` whose ``"METHOD path"`` matches.
+    """A failure, and its requests: the first ``times`` whose ``"METHOD path"`` matches.
 
     ``kind``: a status to answer with; ``reset`` the connection before, or ``reset-after`` the request is carried out;
     ``truncate`` the body of the answer; ``flip`` a bit of it; ``more`` bytes than HEAD announced; none of these. In
@@ -251,7 +251,7 @@ class Handler(BaseHTTPRequestHandler):
         raise Refusal(404, "", "Not Found")
 
     def _log(self) -> None:
-        """Hand out the log and begin a new one (for those who run the server as a process)."""
+        """Return the log and start a new one (for a server that runs as a process)."""
         log = [asdict(entry) for entry in self.server.requests if entry is not self.entry]
         self.server.requests.clear()
         self._json(log)
@@ -483,7 +483,7 @@ class Handler(BaseHTTPRequestHandler):
             data += b"\0" * (8 << 20)
         self._answer(data, status, headers)
 
-    # --- who asks, and for what --------------------------------------------------------------------------
+    # --- callers and their rights --------------------------------------------------------------------------
 
     def _token(self) -> str | None:
         """Return the token of the request, None without one."""
@@ -552,7 +552,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _reset(self) -> None:
-        """Let the client see a connection reset."""
+        """Reset the connection of the client."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()

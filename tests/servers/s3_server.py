@@ -60,7 +60,7 @@ class S3Server:
         return s3_backends["123456789012"]["aws"]
 
     def objects(self, prefix: str = "") -> dict[str, bytes]:
-        """What the bucket holds below a prefix."""
+        """Return the objects of the bucket below a prefix."""
         keys = self._backend.buckets[BUCKET].keys
         return {name.removeprefix(prefix): keys[name].value for name in list(keys) if name.startswith(prefix)}
 

@@ -24,7 +24,7 @@ ROOT = SERVERS.parents[1]
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="lacks strace (apt-get install strace)")
 
 BACKENDS = ("torch", "native")
-"""What can train on a CPU; `native` needs a C++ compiler, and a test without one fails rather than skips."""
+"""The backends of a CPU. `native` needs a C++ compiler; a test without one fails, it does not skip."""
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Mlp(name="mlp", hidden=(5,), bias=False),
@@ -77,7 +77,7 @@ LOOK_ZOO: dict[str, Any] = TINY_ZOO | {
 
 
 def mnist_folder() -> Path:
-    """Return where MNIST lies; the test is skipped, saying what it lacks, where it does not."""
+    """Return the folder of MNIST, or skip the test and name the missing file."""
     places = [Path(os.environ["ZOOTOOLS_DATA"])] if os.environ.get("ZOOTOOLS_DATA") else []
     places.append(Path(__file__).parents[3] / "shared" / "data")
     for place in places:
@@ -129,7 +129,7 @@ def make_trainer(
 
 
 def other_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let kernels be compiled for a processor with instructions that none of today's has."""
+    """Compile kernels for a processor with instructions that no current one has."""
     if platform.machine() != "x86_64":
         pytest.skip("lacks an x86-64 processor, whose instruction sets this test knows")
     monkeypatch.setenv("CXX", " ".join([*find_compiler(), "-mxop"]))

@@ -288,7 +288,7 @@ def test_a_schema_survives_json(schema: Schema) -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], {}, "x", 3, {"layers": 3}, {"layers": [3]}, {"layers": [{}]}])
-def test_what_is_no_schema_is_refused(value: Any) -> None:
+def test_json_that_is_not_a_schema_is_refused(value: Any) -> None:
     with pytest.raises(DamagedZooError, match="layer schema"):
         Schema.from_json(value)
 

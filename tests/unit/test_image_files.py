@@ -434,7 +434,7 @@ def test_pixels_that_are_not_finite_are_refused() -> None:
 
 
 def test_digests_of_images_are_what_they_always_were(tmp_path: Path) -> None:
-    """As computed before image files were checked: a zoo that was begun then resumes."""
+    """Digests as computed before image files were checked, so that zoos of that time still resume."""
     random = np.random.default_rng(0)
     for part in ("train", "test"):
         for label in ("b", "a", "A c"):

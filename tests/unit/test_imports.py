@@ -45,7 +45,7 @@ def cycle(edges: dict[str, set[str]]) -> list[str]:
 
 
 def room(module: str) -> str:
-    """Return the package folder of a module, or the module itself where it lies in none."""
+    """Return the folder of a module, or the module itself if it is at the top of `zootools`."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "zootools" else parts[0]
 

@@ -236,7 +236,7 @@ def smallest() -> str:
 
 @pytest.mark.slow
 def test_a_zoo_is_of_one_instruction_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a part of the numeric fingerprint: a zoo that was begun with another one does not grow unnoticed."""
+    """The instruction set is part of the numeric fingerprint: a zoo does not grow with another one unnoticed."""
     spec, grown = (parse_spec(TINY_ZOO | {"seeds": {"range": [1, last]}}, "test") for last in (2, 3))
     monkeypatch.setenv(ISA, smallest())
     (fingerprint,) = build(spec, tmp_path / "zoo", backend="native", workers=1, quiet=True).fingerprints

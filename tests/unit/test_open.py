@@ -51,5 +51,5 @@ def test_a_source_is_a_class_and_a_row_in_the_table(tmp_path: Path, monkeypatch:
     assert len(open_zoo(tmp_path / "weights.npy", include_diverged=True)) == 4
     with pytest.raises(ZooNotFoundError, match="is not there"):
         open_zoo(tmp_path / "nothing.npy")
-    with pytest.raises(ZooNotFoundError, match="no such folder"):  # every other request goes on to the next source
+    with pytest.raises(ZooNotFoundError, match="no such folder"):  # every other request is passed to the next source
         open_zoo(tmp_path / "nothing")

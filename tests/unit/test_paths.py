@@ -14,7 +14,7 @@ METHODS = {
     *("iterdir", "glob", "rglob", "walk", "open", "read_bytes", "read_text", "write_bytes", "write_text"),
     *("unlink", "rmdir", "mkdir", "touch", "rename", "chmod", "lchmod", "symlink_to", "hardlink_to"),
 }
-"""Of `pathlib.Path`; ``replace`` too where it has one argument (that of a string has two)."""
+"""Methods of `pathlib.Path`; ``replace`` too where it has one argument (that of a string has two)."""
 
 OF_OS = {
     *("open", "stat", "lstat", "listdir", "scandir", "walk", "fwalk", "access", "readlink", "statvfs", "truncate"),
@@ -45,8 +45,8 @@ NO_ZOO = {
     "zootools/filesystem/files.py": "opens relative to descriptors; and outputs that a user names",
     "zootools/bundled.py": "files of the package",
     "zootools/doctor.py": "the working folder",
-    "zootools/errors.py": "what lies near a mistyped path, for a message",
-    "zootools/hub/foreign.py": "Parquet files that are no zoo, where the user says they are",
+    "zootools/errors.py": "names near a mistyped path, for a message",
+    "zootools/hub/foreign.py": "Parquet files other than zoos, at a path from the user",
     "zootools/hashing.py": "what a caller names",
     "zootools/images/sets.py": "image data",
     "zootools/images/datasets.py": "image data",
@@ -99,7 +99,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def is_path_call(call: ast.Call) -> bool:
-    """Whether a call may touch a file by a path, or without saying below which folder it refuses links."""
+    """Return whether a call may open a path without naming the folder below which links are refused."""
     name, keywords = dotted(call.func), {keyword.arg for keyword in call.keywords}
     module, _, last = name.rpartition(".")
     if name in ROOTED:

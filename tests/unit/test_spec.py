@@ -136,7 +136,7 @@ def test_yaml_surprises_are_refused_with_their_line(write_spec: WriteSpec, addit
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "word"])
-def test_a_document_that_is_no_mapping_is_refused(write_spec: WriteSpec, text: str) -> None:
+def test_a_document_other_than_a_mapping_is_refused(write_spec: WriteSpec, text: str) -> None:
     with pytest.raises(SpecError, match="expected a mapping of keys"):
         load_spec(write_spec(text=text))
 

@@ -25,7 +25,7 @@ EPOCHS = 2  # 42 images in batches of 4: 22 steps
 
 
 def mixed(seed: int, **changes: Any) -> ModelConfig:
-    """One of many different models that can stand in one stack."""
+    """One of many different models that can be in one stack."""
     values = {"lr": 1e-3 * (1 + seed % 3), "weight_decay": 0.01 * (seed % 2), "l2": 1e-3, "dropout": 0.1 * (seed % 4)}
     return make_model(seed, **(values | {"train_fraction": (1.0, 0.5, 0.73)[seed % 3]} | changes))
 
@@ -118,7 +118,7 @@ def test_a_diverged_neighbour_changes_nothing(backend: str, problem: tuple[Schem
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
-def test_a_restored_trainer_goes_on_with_the_same_bits(
+def test_a_restored_trainer_continues_with_the_same_bits(
     backend: str, problem: tuple[Schema, ImageData], optimizer: str
 ) -> None:
     schema, images = problem
@@ -187,7 +187,7 @@ WRONG_IMAGES: dict[str, tuple[Callable[[Subset], Subset], str]] = {
     "images of bytes": (lambda subset: replace(subset, images=subset.images.byte()), "images are uint8"),
     "images of 64 bits": (lambda subset: replace(subset, images=subset.images.double()), "images are float64"),
 }
-"""What may be wrong with a set of images, of four classes and 1 x 4 x 4 pixels, and what is said of it."""
+"""Faults of a set of images of four classes and 1 x 4 x 4 pixels, and the message for each."""
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
