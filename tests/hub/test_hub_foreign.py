@@ -29,6 +29,7 @@ from zootools.errors import DamagedZooError, SpecError, ZooError, ZooNotFoundErr
 from zootools.hub import foreign_memory
 from zootools.hub.foreign import ForeignZoo, read_schema
 from zootools.spec import Mlp
+from zootools.storage.manifest import Counts
 
 INDEX = {
     "layer": [[0, "conv2d"], [3, "conv2d"], [6, "conv2d"], [9, "fc"], [11, "fc"]],
@@ -109,7 +110,7 @@ def test_models_are_counted_by_whether_their_weights_are_finite(tmp_path: Path) 
     flat[2, 0] = math.nan
     pq.write_table(rows(flat, model_id=["a", "a", "b", "b"], epoch=[0, 1, 0, 1]), tmp_path / "w.parquet")
     counts = open_zoo(tmp_path / "w.parquet", schema=TWO).counts
-    assert counts == {"expected": 2, "ok": 1, "diverged": 1, "failed": 0, "missing": 0, "checkpoints": 4}
+    assert counts == Counts(expected=2, ok=1, diverged=1, failed=0, missing=0, checkpoints=4)
 
 
 def test_a_hub_folder_is_the_only_place_that_is_searched(tmp_path: Path) -> None:
@@ -463,7 +464,7 @@ def test_links_to_files_are_read_and_broken_ones_named(tmp_path: Path, caplog: p
     (tmp_path / "p" / "x.parquet").symlink_to("../other/blob.parquet")
     (tmp_path / "p" / "folder").symlink_to("../other")
     assert len(open_zoo(tmp_path / "p", schema=TWO)) == 1
-    assert "folder: is a link to a folder, and not followed" in caplog.text
+    assert "folder: is a link to a folder, which is not followed" in caplog.text
     for target, reason in (("nothing", "No such file"), ("y.parquet", "is a link")):
         (tmp_path / "p" / "y.parquet").symlink_to(target)
         with pytest.raises(DamagedZooError, match=rf"y\.parquet: cannot be read \(.*{reason}"):
@@ -503,6 +504,7 @@ from zootools import open_zoo
 from zootools.architectures import build_schema
 from zootools.errors import ZooError
 from zootools.spec import Mlp
+from zootools.storage.manifest import Counts
 TWO = build_schema(Mlp(name="mlp", hidden=(1,), bias=False), (1, 1, 1), 2)
 open_zoo(sys.argv[1], schema=TWO)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

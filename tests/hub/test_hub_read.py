@@ -189,8 +189,8 @@ def test_more_bytes_than_announced_are_not_stored(published: HubServer, tmp_path
     ("files", "text"),
     [
         ({"../../escape.json": {"size": 1, "sha256": "0" * 64}}, "is not allowed in a zoo"),
-        ({"data/run.py": {"size": 1, "sha256": "0" * 64}}, "no kind of file"),
-        ({"data/weights.pt": {"size": 1, "sha256": "0" * 64}}, "no kind of file"),
+        ({"data/run.py": {"size": 1, "sha256": "0" * 64}}, "not a kind of file"),
+        ({"data/weights.pt": {"size": 1, "sha256": "0" * 64}}, "not a kind of file"),
         ({"data/big.parquet": {"size": 6 << 30, "sha256": "0" * 64}}, "more than the"),
         ({"Spec.yaml": {"size": 1, "sha256": "0" * 64}}, "are one file on some systems"),
     ],

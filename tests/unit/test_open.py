@@ -13,6 +13,7 @@ from zootools.errors import ZooNotFoundError
 from zootools.hub.foreign import ForeignZoo
 from zootools.open import open_zoo
 from zootools.source import Request
+from zootools.storage.manifest import Counts
 
 SCHEMA = Schema("toy", (2, 1, 1), (Layer("fc1", "linear", 2, 3, bias=False),))
 
@@ -35,7 +36,7 @@ class NpySource:
             "status": ["ok"] * (rows - 1) + ["diverged"],
             "row": range(rows),
         }
-        counts = {"expected": rows, "ok": rows - 1, "diverged": 1, "failed": 0, "missing": 0, "checkpoints": rows}
+        counts = Counts(expected=rows, ok=rows - 1, diverged=1, failed=0, missing=0, checkpoints=rows)
         return ForeignZoo(Path(request.path), None, SCHEMA, pa.table(table), counts, {}, flat=flat)
 
 
