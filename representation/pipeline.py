@@ -33,7 +33,7 @@ from zootools.text import say
 from zootools.zoo import Zoo
 
 ENCODER_ENGINES = ("local", "ray")
-"""Those of `zootools.engines.table.ENGINES` that train encoders too."""
+"""The engines of `zootools.engines.table.ENGINES` that train encoders."""
 
 
 @dataclass(frozen=True)
@@ -182,17 +182,17 @@ def _training(zoo: Zoo, recipe: Recipe, folders: Sequence[Path], options: Repres
 
 
 def default_out(zoo: Zoo, recipe: str) -> Path:
-    """Return the folder where the encoders of a zoo and a recipe go unless told otherwise."""
+    """Return the default folder of the encoders for a zoo and a recipe."""
     return Path("representations") / Path(zoo.name).name / Path(recipe).stem
 
 
 def embed(zoo: Zoo | str | Path, encoder: Encoder | str | Path | None = None) -> Tensor:
-    """Return the representations of all checkpoints of a zoo, float32 ``[checkpoints, L]``, in the order of metadata.
+    """Return the representations of all checkpoints of a zoo, float32 ``[checkpoints, L]``, in the metadata's order.
 
     Args:
         zoo: the zoo, its folder, or its name.
-        encoder: the encoder, its folder, or its name; by default the recipe ``default`` trained on this zoo, which
-            `represent` may have done already.
+        encoder: the encoder, its folder, or its name; by default the one of the recipe ``default``, trained on this
+            zoo if `represent` has not trained it already.
     """
     opened = _opened(zoo)
     if encoder is None:
@@ -213,9 +213,9 @@ def _methods(
     train: Callable[[int], Encoder] | None,
     excluded: dict[str, str],
 ) -> Iterator[Method]:
-    """Yield every method, fitted; those that depend on no seed once, the others once per seed.
+    """Yield the fitted methods: once for each seed, or only once if they do not depend on it.
 
-    What cannot be fitted is added to ``excluded``, with the reason.
+    Methods that cannot be fitted are added to ``excluded``, with the reason.
     """
     weights = home.splits["train"].weights
     for seed in range(seeds):

@@ -340,7 +340,7 @@ def test_draws_depend_on_nothing_but_seed_key_and_number(space: Callable[..., Pa
         (("choice", "chioce"), ":4: vary.training.lr.chioce: unknown key; did you mean 'choice'?"),
         (("1.0e-2]", "1000]"), ":4: training.lr: found 1000; input should be less than or equal to 100"),
         ((SPACE[SPACE.index(LR) :], KIND.replace("Ec", "EcDD")), ":4: loss.kind: found 'EcDD'; did you mean 'EcD'?"),
-        ((LR, "encoder.width: {choice: [17]}"), ": trial 0 (encoder.width=17) is no valid recipe"),
+        ((LR, "encoder.width: {choice: [17]}"), ": trial 0 (encoder.width=17) is not a valid recipe"),
         ((LR, "epochs.first: {choice: [0, 1]}"), ":4: epochs.first: trials on different checkpoints"),
         ((SPACE[SPACE.index(LR) :], KIND), "the loss Ec does not reconstruct"),
         (
@@ -350,7 +350,7 @@ def test_draws_depend_on_nothing_but_seed_key_and_number(space: Callable[..., Pa
         (("score: loss", "score: los"), ":5: objective.score: found 'los'; did you mean 'loss'?"),
         (("score: loss", "score: loss, targets: [epoch]"), ":5: objective: targets are those of the score"),
         (("score: loss", "targets: [epcoh]"), "objective.targets: found 'epcoh'; did you mean 'epoch'?"),
-        (("score: loss", "targets: [activation]"), "targets: activation: no number in the train split"),
+        (("score: loss", "targets: [activation]"), "targets: activation: not numeric in the train split"),
         (("score: loss", "targets: [lr]"), "targets: lr: constant (0.01) in the train split"),
         (("factor: 2", "factor: 1"), ":6: stopping.factor: found 1; input should be greater than or equal to 2"),
     ],

@@ -381,7 +381,7 @@ def test_a_zoo_whose_models_all_diverged_is_refused(folder: Path) -> None:
         (torch.nan, [], "1 train checkpoints are left out: their weights are not finite"),
         (-torch.inf, ["largest_weight=100"], "1 train checkpoints are left out: a weight is not finite, or beyond 100"),
         (-1e25, ["largest_weight=100"], "1 train checkpoints are left out: a weight is not finite, or beyond 100"),
-        (-1e25, [], "1 checkpoints have weights beyond 100 (up to 1e+25), which decide what is linear in the weights"),
+        (-1e25, [], "1 checkpoints have weights beyond 100 (up to 1e+25), which dominate the linear probes"),
     ],
 )
 def test_weights_that_are_not_finite_or_too_large_are_left_out_and_counted(
