@@ -61,8 +61,8 @@ def reproduce(
     If a job cannot be done, its cells have the reason. If the process is interrupted, the report is written with the
     results so far.
 
-    Raises SpecError for unknown names, or a folder with another content; StorageError when the disk refuses; WorkerError
-    when a worker process died.
+    Raises SpecError for unknown names, or a folder with another content; StorageError when the disk refuses;
+    WorkerError when a worker process died.
     """
     items, settings = find_items(what), find_scale(scale)
     run = _Run(Workspace(out or Path("reproduction") / scale, settings), items, data, seeds, workers or _cores(), quiet)

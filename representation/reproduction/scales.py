@@ -90,8 +90,8 @@ _CPU_LARGE = (
 )
 _SMALL = ("encoder.width=64", "encoder.hidden=128")
 _CPU_TETRIS_RECIPE = (*_SMALL, "encoder.latent=50", "epochs.every=5", "training.batch_size=250", "training.epochs=16")
-# Up to a tenth of these checkpoints explodes and stays finite, and would dominate linear probes and variances. The limit
-# is from the notebook of the authors' later data set; the largest weights of healthy models are just below it.
+# Up to a tenth of these checkpoints explodes and stays finite, and would dominate linear probes and variances. The
+# limit is from the notebook of the authors' later data set; the largest weights of healthy models are just below it.
 _DEAD = "largest_weight=5"
 _CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=40", _DEAD)
 

@@ -240,7 +240,7 @@ def test_an_interrupted_run_reports_what_there_is(tmp_path: Path, data: Path) ->
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     text = (out / "reproduction.md").read_text()
     assert NOT_RUN in text
     assert all(all(line) for line in cells(text)[ITEMS["table3"].heading][0][2:])
