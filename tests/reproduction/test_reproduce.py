@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from representation import RepresentOptions, represent
+from representation import represent
 from representation.reproduction import reproduce
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items
@@ -114,7 +114,7 @@ def test_the_files_of_the_report_agree(everything: ReproductionState) -> None:
 def test_a_cell_is_what_represent_finds(everything: ReproductionState, tmp_path: Path) -> None:
     zoo = everything.workspace.zoo("tetris_seed")
     changes = ["encoder.latent=50"]
-    results = represent(zoo, "smoke", tmp_path / "r", overrides=changes, options=RepresentOptions(quiet=True))
+    results = represent(zoo, "smoke", tmp_path / "r", overrides=changes, quiet=True)
     expected = {
         (row["method"], row["target"]): row["value"]
         for row in results.table.to_pylist()
