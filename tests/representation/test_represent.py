@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +148,13 @@ def test_seeds_give_a_mean_and_an_interval(learned: Results) -> None:
     where["evaluated_on"] = "varied"
     first, second = (score(learned, seed=seed, **where)["value"] for seed in (0, 1))
     assert first != second
-    (entry,) = [entry for entry in learned.summary() if where.items() <= entry.items()]
-    assert entry["mean"] == pytest.approx((first + second) / 2)
+    (entry,) = [entry for entry in learned.summary() if where.items() <= asdict(entry).items()]
+    assert entry.mean == pytest.approx((first + second) / 2)
     # Student's t with one degree of freedom: 12.706 standard errors, of which one is half the difference.
-    assert entry["interval"] == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
-    (alone,) = [entry for entry in learned.summary() if (where | {"method": "W"}).items() <= entry.items()]
-    assert (alone["seeds"], alone["interval"]) == (1, None)
+    assert entry.interval == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
+    where["method"] = "W"
+    (alone,) = [entry for entry in learned.summary() if where.items() <= asdict(entry).items()]
+    assert (alone.seeds, alone.interval) == (1, None)
 
 
 def test_the_same_call_again_trains_nothing_and_finds_the_same(learned: Results, varied: Path, folder: Path) -> None:
