@@ -399,7 +399,7 @@ def test_weights_that_are_not_finite_or_too_large_are_left_out_and_counted(
     save_file(tensors, path, metadata)
     recipe = load_recipe("smoke", changes)
     found = ZooDataset.of(open_zoo(copy, verify=False), recipe)
-    assert [text.split("; ")[0] for text in found.notes] == [f"varied: {note}"]
+    assert [str(remark).split("; ")[0] for remark in found.notes] == [f"varied: {note}"]
     whole, left_out = len(zoo.split("train").where(pc.field("epoch") > 0)), note.count("left out")
     assert len(found.splits["train"]) == len(Weights.of(open_zoo(copy, verify=False), recipe).train) == whole - left_out
 
