@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from representation import RepresentOptions, load_recipe, represent, train_encoder
+from representation import load_recipe, represent, train_encoder
 from zootools import open_zoo
 
 zoo = open_zoo("zoos/digits_small")
@@ -85,7 +85,7 @@ for name, features in {"weights": zoo.weights(), "z": z}.items():
 # differ in their hyper-parameters. For a zoo of the paper, the table also contains the paper's values.
 
 # %%
-results = represent(zoo, "default", overrides=[*changes, "epochs.first=6"], options=RepresentOptions(quiet=True))
+results = represent(zoo, "default", overrides=[*changes, "epochs.first=6"], quiet=True)
 print(results.render())
 
 # %% [markdown]

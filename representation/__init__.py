@@ -1,4 +1,4 @@
-"""Learn representations of the weights of a zoo's models, and measure what is in them.
+"""Learn representations of the weights of a zoo's models, and measure how well linear probes predict properties.
 
 The public names are imported on first use, so that ``import representation`` does not wait for torch.
 """

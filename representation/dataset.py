@@ -1,4 +1,4 @@
-"""A zoo as probes see it: weights and properties by split, and which properties can be predicted at all."""
+"""Data for probes: the weights and properties of a zoo by split, and which properties can be predicted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from zootools.storage.tables import SPLITS
 from zootools.zoo import Zoo
 
 WILD = 100
-"""Weights beyond it are rare in networks that learn; much of the field's code leaves such networks out."""
+"""Larger weights are rare in networks that learn; much of the field's code leaves such networks out."""
 
 
 class Note(Section):
@@ -49,12 +49,12 @@ class ZooSplit:
 
 @dataclass
 class ZooDataset:
-    """The checkpoints of a zoo that are evaluated: those of the recipe's epochs, with weights that it takes."""
+    """The checkpoints of a zoo that are evaluated: of the recipe's epochs, with weights that the recipe accepts."""
 
     name: str
     schema: Schema
     splits: dict[str, ZooSplit]
-    """By split, every split; one without models has no rows."""
+    """One for every name of a split; a split without models has no rows."""
     counts: dict[str, int]
     """Models and checkpoints in each split."""
     notes: list[Note] = field(default_factory=list)
@@ -96,16 +96,16 @@ class ZooDataset:
         self.notes.append(Note(zoo=self.name, text=text, kind=kind, target=target))
 
     def _note_wild_weights(self) -> None:
-        """Say it when few checkpoints decide what is linear in the weights."""
+        """Add a note when few checkpoints with large weights dominate everything linear in the weights."""
         size = torch.cat([_largest(part.weights) for part in self.splits.values()])
         if count := int((size > WILD).sum()):
             self._note(
-                f"{count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which decide what is "
-                f"linear in the weights; --set largest_weight={WILD} leaves them out"
+                f"{count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which dominate the "
+                f"linear probes; --set largest_weight={WILD} leaves them out"
             )
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
-        """Return the names of the properties that can be probed, and for each of the others why it cannot.
+        """Return the names of the properties that can be probed, and the reason for each that cannot.
 
         Raises SpecError when the zoo cannot be probed at all.
         """
@@ -116,7 +116,7 @@ class ZooDataset:
         if bool((weights == weights[0]).all()):
             raise SpecError(
                 f"{self.name}: all {len(weights)} checkpoints of the train split have the same weights, "
-                "which say nothing of any property"
+                "which predict no property"
             )
         if not len(self.splits["validation"]):
             self._note("no validation split; penalties are chosen on the training split")
@@ -128,7 +128,7 @@ class ZooDataset:
         names = [name for name in self.splits["train"].targets if name not in excluded]
         if not names:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
-            raise SpecError(f"{self.name}: there is no property to predict ({reasons})")
+            raise SpecError(f"{self.name}: no property can be predicted ({reasons})")
         for name in names:
             missing = sum(int((~part.targets[name].known).sum()) for part in self.splits.values())
             if missing:
@@ -136,7 +136,7 @@ class ZooDataset:
         return names, excluded
 
     def as_transfer(self, home: "ZooDataset", targets: Sequence[str]) -> "ZooDataset":
-        """Return the test split with those of the targets that vary in it, class labels numbered as at home.
+        """Return the test split with the targets that vary in it; class labels are numbered as in ``home``.
 
         Raises SpecError when the test split has no models.
         """
@@ -167,7 +167,7 @@ def takes(recipe: Recipe, weights: Tensor) -> tuple[Tensor, str]:
 
 
 def _largest(weights: Tensor) -> Tensor:
-    """Return the largest size of a weight of each network, ``[rows]``; NaN where one is NaN. Nothing is copied."""
+    """Return the largest absolute weight of each network, ``[rows]``; NaN if one is NaN. Copies no weights."""
     return torch.maximum(weights.amax(dim=1), -weights.amin(dim=1))
 
 

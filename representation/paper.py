@@ -1,4 +1,4 @@
-"""The paper's published figures, from paper.yaml beside this module, by the names that zootools uses."""
+"""The values that the paper reports, from paper.yaml beside this module, by the names that zootools uses."""
 
 from functools import cache
 from pathlib import Path
@@ -10,10 +10,10 @@ from zootools.spec.yaml_reader import read_yaml
 def published(
     zoo: str, evaluated_on: str, method: str, target: str, metric: str, figure: str | None = None
 ) -> float | None:
-    """Return what the paper reports, R2 and accuracy as fractions; None where it reports nothing.
+    """Return the value that the paper reports, R2 and accuracy as fractions; None if it reports none.
 
-    ``zoo`` is what encoder and probes were fitted on; the zoos of the paper are known by their specification's name.
-    ``figure`` (``figure13``) asks for what is printed there, where that differs.
+    ``zoo`` is the zoo that encoder and probes were fitted on, by the name of its specification. With ``figure``
+    (``figure13``), a value that is printed there takes precedence over the one in a table.
     """
     kind = "zoos" if evaluated_on == zoo and metric != "kendall_tau" else "transfer"
     places = [_inside("figures", figure, zoo, evaluated_on, metric)] if figure else []
@@ -26,9 +26,10 @@ def published(
 
 
 def published_ablation(kind: str, method: str, target: str) -> float | None:
-    """Return what the paper reports of a variation of TETRIS-SEED's encoder, as a fraction: Tables 2, 3 and 12.
+    """Return the paper's value for a variation of TETRIS-SEED's encoder, as a fraction (Tables 2, 3 and 12).
 
-    ``kind`` is ``architecture``, ``augmentation`` (``target`` is then the loss), or ``compression_3`` and ``_5``.
+    ``kind`` is ``architecture``, ``augmentation`` (then ``target`` is the loss), ``compression_3``, or
+    ``compression_5``.
     """
     value = _value(_inside("ablations", kind), "methods", method, target)
     return None if value is None else value / 100
@@ -53,7 +54,7 @@ def _inside(*keys: str | None) -> Any:
 
 
 def _value(place: Any, names: str, name: str, row: str) -> float | None:
-    """Return the value of a row under a name, where ``place[names]`` says which name each of its values has."""
+    """Return the value of a row in the column ``name``; ``place[names]`` lists the columns."""
     columns = place.get(names, [])
     return place[row][columns.index(name)] if name in columns and row in place else None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from representation.evaluation.results import Results
 from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
 from representation.recipes import Recipe, load_recipe
 from representation.search.run import search_recipes
+from representation.search.space import Trial
 from representation.training.distributed import train_encoders
 from representation.training.memory import check_memory, memory_named
 from representation.training.train import Weights, check_folders, train_encoder, training_data
@@ -33,13 +35,15 @@ from zootools.text import say
 from zootools.zoo import Zoo
 
 ENCODER_ENGINES = ("local", "ray")
-"""Those of `zootools.engines.table.ENGINES` that train encoders too."""
+"""The engines of `zootools.engines.table.ENGINES` that train encoders."""
 
 
 @dataclass(frozen=True)
 class RepresentOptions:
-    """How `represent` searches and computes."""
+    """How to train encoders. `represent` takes the fields as keyword arguments."""
 
+    epochs: int | None = None
+    """Number of epochs to train, instead of ``training.epochs`` of the recipe."""
     search: str | Path | None = None
     """A search space (`representation.search.space`): its best recipe is searched for first, on Ray, and then used.
     ``out`` is then ``representations/<zoo>/<space>`` by default, and encoders and results are written to a folder in
@@ -53,6 +57,10 @@ class RepresentOptions:
     quiet: bool = False
     """Print nothing on stderr."""
 
+    def changes(self, baselines_only: bool) -> list[str]:
+        """Return the overrides of the recipe."""
+        return [] if self.epochs is None or baselines_only else [f"training.epochs={self.epochs}"]
+
     def check(self, baselines_only: bool) -> None:
         """Raise SpecError for options that exclude each other, or need a package that is not installed."""
         check_word("engine", self.engine, ENCODER_ENGINES)
@@ -64,6 +72,17 @@ class RepresentOptions:
             raise SpecError("search: baselines have no recipe to search for")
 
 
+class RepresentKeywords(TypedDict, total=False):
+    """The fields of `RepresentOptions` as keyword arguments; mypy compares the two."""
+
+    epochs: int | None
+    search: str | Path | None
+    engine: str
+    address: str | None
+    track: str | None
+    quiet: bool
+
+
 def represent(
     zoo: Zoo | str | Path,
     recipe: str = "default",
@@ -73,7 +92,7 @@ def represent(
     seeds: int = 1,
     transfer_to: Sequence[Zoo | str | Path] = (),
     baselines_only: bool = False,
-    options: RepresentOptions = RepresentOptions(),
+    **keywords: Unpack[RepresentKeywords],
 ) -> Results:
     """Train encoders on a zoo's weights, and fit linear probes of every property of its models to their output.
 
@@ -88,34 +107,25 @@ def represent(
         seeds: number of encoders to train, with the seeds 0, 1, ...
         transfer_to: other zoos of the same layer schema; encoder and probes are scored on their test splits too.
         baselines_only: train no encoder.
-        options: where to train, and whether to search for a recipe first.
+        keywords: the fields of `RepresentOptions`: where to train, and whether to search for a recipe first.
 
     Raises SpecError for zoos that cannot be probed: without models in the training or the test split, without a
     property that varies, or of another layer schema than the first.
     """
+    options = RepresentOptions(**keywords)
     options.check(baselines_only)
-    settings = load_recipe(recipe, overrides)
-    home_zoo = _opened(zoo)
+    overrides = [*overrides, *options.changes(baselines_only)]
+    settings, home_zoo = load_recipe(recipe, overrides), _opened(zoo)
     out = out or default_out(home_zoo, str(options.search or recipe))
     data = _Data.of(home_zoo, [_opened(other) for other in transfer_to], settings)
     notes = data.notes
     if options.search is not None:
         training_data(home_zoo, settings)  # refuses a zoo with too few models before the search begins
-        best, how = search_recipes(
-            data.home,
-            recipe,
-            Path(options.search),
-            out,
-            overrides=overrides,
-            address=options.address,
-            quiet=options.quiet,
-        )
+        best, how = _search(data.home, recipe, out, overrides, options)
         settings, overrides, out = best.recipe, [*overrides, *best.changes], out / f"trial-{best.number:05d}"
         notes.append(how)
-    folders = [out / f"seed-{seed}" for seed in range(seeds)]
-    trains_here = not baselines_only and options.engine == "local"
-    check_memory(data.home.schema, settings, len(data.home.splits["train"]), training=trains_here)
-    _check_folders(home_zoo, settings, out, () if baselines_only else folders)
+    folders = [] if baselines_only else [out / f"seed-{seed}" for seed in range(seeds)]
+    _check_fitness(home_zoo, data.home, settings, out, folders, options)
     train = None if baselines_only else _training(home_zoo, settings, folders, options)
     scorer = Scorer(data.home, data.others, data.targets, data.excluded)
     for method in _methods(data.home, settings, seeds, train, data.excluded):
@@ -160,8 +170,22 @@ class _Data:
         return [str(note) for dataset in (self.home, *self.others) for note in dataset.notes]
 
 
-def _check_folders(zoo: Zoo, recipe: Recipe, out: Path, folders: Sequence[Path]) -> None:
-    """Refuse, before anything is computed, folders that cannot be written to or that hold other trainings."""
+def _search(
+    home: ZooDataset, recipe: str, out: Path, overrides: Sequence[str], options: RepresentOptions
+) -> tuple[Trial, str]:
+    space = Path(str(options.search))
+    return search_recipes(home, recipe, space, out, overrides=overrides, address=options.address, quiet=options.quiet)
+
+
+def _check_fitness(
+    zoo: Zoo, home: ZooDataset, recipe: Recipe, out: Path, folders: Sequence[Path], options: RepresentOptions
+) -> None:
+    """Refuse, before anything is computed, an encoder that does not fit into memory and folders that cannot be used.
+
+    ``folders`` are those of the encoders to train.
+    """
+    training = bool(folders) and options.engine == "local"
+    check_memory(home.schema, recipe, len(home.splits["train"]), training=training)
     above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise StorageError(f"{above}: {'is not writable' if above.is_dir() else 'is not a folder'}; use another --out")
@@ -182,17 +206,17 @@ def _training(zoo: Zoo, recipe: Recipe, folders: Sequence[Path], options: Repres
 
 
 def default_out(zoo: Zoo, recipe: str) -> Path:
-    """Return the folder where the encoders of a zoo and a recipe go unless told otherwise."""
+    """Return the default folder of the encoders for a zoo and a recipe."""
     return Path("representations") / Path(zoo.name).name / Path(recipe).stem
 
 
 def embed(zoo: Zoo | str | Path, encoder: Encoder | str | Path | None = None) -> Tensor:
-    """Return the representations of all checkpoints of a zoo, float32 ``[checkpoints, L]``, in the order of metadata.
+    """Return the representations of all checkpoints of a zoo, float32 ``[checkpoints, L]``, in the metadata's order.
 
     Args:
         zoo: the zoo, its folder, or its name.
-        encoder: the encoder, its folder, or its name; by default the recipe ``default`` trained on this zoo, which
-            `represent` may have done already.
+        encoder: the encoder, its folder, or its name; by default the one of the recipe ``default``, trained on this
+            zoo if `represent` has not trained it already.
     """
     opened = _opened(zoo)
     if encoder is None:
@@ -213,9 +237,9 @@ def _methods(
     train: Callable[[int], Encoder] | None,
     excluded: dict[str, str],
 ) -> Iterator[Method]:
-    """Yield every method, fitted; those that depend on no seed once, the others once per seed.
+    """Yield the fitted methods: once for each seed, or only once if they do not depend on it.
 
-    What cannot be fitted is added to ``excluded``, with the reason.
+    Methods that cannot be fitted are added to ``excluded``, with the reason.
     """
     weights = home.splits["train"].weights
     for seed in range(seeds):

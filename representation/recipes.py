@@ -1,7 +1,7 @@
 """Recipes: named settings of representation learning, as YAML files beside this module.
 
-The defaults are what the twelve scripts of the paper's released code have in common; a recipe file says what
-differs. Nothing here imports torch.
+The defaults are the settings that the twelve scripts of the paper's released code have in common; a recipe file has the
+others. Nothing here imports torch.
 """
 
 from collections.abc import Sequence
@@ -35,17 +35,17 @@ LossName = Annotated[str, AfterValidator(_known_loss), WithJsonSchema({"type": "
 
 
 class Epochs(Section):
-    """Which epochs of the zoo's models are learned from. Epoch 0, the initialisation, is left out."""
+    """The epochs of the zoo's models to train on. Epoch 0, the initialisation, is left out by default."""
 
     first: Annotated[int, Field(ge=0, le=1_000_000)] = 1
-    """The first epoch that is taken."""
+    """The first epoch."""
     last: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    """The last one; by default the last that the zoo has."""
+    """The last epoch; by default the last one that the zoo has."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Of the epochs from ``first`` on, only every so many."""
+    """Step between the epochs, from ``first`` on."""
 
     def select(self, zoo: Zoo) -> Zoo:
-        """Return the checkpoints of a zoo at these epochs. Raises SpecError when there are none."""
+        """Return the checkpoints of a zoo at these epochs. Raises SpecError if it has none."""
         stored = sorted(zoo.metadata["epoch"].unique().to_pylist())
         last = stored[-1] if self.last is None and stored else self.last or 0
         kept = [epoch for epoch in stored if self.first <= epoch <= last and (epoch - self.first) % self.every == 0]
@@ -65,28 +65,28 @@ class Attention(Section):
     tokens: Literal["neuron", "weight"] = "neuron"
     """A token is a neuron or kernel, its incoming weights and its bias; or a single weight."""
     compression_token: bool = True
-    """Only the output of one learned extra token goes into the bottleneck, else the whole sequence."""
+    """The bottleneck reads only the output of one extra, learned token; if false, the whole sequence."""
     latent: Width
     """Length L of the representation z."""
     width: Width
     """Length of a token inside the encoder."""
     heads: Depth
-    """Attention heads; they divide `width`."""
+    """Number of attention heads, a divisor of `width`."""
     blocks: Depth
-    """Blocks of the encoder, and as many of the decoder."""
+    """Number of blocks of the encoder, and of the decoder."""
     hidden: Width
     """Width of the feed-forward part of a block."""
     dropout: Rate = 0.1
-    """After the attention and after the feed-forward part of a block."""
+    """Dropout after the attention and after the feed-forward part of a block."""
     attention_dropout: Rate = 0.1
-    """Of the attention's softmax."""
+    """Dropout of the attention's softmax."""
     positions_std: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """Spread of the learned positions and the compression token at the start."""
+    """Standard deviation of the initial positions and the initial compression token."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
 
@@ -98,20 +98,20 @@ class FeedForward(Section):
     latent: Width
     """Length L of the representation z."""
     layers: Depth = 10
-    """Linear layers of the encoder, and as many of the decoder."""
+    """Number of linear layers of the encoder, and of the decoder."""
     dropout: Rate = 0.1
-    """After every hidden layer."""
+    """Dropout after every hidden layer."""
 
 
 class Head(Section):
     """The projection head of the contrast: layers of Linear, batch norm, ReLU, then a last Linear and batch norm."""
 
     layers: Annotated[int, Field(ge=0, le=100)] = 3
-    """Hidden layers."""
+    """Number of hidden layers."""
     hidden: Width = 50
-    """Their width."""
+    """Width of the hidden layers."""
     outputs: Width = 20
-    """Length of the vectors that are contrasted."""
+    """Length of the vectors that the contrast compares."""
 
 
 class Loss(Section):
@@ -124,13 +124,13 @@ class Loss(Section):
     temperature: Annotated[float, Field(gt=0, le=100)] = 0.1
     """Divides the cosine similarities of the contrast."""
     reduction: Literal["mean", "sum"] = "mean"
-    """``mean`` as in the released code; ``sum`` as equations 2 and 3 are printed: over weights, and over pairs."""
+    """``mean`` as in the released code; ``sum`` as in equations 2 and 3: over weights, and over pairs."""
     reconstruction: Literal["global", "layerwise"] = "global"
-    """``layerwise`` divides the squared error by the variance of the layer's weights, and counts layers equally."""
+    """``layerwise`` divides the squared error by the variance of the layer's weights, and weighs layers equally."""
     target: Literal["view", "clean"] = "view"
-    """What is reconstructed: the view itself, erased zeros included, or what it was before erasing and noise."""
+    """Target of the reconstruction: the view itself with its erased zeros, or the view before erasing and noise."""
     positive: Literal["equation_3", "paper_code"] = "equation_3"
-    """Contrast of Ec+D: attraction of the two views, or what the released code computes: it repels them."""
+    """Contrast of Ec+D: equation 3 attracts the two views; the term of the released code repels them."""
 
     @property
     def reconstructs(self) -> bool:
@@ -147,13 +147,13 @@ class Augmentation(Section):
     """How views are drawn."""
 
     permute: bool = True
-    """Whether the neurons of every hidden layer are permuted, which leaves the network's function as it is."""
+    """Permute the neurons of every hidden layer, which does not change the function of the network."""
     erase_probability: Share = 0.5
     """Share of the views in which a block of the flat weights is set to zero."""
     erase_lower: Share = 0.02
-    """The least length of the erased block, as a share of all weights."""
+    """Smallest length of the erased block, as a share of all weights."""
     erase_upper: Share = 0.33
-    """Its greatest length."""
+    """Largest length of the erased block, as a share of all weights."""
     noise: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Standard deviation of the Gaussian noise."""
 
@@ -170,41 +170,41 @@ class EncoderTraining(Section):
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]
     """Passes over the checkpoints of the train split."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 500
-    """Networks of one step, each with two views; an epoch leaves out what does not fill a batch."""
+    """Networks per step, each with two views; an epoch leaves out the rest that does not fill a batch."""
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-4
-    """Learning rate; of `one_cycle` the highest."""
+    """Learning rate; for `one_cycle` the highest."""
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 1e-9
-    """Coupled L2."""
+    """L2 penalty, added to the gradient."""
     schedule: Literal["plateau", "one_cycle", "constant"] = "plateau"
     """``plateau``: times 0.3 after 10 epochs without a lower training loss, as in the released code; ``one_cycle``: up
     and down again over the whole training; ``constant``: `lr` throughout."""
     precision: Literal["fp32", "tf32", "bf16", "auto"] = "fp32"
-    """Of the products of matrices; weights, losses and optimizer are always float32. tf32 is for CUDA; ``auto`` is
-    bf16 where the device computes in it, else fp32."""
+    """Precision of matrix products; weights, losses and optimizer are always float32. tf32 is for CUDA; ``auto`` is
+    bf16 if the device has instructions for it, else fp32."""
     best: Literal["loss", "reconstruction"] = "loss"
-    """Which figure of the validation split chooses the kept epoch."""
+    """The figure on the validation split by which the kept epoch is chosen."""
 
 
 class Recipe(Section):
-    """Everything that decides an encoder, but for the zoo and the seed."""
+    """Everything that decides an encoder, except the zoo and the seed."""
 
     description: str = ""
     """A sentence for readers."""
     epochs: Epochs = Epochs()
-    """Which checkpoints are learned from."""
+    """The checkpoints to train on."""
     largest_weight: Annotated[float, Field(gt=0, le=1e38)] | None = None
-    """Checkpoints with a weight beyond it, or below its negative, are left out: models that explode and stay finite
-    decide variances and linear probes otherwise. By default only those are left out that are not finite."""
+    """Checkpoints with a weight of a larger absolute value are left out: models that explode and stay finite dominate
+    variances and linear probes. By default only checkpoints with weights that are not finite are left out."""
     encoder: Annotated[Attention | FeedForward, Discriminator("kind")]
-    """The network that is trained."""
+    """The network to train."""
     head: Head = Head()
-    """What is between z and the contrast."""
+    """The projection head between z and the contrast."""
     loss: Loss
-    """What is minimised."""
+    """The loss to minimise."""
     augmentation: Augmentation = Augmentation()
-    """How the two views of a network differ from it."""
+    """How the two views of a network are drawn."""
     training: EncoderTraining
-    """For how long, and in which steps."""
+    """The optimizer, and the number of epochs."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

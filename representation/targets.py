@@ -1,4 +1,4 @@
-"""What probes predict: every property column of a zoo's metadata, as numbers or as class labels."""
+"""Targets of probes: every property column of a zoo's metadata, as numbers or as class labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ import torch
 from torch import Tensor
 
 IDENTITY = ("model_id", "configuration_id", "seed", "split", "status", "stack", "row")
-"""Columns that say which checkpoint a row is and where it lies, and nothing about the network."""
+"""Columns that identify and locate a checkpoint; they are no properties of the network."""
 MAX_LABELS = 100
-"""Labels, or places of a list, that a property may have: a column with more of them is a name or a recording."""
+"""Most labels, or elements of a list, of a property: a column with more holds names or time series."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One property of all checkpoints of a table, in its order."""
+    """One property of all checkpoints of a table, in the order of its rows."""
 
     name: str
     values: Tensor
-    """float64 ``[rows]``, NaN where it is unknown; of a categorical property the index into `classes`."""
+    """float64 ``[rows]``, NaN where unknown; for a categorical property the index into `classes`."""
     classes: tuple[str, ...] = ()
-    """The names of a categorical property; none for a number."""
+    """The labels of a categorical property; empty for a number."""
 
     @property
     def known(self) -> Tensor:
-        """In which rows it is known: bool ``[rows]``."""
+        """Mask of the rows where the property is known, bool ``[rows]``."""
         return ~self.values.isnan()
 
     def unfit(self) -> str:
-        """Return why nothing can be learned or scored on these rows; an empty string when something can."""
+        """Return why these rows cannot be learned or scored; an empty string if they can."""
         if len(self.classes) > MAX_LABELS:
             return f"{len(self.classes)} different labels"
         known = self.values[self.known]
@@ -43,7 +43,7 @@ class Target:
         return f"constant ({self.classes[int(known[0])] if self.classes else f'{float(known[0]):g}'})"
 
     def numbered_as(self, classes: tuple[str, ...]) -> "Target":
-        """Return the same labels as indices into other ``classes``, -1 for one that is not among them."""
+        """Return the same labels as indices into other ``classes``, -1 for a label that is not among them."""
         if not self.classes:
             return self
         number = torch.tensor([float(classes.index(name)) if name in classes else -1.0 for name in self.classes])
@@ -52,7 +52,7 @@ class Target:
 
 
 def inexact(column: pa.ChunkedArray) -> bool:
-    """Whether a column holds whole numbers that float64 does not have: beyond 2^53 it is too coarse."""
+    """Return whether a column has integers that float64 cannot represent (absolute value above 2^53)."""
     if not pa.types.is_integer(column.type):
         return False
     bounds = pc.min_max(column).as_py()
@@ -63,8 +63,8 @@ def read_targets(table: pa.Table) -> dict[str, Target]:
     """Return every property of a metadata table by name.
 
     Strings and truth values become class labels, numbers stay, and NaN, infinity and null become NaN; a list becomes
-    one target per place, ``test_f1_0`` and so on. Columns of any other type, and longer lists than `MAX_LABELS`, hold
-    no property.
+    one target per element, ``test_f1_0`` and so on. Columns of other types and lists longer than `MAX_LABELS` are
+    skipped.
     """
     targets = {}
     for name in table.column_names:
@@ -93,12 +93,12 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _numbers(column: pa.ChunkedArray) -> Tensor:
-    values = pc.cast(column, pa.float64(), safe=False).to_numpy()  # of a whole number beyond 2^53 the nearest
+    values = pc.cast(column, pa.float64(), safe=False).to_numpy()  # integers above 2^53 are rounded
     return torch.from_numpy(np.where(np.isfinite(values), values, np.nan))
 
 
 def _places(column: pa.ChunkedArray) -> Iterator[Tensor]:
-    """Yield the values at each place of a list column; NaN where a list is shorter."""
+    """Yield the values of each element of a list column; NaN where a list is shorter."""
     array = column.combine_chunks()
     lengths: npt.NDArray[np.int64] = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
     flat = _numbers(pa.chunked_array([array.flatten()])).numpy()

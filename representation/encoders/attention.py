@@ -16,7 +16,7 @@ from zootools.architectures import Schema
 def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
     """Return softmax(q k / sqrt(d)) v of tensors ``[n, heads, tokens, d]``, with dropout of the softmax."""
     if query.is_cpu and (dropout or query.dtype == torch.bfloat16):
-        # For short sequences torch's kernels are up to ten times slower here than the operations themselves.
+        # For short sequences torch's fused kernels are up to ten times slower here than these operations.
         scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5
         return F.dropout(scores.softmax(dim=3), dropout) @ value
     return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
@@ -40,7 +40,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         """Return the outputs ``[n, queries, width]`` of the first ``queries`` tokens (all by default) of ``x``.
 
-        Every token is attended to; what is left out is only what nobody reads, so the outputs are the same.
+        All tokens are keys and values; only the outputs that no layer reads are not computed.
         """
         normed = self.before_attention(x)
         if queries is None:
@@ -89,7 +89,7 @@ class AttentionEncoder(nn.Module):
 
 
 class AttentionDecoder(nn.Module):
-    """The mirror image: z to a sequence, positions, blocks, and one Linear per group of tokens to the weights."""
+    """Decoder: z ``[n, L]`` to a sequence, positions, blocks, and one Linear per group of tokens to ``[n, N]``."""
 
     def __init__(self, schema: Schema, settings: Attention) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def _positions(count: int, settings: Attention) -> nn.Parameter:
 
 
 def feed_forward_sizes(size: int, settings: FeedForward) -> list[int]:
-    """Return the widths of the layers from a number of weights to z, in equal steps."""
+    """Return the widths of the layers from ``size`` weights to z, in equal steps."""
     return list(np.linspace(size, settings.latent, settings.layers + 1).round().astype(int).tolist())
 
 
@@ -128,7 +128,7 @@ def feed_forward(sizes: list[int], dropout: float) -> nn.Sequential:
 
 
 def projection_head(latent: int, settings: Head) -> nn.Sequential:
-    """Return the head of the contrastive loss: z to the vectors that are compared."""
+    """Return the projection head of the contrast: z ``[n, L]`` to ``[n, outputs]``."""
     layers: list[nn.Module] = []
     for layer in range(settings.layers):
         inputs = latent if layer == 0 else settings.hidden

@@ -30,9 +30,9 @@ from zootools.object_store.urls import folder_of
 
 _ARCHITECTURE: TypeAdapter[Attention | FeedForward] = TypeAdapter(Attention | FeedForward)
 VALUES_AT_ONCE = 1 << 24
-"""How many activations `Encoder.embed` keeps per layer: it bounds the memory, not the result."""
+"""Most activations per layer in `Encoder.embed`; bounds the memory, and does not change the result."""
 MAX_CONFIG = 1 << 20
-"""Bytes of a config.json, beyond which it is not read."""
+"""Largest config.json that is read, in bytes."""
 
 CARD = """---
 {{ card_data }}
@@ -60,11 +60,11 @@ class Encoder(
 ):
     """An encoder with its decoder: weights of one layer schema to z, and back.
 
-    Saved as config.json (schema and architecture) and model.safetensors; `from_pretrained` takes nothing else.
+    Saved as config.json (schema and architecture) and model.safetensors; `from_pretrained` reads no other file.
     """
 
     def __init__(self, schema: dict[str, Any], architecture: dict[str, Any]) -> None:
-        """Take plain values: a `Schema.to_json`, and the ``encoder`` section of a recipe."""
+        """Args are plain values: a `Schema.to_json`, and the ``encoder`` section of a recipe."""
         super().__init__()
         self.schema = Schema.from_json(schema)
         try:
@@ -98,13 +98,13 @@ class Encoder(
     def embed(self, weights: Tensor) -> Tensor:
         """Return the representations, float32 ``[n, L]`` on the CPU, of flat weights ``[n, N]``.
 
-        They are computed in evaluation mode, on the encoder's device, in batches. Raises SpecError for weights
-        of another length, or that are not finite.
+        Computed in evaluation mode, on the encoder's device, in batches. Raises SpecError for weights of another
+        length, or that are not finite.
         """
         return self._in_batches(self.encoder, weights)
 
     def reconstruct(self, weights: Tensor) -> Tensor:
-        """Return what the decoder makes of the representations: float32 ``[n, N]`` on the CPU; see `embed`."""
+        """Return the reconstructions, float32 ``[n, N]`` on the CPU, of flat weights ``[n, N]``; see `embed`."""
         return self._in_batches(lambda batch: self.decoder(self.encoder(batch)), weights)
 
     @torch.no_grad()
@@ -143,15 +143,15 @@ class Encoder(
     ) -> Self:
         """Load an encoder from a folder, or from a repository on the Hub.
 
-        In the place of the mixin's way, which lets weights be missing and falls back to a pickle: nothing but
-        config.json and model.safetensors is read, and they must be complete and fit each other.
+        Replaces the method of the mixin, which accepts missing weights and falls back to a pickle: this one reads only
+        config.json and model.safetensors, which must be complete and match each other.
 
         Args:
             pretrained_model_name_or_path: the folder, or ``organisation/name``.
-            revision: of the repository.
+            revision: branch, tag or commit of the repository.
             download: further arguments of ``hf_hub_download``, such as ``token`` and ``cache_dir``.
 
-        Raises ZooNotFoundError when there is no encoder, DamagedZooError when it is not what was saved.
+        Raises ZooNotFoundError when there is no encoder, DamagedZooError when its files are not those of one.
         """
         name = str(pretrained_model_name_or_path)
 
@@ -182,8 +182,8 @@ class Encoder(
             values = json.loads(config.read_bytes() if config.stat().st_size <= MAX_CONFIG else b"")
             arguments = {"schema": values["schema"], "architecture": values["architecture"]}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DamagedZooError(f"{config}: is no configuration of an encoder ({error!r})") from error
-        # Without memory until the file has shown that it holds what config.json promises.
+            raise DamagedZooError(f"{config}: not the configuration of an encoder ({error!r})") from error
+        # Allocate nothing before the file proves to have the tensors that config.json describes.
         with torch.device("meta"):
             encoder = cls(**arguments)
         try:

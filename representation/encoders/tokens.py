@@ -1,4 +1,4 @@
-"""Weights as tokens: a sequence for an encoder, made from nothing but a layer schema, and back again."""
+"""Weights as a sequence of tokens, defined by the layer schema alone, and back."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,7 +16,7 @@ class Tokenizer(nn.Module):
 
     A neuron token holds the incoming weights of one neuron or kernel, and its own bias last; its length differs
     from layer to layer, so tokens come in one group per layer. A weight token is a single weight; there is one
-    group. No value is padded, none is stored twice, so `join` is the exact inverse of `split`.
+    group. Nothing is padded or stored twice, so `join` is the exact inverse of `split`.
     """
 
     order: Tensor
@@ -27,15 +27,15 @@ class Tokenizer(nn.Module):
         single = np.arange(schema.size)[:, None]
         groups = list(schema.neuron_tokens().values()) if kind == "neuron" else [single]
         self.shapes: tuple[tuple[int, int], ...] = tuple((len(rows), rows.shape[1]) for rows in groups)
-        """Of each group: how many tokens, and how many weights each."""
+        """Number of tokens, and weights per token, of each group."""
         order = torch.from_numpy(np.concatenate([rows.reshape(-1) for rows in groups]))
-        # They follow from the schema, so they are not stored with a model's weights.
+        # Not persistent: they follow from the schema.
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("inverse", torch.argsort(order), persistent=False)
 
     @property
     def length(self) -> int:
-        """Tokens of one network."""
+        """Number of tokens of one network."""
         return sum(count for count, _ in self.shapes)
 
     def split(self, weights: Tensor) -> list[Tensor]:
@@ -47,6 +47,6 @@ class Tokenizer(nn.Module):
         ]
 
     def join(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Put tokens as `split` returns them together to flat weights ``[n, N]``."""
+        """Join tokens, as `split` returns them, to flat weights ``[n, N]``."""
         flat = [rearrange(group, "n tokens weights -> n (tokens weights)") for group in tokens]
         return torch.cat(flat, dim=1).index_select(1, self.inverse)

@@ -1,1 +1,1 @@
-"""What a representation tells about a model: targets, probes, baselines, scores and tables of results."""
+"""Evaluation of representations: linear probes, baselines, scores and tables of results."""

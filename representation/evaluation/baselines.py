@@ -1,7 +1,7 @@
-"""What a learned representation is held against: raw weights, their statistics, PCA, UMAP (section 4.2, "Baselines").
+"""Baselines: raw weights, their statistics, PCA and UMAP (paper, section 4.2, "Baselines").
 
-A baseline is fitted on the training weights and maps any weights of the same layer schema to features. It reads
-nothing but the flat weights and the schema, so it fits every zoo.
+A baseline is fitted to the training weights and maps any weights of the same layer schema to features. It reads only
+the flat weights and the schema, so it can be used with every zoo.
 """
 
 from abc import ABC, abstractmethod
@@ -18,39 +18,39 @@ from zootools.architectures import Schema
 from zootools.errors import SpecError
 
 MAX_FIT = 10_000
-"""Training checkpoints on which kernel PCA and UMAP are fitted at most: the kernel of 50,000 would take 20 GB."""
+"""Most training checkpoints for kernel PCA and UMAP: the kernel matrix of 50,000 would take 20 GB."""
 LONGEST = 1e18
-"""UMAP computes squared distances in float32, which ends at 3.4e38."""
+"""Longest row for UMAP, which computes squared distances in float32 (at most 3.4e38)."""
 PAPER_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-"""Of the paper's released code, which takes them of the weights only."""
+"""Quantiles of the paper's released code, which uses the weights only."""
 UNTERTHINER_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of Unterthiner et al. (2020), who take them of weights and biases."""
+"""Quantiles of Unterthiner et al. (2020), for weights and biases."""
 
 
 class UnfitError(SpecError):
-    """A baseline has no features of these weights; the text says why."""
+    """A baseline cannot be computed for these weights; the message is the reason."""
 
 
 class Baseline(ABC):
-    """One way to make features of weights without learning a network."""
+    """A function from weights to features that needs no trained network."""
 
     name: ClassVar[str]
     seeded: ClassVar[bool] = False
-    """Whether its features depend on a seed."""
+    """Whether the features depend on a seed."""
     fitted_on: int | None = None
-    """Training checkpoints that it was fitted on; None where there is nothing to fit."""
+    """Number of training checkpoints that it was fitted on; None if it needs no fit."""
 
     @abstractmethod
     def fit(self, weights: Tensor, schema: Schema) -> None:
-        """Fit to training weights, float32 ``[rows, parameters]``. Raises UnfitError where that cannot be."""
+        """Fit to training weights, float32 ``[rows, parameters]``. Raises UnfitError if it cannot be fitted."""
 
     @abstractmethod
     def embed(self, weights: Tensor) -> Tensor:
-        """Return the features of weights ``[rows, parameters]``, ``[rows, features]``. Raises UnfitError as `fit`."""
+        """Return features ``[rows, features]`` of weights ``[rows, parameters]``. Raises UnfitError as `fit` does."""
 
 
 class RawWeights(Baseline):
-    """W: the weights as they are."""
+    """W: the weights themselves."""
 
     name = "W"
 
@@ -68,7 +68,7 @@ class Statistics(Baseline):
     biases: ClassVar[bool]
 
     def fit(self, weights: Tensor, schema: Schema) -> None:
-        """Nothing to fit but which parts of the flat vector to take."""
+        """Choose the parts of the flat vector; nothing is fitted."""
         self._parts = [(p.offset, p.end) for p in schema.parameters if self.biases or not p.name.endswith(".bias")]
 
     def embed(self, weights: Tensor) -> Tensor:
@@ -77,13 +77,13 @@ class Statistics(Baseline):
 
 
 class PaperStatistics(Statistics):
-    """As the paper's released code: weights only, quantiles 1, 25, 50, 75, 99 %."""
+    """Statistics as in the paper's released code: weights only, quantiles 1, 25, 50, 75, 99 %."""
 
     name, quantiles, biases = "s(W)", PAPER_QUANTILES, False
 
 
 class UnterthinerStatistics(Statistics):
-    """As Unterthiner et al.: weights and biases, each by itself, with minimum and maximum."""
+    """Statistics as in Unterthiner et al.: of weights and of biases, with minimum and maximum."""
 
     name, quantiles, biases = "s(W) Unterthiner", UNTERTHINER_QUANTILES, True
 
@@ -99,7 +99,7 @@ def layer_statistics(values: Tensor, quantiles: Sequence[float]) -> Tensor:
 
 
 class _Fitted(Baseline):
-    """A scikit-learn transformer, or one that behaves so."""
+    """A scikit-learn transformer, or one with the same interface."""
 
     def __init__(self, components: int, seed: int = 0) -> None:
         self.components, self.seed = components, seed
@@ -107,30 +107,30 @@ class _Fitted(Baseline):
 
     @abstractmethod
     def _make(self, components: int) -> Any:
-        """Return the transformer, not yet fitted."""
+        """Return the transformer, not fitted."""
 
     def _rows(self, weights: Tensor) -> Tensor:
-        """Return the training rows that it is fitted on."""
+        """Return the training rows to fit to."""
         return weights
 
     def fit(self, weights: Tensor, schema: Schema) -> None:
         self.fit_rows(weights)
 
     def fit_rows(self, weights: Tensor) -> None:
-        """Fit to any rows ``[rows, features]``, of weights or not."""
+        """Fit to rows ``[rows, features]``, which need not be weights."""
         rows = self._rows(weights)
         self.fitted_on, self._parameters = rows.shape
-        # One less than the rows: that many directions have any variance.
+        # n rows have variance in n - 1 directions at most.
         with _as_unfit():
             self._model = self._make(max(1, min(self.components, len(rows) - 1, rows.shape[1])))
             self._model.fit(rows.double().numpy())
 
     def embed(self, weights: Tensor) -> Tensor:
-        # In blocks, which bounds the memory: kernel PCA needs ten thousand numbers for each row.
+        # In blocks to bound the memory: kernel PCA needs ten thousand numbers per row.
         return torch.cat([self._transform(rows) for rows in weights.split(4_000)])
 
     def _solver(self) -> str:
-        """Return scikit-learn's exact solver of PCA that is fast for these rows: `covariance_eigh` for few weights."""
+        """Return the name of the fastest exact solver of scikit-learn's PCA for the shape of the rows."""
         assert self.fitted_on is not None
         return "covariance_eigh" if self.fitted_on >= self._parameters else "full"
 
@@ -140,7 +140,7 @@ class _Fitted(Baseline):
 
 
 class LinearPca(_Fitted):
-    """PCA of all training weights."""
+    """PCA of the training weights."""
 
     name = "PCA-linear"
 
@@ -151,7 +151,7 @@ class LinearPca(_Fitted):
 
 
 class CosinePca(_Fitted):
-    """Kernel PCA with the cosine kernel: exactly PCA of the weights scaled to length 1, so no kernel is needed."""
+    """Kernel PCA with the cosine kernel, computed as PCA of the weights scaled to length 1, which is the same."""
 
     name = "PCA-cosine"
 
@@ -164,7 +164,7 @@ class CosinePca(_Fitted):
 
 
 class _Sampled(_Fitted):
-    """Fitted on a sample of the training rows, drawn by the seed."""
+    """Fitted to a sample of the training rows that depends on the seed."""
 
     seeded = True
 
@@ -199,7 +199,7 @@ class Umap(_Sampled):
         # 200 epochs are UMAP's own default above 10,000 rows, the size of the paper's samples.
         return UMAP(
             self.neighbours,
-            min(components, self.fitted_on - 2),  # its start is a spectral embedding, which has no more dimensions
+            min(components, self.fitted_on - 2),  # most dimensions of the spectral embedding that UMAP starts from
             min_dist=0.001,
             n_epochs=200,
             random_state=self.seed,
@@ -215,11 +215,11 @@ class Umap(_Sampled):
 
     def embed(self, weights: Tensor) -> Tensor:
         with _threads_kept():
-            return self._transform(weights)  # at once: new rows are placed together
+            return self._transform(weights)  # not in blocks: UMAP places new rows jointly
 
     @classmethod
     def missing(cls, rows: int) -> str:
-        """Return why it cannot be fitted on so many training checkpoints here; an empty string when it can."""
+        """Return why UMAP cannot be fitted to ``rows`` training checkpoints here; an empty string if it can."""
         if find_spec("umap") is None:
             return "umap-learn is not installed (pip install 'zootools[plots]')"
         return "" if rows > cls.neighbours else f"its {cls.neighbours} neighbours need more than {rows} checkpoints"
@@ -227,10 +227,9 @@ class Umap(_Sampled):
 
 @contextmanager
 def _as_unfit() -> Iterator[None]:
-    """Turn what scikit-learn, umap and what they are made of raise about odd weights into UnfitError.
+    """Turn errors of scikit-learn and umap, and of the packages below them, into UnfitError.
 
-    They name no classes of their errors, and no list of them would be complete; what is no fault of the weights (no
-    memory, an interruption) stays what it is.
+    They document no classes of errors for extreme weights, so every Exception except MemoryError is converted.
     """
     try:
         yield
@@ -243,7 +242,7 @@ def _as_unfit() -> Iterator[None]:
 
 @contextmanager
 def _threads_kept() -> Iterator[None]:
-    """Keep the number of threads of torch, which UMAP's compiler sets to that of all cores: it decides last bits."""
+    """Restore torch's number of threads, which decides last bits: UMAP's compiler sets it to the number of cores."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -252,13 +251,12 @@ def _threads_kept() -> Iterator[None]:
 
 
 def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:
-    """Return features ``[rows, anything]`` as points in the plane, float64 ``[rows, 2]``, and what made them.
+    """Project features ``[rows, features]`` to the plane; return points, float64 ``[rows, 2]``, and the method's name.
 
-    ``UMAP`` with the paper's settings where it is wanted and can be fitted, else ``PCA``, whose points are all at the
-    origin where the rows have no directions. Some networks explode and stay finite: rows more than ten times as long as
-    the median would be all that either shows. UMAP sees them in their direction, ten times as long as the median; PCA
-    takes its directions from the others. Rows that are not finite, as what an encoder may make of such a network, get
-    NaN.
+    The method is ``UMAP`` with the paper's settings if ``umap`` is set and it can be fitted, else ``PCA``. Networks
+    that explode and stay finite would hide all others, so rows more than ten times as long as the median are treated
+    specially: UMAP gets them shortened to that length, PCA is fitted without them. If the rows do not vary, all points
+    are at the origin. Rows that are not finite get NaN.
     """
     finite = features.isfinite().all(dim=1)
     rows = features[finite].double()
@@ -284,12 +282,12 @@ def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:
 
 
 def baselines(components: int, rows: int, seed: int = 0) -> list[Baseline]:
-    """Return the baselines that can be computed here, not yet fitted.
+    """Return the baselines that can be computed here, not fitted.
 
     Args:
-        components: the dimension of PCA and UMAP, normally that of the learned representation.
-        rows: the training checkpoints that they will be fitted on.
-        seed: decides the sample, and the start, of kernel PCA and UMAP.
+        components: the dimension of PCA and UMAP, usually that of the learned representation.
+        rows: number of training checkpoints to fit to.
+        seed: of the sample and the start of kernel PCA and UMAP.
     """
     return [
         RawWeights(),

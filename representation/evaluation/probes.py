@@ -1,14 +1,14 @@
-"""Linear probes: how much of a property a linear map finds in features (section 3, "Downstream Tasks").
+"""Linear probes: how well a linear map predicts a property from features (paper, section 3, "Downstream Tasks").
 
 Two kinds, both fitted on the training split, with their penalty chosen on the validation split:
 
-- *paper*: as the paper's code does it. Ridge regression on the features as they are, the offset being one more
-  feature of ones that is penalised like the others; a softmax layer trained by Adam with batches of 10.
-- *standardised*: features with mean 0 and variance 1, a free offset, and the softmax layer's optimum by L-BFGS. What
-  it finds does not depend on the scale of the features.
+- *paper*: as in the paper's code. Ridge regression on unscaled features, where the offset is one more feature of
+  ones and penalised like the others; a softmax layer trained by Adam with batches of 10.
+- *standardised*: features with mean 0 and variance 1, an offset that is not penalised, and a softmax layer fitted by
+  L-BFGS. The result does not depend on the scale of the features.
 
-Features are float32 or float64 ``[rows, features]`` on any device; all that is fitted is float64, but for the layer
-that Adam trains.
+Features are float32 or float64 ``[rows, features]`` on any device; everything fitted is float64, except the layer that
+Adam trains.
 """
 
 import warnings
@@ -23,13 +23,13 @@ from einops import rearrange
 from torch import Tensor
 
 ALPHAS = (*(factor * 10.0**power for power in range(-5, 3) for factor in (1, 3)), 1e3)
-"""The ridge penalties that are tried, {1, 3} x 10^k from 1e-5 to 1e3."""
+"""Ridge penalties to choose from, {1, 3} x 10^k from 1e-5 to 1e3."""
 SOFTMAX_ALPHAS = (1e3, 1e2, 1e1, 1e0)
-"""The penalties that are tried for the standardised softmax layer, from strong to weak: each starts at the last."""
+"""Penalties to choose from for the standardised softmax layer, from strong to weak: each fit starts at the last."""
 ITERATIONS = 200
 """Most steps of L-BFGS for each penalty."""
 CHUNK = 1 << 23
-"""Elements of a matrix that are turned into float64 at a time."""
+"""Elements of a matrix that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LinearMap:
     Attributes:
         weights: float64 ``[features, outputs]``.
         offset: float64 ``[outputs]``.
-        alphas: the penalty that was chosen for each target; none where there is nothing to choose.
+        alphas: the chosen penalty of each target; empty if there was no choice.
     """
 
     weights: Tensor
@@ -51,7 +51,7 @@ class LinearMap:
         return torch.cat([chunk.double() @ self.weights + self.offset for chunk in _chunks(features)])
 
     def classes(self, features: Tensor, heads: int) -> Tensor:
-        """Return the most likely class for each of so many softmax heads, int64 ``[rows, heads]``."""
+        """Return the most likely class of each of ``heads`` softmax layers, int64 ``[rows, heads]``."""
         return rearrange(self(features), "rows (heads classes) -> rows heads classes", heads=heads).argmax(dim=2)
 
 
@@ -73,7 +73,7 @@ def fit_ridge(
     Args:
         train: features ``[rows, features]`` and finite targets ``[rows, targets]``.
         validation: the same for the validation rows; may have no rows.
-        standardise: whether to scale the features and to leave the offset free, or to do as the paper does.
+        standardise: scale the features and do not penalise the offset; if False, fit as the paper's code.
         alphas: the penalties to choose from.
     """
     features, targets = train[0], train[1].double()
@@ -119,7 +119,7 @@ def fit_ridge(
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each feature, float64 ``[features]``; 1 for a feature that is constant."""
+    """Return mean and standard deviation of each feature, float64 ``[features]``; deviation 1 for a constant one."""
     mean = sum((chunk.double().sum(dim=0) for chunk in _chunks(features)), torch.tensor(0.0)) / len(features)
     squares = sum(((chunk.double() - mean).square().sum(dim=0) for chunk in _chunks(features)), torch.tensor(0.0))
     deviation = (squares / len(features)).sqrt()
@@ -133,16 +133,16 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def fit_softmax_adam(
     features: Tensor, labels: Tensor, classes: Sequence[int], *, seed: int = 0, epochs: int = 50, batch_size: int = 10
 ) -> LinearMap:
-    """Train one softmax layer per categorical target as the paper does, all of them at once.
+    """Train one softmax layer (head) per categorical target as in the paper, all of them at once.
 
-    Adam with a learning rate of 1e-4 and a weight decay of 1e-6, kaiming-normal weights, the last epoch counts. The
-    heads share nothing but the order of the rows, so each is what it would be alone.
+    Adam with a learning rate of 1e-4 and a weight decay of 1e-6, kaiming-normal weights, the last epoch is used. The
+    heads share only the order of the rows, so each is the same as if trained alone.
 
     Args:
         features: ``[rows, features]``.
         labels: int64 ``[rows, heads]``, from 0.
         classes: the number of classes of each head.
-        seed: decides the initial weights and the order of the rows.
+        seed: of the initial weights and the order of the rows.
         epochs: passes over the rows.
         batch_size: rows per step.
     """
@@ -213,7 +213,7 @@ def _logistic_regressions(
     model = LogisticRegression(warm_start=True, max_iter=ITERATIONS)
     for alpha in alphas:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # after ITERATIONS the layer counts as it is
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the layer after ITERATIONS steps is used
             model.set_params(C=1 / (share * alpha)).fit(rows, labels)
         yield alpha, model
 

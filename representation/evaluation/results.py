@@ -1,4 +1,4 @@
-"""The results of `representation.represent`: a tidy table, its file, and how it is shown beside the paper's figures."""
+"""The results of `representation.represent`: a table with one row per score, its file, and its text form."""
 
 import json
 import math
@@ -38,27 +38,27 @@ PERCENT = ("r2", "accuracy")
 
 
 class Score(Section):
-    """One score: a row of the results but for zoo and recipe, which are those of the whole table."""
+    """One score: a row of the results without zoo and recipe, which are the same for the whole table."""
 
     method: str
     seed: int
     fitted_on: int | None = None
     """Training checkpoints that the method, not the probe, was fitted on; None where there is nothing to fit."""
     evaluated_on: str
-    """Name of the zoo: the one that was learned on, or one that was transferred to."""
+    """Name of the zoo that is scored: the one trained on, or one transferred to."""
     split: str
     target: str
     """A property of the models, or ``reconstruction``, or the objective of a search."""
     metric: str
     """``r2``, ``accuracy``, ``kendall_tau``, ``variance``, or ``loss``."""
     value: float | None
-    """None where it is not defined, such as the R2 of a property that is constant."""
+    """None if undefined, such as the R2 of a constant property."""
     rows: int
     """Checkpoints scored."""
     probe: str | None = None
-    """``paper`` or ``standardised``; None for the scores that need no probe."""
+    """``paper`` or ``standardised``; None for scores without a probe."""
     alpha: float | None = None
-    """The chosen penalty of the probe; None where none is chosen."""
+    """The chosen penalty of the probe, if any."""
 
     @field_validator("value", mode="before")
     @classmethod
@@ -68,7 +68,7 @@ class Score(Section):
 
 @dataclass(frozen=True)
 class Summary:
-    """The scores of all seeds in one place of the results, and the paper's figure for it."""
+    """The scores of all seeds that agree in every other column, and the paper's value."""
 
     zoo: str
     evaluated_on: str
@@ -84,18 +84,18 @@ class Summary:
     seeds: int
     """Number of seeds with a defined score."""
     paper: float | None
-    """The paper's figure, in the same unit; None where it has none."""
+    """The paper's value, in the same unit, if it has one."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Every score, and what was left out."""
+    """All scores, and what was left out."""
 
     table: pa.Table
     """One row per score, with the columns of `SCHEMA`."""
     zoo: str
     recipe: str
-    """Its name, and what was changed of it."""
+    """Name of the recipe, and the overrides."""
     counts: dict[str, int]
     """Models and checkpoints by split."""
     notes: list[str]
@@ -117,19 +117,19 @@ class Results:
         return cls(pa.Table.from_pylist(rows, SCHEMA), zoo, recipe, counts, notes, excluded)
 
     def save(self, path: Path) -> None:
-        """Write the table as Parquet, with everything else in the metadata of its schema."""
+        """Write the table as Parquet, with the other fields as JSON in its schema's metadata (key ``zootools``)."""
         with durable_path(path) as temporary:
             pq.write_table(self.table.replace_schema_metadata({"zootools": json.dumps(self._about())}), temporary)
 
     def to_json(self) -> dict[str, Any]:
-        """Return `summary` and what it is about as plain values."""
+        """Return `summary` and the other fields as plain values."""
         return self._about() | {"scores": [asdict(entry) for entry in self.summary()]}
 
     def _about(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("zoo", "recipe", "counts", "notes", "excluded")}
 
     def summary(self) -> list[Summary]:
-        """Return one entry for the scores that differ in nothing but the seed, in the order of the table."""
+        """Return one entry per group of scores that differ only in the seed, in the order of the table."""
         groups: dict[tuple[Any, ...], list[float | None]] = {}
         keys = ("zoo", "evaluated_on", "method", "probe", "split", "target", "metric")
         for row in self.table.to_pylist():
@@ -145,7 +145,7 @@ class Results:
         return entries
 
     def render(self) -> str:
-        """Return the test scores as text: a table per zoo, probe and kind of score, the paper's figures in it.
+        """Return the test scores as text: a table per zoo, probe and kind of score, with the paper's values.
 
         ``96.4 < 97.0`` reads: ours 96.4, the paper's 97.0.
         """
@@ -156,7 +156,7 @@ class Results:
             here = [entry for entry in test if entry.evaluated_on == evaluated_on]
             for probe in dict.fromkeys(entry.probe for entry in here if entry.probe):
                 for metrics in (PERCENT, ("kendall_tau",)):
-                    # At home Kendall's tau says little that R2 does not; it is in the file.
+                    # On the zoo itself Kendall's tau adds little to R2; it is only in the file.
                     if metrics != PERCENT and evaluated_on == self.zoo:
                         continue
                     shown = [entry for entry in here if entry.metric in metrics and entry.probe in (probe, None)]
@@ -169,7 +169,7 @@ class Results:
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and half the width of its 95 % interval (Student's); None for a single value."""
+    """Return the mean and half the width of its 95 % interval (Student's; None for a single value)."""
     from scipy.stats import t
 
     count = len(values)
@@ -181,7 +181,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _grid(entries: list[Summary]) -> list[str]:
-    """Lay entries out with one line per target and one column per method."""
+    """Return the lines of a table with one line per target and one column per method."""
     targets = list(dict.fromkeys(entry.target for entry in entries))
     methods = list(dict.fromkeys(entry.method for entry in entries))
     cells = {(entry.target, entry.method): _cell(entry) for entry in entries}

@@ -1,4 +1,4 @@
-"""Scores of methods: how well a linear probe predicts each property from a method's features."""
+"""Scoring: how well a linear probe predicts each property from the features of a method."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,27 +19,27 @@ from representation.training.augmentation import Augmenter
 
 PROBES = ("paper", "standardised")
 MAX_SOLVE = 20_000
-"""Rows or features, whichever are fewer, up to which a ridge regression is solved: beyond, it would take hours."""
+"""Limit of min(rows, features) for a ridge regression, which would take hours above it."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way from weights to features, fitted to the training split of the zoo."""
+    """A function from weights to features, fitted to the training split of the zoo."""
 
     name: str
     embed: Callable[[Tensor], Tensor]
     seed: int = 0
     fitted_on: int | None = None
-    """Training checkpoints it was fitted on; None where there is nothing to fit."""
+    """Number of training checkpoints that the method was fitted on; None if it needs no fit."""
     reconstruction: Callable[[Tensor], float] | None = None
-    """The R2 of the reconstruction of weights, where there is a decoder to make one."""
+    """Function from weights to the R2 of their reconstruction, for a method with a decoder."""
 
 
 def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe) -> float:
     """Return the R2 of reconstructed weights over the whole vector, "Rec" in the paper's tables.
 
-    As there, each network is permuted at random if the recipe permutes, but neither erased nor made noisy, and the
-    error is compared with that of the mean of each weight over these networks.
+    As in the paper, each network is permuted at random if the recipe permutes, without erasing and noise; the error is
+    compared with the error of the mean of each weight over these networks.
     """
     settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
     views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(0), copies=1).clean
@@ -48,9 +48,9 @@ def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe) -> floa
 
 
 def validation_scores(home: ZooDataset, targets: list[str], encoder: Encoder, name: str) -> list[Score]:
-    """Return the R2 of the paper's probe on the validation split for numeric targets, as rows of the results.
+    """Return the scores of the paper's probe on the validation split.
 
-    Only the splits of ``home`` are looked at; there are no rows when the features are not finite.
+    There are none when the features are not finite.
     """
     run = Scorer(home, [], targets, {}, probes=("paper",))
     run.score(Method(name, encoder.embed, fitted_on=len(home.splits["train"])))
@@ -62,18 +62,18 @@ def validation_scores(home: ZooDataset, targets: list[str], encoder: Encoder, na
 
 @dataclass
 class Scorer:
-    """Scores methods one after the other, and gathers the rows of the results."""
+    """Scores methods one after the other, and collects the scores."""
 
     home: ZooDataset
     others: list[ZooDataset]
     targets: list[str]
     excluded: dict[str, str]
-    """Targets and methods without scores, and why; methods are added."""
+    """Targets and methods without scores, and why. `score` adds methods."""
     probes: Sequence[str] = PROBES
     scores: list[Score] = field(default_factory=list)
 
     def score(self, method: Method) -> None:
-        """Fit the probes for every target on a method's features, and score them on every split and zoo."""
+        """Fit probes of every target to a method's features, and score them on every split of every zoo."""
         places = [
             (zoo.name, split, part)
             for zoo in (self.home, *self.others)
@@ -114,7 +114,7 @@ class Scorer:
                 self.scores.append(place(value=value, rows=len(part)))
 
     def _groups(self) -> list[list[str]]:
-        """Return the targets that can be fitted together: of one kind, and known in the same rows."""
+        """Group the targets that can be fitted together: of one kind, and known in the same rows."""
         groups: dict[Any, list[str]] = {}
         for name in self.targets:
             targets = [part.targets[name] for part in self.home.splits.values()]
@@ -125,7 +125,7 @@ class Scorer:
     def _fit(
         self, probe: str, names: list[str], features: Mapping[str, Tensor], seed: int
     ) -> tuple[Sequence[float | None], Callable[[Tensor], Tensor]]:
-        """Fit one probe for some targets: the chosen penalties, and features -> predictions ``[rows, targets]``."""
+        """Fit one probe of some targets; return the penalties, and a function from features to ``[rows, targets]``."""
 
         def sample(split: str) -> tuple[Tensor, Tensor]:
             targets = [self.home.splits[split].targets[name] for name in names]
@@ -143,7 +143,7 @@ class Scorer:
             softmax = fit_softmax_adam(*labelled[0], classes, seed=seed)
         else:
             softmax = fit_softmax_lbfgs(labelled[0], labelled[1], classes)
-        # Nothing is most likely where the layer's own numbers overflowed, as on features of 1e30.
+        # A layer whose weights overflowed, as on features of 1e30, predicts no class.
         failed = ~softmax.weights.unflatten(1, (len(names), -1)).isfinite().all(dim=2).all(dim=0)
 
         def predict(rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The paper's tables and figures again: `zootools reproduce`."""
+"""Reproduction of the paper's tables and figures: `zootools reproduce`."""
 
 from representation.reproduction.run import reproduce
 

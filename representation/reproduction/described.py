@@ -1,4 +1,4 @@
-"""Tables 8 to 11: what the specifications and layer schemas say, beside what the paper says of them."""
+"""Tables 8 to 11: specifications and layer schemas in words, beside the words of the paper."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +12,11 @@ from zootools.spec import Draw, Mlp, ZooSpec, load_spec
 
 SECTIONS = {"table8": "zoos_as_described", "table9": "settings", "table10": "layers", "table11": "layers"}
 NETWORKS = {"table10": "tetris_seed", "table11": "mnist_seed"}
-"""The zoo whose network a table is about."""
+"""The zoo whose network the table describes."""
 
 
 def described(item: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield row, column, ours and the paper's for each cell of a table of words."""
+    """Yield row, column, our text and the paper's text of each cell of a table of words."""
     paper = printed(SECTIONS[item])
     if item in NETWORKS:
         zoo = NETWORKS[item]
@@ -34,7 +34,7 @@ def described(item: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _overview(spec: ZooSpec) -> list[Any]:
-    """Return images, network, parameters, what varies, checkpoints per model, and models."""
+    """Return images, network, parameters, varied properties, checkpoints per model, and models."""
     network = "MLP" if isinstance(spec.architecture, Mlp) else "CNN"
     varied = [name for name, values in _axes(spec).items() if len(values) > 1]
     if spec.seeds.random is not None or spec.seeds.per_configuration > 1:
@@ -58,7 +58,7 @@ def _settings(spec: ZooSpec) -> list[str]:
 
 
 def _axes(spec: ZooSpec) -> dict[str, tuple[Any, ...]]:
-    """Return the values of each axis; of one that is drawn, its choices or its two ends."""
+    """Return the values of each axis; for a drawn axis, its choices or the two ends of its interval."""
 
     def ends(draw: Draw) -> tuple[Any, ...]:
         return draw.choice or draw.uniform or draw.log_uniform or ()
@@ -72,7 +72,7 @@ def _word(value: Any) -> str:
 
 
 def _layers(schema: Schema, activation: str) -> dict[str, list[Any]]:
-    """Return for each layer inputs, outputs, kernel, pooling, what comes after it, and parameters."""
+    """Return inputs, outputs, kernel, pooling, activation, and parameters of each layer."""
     rows: dict[str, list[Any]] = {}
     for layer in schema.layers:
         kernel = layer.kernel if layer.kind == "conv" else "none"

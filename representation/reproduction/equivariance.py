@@ -1,8 +1,8 @@
 """Training commutes with permutation: the paper's appendix A, and its Figure 5, on any registered network.
 
 Model A is trained; Ap is A with permuted hidden neurons, at every epoch; B starts as the permuted A and is trained
-by itself on the same data. All three compute the same function, so they score the same, and B stays with Ap, far
-away from A. Everything is trained by `zootools.training.reference`.
+independently on the same data. All three compute the same function and have the same accuracy, and B stays close to Ap
+and far from A. Everything is trained by `zootools.training.reference`.
 """
 
 from typing import NamedTuple
@@ -24,20 +24,20 @@ from zootools.training.reference import train_reference
 
 
 class Trajectories(NamedTuple):
-    """What figure 5 shows; the first axis is the epoch, from 0 (the initialisation)."""
+    """The data of figure 5; the first axis is the epoch, from 0 (the initialisation)."""
 
     weights: dict[str, Tensor]
-    """Of A, Ap and B: ``[epochs + 1, N]``."""
+    """Weights of A, Ap and B, each ``[epochs + 1, N]``."""
     accuracies: dict[str, list[float]]
-    """On the test images."""
+    """Accuracies of A, Ap and B on the test images."""
 
     def distance(self, first: str, second: str) -> Tensor:
-        """Return the L2 distance of two models at each epoch."""
+        """Return the L2 distance between two models at each epoch, ``[epochs + 1]``."""
         return (self.weights[first] - self.weights[second]).norm(dim=1)
 
 
 def trajectories(schema: Schema, model: ModelConfig, images: ImageData, batch_size: int, epochs: int) -> Trajectories:
-    """Train a model and its permuted copy; the precision is that of the images."""
+    """Train a model and its permuted copy, in the precision of the images."""
     dtype = images.train.images.dtype
     generator = torch.Generator().manual_seed(0)
     (index,) = Augmenter(schema, Augmentation()).permutations(1, torch.device("cpu"), generator)
@@ -62,7 +62,7 @@ def trajectories(schema: Schema, model: ModelConfig, images: ImageData, batch_si
 
 
 def figure5_trajectories(epochs: int, train: int) -> Trajectories:
-    """Train the paper's CNN and its permuted copy on so many of scikit-learn's digits."""
+    """Train the paper's CNN and its permuted copy on ``train`` of scikit-learn's digits."""
     images = load_images(DatasetImages(name="digits", train=train, test=297, size=28, mean=0.3, std=0.3))
     hyper = Hyperparameters(activation="tanh", init="kaiming_uniform", optimizer="adam", lr=1e-3)
     schema = build_schema(Cnn(name="cnn_small"), images.input_shape, images.classes)

@@ -1,6 +1,6 @@
-"""The paper's tables and figures as data: which score of which job stands in which cell, beside what the paper prints.
+"""The paper's tables and figures as data: the score and the job of every cell, and the value that the paper prints.
 
-Nothing here computes; `representation.reproduction.work` does the jobs, `report` fills the cells.
+Nothing is computed here; `representation.reproduction.work` does the jobs, `state` fills the cells.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,29 +27,29 @@ LABELS = {
     "init": "Init",
     "optimizer": "Opt",
 }
-"""What the paper calls the properties."""
+"""The names of the properties in the paper."""
 CLASSES = ("activation", "init", "optimizer")
-"""Properties that are words: their score is the accuracy, not R2."""
+"""Categorical properties: their score is the accuracy, not R2."""
 F1 = tuple(f"test_f1_{label}" for label in range(4))
 MNIST = ("mnist_seed", "mnist_hyp_1_fix", "mnist_hyp_1_rand", "mnist_hyp_5_fix", "mnist_hyp_5_rand")
 LARGE = ("mnist_hyp", "fashion_hyp", "cifar10_hyp", "svhn_hyp")
 SEEDS = ("mnist_seed", "fashion_seed", "svhn_seed")
 ZOOS = ("tetris_seed", "mnist_seed", "tetris_hyp", *MNIST[1:], *LARGE, *SEEDS[1:])
-"""Every zoo of the paper, in the order in which they are built: what says most for its time comes first."""
+"""Every zoo of the paper in the order of building: zoos of many cells that are built quickly come first."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing that is computed on a zoo: ``baselines``, ``variances``, or an encoder trained with a loss."""
+    """One computation on a zoo: ``baselines``, ``variances``, or an encoder trained with a loss."""
 
     zoo: str
     method: str
     variation: str = ""
-    """What is changed of the encoder: a name in `VARIATIONS`."""
+    """A change of the encoder: a name in `VARIATIONS`."""
 
     @property
     def name(self) -> str:
-        """Its name, which is that of its files."""
+        """The name of the job, and of its files."""
         return "-".join(part for part in (self.zoo, self.method, self.variation) if part)
 
     @property
@@ -59,7 +59,7 @@ class Job:
 
     @property
     def last(self) -> bool:
-        """Whether it is done when everything else is: it fills one cell (Table 3), or takes very long (Table 2)."""
+        """Whether it is done after all other jobs: it fills one cell (Table 3), or takes very long (Table 2)."""
         return self.variation in AUGMENTATIONS or self.variation.startswith("AttW")
 
     @property
@@ -72,7 +72,7 @@ class Job:
 
 
 def augmented(letters: str) -> tuple[str, ...]:
-    """Return what Table 3 changes of a recipe: P permutation, E erasing, N noise of the paper's spread."""
+    """Return the overrides of a recipe for Table 3: P permutation, E erasing, N noise as in the paper."""
     on = "" if letters == "none" else letters
     return (
         f"augmentation.permute={'true' if 'P' in on else 'false'}",
@@ -83,7 +83,7 @@ def augmented(letters: str) -> tuple[str, ...]:
 
 AUGMENTATIONS = ("none", "P", "E", "N", "PE", "PN", "EN", "PEN")
 LATENTS = {2: 50, 3: 33, 5: 20}
-"""The length of z for each compression c = N / L of Table 12, the smallest being what all other tables have."""
+"""The length of z for each compression c = N / L of Table 12; all other tables have the smallest c."""
 VARIATIONS: dict[str, tuple[str, ...]] = {
     "": (),
     "FF": (f"encoder={{kind: feed_forward, latent: {LATENTS[2]}}}",),
@@ -93,24 +93,24 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
     **{letters: augmented(letters) for letters in AUGMENTATIONS if letters != "PE"},
     **{f"c{c}": (f"encoder.latent={LATENTS[c]}",) for c in (3, 5)},
 }
-"""What each variation of a job changes of the recipe."""
+"""The overrides of the recipe for each variation of a job."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A score, where it stands, and what the paper prints there."""
+    """A cell of a table: its score, its place, and the value that the paper prints there."""
 
     row: str
     column: str
     job: Job
     method: str
-    """As the results call it: the loss, or a baseline."""
+    """The name in the results: of the loss, or of a baseline."""
     target: str
     paper: float | None
-    """R2 and accuracy as fractions; None where the paper prints nothing."""
+    """R2 and accuracy as fractions; None if the paper prints nothing."""
     metric: str = "r2"
     evaluated_on: str = ""
-    """Another zoo than the job's; empty for the same."""
+    """Name of the zoo if it is not the job's, else empty."""
     split: str = "test"
 
     @property
@@ -126,7 +126,7 @@ class Item:
     name: str
     title: str
     grids: tuple[tuple[Cell, ...], ...] = ()
-    """Its scores, one or more grids of rows and columns."""
+    """The scores, in one or more grids of rows and columns."""
     note: str = ""
     picture: bool = False
     zoos: tuple[str, ...] = ()
@@ -136,34 +136,34 @@ class Item:
 
     @property
     def heading(self) -> str:
-        """``Table 1. What it is about``."""
+        """``Table 1. <title>``."""
         kind = "table" if self.name.startswith("table") else "figure"
         return f"{kind.title()} {self.name.removeprefix(kind)}. {self.title}"
 
     @property
     def cells(self) -> Iterator[Cell]:
-        """Its scores."""
+        """The cells of all grids."""
         return (cell for grid in self.grids for cell in grid)
 
     @property
     def jobs(self) -> list[Job]:
-        """What must be done for it."""
+        """The jobs that it needs."""
         return list(dict.fromkeys([*(cell.job for cell in self.cells), *self.encoders]))
 
     @property
     def needed_zoos(self) -> set[str]:
-        """The zoos that must be built for it."""
+        """The zoos that it needs."""
         evaluated = {cell.evaluated_on for cell in self.cells if cell.evaluated_on}
         return evaluated | {job.zoo for job in self.jobs} | set(self.zoos)
 
 
 def zoo_label(zoo: str) -> str:
-    """Return what the paper calls a zoo: ``MNIST-HYP-1-FIX-SEED``."""
+    """Return the name of a zoo in the paper: ``MNIST-HYP-1-FIX-SEED``."""
     return zoo.upper().replace("_", "-") + ("-SEED" if zoo.endswith(("_fix", "_rand")) else "")
 
 
 def _score(row: str, column: str, zoo: str, method: str, target: str) -> Cell:
-    """Return a cell for a property at home, on the test split."""
+    """Return a cell for a property on the test split of the job's own zoo."""
     job = Job(zoo, method if method in PAPER_LOSSES else BASELINES)
     metric = "accuracy" if target in CLASSES else "r2"
     return Cell(row, column, job, method, target, published(zoo, zoo, method, target, metric), metric)
@@ -250,7 +250,7 @@ def _table12() -> Iterator[Cell]:
 
 
 def _transfer(homes: Sequence[str], zoos: Sequence[str], target: str, metric: str, item: str) -> Iterator[Cell]:
-    """Return cells for a property that is predicted on other zoos, and at home."""
+    """Yield cells for a property that is predicted on other zoos and on the job's own."""
     for home in homes:
         for zoo in zoos:
             for method in ("W", "s(W)", "Ec+D"):
@@ -361,19 +361,19 @@ ITEMS: dict[str, Item] = {
         _transfer_figure(14, "test_accuracy", SEEDS),
     )
 }
-"""Everything that can be reproduced, by name."""
+"""All tables and figures that can be reproduced, by name."""
 
 
 def find_items(names: Sequence[str]) -> list[Item]:
     """Return the items of some names, in the paper's order; ``all`` names all. Raises SpecError for other names."""
     for name in names:
         if name != "all" and name not in ITEMS:
-            raise SpecError(f"{name!r}: no table or figure that can be reproduced{did_you_mean(name, [*ITEMS, 'all'])}")
+            raise SpecError(f"{name!r}: not a table or figure of the paper{did_you_mean(name, [*ITEMS, 'all'])}")
     return [item for name, item in ITEMS.items() if "all" in names or name in names]
 
 
 def all_jobs(items: Sequence[Item]) -> list[Job]:
-    """Return what must be done for some items, each job once, in the order of their zoos but for the last ones."""
+    """Return the jobs of some items, each once, in the order of their zoos; those that are `last` come at the end."""
     jobs = dict.fromkeys(job for item in items for job in item.jobs)
 
     return sorted(jobs, key=lambda job: (job.last, ZOOS.index(job.zoo), job.learns, job.variation.startswith("AttW")))

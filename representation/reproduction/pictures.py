@@ -1,4 +1,4 @@
-"""The paper's figures, each as one PNG file, from zoos and encoders that are there."""
+"""The paper's figures, each as one PNG file, from existing zoos and encoders."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -34,7 +34,7 @@ from zootools.plots.writing import image_bytes
 from zootools.spec import load_spec
 
 METHODS = ("W", "s(W)", "Ec+D")
-"""What Figures 11 to 14 compare."""
+"""The features that Figures 11 to 14 compare."""
 TRANSFERS = {
     "figure11": "test_accuracy",
     "figure12": "epoch",
@@ -44,7 +44,7 @@ TRANSFERS = {
 
 
 def draw(workspace: Workspace, items: Sequence[Item], there: Sequence[str]) -> dict[str, Picture]:
-    """Draw figures from the zoos that are there; say what each lacks."""
+    """Draw the figures of some items from the zoos in ``there``; return the pictures by the names of the items."""
     return {item.name: _draw(workspace, item, there) for item in items}
 
 
@@ -68,7 +68,7 @@ def _draw(workspace: Workspace, item: Item, there: Sequence[str]) -> Picture:
 
 
 def _figure(workspace: Workspace, item: Item, shown: Sequence[str]) -> tuple[Figure, str]:
-    """Return the picture, and what must be said of it."""
+    """Return the picture, and a remark on it."""
     match item.name:
         case "figure4":
             return figure_4([_portrait(workspace.zoo(zoo), workspace.scale.points) for zoo in shown]), ""
@@ -95,7 +95,10 @@ def _figure(workspace: Workspace, item: Item, shown: Sequence[str]) -> tuple[Fig
 
 @cache
 def _portrait(folder: Path, points: int, encoder: Path | None = None) -> Portrait:
-    """Return a zoo with its weights in the plane; with an encoder also statistics and z. Figures 4 and 7 share it."""
+    """Return a zoo with its weights, and with an encoder also statistics and z, in the plane.
+
+    Cached because Figures 4 and 7 use the same.
+    """
     portrait = Portrait.of(open_zoo(folder, include_diverged=True), points)
     weights = portrait.zoo.weights()
     features: dict[str, Tensor] = {"W": weights}
@@ -113,7 +116,7 @@ def _portrait(folder: Path, points: int, encoder: Path | None = None) -> Portrai
 
 
 def _tetris() -> Figure:
-    """Draw each class of the tetris images: the shape, and one image each to train and to test with."""
+    """Draw each class of the tetris images: the shape, a training image, and a test image."""
     images = load_spec(find_spec("tetris_seed")).images
     clean = load_images(images.model_copy(update={"noise_train": 0.0}))
     noisy = load_images(images)
@@ -134,7 +137,7 @@ def _tetris() -> Figure:
 
 
 def _network(schema: Schema) -> Figure:
-    """Draw a network from left to right: units as dots, channels as squares, and what leads from one to the next."""
+    """Draw a network from left to right: units as dots, channels as squares, layers as arrows with text."""
     flat_input = schema.layers[0].kind == "linear"
     shapes = [(schema.layers[0].inputs, 1, 1) if flat_input else schema.input_shape, *schema.output_shapes]
     figure = Figure(figsize=(1.9 * len(shapes), 3.8), layout="constrained")
@@ -172,7 +175,7 @@ def _network(schema: Schema) -> Figure:
 
 
 def _height(unit: int, units: int) -> float:
-    """Return where one of so many units of a column is drawn."""
+    """Return the vertical position of one of the ``units`` in a column."""
     return (unit - (units - 1) / 2) * min(0.45, 4.6 / units)
 
 
@@ -180,7 +183,7 @@ def _height(unit: int, units: int) -> float:
 
 
 def _predictions(workspace: Workspace, item: Item, shown: Sequence[str]) -> Figure:
-    """Draw what a probe that was fitted on the first zoo predicts on each: methods by zoos, or side by side for one."""
+    """Draw predictions of a probe fitted to the first zoo for every zoo: one row per method, or one row for one zoo."""
     (job,), target = item.encoders, TRANSFERS[item.name]
     recipe = workspace.scale.recipe_of(job)
     zoos = [ZooDataset.of(open_zoo(workspace.zoo(name)), recipe) for name in shown]
@@ -210,7 +213,7 @@ def _truth(zoo: ZooDataset, split: str, target: str) -> Tensor:
 
 
 def _over_truth(axes: Axes, truth: Tensor, predicted: Tensor) -> str:
-    """Draw predictions over true values ``[rows]``; return what must be said of those far beyond the true ones."""
+    """Draw predictions over true values ``[rows]``; return a remark on predictions outside the frame."""
     known = torch.isfinite(truth) & torch.isfinite(predicted)
     x, y = truth[known].double().numpy(), predicted[known].double().numpy()
     low, high = frame(np.concatenate([x, y]), x)

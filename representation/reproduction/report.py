@@ -1,6 +1,6 @@
 """The report of a reproduction: ``reproduction.md``, ``reproduction.html`` (self-contained), ``reproduction.parquet``.
 
-Everything in it comes from result files, manifests and paper.yaml; nothing depends on the clock.
+All of its content comes from result files, manifests and paper.yaml; nothing depends on the time of writing.
 """
 
 import base64
@@ -29,7 +29,7 @@ from zootools.storage.unhashed import read_build_log
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
 """The first line of every report."""
 FULL_COLOUR = 0.3
-"""The difference, of R2, accuracy or tau, from which on a cell has its full colour."""
+"""Difference of R2, accuracy or tau at which a cell has its full colour."""
 SCHEMA = pa.schema(
     [
         ("item", pa.string()),
@@ -60,12 +60,12 @@ Row = dict[str, str | int]
 
 @dataclass
 class Marks:
-    """Letters for what is said under a table."""
+    """Letters for the remarks below a table."""
 
     texts: dict[str, str] = field(default_factory=dict)
 
     def of(self, text: str) -> str:
-        """Return the letter of a text; none for an empty one."""
+        """Return ``[letter]`` for a remark; an empty string for no remark."""
         if not text:
             return ""
         number = len(self.texts)
@@ -91,7 +91,7 @@ class Summary:
     scale: str
     cells: int
     without: int
-    """Cells without a figure of ours."""
+    """Cells without a value of ours."""
     reasons: dict[str, int]
     """Number of those cells by reason, the most frequent first."""
     pictures_without: dict[str, str]
@@ -101,7 +101,7 @@ class Summary:
 
 
 def summary(state: ReproductionState) -> Summary:
-    """Count the cells with and without a figure of ours."""
+    """Count the cells with and without a value of ours."""
     filled = [cell for item in state.items for grid in state.filled(item) for cell in grid]
     counted = Counter(cell.reason for cell in filled if cell.reason)
     pictures = {name: picture.reason for name, picture in state.pictures.items() if picture.reason}
@@ -112,7 +112,7 @@ def summary(state: ReproductionState) -> Summary:
 
 @dataclass(frozen=True)
 class FilledItem:
-    """An item, filled."""
+    """An item with its cells, remarks and picture."""
 
     item: Item
     grids: list["Grid"]
@@ -134,23 +134,23 @@ class FilledItem:
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells by row and column."""
+    """The cells of a table by row and column."""
 
     columns: list[str]
     rows: list[tuple[str, list["Shown | None"]]]
 
     @classmethod
     def of(cls, cells: Sequence[FilledCell], marks: Marks) -> "Grid":
-        """Lay cells out, rows in the order in which they come."""
+        """Arrange cells in rows, in the order in which their rows first occur."""
         rows = Counter(cell.row for cell in cells)
-        (longest, _), *_ = rows.most_common()  # a row that has every column says in which order they stand
+        (longest, _), *_ = rows.most_common()  # a row with every column gives their order
         columns = [cell.column for cell in cells if cell.row == longest]
         there = {(cell.row, cell.column): Shown.of(cell, marks) for cell in cells}
         return cls(columns, [(row, [there.get((row, column)) for column in columns]) for row in rows])
 
     @property
     def has_gaps(self) -> bool:
-        """Whether the paper, too, has no figure somewhere."""
+        """Whether a cell exists neither here nor in the paper."""
         return any(cell is None for _, cells in self.rows for cell in cells)
 
 
@@ -159,17 +159,17 @@ class Shown:
     """A cell as text."""
 
     ours: str
-    """Empty where there is none."""
+    """Our value; empty if there is none."""
     sign: str
     """``<``, ``>``, ``=`` or ``≠`` between ours and the paper's."""
     paper: str
     mark: str
     colour: str = ""
-    """Of its background, as CSS."""
+    """Background of the cell, as CSS."""
 
     @classmethod
     def of(cls, filled: FilledCell, marks: Marks) -> "Shown":
-        """Write a cell."""
+        """Format a cell."""
         mark = marks.of(filled.reason or filled.note)
         paper = _printed(filled.paper, filled)
         if filled.ours is None:
@@ -185,7 +185,7 @@ class Shown:
 
     @property
     def markdown(self) -> str:
-        """``96.4 < 97.0``; ``[a] (97.0)`` where there is no figure of ours."""
+        """``96.4 < 97.0``; ``[a] (97.0)`` without a value of ours."""
         if not self.ours:
             return f"{self.mark} ({self.paper})"
         text = self.ours if self.sign == "=" and not self.ours[0].isdigit() else f"{self.ours} {self.sign} {self.paper}"
@@ -203,14 +203,14 @@ def _number(value: float | str | None, filled: FilledCell) -> str:
 
 
 def _printed(value: float | str | None, filled: FilledCell) -> str:
-    """Return the paper's figure with as many digits as it is printed with."""
+    """Return the paper's value with the number of digits that the paper prints."""
     if not isinstance(value, float) or not filled.percent:
         return _number(value, filled)
     return f"{100 * value:.2f}".removesuffix("0")
 
 
 def _colour(difference: float) -> str:
-    """Return blue where ours is above the paper's, orange where it is below; both differ for the colour-blind too."""
+    """Return blue if ours is above the paper's, orange if below; colour-blind readers can tell them apart."""
     strength = round(min(abs(difference), 1.0) * 0.55, 2)
     return f"rgba({'0,114,178' if difference > 0 else '230,159,0'},{strength})" if strength else ""
 
@@ -238,7 +238,7 @@ LEGEND = (
 
 
 def section_lines(section: FilledItem) -> list[str]:
-    """Return what is below the heading of an item."""
+    """Return the lines below the heading of an item."""
     lines: list[str] = []
     for grid in section.grids:
         head = ["", *grid.columns]
@@ -260,7 +260,7 @@ def _rows(rows: Sequence[Row]) -> list[str]:
     return lines + ["| " + " | ".join(str(value).replace("|", "\\|") for value in row.values()) + " |" for row in rows]
 
 
-# --- what both forms say --------------------------------------------------------------------------------------------
+# --- content of both forms --------------------------------------------------------------------------------------------
 
 
 def _title(state: ReproductionState) -> str:
@@ -276,7 +276,7 @@ def _command(state: ReproductionState) -> str:
 
 
 def _about(state: ReproductionState) -> list[str]:
-    """Say what it ran on, and how long it took."""
+    """Return sentences on versions, machine and time."""
     found = [result for _, result in state.results()]
     wall = sum(_seconds(state, zoo) for zoo in state.zoos)
     text = f"zootools {__version__} with torch {torch.__version__} on {_machine()}."
@@ -306,7 +306,7 @@ def _seconds(state: ReproductionState, zoo: str) -> float:
 
 
 def _tables(state: ReproductionState) -> list[tuple[str, list[Row]]]:
-    """Return title and lines of the tables at the end."""
+    """Return title and rows of the tables at the end."""
     return [
         ("The zoos", _zoos(state)),
         ("Checkpoints that are left out", _left_out(state)),
@@ -315,13 +315,13 @@ def _tables(state: ReproductionState) -> list[tuple[str, list[Row]]]:
 
 
 def _left_out(state: ReproductionState) -> list[Row]:
-    """Return a line for each zoo, split and reason."""
+    """Return a row for each zoo, split and reason."""
     notes = [note for _, found in state.results() for note in found.notes if note.kind == "left_out"]
     return [{"zoo": zoo, "what": text} for zoo, text in dict.fromkeys((note.zoo, note.text) for note in notes)]
 
 
 def _zoos(state: ReproductionState) -> list[Row]:
-    """Return a line for each zoo."""
+    """Return a row for each zoo."""
     scale, rows = state.workspace.scale, list[Row]()
     for name, zoo in state.zoos.items():
         whole = load_spec(find_spec(name)).model_count
@@ -338,7 +338,7 @@ def _zoos(state: ReproductionState) -> list[Row]:
 
 
 def _jobs(state: ReproductionState) -> list[Row]:
-    """Return a line for each encoder."""
+    """Return a row for each encoder."""
     rows: list[Row] = []
     for job, found in state.results():
         if job.learns:

@@ -1,4 +1,4 @@
-"""The whole of a reproduction: build the zoos, do the jobs in worker processes, draw, report. The same call resumes.
+"""A reproduction: build the zoos, do the jobs in worker processes, draw, report. The same call resumes it.
 
 >>> from representation.reproduction import reproduce
 >>> state = reproduce(["table1", "figure5"], "smoke")
@@ -44,24 +44,24 @@ def reproduce(
     workers: int | None = None,
     quiet: bool = False,
 ) -> ReproductionState:
-    """Make tables and figures of the paper again, and write the report beside what they are made of.
+    """Reproduce tables and figures of the paper, and write the report beside the zoos and encoders.
 
     Args:
         what: names such as ``table1`` and ``figure8``, or ``all``.
         scale: ``smoke``, ``cpu`` or ``full`` (`representation.reproduction.scales`).
-        out: the folder for zoos, encoders, results and the report; ``reproduction/<scale>`` by default. What is there
-            already is used.
-        data: where image files lie and are downloaded to (see `zootools.images.datasets.data_folder`).
+        out: the folder for zoos, encoders, results and the report; ``reproduction/<scale>`` by default. Existing zoos,
+            encoders and results in it are used.
+        data: folder of image files and of downloads (see `zootools.paths.data_folder`).
         seeds: encoders to train for each cell, with the seeds 0, 1, ...
         workers: processes; one per core by default, and a single one with CUDA.
-        quiet: say nothing on stderr.
+        quiet: print nothing on stderr.
 
-    Returns what came of it: `ReproductionState.filled` has the cells of each item.
+    Returns its state; `ReproductionState.filled` returns the cells of an item.
 
-    A job that finds nothing to learn from leaves its reason in the cells. When the process is interrupted the report
-    is written with what there is.
+    If a job cannot be done, its cells have the reason. If the process is interrupted, the report is written with the
+    results so far.
 
-    Raises SpecError for unknown names, or a folder that holds something else; StorageError when the disk refuses;
+    Raises SpecError for unknown names, or a folder with another content; StorageError when the disk refuses;
     WorkerError when a worker process died.
     """
     items, settings = find_items(what), find_scale(scale)
@@ -80,7 +80,7 @@ def _cores() -> int:
 
 
 class _Run:
-    """The state of one call."""
+    """One call of `reproduce`."""
 
     def __init__(
         self, workspace: Workspace, items: list[Item], data: Path | None, seeds: int, workers: int, quiet: bool
@@ -95,7 +95,7 @@ class _Run:
         self.worked, self.done = 0.0, 0.0  # seconds, and floating-point operations, of the jobs of this call
 
     def everything(self) -> None:
-        """Build, do, draw."""
+        """Build all zoos, do all jobs, draw all pictures."""
         self._look_for_images()
         self.waiting = [job for job in self.waiting if not self.state.zoos[job.zoo].reason]
         with _workers(self.workers) as pool:
@@ -108,8 +108,8 @@ class _Run:
                     self._draw(pool)
 
     def _look_for_images(self) -> None:
-        """Note which zoos cannot be built, and for which other images stand in."""
-        at_hand: dict[str, bool] = {}  # by data set: reading one takes a second
+        """Record which zoos cannot be built, and which are built with other images."""
+        at_hand: dict[str, bool] = {}  # by data set, because reading one takes a second
         for zoo in self.zoos:
             images, finished = self.workspace.scale.spec(zoo).images, (self.workspace.zoo(zoo) / "zoo.json").exists()
             instead = reason = ""
@@ -127,7 +127,7 @@ class _Run:
             self.state.zoos[zoo] = ZooState(instead, reason)
 
     def _build(self, zoo: str) -> None:
-        """Build a zoo, if it is not there."""
+        """Build a zoo, or complete it."""
         spec = self.workspace.scale.spec(zoo, stand_in=bool(self.state.zoos[zoo].instead))
         self._say(f"{zoo}: {spec.models or spec.model_count} models, {spec.training.epochs} epochs")
         build(
@@ -140,7 +140,7 @@ class _Run:
         )
 
     def _do(self, pool: ProcessPoolExecutor) -> None:
-        """Do what is not done yet of the jobs whose zoos are there."""
+        """Do the remaining jobs whose zoos are built."""
         ready = dict[Future[str], tuple[Job, int]]()
         for job in list(self.waiting):
             others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.state.zoos[zoo].reason]
@@ -166,9 +166,9 @@ class _Run:
             )
 
     def _draw(self, pool: ProcessPoolExecutor) -> None:
-        """Draw the pictures of which all zoos and encoders are there, those of the same zoos in one worker.
+        """Draw the pictures whose zoos and encoders are finished, pictures of the same zoos in one worker.
 
-        Such pictures share how their zoos are reduced to the plane, which takes most of the time.
+        They share the projection of their zoos to the plane, which takes most of the time.
         """
         groups: dict[Any, list[Item]] = {}
         for item in [item for item in self.items if item.picture and item.name not in self.state.pictures]:
@@ -195,7 +195,7 @@ class _Run:
 
 @contextmanager
 def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield worker processes that leave with this one, and at once when the block is left by an exception."""
+    """Yield worker processes that end with this one, and immediately if the block raises."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["representation.reproduction.work"])
     watched, lifeline = context.Pipe(duplex=False)
@@ -204,7 +204,9 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
         pool.shutdown()
     except BrokenProcessPool as error:
-        raise WorkerError("a worker process died; what was finished is kept, and the same command goes on") from error
+        raise WorkerError(
+            "a worker process died; finished zoos, encoders and results are kept, and the same command resumes"
+        ) from error
     finally:
         lifeline.close()
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""How much is built and trained: `smoke` in a test, `cpu` in an hour or two, `full` as the paper has it."""
+"""Scales of a reproduction: `smoke` for tests, `cpu` for an hour or two, `full` as in the paper."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,36 +10,36 @@ from zootools.errors import SpecError, did_you_mean
 from zootools.spec import DatasetImages, ZooSpec, load_spec
 
 Changes = tuple[str, ...]
-"""``"key=value"`` each, as ``--set`` takes them."""
+"""Overrides ``"key=value"``, as for ``--set``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """What is changed of specifications and recipes."""
+    """Overrides of specifications and recipes, and limits."""
 
     name: str
     description: str
     recipe: str
-    """The recipe of every encoder; ``{zoo}`` stands for the zoo's name."""
+    """The recipe of every encoder; ``{zoo}`` is replaced by the zoo's name."""
     zoos: Mapping[str, Changes] = field(default_factory=dict)
-    """Changes of a zoo's specification."""
+    """Overrides of the specification, by zoo."""
     recipes: Mapping[str, Changes] = field(default_factory=dict)
-    """Changes of the recipe, by zoo."""
+    """Overrides of the recipe, by zoo."""
     variations: Mapping[str, Changes] = field(default_factory=dict)
-    """Further changes of the recipe, by variation."""
+    """Further overrides of the recipe, by variation."""
     backend: str = "auto"
-    """What trains zoos."""
+    """The backend that trains zoos."""
     points: int = 5_000
-    """Checkpoints that a picture shows as points at most."""
+    """Most checkpoints that a picture shows as points."""
     stands_in: bool = False
-    """Whether bundled images take the place of those whose files are missing, instead of a download."""
+    """Use bundled images in place of missing image files, instead of downloading them."""
 
     def spec(self, zoo: str, stand_in: bool = False) -> ZooSpec:
-        """Return the specification of a zoo, with scikit-learn's digits for its images if told so."""
+        """Return the specification of a zoo; with ``stand_in``, scikit-learn's digits replace its images."""
         return load_spec(find_spec(zoo), self.zoo_changes(zoo, stand_in))
 
     def zoo_changes(self, zoo: str, stand_in: bool = False) -> Changes:
-        """Return what is changed of a zoo's specification."""
+        """Return the overrides of a zoo's specification."""
         changes = self.zoos.get(zoo, ())
         if not stand_in:
             return changes
@@ -49,12 +49,12 @@ class Scale:
         return (*changes, f"images={{name: digits, {kept}, size: 28, mean: 0.305, std: 0.325}}")
 
     def recipe_of(self, job: Job) -> Recipe:
-        """Return the recipe of an encoder, or of the encoder that baselines are held against."""
+        """Return the recipe of a job's encoder; for baselines, of the encoder that they are compared with."""
         name, changes = self.recipe_words(job)
         return load_recipe(name, changes)
 
     def recipe_words(self, job: Job) -> tuple[str, Changes]:
-        """Return the name of a job's recipe, and what is changed of it."""
+        """Return the name of a job's recipe, and the overrides."""
         loss = (f"loss.kind={job.method}",) if job.learns else ()
         own = (*VARIATIONS[job.variation], *self.variations.get(job.variation, ()))
         return self.recipe.format(zoo=job.zoo), (*self.recipes.get(job.zoo, ()), *loss, *own)
@@ -69,7 +69,7 @@ _SMOKE_CNN = (
     "images.test=100",
     _SPLIT,
 )
-# Two stacks instead of sixteen: with so few models and steps, what is written takes most of the time.
+# Two stacks instead of sixteen: with few models and steps, writing files takes most of the time.
 _SMOKE_HYP = (*_SMOKE_CNN, "grid.activation=[tanh, relu]", "grid.optimizer=[adam]", "grid.dropout=[0.0]")
 _SMOKE_LARGE = (
     "sample.count=32",
@@ -79,7 +79,7 @@ _SMOKE_LARGE = (
     _SPLIT,
 )
 _CPU_IMAGES = ("images.test=1000", "training.train_metrics_images=1000")
-# Of a zoo of seeds alone, most models must learn, or nothing is left to predict: fewer of them, with more images each.
+# Models that differ only in the seed: most must learn, or there is nothing to predict. So fewer models, more images.
 _CPU_SEED = ("models=120", "images.train=20000", *_CPU_IMAGES)
 _CPU_HYP = ("models=256", "images.train=4000", "training.epochs=15", *_CPU_IMAGES)
 _CPU_LARGE = (
@@ -90,8 +90,8 @@ _CPU_LARGE = (
 )
 _SMALL = ("encoder.width=64", "encoder.hidden=128")
 _CPU_TETRIS_RECIPE = (*_SMALL, "encoder.latent=50", "epochs.every=5", "training.batch_size=250", "training.epochs=16")
-# Up to a tenth of these checkpoints explodes and stays finite, and would decide what linear probes and variances say of
-# all the others. The limit is that of the notebook to the authors' later data set; healthy weights end just below it.
+# Up to a tenth of these checkpoints explodes and stays finite, and would dominate linear probes and variances. The
+# limit is from the notebook of the authors' later data set; the largest weights of healthy models are just below it.
 _DEAD = "largest_weight=5"
 _CPU_CNN_RECIPE = (*_SMALL, "training.batch_size=100", "training.epochs=40", _DEAD)
 
@@ -143,7 +143,7 @@ SCALES = {
 
 
 def find_scale(name: str) -> Scale:
-    """Return a scale by its name. Raises SpecError naming the nearest."""
+    """Return a scale by its name. Raises SpecError for an unknown name."""
     if name not in SCALES:
         raise SpecError(f"--scale: found {name!r}{did_you_mean(name, SCALES)}")
     return SCALES[name]

@@ -1,4 +1,4 @@
-"""What came of a reproduction: every cell with our figure, the paper's, and the reason where there is none of ours."""
+"""The state of a reproduction: every cell with our value, the paper's, and the reason if there is none of ours."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,23 +15,23 @@ NOT_RUN = "not run before the reproduction was stopped"
 
 @dataclass(frozen=True)
 class ZooState:
-    """What there is for a zoo."""
+    """Whether a zoo can be built, and with which images."""
 
     instead: str = ""
-    """The images for which scikit-learn's digits stand in."""
+    """Name of the images that scikit-learn's digits replace; empty for the right images."""
     reason: str = ""
-    """Why it cannot be built."""
+    """Why it cannot be built; empty if it can."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What became of a picture."""
+    """A picture, or the reason why there is none."""
 
     file: Path | None = None
     note: str = ""
-    """What it shows, and what is missing in it."""
+    """A remark on its content, and on missing zoos."""
     reason: str = ""
-    """Why it was not drawn."""
+    """Why it was not drawn; empty if it was."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class FilledCell:
     row: str
     column: str
     ours: float | str | None
-    """The mean over seeds, R2 and accuracy as fractions; None where there is none."""
+    """The mean over seeds, R2 and accuracy as fractions, or a text; None if there is no value."""
     paper: float | str | None
     percent: bool = False
     interval: float | None = None
     """Half the width of the 95 % interval of the mean over seeds; None with a single seed."""
     seeds: int = 0
     reason: str = ""
-    """Why there is no figure of ours."""
+    """Why there is no value of ours."""
     note: str = ""
-    """What must be known of ours: images that stand in for others."""
+    """A remark on our value: other images, missing seeds."""
     cell: Cell | None = None
 
 
 @dataclass
 class ReproductionState:
-    """What came of a reproduction."""
+    """The results of a reproduction, and what could not be done."""
 
     workspace: Workspace
     items: list[Item]
@@ -64,10 +64,10 @@ class ReproductionState:
     data: Path | None
     zoos: dict[str, ZooState] = field(default_factory=dict)
     failures: dict[tuple[Job, int], str] = field(default_factory=dict)
-    """Jobs that found nothing, and why."""
+    """Jobs without a result, and why."""
     pictures: dict[str, Picture] = field(default_factory=dict)
     _read: dict[tuple[Job, int], JobResult | None] = field(default_factory=dict, repr=False)
-    """Results that a report has read: hundreds of cells share some dozens of them."""
+    """Cache of results: hundreds of cells share some dozens of them."""
 
     def filled(self, item: Item) -> list[list[FilledCell]]:
         """Return the cells of an item, grid by grid."""
@@ -76,7 +76,7 @@ class ReproductionState:
         return [[self._fill(cell) for cell in grid] for grid in item.grids]
 
     def results(self) -> Iterator[tuple[Job, JobResult]]:
-        """Yield every job that was done, with what it found, seed by seed."""
+        """Yield every job that was done with its result, seed by seed."""
         for job in dict.fromkeys(job for item in self.items for job in item.jobs):
             for seed in range(self.seeds):
                 if (found := self._found(job, seed)) is not None:
@@ -111,7 +111,7 @@ class ReproductionState:
         return filled(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes))
 
     def _value(self, cell: Cell, seed: int) -> float | str:
-        """Return a score, or why there is none."""
+        """Return a score, or the reason why there is none."""
         found = self._found(cell.job, seed)
         if found is None:
             return self.failures.get((cell.job, seed), NOT_RUN)

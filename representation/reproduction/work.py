@@ -1,7 +1,7 @@
-"""One job with one seed: baselines, variances, or an encoder, scored and written down; done once, never twice.
+"""One job with one seed: compute the scores of baselines, variances, or an encoder, and store them.
 
-What a job finds is a JSON file below ``results/``. It holds what decides it (the zoos' manifests, the recipe), so a
-changed zoo or recipe is done again, and nothing else is.
+The result is a JSON file in ``results/``. It has the hashes of the zoos' manifests and the recipe, so that a job is
+repeated if, and only if, a zoo or the recipe changed.
 """
 
 import hashlib
@@ -110,9 +110,9 @@ class Workspace:
 
 
 def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
-    """Do a job and write down what it finds; return why it found nothing, or an empty string.
+    """Do a job and write its result; return the reason why there is none, or an empty string.
 
-    ``others`` are the zoos, of those that a job's scores are transferred to, that are there and wanted.
+    ``others`` are the zoos to transfer to.
     """
     begun, cpu = time.perf_counter(), time.process_time()
     identity = workspace.identity(job, seed, others)
@@ -167,7 +167,7 @@ def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], re
 
 
 def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo, home: ZooDataset) -> list[Method]:
-    """Return what a job scores, fitted: the baselines that the paper has for this zoo, or the trained encoder."""
+    """Return the fitted methods of a job: the baselines that the paper has for this zoo, or the trained encoder."""
     weights = home.splits["train"].weights
     if not job.learns:
         latent = recipe.encoder.latent
@@ -188,9 +188,9 @@ def _fitted(baseline: Baseline, weights: Tensor, home: ZooDataset, seed: int) ->
 def _variances(workspace: Workspace, job: Job, recipe: Recipe) -> _Found:
     """Return VAR and VARc of Table 4.
 
-    VAR is the variance of each weight over all checkpoints, averaged over the weights: in the paper it falls within
-    groups where the seed is fixed, which a variance over a model's own weights could not. VARc is its plain mean over
-    the groups of one initialisation and activation.
+    VAR is the variance of each weight over all checkpoints, averaged over the weights: in the paper it is lower within
+    groups if the seed is fixed, which would not hold for the variance over the weights of one model. VARc is its mean
+    over the groups of one initialisation and activation, each with the same weight.
     """
     zoo = recipe.epochs.select(open_zoo(workspace.zoo(job.zoo)))
     weights = zoo.weights()

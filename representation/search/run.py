@@ -117,18 +117,18 @@ def search_recipes(
 
 
 def _merit(ended: TrialResult) -> tuple[bool, float]:
-    """Order trials: those that finished come before those that were stopped, which might not have kept a lead."""
+    """Return the sort key of a trial. Finished trials rank above stopped ones, which might not have kept their lead."""
     return ended.outcome == "finished", ended.curve[-1]
 
 
 def _targets(home: ZooDataset, space: Space, path: Path) -> list[str]:
-    """Return the properties that the objective probes for. Raises SpecError for one that cannot be."""
+    """Return the properties that the objective probes. Raises SpecError for one that cannot be probed."""
     if space.objective.score != "probes":
         return []
     unfit: dict[str, str] = {}
     for split, part in home.splits.items():
         for name, target in part.targets.items():
-            reason = "no number" if target.classes else target.unfit()
+            reason = "not numeric" if target.classes else target.unfit()
             if reason:
                 unfit.setdefault(name, f"{reason} in the {split} split")
     numbers = [name for name in home.splits["train"].targets if name not in unfit]
@@ -137,7 +137,7 @@ def _targets(home: ZooDataset, space: Space, path: Path) -> list[str]:
             reason = f"{name}: {unfit[name]}" if name in unfit else f"found {name!r}{did_you_mean(name, numbers)}"
             raise SpecError(f"{path}: objective.targets: {reason}")
     if not numbers:
-        raise SpecError(f"{path}: {home.name} has no property to probe for; use the objective score 'reconstruction'")
+        raise SpecError(f"{path}: {home.name} has no property to probe; use the objective score 'reconstruction'")
     return list(space.objective.targets or numbers)
 
 

@@ -1,4 +1,4 @@
-"""The space of a search over recipes: a YAML file that says which keys of a recipe vary, and what is best.
+"""The space of a search over recipes: a YAML file with the keys of a recipe that vary, and the objective.
 
 >>> space, trials = load_search(Path("space.yaml"), "default")
 
@@ -20,29 +20,29 @@ from zootools.spec.sections import Override, Section, SectionError, parse_sectio
 
 
 class Vary(Draw):
-    """How one key of the recipe is drawn: as in a specification's ``sample``, whole numbers and truth values too."""
+    """How one key of the recipe is drawn: as in a specification's ``sample``, and also integers and booleans."""
 
     choice: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1, max_length=10_000)] | None = None
-    """One of these values, each as likely."""
+    """One of these values, with equal probability."""
 
 
 class SearchObjective(Section):
-    """What the best trial has most of, on the validation split; of the test split nothing is looked at."""
+    """The validation score to maximise; the test split is never used."""
 
     score: Literal["probes", "reconstruction", "loss"] = "probes"
-    """``probes``: the mean R2 of the paper's linear probes for ``targets``; ``reconstruction``: the R2 of the
-    reconstructed weights; ``loss``: the validation loss, the lower the better. The last two need no labels."""
+    """``probes``: the mean R2 of the paper's linear probes of ``targets``; ``reconstruction``: the R2 of the
+    reconstructed weights; ``loss``: the validation loss, which is minimised. The last two need no labels."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Properties of the models, all that are numbers by default."""
+    """Properties of the models; by default all numeric ones."""
 
     @property
     def sign(self) -> int:
-        """-1 where less is better."""
+        """-1 if the objective is minimised, else 1."""
         return -1 if self.score == "loss" else 1
 
     @property
     def text(self) -> str:
-        """What it is, in words."""
+        """The name of the objective, for readers."""
         return {"probes": "mean R2 of the probes", "reconstruction": "R2 of the reconstruction", "loss": "loss"}[
             self.score
         ]
@@ -55,28 +55,28 @@ class SearchObjective(Section):
 
 
 class Stopping(Section):
-    """When a trial is given up (ASHA): at epochs ``after``, ``after * factor``, ``after * factor**2``, ... a trial goes
-    on only if it is among the best 1 / ``factor`` of those that came so far before it."""
+    """Early stopping (ASHA): at epochs ``after``, ``after * factor``, ``after * factor**2``, ... a trial continues only
+    if it is among the best 1 / ``factor`` of the trials that reached this epoch before it."""
 
     after: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """The first epoch after which trials are compared."""
+    """First epoch after which trials are compared."""
     factor: Annotated[int, Field(ge=2, le=100)] = 3
-    """One trial in so many goes on."""
+    """One trial in ``factor`` continues."""
 
 
 class Space(Section):
-    """A whole search, but for the recipe that it starts from."""
+    """A search, without the recipe that it starts from."""
 
     trials: Annotated[int, Field(ge=1, le=10_000)]
-    """How many recipes are tried."""
+    """Number of recipes to try."""
     seed: Seed = 0
-    """Another one draws other recipes."""
+    """Seed of the drawn values."""
     vary: Annotated[dict[str, Vary], Field(min_length=1)]
-    """By key of the recipe, as in ``--set``: ``training.lr``."""
+    """The keys of the recipe that vary, as in ``--set``: ``training.lr``."""
     objective: SearchObjective = SearchObjective()
-    """What is searched for."""
+    """The score to maximise."""
     stopping: Stopping = Stopping()
-    """When a trial is given up."""
+    """When bad trials are stopped."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ class Trial:
 
     number: int
     changes: tuple[str, ...]
-    """What it changes in the recipe that the search starts from, as for ``--set``."""
+    """Overrides of the recipe that the search starts from, as for ``--set``."""
     recipe: Recipe
 
 
 def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple[Space, list[Trial]]:
-    """Read a search space, and draw the trials that it makes of a recipe.
+    """Read a search space, and draw its trials for a recipe.
 
-    A drawn value depends on nothing but the seed, its key and the number of the trial: more trials, or another key
-    beside it, change none. Where the recipe wants a whole number, one from an interval is rounded.
+    A drawn value depends only on the seed, its key and the number of the trial, not on the number of trials or on other
+    keys. A value from an interval is rounded if the recipe needs an integer.
 
     Raises SpecError listing every fault with its file and line, what was found, and what is allowed.
     """
@@ -111,7 +111,7 @@ def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple
             try:
                 load_recipe(recipe, [*overrides, change])
             except SectionError as error:
-                # A fault of two keys together is none of this key alone, and the drawn trials may not have it.
+                # An error of two keys together is reported below, if a drawn trial has it.
                 if place in error.places:
                     raise
     trials = []
@@ -121,7 +121,7 @@ def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple
         try:
             drawn = load_recipe(recipe, [*overrides, *changes])
         except SpecError as error:
-            heading = f"{path}: trial {number} ({' '.join(changes)}) is no valid recipe"
+            heading = f"{path}: trial {number} ({' '.join(changes)}) is not a valid recipe"
             raise SpecError(heading, *(f"  {line}" for line in error.args)) from None
         if space.objective.score == "reconstruction" and not drawn.loss.reconstructs:
             reason = f"the loss {drawn.loss.kind} does not reconstruct"
@@ -131,7 +131,7 @@ def load_search(path: Path, recipe: str, overrides: Sequence[str] = ()) -> tuple
 
 
 def _change(base: Recipe, key: str, draw: Vary, value: Any) -> str:
-    """Return ``key=value`` as ``--set`` reads it, a number from an interval rounded where the recipe wants it whole."""
+    """Return ``key=value`` as for ``--set``; a value from an interval is rounded if the recipe needs an integer."""
     *path, last = key.split(".")
     section: Any = base
     for name in path:

@@ -1,6 +1,6 @@
-"""Augmentation of weights, on the device they lie on, for a whole batch at once (paper, section 2).
+"""Augmentation of a batch of weights, on their device (paper, section 2).
 
-Every network of a batch gets its own permutation, its own erased block and its own noise, anew for every view.
+Every view of every network gets its own permutation, erased block and noise.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from zootools.architectures import Schema
 
 
 class Views(NamedTuple):
-    """Augmented copies of a batch, and what they are copies of; the two never share memory."""
+    """Augmented copies of a batch, and the same copies before erasing and noise; the two never share memory."""
 
     augmented: Tensor
     """float ``[copies * n, N]``, the first copies of all networks first."""
     clean: Tensor
-    """The same, in the same permuted order, before erasing and noise."""
+    """float ``[copies * n, N]``, in the same permuted order, before erasing and noise."""
 
 
 class Augmenter(nn.Module):
@@ -27,7 +27,7 @@ class Augmenter(nn.Module):
 
     Permutations of the hidden layers are drawn uniformly from the whole group, independently per layer and
     network: the outputs of a layer move together with the matching inputs of the next (equation 1), from a
-    convolution to a linear layer in blocks of height times width. They leave the network's function as it is.
+    convolution to a linear layer in blocks of height times width. The network computes the same function as before.
     """
 
     def __init__(self, schema: Schema, settings: Augmentation) -> None:
@@ -35,7 +35,7 @@ class Augmenter(nn.Module):
         self.schema, self.settings = schema, settings
 
     def views(self, weights: Tensor, generator: torch.Generator | None = None, copies: int = 2) -> Views:
-        """Return views of ``weights`` ``[n, N]``; the input is left as it is and shares memory with no view."""
+        """Return views of ``weights`` ``[n, N]``, which are not changed; no view shares memory with them."""
         clean = weights.repeat(copies, 1)
         if self.settings.permute:
             clean = clean.gather(1, self.permutations(len(clean), weights.device, generator))
@@ -48,7 +48,7 @@ class Augmenter(nn.Module):
         return Views(augmented, clean)
 
     def permutations(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-        """Draw random permutations; row ``i`` of the returned int64 ``[count, N]`` says which weight goes where.
+        """Draw random permutations; return indices, int64 ``[count, N]``, one row per network.
 
         ``weights.gather(1, index)`` are the permuted networks, in the flat order of `Schema.parameters`.
         """
@@ -75,9 +75,9 @@ class Augmenter(nn.Module):
         return torch.cat(parts, dim=1)
 
     def erased(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-        """Draw which weights are erased: bool ``[count, N]``, in each chosen row one block of the flat vector.
+        """Draw the mask of erased weights, bool ``[count, N]``: in each chosen row one block of the flat vector.
 
-        Its length is uniform between the bounds, its place uniform among those where it fits.
+        The length of the block is uniform between the bounds, its start uniform among the possible ones.
         """
         size, settings = self.schema.size, self.settings
         chosen, length, start = torch.rand(3, count, 1, generator=generator, device=device)

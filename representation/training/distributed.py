@@ -1,9 +1,9 @@
 """Training encoders on a Ray cluster (extra ``ray``).
 
-The weights of the zoo are put into the object store once, and every seed is one task. After each epoch what changed in
-a task's folder travels back to this process, the only one that writes to ``out``. So ``out`` is at all times what
-training on this machine would have left there: a task whose worker or node dies goes on elsewhere after its last whole
-epoch, and so does an interrupted command.
+The weights of the zoo are put into the object store once, and every seed is one task. After each epoch the changed
+files of a task's folder are sent back to this process, the only one that writes to ``out``. So ``out`` always has the
+content that training on this machine would have written: a task whose worker or node died resumes elsewhere after its
+last committed epoch, and so does an interrupted command.
 """
 
 import warnings
@@ -31,7 +31,7 @@ from zootools.text import say
 from zootools.zoo import Zoo
 
 SMALLEST_SHARE = 0.25
-"""Of a GPU, for one training."""
+"""Smallest share of a GPU for one training."""
 
 
 def train_encoders(
@@ -39,11 +39,10 @@ def train_encoders(
 ) -> list[Encoder]:
     """Train an encoder for each of the seeds 0, 1, ... on a Ray cluster, and return them.
 
-    ``folders[seed]`` becomes what `representation.training.train.train_encoder` makes of it, encoder for encoder the
-    same bytes where processors and number of threads are the same (see `Resources`). Only the seconds in its records
-    differ.
+    ``folders[seed]`` gets the same files as by `representation.training.train.train_encoder`, byte for byte where
+    processors and number of threads are the same (see `Resources`); only the seconds in the records differ.
 
-    Raises WorkerError when the workers of a seed die again and again, else what `train_encoder` raises.
+    Raises WorkerError when the workers of a seed die repeatedly, and the errors of `train_encoder`.
     """
     weights = Weights.of(zoo, recipe, quiet)
     with ExitStack() as stack:
@@ -67,15 +66,15 @@ def train_encoders(
 
 
 class Resources(NamedTuple):
-    """What of a cluster one training gets: processors of a node, or a part of a GPU."""
+    """Resources of a cluster for one training: processors of a node, or a share of a GPU."""
 
     threads: int
-    """As many as torch has in this process, but not more than the largest node has processors."""
+    """torch's number of threads in this process, at most the number of processors of the largest node."""
     gpus: float
 
     @classmethod
     def of(cls, trainings: int) -> "Resources":
-        """Divide the cluster that this process is connected to between so many trainings."""
+        """Divide the cluster that this process is connected to between ``trainings`` trainings."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -86,17 +85,17 @@ class Resources(NamedTuple):
 
     @property
     def device(self) -> str:
-        """The device that `train_epochs` is told."""
+        """The device for `train_epochs`."""
         return "cuda" if self.gpus else "cpu"
 
 
 def packed(weights: Weights) -> Any:
-    """Return weights in the form in which they travel: arrays, which all workers of a machine map without a copy."""
+    """Return weights as NumPy arrays, which all workers of a machine map without a copy."""
     return weights._replace(train=weights.train.numpy(), validation=weights.validation.numpy())  # type: ignore[arg-type]
 
 
 def unpacked(arrays: Any) -> Weights:
-    """Return weights that came packed; their memory is shared, and nothing may write to it."""
+    """Return weights from the arrays of `packed`; their memory is shared and read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         tensors = {name: torch.from_numpy(getattr(arrays, name)) for name in ("train", "validation")}
@@ -158,7 +157,9 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
 def _train_seed(
     shared: Any, recipe: Recipe, seed: int, files: dict[str, bytes], share: Resources, name: Path
 ) -> Iterator[tuple[int, dict[str, bytes]] | tuple[str, None]]:
-    """Train one seed where Ray put it, from a folder's ``files``; yield after each epoch which files have changed."""
+    """Train one seed in a worker, from the ``files`` of its folder; yield the changed files after each epoch.
+
+    ``name`` is the training's folder, for messages."""
     yield STARTED
     torch.set_num_threads(share.threads)
     with TemporaryDirectory(prefix="zootools-") as scratch:
@@ -182,7 +183,7 @@ def _train_seed(
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return a mark of each version of each file of a training, in the order in which an epoch commits them."""
+    """Return modification time, inode and size of each file, in the order in which an epoch commits them."""
     last = (".work/state.safetensors", "log.jsonl", "training.json")
     names = [path.name for path in folder.iterdir() if path.is_file() and path.name not in last]
     found = {name: (folder / name).stat() for name in (*names, *last) if (folder / name).exists()}

@@ -20,8 +20,8 @@ Reduction = Literal["mean", "sum"]
 def squared_error(outputs: Tensor, targets: Tensor, scale: Tensor | None, reduction: Reduction = "mean") -> Tensor:
     """Return the squared error of ``[n, N]`` reconstructions, each weight's times ``scale`` ``[N]``.
 
-    It is the mean over everything, or (``sum``) summed over weights and averaged over networks, as the paper
-    prints it.
+    ``mean`` averages over weights and networks; ``sum`` sums over weights and averages over networks, as the paper's
+    equation does.
     """
     errors = (outputs - targets).square()
     if scale is not None:
@@ -32,7 +32,7 @@ def squared_error(outputs: Tensor, targets: Tensor, scale: Tensor | None, reduct
 def nt_xent(projected: Tensor, temperature: float, reduction: Reduction = "mean") -> Tensor:
     """Return NT-Xent (equation 2) of the projections ``[2n, d]`` of n pairs; rows i and n + i are a pair.
 
-    Every view is contrasted with its partner and all 2n - 2 others; the 2n terms are averaged or summed.
+    Every view is compared with its partner and with all 2n - 2 other views; the 2n terms are averaged or summed.
     """
     unit = F.normalize(projected.float(), dim=1)
     similarity = unit @ unit.T / temperature
@@ -50,9 +50,9 @@ def positive_contrast(projected: Tensor, temperature: float, reduction: Reductio
 
 
 def paper_code_positive_contrast(projected: Tensor, temperature: float) -> Tensor:
-    """Return what the paper's released code computes in the place of equation 3.
+    """Return the term that the paper's released code computes instead of equation 3.
 
-    The mean of (cos / T)^2 over the pairs, divided by their 2n views: lowest where two views are orthogonal.
+    It is the mean of (cos / T)^2 over the pairs, divided by their 2n views: lowest where two views are orthogonal.
     """
     pairs = len(projected) // 2
     cosine = F.cosine_similarity(projected[:pairs].float(), projected[pairs:].float())
@@ -72,7 +72,7 @@ def contrast_of_positive_pairs(projected: Tensor, settings: Loss) -> Tensor:
 
 
 class Terms(NamedTuple):
-    """A loss and its parts, each a scalar; a part that is not computed is zero."""
+    """A loss and its terms, each a scalar; a term that the loss does not have is zero."""
 
     total: Tensor
     reconstruction: Tensor
@@ -85,7 +85,7 @@ class Objective(nn.Module):
     scale: Tensor | None
 
     def __init__(self, settings: Loss, schema: Schema, weights: Tensor) -> None:
-        """Take the scale of the layers from ``weights`` ``[n, N]``, those trained on."""
+        """Args: ``weights`` ``[n, N]`` are the training weights; the layer-wise error is scaled by their variance."""
         super().__init__()
         self.settings = settings
         layerwise = settings.reconstruction == "layerwise"
@@ -97,7 +97,7 @@ class Objective(nn.Module):
             self.beta = 0.0
 
     def forward(self, outputs: Tensor | None, targets: Tensor, projected: Tensor | None) -> Terms:
-        """Return the loss of reconstructions ``[2n, N]`` and projections ``[2n, d]``; None where not needed."""
+        """Return the loss of reconstructions ``[2n, N]`` and projections ``[2n, d]``; None for a missing term."""
         settings = self.settings
         reconstruction = contrast = targets.new_zeros(())
         if outputs is not None:

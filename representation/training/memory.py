@@ -1,7 +1,7 @@
-"""What an encoder takes of memory, estimated before anything is computed.
+"""The memory that an encoder needs, estimated before anything is computed.
 
-The estimate is a lower bound: parameters with their gradients, the optimizer's two moments and the copies that a commit
-makes, and of the activations of a batch those that every block keeps for the backward pass.
+The estimate is a lower bound: parameters with their gradients, the two moments of the optimizer, the copies that a
+commit makes, and the activations of a batch that every block keeps for the backward pass.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from zootools.errors import SpecError
 from zootools.memory import available_memory, gigabytes
 
 TRAINED, STORED = 16, 12
-"""Bytes of a parameter in training (itself, its gradient, two moments of Adam), and in the state that is written."""
+"""Bytes per parameter in training (itself, its gradient, two moments of Adam), and in the state that is written."""
 KEYS = ("encoder.hidden", "encoder.width", "encoder.latent", "encoder.blocks", "encoder.layers", "head.hidden")
 
 
@@ -27,20 +27,20 @@ class Need(NamedTuple):
     """Estimated memory of an encoder, in bytes."""
 
     parameters: int
-    """Their number."""
+    """Number of parameters."""
     fixed: int
-    """What the parameters take."""
+    """Bytes for the parameters."""
     batch: int
-    """What the activations of a batch take."""
+    """Bytes for the activations of a batch."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All bytes."""
         return self.fixed + self.batch
 
 
 def estimate(schema: Schema, recipe: Recipe, rows: int, training: bool = True) -> Need:
-    """Return what the encoder of a recipe takes; ``rows`` are the networks that it is trained on."""
+    """Return the memory that the encoder of a recipe needs; ``rows`` is the number of training networks."""
     settings, views = recipe.encoder, 2 * min(recipe.training.batch_size, rows)
     if isinstance(settings, Attention):
         shapes = Tokenizer(schema, settings.tokens).shapes
@@ -61,13 +61,13 @@ def estimate(schema: Schema, recipe: Recipe, rows: int, training: bool = True) -
 def check_memory(
     schema: Schema, recipe: Recipe, rows: int, training: bool = True, device: torch.device | None = None
 ) -> None:
-    """Raise SpecError, with what is needed and what is free, where an encoder does not fit into memory."""
+    """Raise SpecError, with the needed and the free memory, if an encoder does not fit."""
     need = estimate(schema, recipe, rows, training)
     free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else available_memory()
     if need.total <= free:
         return
     about = f"the encoder has {need.parameters:,} parameters; "
-    about += "training it takes" if training else "without any training it takes"
+    about += "training needs" if training else "even untrained it needs"
     parts = f" ({gigabytes(need.fixed)} for parameters and optimizer, {gigabytes(need.batch)} for a batch)"
     raise SpecError(
         f"{about} at least {gigabytes(need.total)} of memory{parts if training else ''}, and {gigabytes(free)} are "
@@ -98,7 +98,7 @@ def _head_parameters(latent: int, head: Head) -> int:
 
 @contextmanager
 def memory_named(schema: Schema, recipe: Recipe, rows: int, training: bool = True) -> Iterator[None]:
-    """Turn a lack of memory that the estimate did not foresee into a SpecError that names the key to change."""
+    """Turn a failed allocation, which the estimate did not foresee, into a SpecError that names the key to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -106,14 +106,14 @@ def memory_named(schema: Schema, recipe: Recipe, rows: int, training: bool = Tru
             raise
         need = estimate(schema, recipe, rows, training)
         raise SpecError(
-            f"memory does not suffice for an encoder of {need.parameters:,} parameters (at least "
+            f"not enough memory for an encoder of {need.parameters:,} parameters (at least "
             f"{gigabytes(need.total)}; {gigabytes(available_memory())} are free); use a smaller "
             f"{_decisive(schema, recipe, rows, training)}"
         ) from error
 
 
 def _decisive(schema: Schema, recipe: Recipe, rows: int, training: bool) -> str:
-    """Return the key of a recipe that memory depends on most, and its value."""
+    """Return the key of a recipe that memory depends on most, with its value."""
     found = []
     for key in (*KEYS, "training.batch_size"):
         section, name = key.split(".")

@@ -52,22 +52,22 @@ def train_encoder(
 ) -> Encoder:
     """Train an encoder on a zoo's train split, and return that of the epoch that is best on the validation split.
 
-    The same call again goes on after the last whole epoch; a finished training only returns its encoder. On the CPU
-    of one machine, with one number of threads, the result depends on nothing but zoo, recipe and seed, interrupted
-    or not.
+    The same call again resumes after the last committed epoch; for a finished training it only loads the encoder. On
+    the CPU of one machine, with one number of threads, the result depends only on zoo, recipe and seed, interrupted or
+    not.
 
     Args:
-        zoo: whatever part of a zoo; its checkpoints are divided by its own splits, and filtered by recipe.epochs.
-        recipe: what to train, and how.
+        zoo: a zoo or a part of one; its checkpoints are divided by its own splits and filtered by recipe.epochs.
+        recipe: network, loss, augmentation and training.
         out: folder of the encoder (config.json, model.safetensors), recipe.yaml, log.jsonl and training.json.
-        seed: of the encoder's initialisation, the order of the data, the augmentations and dropout.
+        seed: of initialisation, order of the data, augmentation and dropout.
         quiet: show no progress.
-        epochs: train for so many epochs instead of recipe.training.epochs.
+        epochs: number of epochs, instead of recipe.training.epochs.
         device: ``auto``, ``cpu`` or ``cuda``.
         track: also log to the trackio project of this name.
 
-    Raises SpecError when the zoo holds nothing to learn from, when ``out`` holds another training, or when the
-    loss is no longer finite; BusyError when another process trains there.
+    Raises SpecError when the zoo has too few models, when ``out`` holds another training, or when the loss is no longer
+    finite; BusyError when another process trains there.
     """
     if epochs is not None:
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": epochs})})
@@ -78,25 +78,25 @@ def train_encoder(
 
 
 class Weights(NamedTuple):
-    """What an encoder learns from: the weights of a zoo's train and validation split that its recipe takes."""
+    """The data of a training: the weights of a zoo's train and validation split that the recipe accepts."""
 
     zoo: str
     schema: Schema
     train: Tensor
-    """float32 ``[checkpoints, parameters]``"""
+    """float32 ``[checkpoints, parameters]``, as is `validation`."""
     validation: Tensor
 
     @classmethod
     def of(cls, zoo: Zoo, recipe: Recipe, quiet: bool = False) -> "Weights":
-        """Read them, and say how many checkpoints are left out.
+        """Read the weights; report on stderr how many checkpoints are left out.
 
-        Raises SpecError when there is nothing to learn from.
+        Raises SpecError when the zoo has too few models.
         """
         parts = training_data(zoo, recipe).items()
         return cls(zoo.name, zoo.schema, *(_taken_weights(part, recipe, name, quiet) for name, part in parts))
 
     def identity(self, recipe: Recipe, seed: int) -> TrainingIdentity:
-        """Return the identity of the encoder that they are trained to, without device and precision."""
+        """Return the identity of a training on these weights, without device and precision."""
         digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
         for part in (self.train, self.validation):
             digest.update(part.contiguous().numpy().data)
@@ -122,7 +122,7 @@ def train_epochs(
     device: str = "auto",
     track: str | None = None,
 ) -> Iterator[TrainedEpoch]:
-    """Do what `train_encoder` does epoch by epoch: yield each one that is left when it is committed to the folder."""
+    """Train as `train_encoder` does; yield each epoch when it is committed to the folder."""
     device, precision = _computed_on(recipe, device)
     identity = weights.identity(recipe, seed).model_copy(update={"device": device, "precision": precision})
     folder = TrainingFolder(out)
@@ -130,7 +130,7 @@ def train_epochs(
         return
     if not folder.is_finished(identity):
         check_memory(weights.schema, recipe, len(weights.train), device=torch.device(device))
-    # Dropout and initialisation draw from torch's global generators, which are left as they were.
+    # Dropout and initialisation draw from torch's global generators; their state is restored afterwards.
     cuda = [torch.cuda.current_device()] if device == "cuda" else []
     with FolderLock(folder.lock), torch.random.fork_rng(cuda), _matmul_precision(precision):
         if not folder.is_finished(identity):
@@ -143,10 +143,10 @@ def train_epochs(
 
 
 def check_folders(weights: Weights, recipe: Recipe, folders: Sequence[Path], device: str = "auto") -> None:
-    """Refuse folders for the seeds 0, 1, ... that a training cannot use, before anything is computed for them.
+    """Check that the folders for the seeds 0, 1, ... can be used, before anything is computed; write nothing.
 
-    Raises SpecError where one holds another training, DamagedZooError where its records cannot be read, BusyError where
-    another process trains there. Nothing is written.
+    Raises SpecError if one holds another training, DamagedZooError if its records cannot be read, BusyError if another
+    process trains there.
     """
     device, precision = _computed_on(recipe, device)
     common = weights.identity(recipe, 0).model_copy(update={"device": device, "precision": precision})
@@ -158,7 +158,7 @@ def check_folders(weights: Weights, recipe: Recipe, folders: Sequence[Path], dev
 
 
 def _computed_on(recipe: Recipe, device: str) -> tuple[str, str]:
-    """Return device and precision of a training."""
+    """Return device and precision of a training, with ``auto`` resolved."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose_precision(recipe.training.precision, torch.device(device))
@@ -166,7 +166,7 @@ def _computed_on(recipe: Recipe, device: str) -> tuple[str, str]:
 
 
 def training_data(zoo: Zoo, recipe: Recipe) -> dict[str, Zoo]:
-    """Return the checkpoints that a recipe trains and validates on: ``train`` and ``validation``.
+    """Return the checkpoints that a recipe trains and validates on, by split: ``train`` and ``validation``.
 
     Raises SpecError when the zoo has no checkpoints, or too few models.
     """
@@ -259,7 +259,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
 
 
 def _taken_weights(zoo: Zoo, recipe: Recipe, split: str, quiet: bool) -> Tensor:
-    """Return the weights of all checkpoints that the recipe takes; say how many it does not, and why."""
+    """Return the weights that the recipe accepts; report on stderr how many it rejects, and why."""
     weights = zoo.weights()
     taken, reason = takes(recipe, weights)
     if not taken.any():

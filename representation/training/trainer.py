@@ -1,4 +1,4 @@
-"""One training of an encoder: everything that changes from epoch to epoch, and the epoch itself."""
+"""The training loop of an encoder: one epoch, and the state between two epochs."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from zootools.training.repeatable import make_products_repeatable
 make_products_repeatable()
 
 WARM_UP = 0.05
-"""Share of a one-cycle training over which the learning rate rises."""
+"""Share of the steps of ``one_cycle`` in which the learning rate rises."""
 
 
 class TrainerState(Section):
@@ -36,19 +36,19 @@ class TrainerState(Section):
 
 
 class EncoderTrainer:
-    """Encoder, projection head, loss, augmentation and optimizer, and one epoch of all of them.
+    """Encoder, projection head, loss, augmentation and optimizer, trained epoch by epoch.
 
-    Everything random about an epoch is drawn from generators that are seeded by (seed, epoch).
+    All random numbers of an epoch come from generators that are seeded by (seed, epoch).
     """
 
     def __init__(
         self, schema: Schema, train: Tensor, validation: Tensor, recipe: Recipe, seed: int, device: torch.device
     ) -> None:
-        """Take flat weights ``[n, N]`` to train on, and to validate on."""
+        """Args ``train`` and ``validation`` are flat weights, float32 ``[n, N]``."""
         self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
         self.precision = choose_precision(recipe.training.precision, device)
         self.weights = train.to(device)
-        # A zoo is sorted by epoch; contrast within a batch of one epoch would be another, harder task.
+        # Shuffled, because a zoo is sorted by epoch: contrast within a batch of one epoch is a harder task.
         generator = self._seed_generators("validation order")
         order = torch.randperm(len(validation), generator=generator, device=device)
         self.validation = validation.to(device)[order]
@@ -82,7 +82,7 @@ class EncoderTrainer:
         order = torch.randperm(len(weights), generator=generator, device=self.device)
         self.encoder.train()
         self.head.train()
-        # What does not fill a batch is left out; another epoch leaves out other checkpoints.
+        # Checkpoints that do not fill a batch are left out; they are others in every epoch.
         for step in range(self.steps):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             terms = self.loss(weights[batch], generator)
@@ -99,7 +99,7 @@ class EncoderTrainer:
         return means
 
     def loss(self, weights: Tensor, generator: torch.Generator) -> Terms:
-        """Return the loss of two fresh views of each of the networks ``[n, N]``."""
+        """Return the loss of two new views of each of the networks ``[n, N]``."""
         views = self.augmenter.views(weights, generator)
         with torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
             z = self.encoder(views.augmented)
@@ -110,10 +110,10 @@ class EncoderTrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return loss and parts on the validation split, on the same views every time, and R2 where there is a decoder.
+        """Return the loss and its terms on the validation split, and R2 (key ``r2``) if the loss reconstructs.
 
-        R2 is 1 - squared error / squared deviation from the mean, over all weights, on permuted networks without
-        erasing or noise; it is left out where all networks are equal.
+        The views are the same in every call. R2 is 1 - squared error / squared deviation from the mean, over all
+        weights, on permuted networks without erasing or noise; there is no R2 if all networks are equal.
         """
         generator = self._seed_generators("validation")
         self.encoder.eval()
@@ -135,7 +135,7 @@ class EncoderTrainer:
         return result
 
     def save(self) -> tuple[dict[str, Tensor], TrainerState]:
-        """Return all tensors of the present state, and the rest of it."""
+        """Return the tensors of the current state, and the rest of it."""
         tensors = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         optimizer = self.optimizer.state_dict()
@@ -149,7 +149,7 @@ class EncoderTrainer:
         return {name: value.contiguous() for name, value in tensors.items()}, state
 
     def restore(self, tensors: dict[str, Tensor], state: TrainerState) -> None:
-        """Continue from what `save` returned."""
+        """Set the state to one that `save` returned."""
         parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -168,25 +168,25 @@ class EncoderTrainer:
         self.epoch = state.epoch
 
     def _seed_generators(self, *purpose: str | int) -> torch.Generator:
-        """Seed torch's global generators, and return a new one, as (seed, purpose) says."""
+        """Seed torch's global generators with (seed, purpose), and return a new generator seeded so too."""
         draws = stream(self.seed, "encoder", *purpose)
         torch.manual_seed(int(draws.integers(2**63)))
         return torch.Generator(self.device).manual_seed(int(draws.integers(2**63)))
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """Return the precision that ``auto`` stands for on a device; every other one stands for itself."""
+    """Return the precision to compute in: ``auto`` is resolved for the device, others are returned unchanged."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # Older versions of torch cannot say; processors without such instructions emulate them, many times slower.
+    # Older versions of torch lack the function; processors without the instructions emulate them, many times slower.
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
 def one_cycle(progress: float) -> float:
-    """Return the share of the highest learning rate at a moment from 0 to 1: linear up, then half a cosine down."""
+    """Return the factor of the learning rate at ``progress`` from 0 to 1: linear up, then half a cosine down."""
     if progress < WARM_UP:
         return progress / WARM_UP
     return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from examples import examples
 from threadpoolctl import threadpool_limits
 
-from representation import RepresentOptions, Results, load_recipe, represent
+from representation import Results, load_recipe, represent
 from representation.search.run import COLUMNS
 from representation.search.space import load_search
 from zootools.cli import main
@@ -98,9 +98,7 @@ def local(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def represented(zoo: Path, out: Path, epochs: int) -> str:
     """Return the statement for `in_process` that trains two seeds."""
-    changes = [*SMALL, f"training.epochs={epochs}"]
-    quiet = "options=RepresentOptions(quiet=True)"
-    return f"represent({str(zoo)!r}, 'smoke', Path({str(out)!r}), overrides={changes!r}, seeds=2, {quiet})"
+    return f"represent({str(zoo)!r}, 'smoke', Path({str(out)!r}), seeds=2, epochs={epochs}, quiet=True, **settings)"
 
 
 def in_process(statement: str) -> None:
@@ -110,34 +108,25 @@ def in_process(statement: str) -> None:
         "sys.modules['umap'] = None",  # as here, see `cluster`
         "import torch",
         "from pathlib import Path",
-        "from representation import RepresentOptions, load_recipe, represent",
+        "from representation import load_recipe, represent",
         "from representation.training.train import Weights, train_epochs",
         "from zootools import open_zoo",
         "torch.set_num_threads(1)",
+        f"settings = {{'overrides': {SMALL!r}}}",
     ]
     environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
     subprocess.run([sys.executable, "-c", "\n".join([*lines, statement])], env=environment, check=True)
 
 
-def on_ray(
-    zoo: Path, out: Path, epochs: int = 30, overrides: Sequence[str] = SMALL, seeds: int = 2, **changes: Any
-) -> Results:
-    options = RepresentOptions(**{"engine": "ray"} | changes)
-    changed = [*overrides, f"training.epochs={epochs}"]
-    return represent(zoo, "smoke", out, overrides=changed, seeds=seeds, options=options)
-
-
-def to_search(path: Path, epochs: int, overrides: Sequence[str] = SMALL) -> dict[str, Any]:
-    """Return the arguments of `represent` for a quiet search."""
-    options = RepresentOptions(search=path, quiet=True)
-    return {"overrides": [*overrides, f"training.epochs={epochs}"], "options": options}
+def on_ray(zoo: Path, out: Path, **changes: Any) -> Results:
+    return represent(zoo, "smoke", out, **{"overrides": SMALL, "seeds": 2, "epochs": 30, "engine": "ray"} | changes)
 
 
 def test_both_engines_make_the_same_files_and_a_training_is_continued_by_either(
     tiny_zoo: Path, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_process(
-        f"recipe = load_recipe('smoke', [*{SMALL!r}, 'training.epochs=30'])\n"
+        f"recipe = load_recipe('smoke', [*settings['overrides'], 'training.epochs=30'])\n"
         f"weights = Weights.of(open_zoo({str(tiny_zoo)!r}), recipe)\n"
         f"begun = train_epochs(weights, recipe, Path({str(tmp_path / 'seed-1')!r}), 1, quiet=True)\n"
         "for _ in range(20): next(begun)"
@@ -219,12 +208,12 @@ def test_a_search_finds_the_better_recipe_resumes_after_an_interruption_and_is_r
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        represent(tiny_zoo, "smoke", first, **to_search(path, 8))
+        represent(tiny_zoo, "smoke", first, overrides=SMALL, epochs=8, search=path, quiet=True)
     thread.join()
     before = searched(first)
     assert 2 <= len(before) < 6
     assert not (first / "best.yaml").exists()
-    results = represent(tiny_zoo, "smoke", first, **to_search(path, 8))
+    results = represent(tiny_zoo, "smoke", first, overrides=SMALL, epochs=8, search=path, quiet=True)
     assert before.items() <= searched(first).items()
 
     _, trials = load_search(path, "smoke", [*SMALL, "training.epochs=8"])
@@ -257,7 +246,7 @@ def test_a_search_finds_the_better_recipe_resumes_after_an_interruption_and_is_r
         common = slice(min(len(trial["curve"]), len(again)))
         assert again[common] == trial["curve"][common]
     with pytest.raises(SpecError, match=r"holds another search; use another folder\n  search.seed: 1 there, 2 now"):
-        represent(tiny_zoo, "smoke", second, **to_search(space(("seed: 1", "seed: 2")), 8))
+        represent(tiny_zoo, "smoke", second, overrides=SMALL, epochs=8, search=space(("seed: 1", "seed: 2")))
 
 
 def test_a_trial_whose_worker_dies_begins_anew_and_the_search_ends_as_if_nothing_had_happened(
@@ -281,7 +270,7 @@ def test_a_trial_whose_worker_dies_begins_anew_and_the_search_ends_as_if_nothing
         thread = threading.Thread(target=kill, daemon=True)
         if name == "killed":
             thread.start()
-        represent(tiny_zoo, "smoke", tmp_path / name, **to_search(path, 4))
+        represent(tiny_zoo, "smoke", tmp_path / name, overrides=SMALL, epochs=4, search=path, quiet=True)
     thread.join()
     assert len(killed) == 1
     assert searched(tmp_path / "killed") == searched(tmp_path / "whole")
@@ -294,7 +283,7 @@ def test_trials_are_scored_as_results_are_and_one_that_diverges_is_never_chosen(
 ) -> None:
     wild = [*SMALL, "encoder={kind: feed_forward, latent: 6}", "loss.kind=ED"]
     path = space(("1.0e-9", "100"), ("score: loss", "targets: [test_loss, epoch]"), ("factor: 2", "after: 50"))
-    results = represent(tiny_zoo, "smoke", tmp_path, **to_search(path, 20, wild))
+    results = represent(tiny_zoo, "smoke", tmp_path, overrides=wild, epochs=20, search=path, quiet=True)
     rows = pq.read_table(tmp_path / "search.parquet").to_pylist()
     assert {(row["changes"], row["outcome"], row["target"], row["value"] is None) for row in rows} == {
         ("training.lr=100", "diverged", None, True),
@@ -340,7 +329,7 @@ def test_draws_depend_on_nothing_but_seed_key_and_number(space: Callable[..., Pa
         (("choice", "chioce"), ":4: vary.training.lr.chioce: unknown key; did you mean 'choice'?"),
         (("1.0e-2]", "1000]"), ":4: training.lr: found 1000; input should be less than or equal to 100"),
         ((SPACE[SPACE.index(LR) :], KIND.replace("Ec", "EcDD")), ":4: loss.kind: found 'EcDD'; did you mean 'EcD'?"),
-        ((LR, "encoder.width: {choice: [17]}"), ": trial 0 (encoder.width=17) is no valid recipe"),
+        ((LR, "encoder.width: {choice: [17]}"), ": trial 0 (encoder.width=17) is not a valid recipe"),
         ((LR, "epochs.first: {choice: [0, 1]}"), ":4: epochs.first: trials on different checkpoints"),
         ((SPACE[SPACE.index(LR) :], KIND), "the loss Ec does not reconstruct"),
         (
@@ -350,7 +339,7 @@ def test_draws_depend_on_nothing_but_seed_key_and_number(space: Callable[..., Pa
         (("score: loss", "score: los"), ":5: objective.score: found 'los'; did you mean 'loss'?"),
         (("score: loss", "score: loss, targets: [epoch]"), ":5: objective: targets are those of the score"),
         (("score: loss", "targets: [epcoh]"), "objective.targets: found 'epcoh'; did you mean 'epoch'?"),
-        (("score: loss", "targets: [activation]"), "targets: activation: no number in the train split"),
+        (("score: loss", "targets: [activation]"), "targets: activation: not numeric in the train split"),
         (("score: loss", "targets: [lr]"), "targets: lr: constant (0.01) in the train split"),
         (("factor: 2", "factor: 1"), ":6: stopping.factor: found 1; input should be greater than or equal to 2"),
     ],
@@ -360,7 +349,7 @@ def test_faults_of_a_space_are_named_before_anything_is_trained(
 ) -> None:
     path = space(change)
     with pytest.raises(SpecError) as error:
-        represent(tiny_zoo, "smoke", tmp_path / "out", options=RepresentOptions(search=path, quiet=True))
+        represent(tiny_zoo, "smoke", tmp_path / "out", search=path, quiet=True)
     assert message in str(error.value)
     assert str(error.value).startswith(str(path))
     assert not (tmp_path / "out").exists()
@@ -382,7 +371,7 @@ def test_without_ray_one_line_says_what_is_missing(
 
 def test_baselines_are_not_searched_for(tiny_zoo: Path, space: Callable[..., Path]) -> None:
     with pytest.raises(SpecError, match="baselines have no recipe to search for"):
-        represent(tiny_zoo, "smoke", baselines_only=True, options=RepresentOptions(search=space()))
+        represent(tiny_zoo, "smoke", search=space(), baselines_only=True)
 
 
 def test_the_space_of_the_documentation_is_one(tmp_path: Path) -> None:

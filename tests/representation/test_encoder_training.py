@@ -23,7 +23,7 @@ from samples import make_spec
 from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe, load_recipe
 from representation.training.train import train_encoder, training_data
-from representation.training.trainer import EncoderTrainer, choose_precision, one_cycle
+from representation.training.trainer import EncoderTrainer, TrainerState, choose_precision, one_cycle
 from zootools import Zoo, build, open_zoo
 from zootools.errors import BusyError, SpecError
 from zootools.filesystem.files import FolderLock
@@ -152,7 +152,7 @@ def test_a_restored_trainer_continues_with_the_same_bits(zoo: Zoo, schedule: str
         first.train_epoch()
     tensors, values = first.save()
     resumed = trainer(zoo, settings)
-    resumed.restore(tensors, json.loads(json.dumps(values, allow_nan=False)))
+    resumed.restore(tensors, TrainerState.model_validate_json(values.model_dump_json()))
     for _ in range(16):
         again = resumed.train_epoch()
     assert again == means

@@ -211,7 +211,7 @@ def test_a_hostile_configuration_is_refused(schema: Schema, tmp_path: Path, chan
 def test_a_file_that_is_not_a_configuration_is_refused(schema: Schema, tmp_path: Path, text: str) -> None:
     make(schema, "AttN+t").save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(DamagedZooError, match=r"config\.json: is no configuration of an encoder"):
+    with pytest.raises(DamagedZooError, match=r"config\.json: not the configuration of an encoder"):
         Encoder.from_pretrained(str(tmp_path))
 
 

@@ -70,7 +70,7 @@ def test_values_can_be_overridden(write: Callable[..., str]) -> None:
         (("latent: 6", "latnt: 6"), r"recipe.yaml:1: encoder.latnt: unknown key; did you mean 'latent'?"),
         (("EcD", "EcDD"), r"recipe.yaml:2: loss.kind: found 'EcDD'; did you mean 'EcD'?"),
         (("attention", "atention"), r"encoder.kind: found 'atention'; did you mean 'attention'?"),
-        (("width: 8", "width: 9"), r"recipe.yaml:1: encoder: width 9 is no multiple of heads 2"),
+        (("width: 8", "width: 9"), r"recipe.yaml:1: encoder: width 9 is not a multiple of heads 2"),
         (("epochs: 3", "epochs: three"), r"recipe.yaml:3: training.epochs: found 'three'"),
         (("kind: EcD}", "kind: Ec}"), "training.best is reconstruction, but the loss Ec does not reconstruct"),
         (("kind: EcD", "kind: EcD, beta: 1.5"), r"loss.beta: found 1.5; input should be less than or equal to 1"),

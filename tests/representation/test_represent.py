@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
-from representation import Encoder, RepresentOptions, embed, represent
+from representation import Encoder, embed, represent
 from representation.dataset import ZooDataset
 from representation.encoders.attention import projection_head
 from representation.evaluation.probes import ALPHAS
@@ -40,7 +40,6 @@ from zootools.hub.publish import publish
 from zootools.spec import Mlp, parse_spec
 
 ONE_EPOCH = ["training.epochs=1"]
-QUIET = RepresentOptions(quiet=True)
 BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthiner", "untrained"}
 
 
@@ -89,7 +88,7 @@ def varied(folder: Path) -> Path:
 def learned(varied: Path, folder: Path) -> Results:
     """The results of two small encoders."""
     return represent(
-        varied, "smoke", folder / "out", overrides=["training.epochs=1"], seeds=2, transfer_to=[varied], options=QUIET
+        varied, "smoke", folder / "out", overrides=["training.epochs=1"], seeds=2, transfer_to=[varied], quiet=True
     )
 
 
@@ -149,19 +148,20 @@ def test_seeds_give_a_mean_and_an_interval(learned: Results) -> None:
     where["evaluated_on"] = "varied"
     first, second = (score(learned, seed=seed, **where)["value"] for seed in (0, 1))
     assert first != second
-    (entry,) = [entry for entry in learned.summary() if where.items() <= entry.items()]
-    assert entry["mean"] == pytest.approx((first + second) / 2)
+    (entry,) = [entry for entry in learned.summary() if where.items() <= asdict(entry).items()]
+    assert entry.mean == pytest.approx((first + second) / 2)
     # Student's t with one degree of freedom: 12.706 standard errors, of which one is half the difference.
-    assert entry["interval"] == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
-    (alone,) = [entry for entry in learned.summary() if (where | {"method": "W"}).items() <= entry.items()]
-    assert (alone["seeds"], alone["interval"]) == (1, None)
+    assert entry.interval == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
+    where["method"] = "W"
+    (alone,) = [entry for entry in learned.summary() if where.items() <= asdict(entry).items()]
+    assert (alone.seeds, alone.interval) == (1, None)
 
 
 def test_the_same_call_again_trains_nothing_and_finds_the_same(learned: Results, varied: Path, folder: Path) -> None:
     files = [folder / "out" / f"seed-{seed}" / "model.safetensors" for seed in (0, 1)]
     times = [path.stat().st_mtime_ns for path in files]
     again = represent(
-        varied, "smoke", folder / "out", overrides=["training.epochs=1"], seeds=2, transfer_to=[varied], options=QUIET
+        varied, "smoke", folder / "out", overrides=["training.epochs=1"], seeds=2, transfer_to=[varied], quiet=True
     )
     assert [path.stat().st_mtime_ns for path in files] == times
     for old, new in zip(learned.table.to_pylist(), again.table.to_pylist(), strict=True):
@@ -277,7 +277,7 @@ def test_labels_of_another_zoo_are_matched_by_name(varied: Path, folder: Path) -
     labels = away.splits["test"].targets["activation"].values.tolist()
     truth = other.split("test").where(pc.field("epoch") > 0).metadata["activation"].to_pylist()
     assert labels == [{"relu": 0.0, "sigmoid": -1.0}[name] for name in truth]  # no probe can say sigmoid
-    results = represent(varied, "smoke", folder / "o", transfer_to=[other], baselines_only=True, options=QUIET)
+    results = represent(varied, "smoke", folder / "o", transfer_to=[other], baselines_only=True, quiet=True)
     targets = {row["target"] for row in results.table.to_pylist() if row["evaluated_on"] == "other"}
     assert "activation" in targets
     assert not targets & {"init", "lr"}
@@ -312,7 +312,7 @@ def test_rows_without_a_finite_value_are_left_out_and_counted(varied: Path, fold
 
     zoo = open_zoo(varied, where=pc.field("epoch") > 0)
     spoiled = changed(zoo, test_loss=spoil, lr=lambda v: np.full_like(v, np.nan), train_loss=lambda v: v * 0 + 7)
-    results = represent(spoiled, "smoke", folder / "nan", baselines_only=True, options=QUIET)
+    results = represent(spoiled, "smoke", folder / "nan", baselines_only=True, quiet=True)
     bad = sum(index % 5 in (1, 3) for index in range(len(zoo)))
     assert f"varied: test_loss: {bad} checkpoints are left out: not a finite number" in results.notes
     assert results.excluded["lr"] == "never a finite number in the train split"
@@ -321,7 +321,7 @@ def test_rows_without_a_finite_value_are_left_out_and_counted(varied: Path, fold
     # What is left is scored as if it were all there is.
     keep = np.array([index % 5 not in (1, 3) for index in range(len(zoo))])
     kept = replace(zoo, metadata=zoo.metadata.filter(pa.array(keep)))
-    alone = represent(kept, "smoke", folder / "kept", baselines_only=True, options=QUIET)
+    alone = represent(kept, "smoke", folder / "kept", baselines_only=True, quiet=True)
     where = {"method": "W", "probe": "paper", "split": "test", "target": "test_loss", "metric": "r2"}
     assert score(results, **where) == score(alone, **where) | {"value": pytest.approx(score(alone, **where)["value"])}
 
@@ -330,13 +330,13 @@ def test_zoos_without_enough_models_are_refused(varied: Path, folder: Path) -> N
     zoo = open_zoo(varied)
     one = zoo.where(pc.field("model_id") == zoo.split("train").models[0])
     with pytest.raises(SpecError, match="splits train and test; models found: train 1, validation 0, test 0"):
-        represent(one, "smoke", folder / "one", baselines_only=True, options=QUIET)
+        represent(one, "smoke", folder / "one", baselines_only=True, quiet=True)
     with pytest.raises(SpecError, match="epochs"):
-        represent(zoo.where(pc.field("epoch") == 0), "smoke", folder / "zero", baselines_only=True, options=QUIET)
+        represent(zoo.where(pc.field("epoch") == 0), "smoke", folder / "zero", baselines_only=True, quiet=True)
     columns = [name for name in zoo.metadata.column_names if name in (*IDENTITY, "epoch")]
     bare = replace(zoo, metadata=zoo.metadata.select(columns)).where(pc.field("epoch") == 1)
     with pytest.raises(SpecError, match=r"no property to predict \(epoch: constant \(1\)"):
-        represent(bare, "smoke", folder / "bare", baselines_only=True, options=QUIET)
+        represent(bare, "smoke", folder / "bare", baselines_only=True, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_z7_a_zoo_of_one_model_or_of_equal_weights_is_refused_by_that_name(
 
 def test_a_zoo_without_validation_models_chooses_penalties_on_the_training_split(varied: Path, folder: Path) -> None:
     zoo = open_zoo(varied, where=pc.field("split") != "validation")
-    results = represent(zoo, "smoke", folder / "noval", baselines_only=True, options=QUIET)
+    results = represent(zoo, "smoke", folder / "noval", baselines_only=True, quiet=True)
     assert results.notes == ["varied: no validation split; penalties are chosen on the training split"]
     assert {row["split"] for row in results.table.to_pylist()} == {"train", "test"}
 
@@ -372,7 +372,7 @@ def test_a_zoo_whose_models_all_diverged_is_refused(folder: Path) -> None:
     wild = make_zoo(folder, "wild", grid=grid)
     assert open_zoo(wild).counts.diverged == 4
     with pytest.raises(SpecError, match="wild: has no checkpoints; 4 of 4 models diverged"):
-        represent(wild, "smoke", folder / "w", baselines_only=True, options=QUIET)
+        represent(wild, "smoke", folder / "w", baselines_only=True, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_a_zoo_whose_models_all_diverged_is_refused(folder: Path) -> None:
         (torch.nan, [], "1 train checkpoints are left out: their weights are not finite"),
         (-torch.inf, ["largest_weight=100"], "1 train checkpoints are left out: a weight is not finite, or beyond 100"),
         (-1e25, ["largest_weight=100"], "1 train checkpoints are left out: a weight is not finite, or beyond 100"),
-        (-1e25, [], "1 checkpoints have weights beyond 100 (up to 1e+25), which decide what is linear in the weights"),
+        (-1e25, [], "1 checkpoints have weights beyond 100 (up to 1e+25), which dominate the linear probes"),
     ],
 )
 def test_weights_that_are_not_finite_or_too_large_are_left_out_and_counted(
@@ -399,7 +399,7 @@ def test_weights_that_are_not_finite_or_too_large_are_left_out_and_counted(
     save_file(tensors, path, metadata)
     recipe = load_recipe("smoke", changes)
     found = ZooDataset.of(open_zoo(copy, verify=False), recipe)
-    assert [text.split("; ")[0] for text in found.notes] == [f"varied: {note}"]
+    assert [str(remark).split("; ")[0] for remark in found.notes] == [f"varied: {note}"]
     whole, left_out = len(zoo.split("train").where(pc.field("epoch") > 0)), note.count("left out")
     assert len(found.splits["train"]) == len(Weights.of(open_zoo(copy, verify=False), recipe).train) == whole - left_out
 
@@ -508,7 +508,7 @@ def test_odd_properties_and_huge_weights_have_finite_scores_or_a_reason(tmp_path
     }
     pq.write_table(pa.table(columns), tmp_path / "w.parquet")
     zoo = open_zoo(tmp_path / "w.parquet", schema=schema)
-    results = represent(zoo, "smoke", tmp_path / "out", baselines_only=True, options=QUIET)
+    results = represent(zoo, "smoke", tmp_path / "out", baselines_only=True, quiet=True)
     table = results.table.to_pylist()
     assert {"W", "PCA-linear", "s(W)"} <= {row["method"] for row in table}
     assert {"largest", "kind", "flag", "seed of the order", "large", "infinite"} <= {row["target"] for row in table}

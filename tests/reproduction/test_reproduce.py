@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from representation import RepresentOptions, represent
+from representation import represent
 from representation.reproduction import reproduce
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items
@@ -114,7 +114,7 @@ def test_the_files_of_the_report_agree(everything: ReproductionState) -> None:
 def test_a_cell_is_what_represent_finds(everything: ReproductionState, tmp_path: Path) -> None:
     zoo = everything.workspace.zoo("tetris_seed")
     changes = ["encoder.latent=50"]
-    results = represent(zoo, "smoke", tmp_path / "r", overrides=changes, options=RepresentOptions(quiet=True))
+    results = represent(zoo, "smoke", tmp_path / "r", overrides=changes, quiet=True)
     expected = {
         (row["method"], row["target"]): row["value"]
         for row in results.table.to_pylist()
@@ -240,7 +240,7 @@ def test_an_interrupted_run_reports_what_there_is(tmp_path: Path, data: Path) ->
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     text = (out / "reproduction.md").read_text()
     assert NOT_RUN in text
     assert all(all(line) for line in cells(text)[ITEMS["table3"].heading][0][2:])

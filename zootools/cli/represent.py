@@ -56,13 +56,10 @@ def represent(
       zootools represent --zoo zoos/mnist_hyp --transfer-to zoos/fashion_hyp --baselines-only
       zootools represent --zoo zoos/mnist_seed --search space.yaml --engine ray --seeds 5
     """
-    from representation import RepresentOptions
     from representation import represent as represent_zoo
     from zootools.open import open_zoo
 
     interruptible()
-    if epochs is not None and not baselines_only:
-        overrides = (*overrides, f"training.epochs={epochs}")
     results = represent_zoo(
         open_zoo(zoo, schema=schema),
         recipe,
@@ -71,6 +68,11 @@ def represent(
         seeds=seeds,
         transfer_to=transfer_to,
         baselines_only=baselines_only,
-        options=RepresentOptions(search=search, engine=engine, address=address, track=track, quiet=as_json),
+        epochs=epochs,
+        search=search,
+        engine=engine,
+        address=address,
+        track=track,
+        quiet=as_json,
     )
     print_value(results.to_json(), as_json, lambda value: say(*results.render().split("\n")))
