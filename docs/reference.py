@@ -69,7 +69,10 @@ def public_modules() -> list[str]:
 
 
 def public_names(module: str) -> Iterator[Public]:
-    """Yield the public classes and functions of a module, in the order of ``__all__`` or of the source."""
+    """Yield the public classes and functions of a module, in the order of ``__all__`` or of the source.
+
+    Raises SystemExit for a name in `MORE` that the module does not have.
+    """
     listed = MORE.get(module) or _listed(tree(module))
     if listed is None:
         kind = ast.ClassDef if module in MORE else Definition
@@ -78,6 +81,8 @@ def public_names(module: str) -> Iterator[Public]:
         node = definition(module, name)
         if isinstance(node, Definition):
             yield Public(module, name, node)
+        elif module in MORE:
+            raise SystemExit(f"{module} has no class or function {name}, which docs/reference.py lists")
 
 
 @cache
