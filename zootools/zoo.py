@@ -17,22 +17,18 @@ from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
-from zootools.storage.manifest import (
-    Counts,
-    check_against_spec,
-    check_tables,
-    count_outcomes,
-    read_manifest,
-    shard_rows,
-    stored_spec,
-)
+from zootools.storage.manifest import Counts, count_outcomes, read_manifest
+from zootools.storage.manifest_checks import check_against_spec, check_tables, shard_rows, stored_spec
 from zootools.storage.place import Place
 from zootools.storage.records import Plan, Stop
 from zootools.storage.shards import gather_weights, shard_name
-from zootools.storage.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
+from zootools.storage.table_reader import read_metadata
+from zootools.storage.table_writer import add_weights
+from zootools.storage.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
     from zootools.architectures.networks import Network
@@ -127,6 +123,21 @@ class Zoo:
             hint = f"; did you mean {near!r}?" if near else ""
             raise ZooNotFoundError(f"{self.folder}: no model {model_id!r} among {len(self.models)}{hint}")
         return rows
+
+    def to_dataset(self, weights: bool = True) -> "Dataset":
+        """Return the checkpoints as a `datasets.Dataset`, in the order of `metadata`.
+
+        If the zoo was opened with ``include_diverged=True``, a split of it has the features and rows of
+        ``load_dataset(folder, "checkpoints", split=...)``; with ``weights=False``, those of the configuration
+        ``metadata``. The weights come from the shards, so this works for unfinished zoos as well. The column
+        ``weights`` (fixed-size lists of float32) is in memory, copied once from the shards.
+
+        Raises DamagedZooError for a shard that is missing or was changed.
+        """
+        from datasets import Dataset
+
+        table = self.metadata.combine_chunks()
+        return Dataset(add_weights(table, self.weights().numpy()) if weights else table)
 
     def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
         """Return the one checkpoint of a model at an epoch. Raises ZooNotFoundError with the stored epochs."""

@@ -19,7 +19,9 @@ from zootools import open_zoo
 from zootools.errors import BusyError, DamagedZooError, SpecError, ZooError
 from zootools.filesystem.files import FolderLock
 from zootools.storage.build_state import ZooFolder
-from zootools.storage.manifest import read_manifest, reopen, stored_spec
+from zootools.storage.manifest import read_manifest
+from zootools.storage.manifest_checks import stored_spec
+from zootools.storage.reopening import reopen
 from zootools.storage.shards import read_info
 from zootools.storage.tables import metadata_table
 from zootools.verify import UNLISTED, faults, repair

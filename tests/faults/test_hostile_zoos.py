@@ -23,7 +23,7 @@ from zootools import open_zoo
 from zootools.errors import DamagedZooError, ZooError
 from zootools.storage.file_rules import check_file_names
 from zootools.storage.manifest import read_manifest
-from zootools.storage.tables import read_metadata
+from zootools.storage.table_reader import read_metadata
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 from zootools.verify import repair
 
@@ -151,7 +151,8 @@ def test_z2_no_name_in_a_manifest_reaches_out_of_its_folder(tmp_path: Path, tiny
 @pytest.mark.parametrize("bad", ["../../../secret.safetensors", "checkpoints/stack-00000/../../../x", "zoo.json"])
 def test_z2_no_record_of_an_unfinished_zoo_reaches_out_of_its_folder(tmp_path: Path, tiny_zoo: Path, bad: str) -> None:
     from zootools.storage.build_state import ZooFolder
-    from zootools.storage.manifest import reopen, stored_spec
+    from zootools.storage.manifest_checks import stored_spec
+    from zootools.storage.reopening import reopen
 
     zoo = ZooFolder(copy_zoo(tiny_zoo, tmp_path / "zoo"))
     manifest = read_manifest(zoo.path)

@@ -10,7 +10,8 @@ import pytest
 
 from zootools.hub.publish import publish
 from zootools.storage.card import accuracy_picture, render_card
-from zootools.storage.manifest import Manifest, read_manifest, stored_spec
+from zootools.storage.manifest import Manifest, read_manifest
+from zootools.storage.manifest_checks import stored_spec
 
 LOAD = """
 import sys

@@ -18,7 +18,8 @@ from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError
 from zootools.hub import calls, release, upload
 from zootools.hub.publish import publish
 from zootools.storage.card import render_card
-from zootools.storage.manifest import read_manifest, stored_spec
+from zootools.storage.manifest import read_manifest
+from zootools.storage.manifest_checks import stored_spec
 from zootools.zoo_name import ZooName
 
 NAME = "group/tiny"

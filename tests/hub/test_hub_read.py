@@ -22,7 +22,8 @@ from zootools.hub.publish import publish
 from zootools.hub.pull import pull
 from zootools.storage.card import render_card
 from zootools.storage.hashed_json import MAX_BYTES
-from zootools.storage.manifest import read_manifest, stored_spec
+from zootools.storage.manifest import read_manifest
+from zootools.storage.manifest_checks import stored_spec
 from zootools.verify import faults, place_faults
 
 NAME = "group/tiny"

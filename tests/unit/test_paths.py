@@ -84,7 +84,7 @@ ALLOWED = {
     "zootools/building/preflight.py:check_folder": ITSELF,
     "zootools/building/preflight.py:check_space": ITSELF,
     "zootools/storage/shards.py:_map_shard": OPENED,
-    "zootools/storage/tables.py:data_fault": OPENED,
+    "zootools/storage/table_reader.py:data_fault": OPENED,
     "zootools/verify/files.py:__init__": CACHE,
     "zootools/verify/files.py:forget": CACHE,
     "zootools/verify/files.py:write": CACHE,

@@ -11,8 +11,10 @@ from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import spec_yaml
-from zootools.storage.manifest import Manifest, read_manifest, reopened, stored_spec
+from zootools.storage.manifest import Manifest, read_manifest
+from zootools.storage.manifest_checks import stored_spec
 from zootools.storage.records import Plan, StackRecord
+from zootools.storage.reopening import reopened
 
 
 def finished_manifest(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> Manifest | None:

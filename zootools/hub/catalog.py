@@ -9,7 +9,8 @@ from zootools.errors import DamagedZooError
 from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import hub_setting, require_name
-from zootools.storage.manifest import read_manifest, stored_spec
+from zootools.storage.manifest import read_manifest
+from zootools.storage.manifest_checks import stored_spec
 
 
 @dataclass(frozen=True)

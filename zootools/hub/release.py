@@ -15,7 +15,8 @@ from zootools.storage.build_state import ZooFolder, epoch_of
 from zootools.storage.card import render_card
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.finish import finish_zoo
-from zootools.storage.manifest import Manifest, read_manifest, stored_spec
+from zootools.storage.manifest import Manifest, read_manifest
+from zootools.storage.manifest_checks import stored_spec
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.unhashed import read_unhashed
 from zootools.storage.verified_files import FileInfo

@@ -23,10 +23,11 @@ from zootools.storage.manifest import (
     Stack,
     count_outcomes,
     read_manifest,
-    stored_spec,
 )
+from zootools.storage.manifest_checks import stored_spec
 from zootools.storage.records import Fingerprint, Plan, StackRecord
-from zootools.storage.tables import SPLITS, accuracy_summary, metadata_table, write_parquet
+from zootools.storage.table_writer import write_parquet
+from zootools.storage.tables import SPLITS, accuracy_summary, metadata_table
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 
 

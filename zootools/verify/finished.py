@@ -11,24 +11,15 @@ from zootools.filesystem.inside import names_inside, read_inside
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, count_models, expand
 from zootools.storage.card import card_repositories, render_card
-from zootools.storage.manifest import (
-    UNHASHED,
-    Manifest,
-    check_against_spec,
-    read_manifest,
-    shard_rows,
-    stored_spec,
-    table_set_faults,
-)
+from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
+from zootools.storage.manifest_checks import check_against_spec, shard_rows, stored_spec, table_set_faults
+from zootools.storage.table_reader import data_fault, read_metadata, same_values
 from zootools.storage.tables import (
     accuracy_summary,
-    data_fault,
     is_accuracy_summary,
     metadata_name,
     metadata_schema,
-    read_metadata,
     rows_per_group,
-    same_values,
     split_files,
 )
 from zootools.storage.unhashed import LIMITS, read_unhashed

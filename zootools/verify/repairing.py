@@ -8,7 +8,9 @@ from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.filesystem.files import FolderLock
 from zootools.filesystem.inside import NotPlainError, stat_inside
 from zootools.storage.build_state import IMAGES, MANIFEST, PLAN, ZooFolder
-from zootools.storage.manifest import read_manifest, reopen, stored_spec
+from zootools.storage.manifest import read_manifest
+from zootools.storage.manifest_checks import stored_spec
+from zootools.storage.reopening import reopen
 from zootools.storage.shards import shard_name
 from zootools.verify.fault import UNLISTED, Fault
 from zootools.verify.zoo import faults

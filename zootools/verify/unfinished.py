@@ -5,7 +5,7 @@ from functools import partial
 
 from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.storage.build_state import IMAGES, PLAN, ZooFolder
-from zootools.storage.manifest import schema_fault
+from zootools.storage.manifest_checks import schema_fault
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.shards import stack_of
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
