@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-
 from golden import DATA
+
 from zootools import open_zoo
 from zootools.storage.build_state import MANIFEST, ZooFolder
 from zootools.storage.manifest import read_manifest
