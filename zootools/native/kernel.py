@@ -21,7 +21,9 @@ OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 _POINTER = ctypes.c_void_p
 
 
-class _Training(ctypes.Structure):
+class _TrainingArguments(ctypes.Structure):
+    """``Training`` of network.h."""
+
     _fields_ = (
         ("images", _POINTER),
         ("labels", _POINTER),
@@ -47,7 +49,9 @@ class _Training(ctypes.Structure):
     )
 
 
-class _Evaluation(ctypes.Structure):
+class _EvaluationArguments(ctypes.Structure):
+    """``Evaluation`` of network.h."""
+
     _fields_ = (
         ("images", _POINTER),
         ("labels", _POINTER),
@@ -87,8 +91,8 @@ class Kernel:
         if parameters != schema.size:
             raise NoKernelError(f"the kernel was compiled for {parameters} parameters, not for {schema.size}")
         self.schema, self._arrays = schema, _arrays(schema, self.width)
-        self._train.argtypes = [ctypes.POINTER(_Training), ctypes.c_int64, ctypes.c_int64]
-        self._evaluate.argtypes = [ctypes.POINTER(_Evaluation), ctypes.c_int64, ctypes.c_int64]
+        self._train.argtypes = [ctypes.POINTER(_TrainingArguments), ctypes.c_int64, ctypes.c_int64]
+        self._evaluate.argtypes = [ctypes.POINTER(_EvaluationArguments), ctypes.c_int64, ctypes.c_int64]
         self._train.restype = self._evaluate.restype = None
         self._workspace = lane_array((workspace // 4,))
 
@@ -98,7 +102,7 @@ class Kernel:
         ``arguments`` are the fields of ``Training`` in network.h. Raises ValueError at once for arguments that the
         kernel cannot index.
         """
-        structure = self._structure(_Training, arguments)
+        structure = self._structure(_TrainingArguments, arguments)
         steps, images = len(arguments["rates"]), len(arguments["images"])
         order, counts, batch = arguments["order"], arguments["counts"], arguments["batch"]
         if batch < 1 or len(order) < steps * batch:
@@ -127,7 +131,7 @@ class Kernel:
         images = len(arguments["images"])
         if not 0 <= first <= last <= images:
             raise _refusal(f"images {first} to {last} are not in 0 to {images}")
-        self._evaluate(ctypes.byref(self._structure(_Evaluation, arguments)), first, last)
+        self._evaluate(ctypes.byref(self._structure(_EvaluationArguments, arguments)), first, last)
 
     def _structure(self, kind: Any, arguments: Mapping[str, Any]) -> Any:
         """Return a filled C structure, which keeps its arrays alive, after checking that the kernel can index them."""

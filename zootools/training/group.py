@@ -32,7 +32,7 @@ Tick = Callable[[float], None]
 """Called repeatedly with the share of the epoch that is done, between 0 and 1."""
 
 
-def check_images(schema: Schema, images: ImageData) -> None:
+def check_image_tensors(schema: Schema, images: ImageData) -> None:
     """Refuse images that do not fit a schema, before a trainer indexes memory by them.
 
     `zootools.images.datasets` checks files and names them; this check is for images from any source.
@@ -80,7 +80,7 @@ class Group:
         train_metrics_images: number of images, from the first of each model's share, on which train scores are
             measured; all by default.
 
-    Raises SpecError if the images do not fit the schema (`check_images`).
+    Raises SpecError if the images do not fit the schema (`check_image_tensors`).
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Group:
         width: int,
         train_metrics_images: int | None = None,
     ) -> None:
-        check_images(schema, images)
+        check_image_tensors(schema, images)
         if not 0 < len(models) <= width:
             raise ValueError(f"expected 1 to {width} models, found {len(models)}")
         structures = {(m.hyperparameters.activation, m.hyperparameters.optimizer) for m in models}
