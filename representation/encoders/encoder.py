@@ -155,29 +155,10 @@ class Encoder(
         """
         name = str(pretrained_model_name_or_path)
 
-        def find(file: str) -> Path:
-            missing = ZooNotFoundError(f"{name}: holds no encoder (there is no {file})")
-            folder = folder_of(name)
-            if folder is not None and exists(folder):
-                if not (folder / file).is_file():
-                    raise missing
-                return folder / file
-            near = nearest_path(folder) if folder is not None else ""
-            try:
-                validate_repo_id(name)
-            except HFValidationError:
-                raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository{near}") from None
-            if folder is not None and revision is None and looks_like_a_path(folder):
-                raise ZooNotFoundError(f"{name}: there is no such folder{near}")
-            try:
-                path = retried(lambda: hf_hub_download(name, file, revision=revision, **download), name, first=True)
-                return Path(path)
-            except ZooNotFoundError as error:
-                raise missing from error
-            except (HubError, StorageError) as error:
-                raise type(error)(f"{error} (there is no folder of this name either)") from error
-
-        config, path = find(constants.CONFIG_NAME), find(constants.SAFETENSORS_SINGLE_FILE)
+        config, path = (
+            _local_file(name, file, revision, download)
+            for file in (constants.CONFIG_NAME, constants.SAFETENSORS_SINGLE_FILE)
+        )
         try:
             values = json.loads(config.read_bytes() if config.stat().st_size <= MAX_CONFIG else b"")
             arguments = {"schema": values["schema"], "architecture": values["architecture"]}
@@ -196,3 +177,29 @@ class Encoder(
         if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise DamagedZooError(f"{path}: {len(bad)} tensors hold NaN or infinity, {bad[0]!r} among them")
         return encoder.eval()
+
+
+def _local_file(name: str, file: str, revision: str | None, download: dict[str, Any]) -> Path:
+    """Return the path of an encoder's file, in the folder ``name`` or downloaded from the repository ``name``.
+
+    Raises as `Encoder.from_pretrained`.
+    """
+    missing = ZooNotFoundError(f"{name}: holds no encoder (there is no {file})")
+    folder = folder_of(name)
+    if folder is not None and exists(folder):
+        if not (folder / file).is_file():
+            raise missing
+        return folder / file
+    near = nearest_path(folder) if folder is not None else ""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise ZooNotFoundError(f"{name}: neither a folder nor the name of a repository{near}") from None
+    if folder is not None and revision is None and looks_like_a_path(folder):
+        raise ZooNotFoundError(f"{name}: there is no such folder{near}")
+    try:
+        return Path(retried(lambda: hf_hub_download(name, file, revision=revision, **download), name, first=True))
+    except ZooNotFoundError as error:
+        raise missing from error
+    except (HubError, StorageError) as error:
+        raise type(error)(f"{error} (there is no folder of this name either)") from error

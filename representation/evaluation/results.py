@@ -170,14 +170,10 @@ class Results:
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Return the mean and half the width of its 95 % interval (Student's; None for a single value)."""
-    from scipy.stats import t
+    from scipy.stats import sem, t
 
-    count = len(values)
-    mean = sum(values) / count
-    if count == 1:
-        return mean, None
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    return mean, float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    mean = sum(values) / len(values)
+    return mean, float(t.ppf(0.975, len(values) - 1) * sem(values)) if len(values) > 1 else None
 
 
 def _grid(entries: list[Summary]) -> list[str]:

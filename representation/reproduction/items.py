@@ -326,10 +326,10 @@ ITEMS: dict[str, Item] = {
         Item(
             "table8",
             "The zoos",
-            note="Ours are of the specifications, whatever the scale: with epoch 0, and every axis that varies. "
+            note="Our values describe the specifications at full scale, with epoch 0 and every axis that varies. "
             "The paper's small table below it compares collections of zoos by ticks; there is nothing to measure.",
         ),
-        Item("table9", "Settings of the zoos", note="Ours are of the specifications as they are, whatever the scale."),
+        Item("table9", "Settings of the zoos", note="Our values describe the specifications at full scale."),
         Item("table10", "The network of the TETRIS zoos"),
         Item(
             "table11",

@@ -51,7 +51,7 @@ def draw(workspace: Workspace, items: Sequence[Item], there: Sequence[str]) -> d
 def _draw(workspace: Workspace, item: Item, there: Sequence[str]) -> Picture:
     shown = [zoo for zoo in item.zoos if zoo in there]
     lacks = [zoo_label(zoo) for zoo in item.zoos if zoo not in there]
-    note = f"Not in the picture, for want of a zoo: {', '.join(lacks)}." if lacks else ""
+    note = f"Not in the picture, because the zoo is missing: {', '.join(lacks)}." if lacks else ""
     if item.zoos and item.zoos[0] not in there:
         return Picture(reason=f"{zoo_label(item.zoos[0])} is not there")
     for job in item.encoders:

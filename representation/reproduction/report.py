@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         ("paper", pa.float64()),
         ("our_words", pa.string()),
         ("paper_words", pa.string()),
-        ("reason", pa.string()),  # why there is no figure of ours
+        ("reason", pa.string()),  # why there is no value of ours
         ("note", pa.string()),
     ]
 )
@@ -232,8 +232,8 @@ def markdown(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
 
 LEGEND = (
     "A cell reads *ours < the paper's*, or >; ± is half the 95 % interval of the mean over seeds, where there is more "
-    "than one. A letter in brackets stands for the remark below the table; beside it is the paper's figure alone where "
-    "there is none of ours."
+    "than one. A letter in brackets refers to a remark below the table; a cell without a value of ours has only the "
+    "letter and the paper's value."
 )
 
 
@@ -248,7 +248,7 @@ def section_lines(section: FilledItem) -> list[str]:
         lines += [f"![{section.item.heading}](reproduction/{section.file.name})", ""]
     remarks = [f"[{letter}] {text}" for text, letter in section.marks.texts.items()]
     if any(grid.has_gaps for grid in section.grids):
-        remarks.append("-: there is no such figure, neither here nor in the paper.")
+        remarks.append("-: neither this report nor the paper has a value here.")
     for remark in [*section.remarks, *remarks]:
         lines += [remark, ""]
     return lines

@@ -225,7 +225,7 @@ def test_words_on_the_command_line_are_repeated_visibly(text: str) -> None:
 @example(text=f"\x1b[2J\u202e\n{FAKE}\n")
 @given(text=hostile_text)
 def test_names_of_columns(tmp_path: Path, text: str) -> None:
-    from representation.evaluation.results import Results
+    from representation.evaluation.results import Results, Score
 
     name = text.encode("utf-8", "replace").decode()
     layers = (Layer("fc1", "linear", 2, 2, bias=False, activation=False),)
@@ -237,8 +237,9 @@ def test_names_of_columns(tmp_path: Path, text: str) -> None:
     assert done.exit_code in (0, 2, 3)
     assert command("show", tmp_path / "files", name).exit_code == 2
     row = {"evaluated_on": "zoo", "method": "W", "probe": "paper", "split": "test", "metric": "r2", "value": 0.5}
+    score = Score(**row, target=name, seed=0, rows=3)
     counts = {f"{split}_models": 3 for split in ("train", "validation", "test")}
-    results = Results.of([{**row, "target": name}], "zoo", "recipe", counts, [f"note {text}"], {text: text})
+    results = Results.of([score], "zoo", "recipe", counts, [f"note {text}"], {text: text})
     shown = results.render()
     assert unseen(shown) == []
     assert FAKE not in shown.splitlines()

@@ -26,7 +26,7 @@ from representation import Encoder, embed, represent
 from representation.dataset import ZooDataset
 from representation.encoders.attention import projection_head
 from representation.evaluation.probes import ALPHAS
-from representation.evaluation.results import SCHEMA, Results
+from representation.evaluation.results import SCHEMA, Results, Score
 from representation.paper import published
 from representation.recipes import load_recipe
 from representation.targets import IDENTITY, read_targets
@@ -217,7 +217,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
 
     about = {"method": "W", "probe": "paper", "split": "test", "metric": "r2", "seed": 0, "rows": 1}
     values = {"epoch": 0.675, "test_accuracy": 0.4, "test_f1_0": 0.266, "test_loss": 0.5, "lr": float("nan")}
-    rows = [about | {"evaluated_on": "tetris_seed", "target": key, "value": value} for key, value in values.items()]
+    rows = [Score(**about, evaluated_on="tetris_seed", target=key, value=value) for key, value in values.items()]
     sizes = {f"{split}_models": 1 for split in ("train", "validation", "test")}
     text = Results.of(rows, "tetris_seed", "default", sizes, [], {}).render()
     cells = {
