@@ -2,7 +2,7 @@
 
 import ast
 from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import grimp
 import pytest
@@ -22,17 +22,28 @@ LAYERS = (
 )
 """From the ground up: none of these imports a later one, not even through other modules."""
 
+HEAVY = {
+    *("torch", "torchvision", "numpy", "scipy", "sklearn", "pyarrow", "safetensors", "datasets", "huggingface_hub"),
+    *("ray", "fsspec", "s3fs", "jinja2", "matplotlib", "plotly", "umap", "PIL", "trackio"),
+}
+"""Packages that take long to import, or that a user may not have installed."""
+INSIDE = {
+    "zootools/engines/ray.py: zootools": "the version of the machine on which the task runs",
+}
+"""Imports inside functions, outside of the command line, that have another reason than `HEAVY`."""
+
 LONGEST_FUNCTION = 60
 """Lines, from ``def`` to the last one."""
 LONGEST_MODULE = 450
 
-SOURCES = sorted([*ROOT.glob("zootools/**/*.py"), *ROOT.glob("representation/**/*.py")])
+PACKAGES = ("zootools", "representation")
+SOURCES = sorted(chain(*(ROOT.glob(f"{package}/**/*.py") for package in PACKAGES)))
 
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
     """Every import of both packages, those inside functions too, without those that only type checkers follow."""
-    return grimp.build_graph("zootools", "representation", exclude_type_checking_imports=True, cache_dir=None)
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
 
 
 def cycle(edges: dict[str, set[str]]) -> list[str]:
@@ -86,6 +97,29 @@ def test_an_import_of_a_higher_layer_would_be_found(lower: str, higher: str) -> 
     graph.add_import(importer=f"{lower}.x", imported="zootools.between")
     graph.add_import(importer="zootools.between", imported=f"{higher}.y")
     assert graph.find_illegal_dependencies_for_layers((higher, lower))
+
+
+def test_an_import_inside_a_function_keeps_a_heavy_package_out() -> None:
+    """Nothing else is a reason for one, least of all a cycle; the commands of the command line import all they need."""
+    graph = grimp.build_graph(
+        *PACKAGES, include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
+    found, light = 0, set()
+    for path in SOURCES:
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith("zootools/cli/"):
+            continue
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        for node in chain(*map(ast.walk, functions)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    module = inner if inner in graph.modules else node.module
+                    found += 1
+                    if not HEAVY & (graph.find_upstream_modules(module) | {module}):
+                        light.add(f"{name}: {module}")
+    assert found > 20
+    assert light == INSIDE.keys()
 
 
 def test_functions_and_modules_are_short() -> None:

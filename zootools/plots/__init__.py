@@ -10,6 +10,8 @@ The public names are imported on first use: the interactive page (`zootools.plot
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from zootools.extras import optional
+
 if TYPE_CHECKING:
     from zootools.plots.figures import accuracy, embedding, figure_4, figure_7, figure_8, gap, losses, mean_weight
     from zootools.plots.portrait import Plane, Portrait
@@ -39,7 +41,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'zootools.plots' has no attribute {name!r}")
     home = _HOME.get(name, "figures")
     if home != "portrait":
-        from zootools.extras import optional
-
         optional("matplotlib", f"zootools.plots.{name}", "plots")
     return getattr(import_module(f"zootools.plots.{home}"), name)
