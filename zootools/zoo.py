@@ -29,10 +29,18 @@ from zootools.storage.manifest import (
 from zootools.storage.place import Place
 from zootools.storage.records import Plan, Stop
 from zootools.storage.shards import gather_weights, shard_name
-from zootools.storage.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table, read_metadata
+from zootools.storage.tables import (
+    SPLITS,
+    check_scores,
+    is_accuracy_summary,
+    metadata_table,
+    read_metadata,
+    weights_schema,
+)
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
     from zootools.architectures.networks import Network
@@ -48,7 +56,7 @@ class Zoo:
     schema: Schema
     """The layers of every model."""
     metadata: pa.Table
-    """One row per checkpoint: identity, hyper-parameters, losses, accuracies, F scores (design, section 6)."""
+    """One row per checkpoint: identity, hyper-parameters, losses, accuracies, F scores (docs/zoo-format.md)."""
     counts: Counts
     """The numbers of models and checkpoints of the whole zoo."""
     stopped: dict[str, Stop]
@@ -118,6 +126,23 @@ class Zoo:
             shards = table.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
             self.place.fetch(shard_name(shard["stack"], shard["epoch"]) for shard in shards)
         return torch.from_numpy(gather_weights(self.files, self.schema, table["stack"], table["epoch"], table["row"]))
+
+    def to_dataset(self) -> "Dataset":
+        """Return the checkpoints as a `datasets.Dataset` in memory, in the order of `metadata`.
+
+        Its features are those of ``datasets.load_dataset`` of the zoo's folder: the columns of `metadata`, then
+        ``weights``, a list of float32 with the length of the flat vector. In contrast to ``load_dataset``, the files
+        are compared with their hashes, unfinished zoos can be read, and nothing is copied to the cache of `datasets`.
+
+        Raises what `weights` raises.
+        """
+        from datasets import Dataset
+        from datasets.table import InMemoryTable
+
+        field = weights_schema(self.metadata.schema, self.schema).field("weights")
+        flat = pa.array(self.weights().numpy().reshape(-1))
+        rows = pa.FixedSizeListArray.from_arrays(flat, self.schema.size)
+        return Dataset(InMemoryTable(self.metadata.append_column(field, rows)))
 
     def model(self, model_id: str) -> "Zoo":
         """Return the checkpoints of one model. Raises ZooNotFoundError with the most similar id."""

@@ -224,6 +224,19 @@ def test_load_dataset_gives_the_weights_of_the_shards(tmp_path: Path, cnn: Path)
 
 
 @pytest.mark.filterwarnings("default")
+def test_to_dataset_is_what_load_dataset_loads(tmp_path: Path, cnn: Path) -> None:
+    import datasets
+
+    zoo = open_zoo(cnn, include_diverged=True)
+    for name, loaded in datasets.load_dataset(str(cnn), cache_dir=str(tmp_path)).items():
+        made = zoo.split(name).to_dataset()
+        assert made.features == loaded.features
+        assert len(made) == len(loaded) > 0
+        assert made.to_list() == loaded.to_list()
+    assert len(zoo.where(pc.field("epoch") == 99).to_dataset()) == 0
+
+
+@pytest.mark.filterwarnings("default")
 def test_a_rebuilt_zoo_is_not_served_from_an_old_cache(tmp_path: Path, specs: Path) -> None:
     """`datasets` caches local folders by the card's configs block, so that block must change with the bytes."""
     import datasets
