@@ -44,7 +44,7 @@ class Zoo:
     schema: Schema
     """The layers of every model."""
     metadata: pa.Table
-    """One row per checkpoint: identity, hyper-parameters, losses, accuracies, F scores (design, section 6)."""
+    """One row per checkpoint: identity, hyper-parameters, losses, accuracies, F scores (docs/zoo-format.md)."""
     counts: Counts
     """The numbers of models and checkpoints of the whole zoo."""
     stopped: dict[str, Stop]
