@@ -335,7 +335,7 @@ def test_zoos_without_enough_models_are_refused(varied: Path, folder: Path) -> N
         represent(zoo.where(pc.field("epoch") == 0), "smoke", folder / "zero", baselines_only=True, quiet=True)
     columns = [name for name in zoo.metadata.column_names if name in (*IDENTITY, "epoch")]
     bare = replace(zoo, metadata=zoo.metadata.select(columns)).where(pc.field("epoch") == 1)
-    with pytest.raises(SpecError, match=r"no property to predict \(epoch: constant \(1\)"):
+    with pytest.raises(SpecError, match=r"no property can be predicted \(epoch: constant \(1\)"):
         represent(bare, "smoke", folder / "bare", baselines_only=True, quiet=True)
 
 
@@ -563,7 +563,7 @@ def test_an_encoder_beyond_memory_is_refused_with_the_numbers_and_the_key(
     words = [word for change in changes for word in ("--set", f"encoder.{change}")]
     refused = CliRunner().invoke(main, ["represent", "--zoo", str(varied), "--recipe", "smoke", *words, *what])
     assert refused.exit_code == 2, refused.output
-    text = r"the encoder has [0-9,]+ parameters; .* takes at least [0-9,.]+ GB of memory.*, and [0-9,.]+ GB are free; "
+    text = r"the encoder has [0-9,]+ parameters; .* needs at least [0-9,.]+ GB of memory.*, and [0-9,.]+ GB are free; "
     assert re.search(text + r"use a smaller encoder\.(width|hidden|blocks) \(now [0-9]+\)", refused.stderr), (
         refused.stderr
     )
