@@ -54,12 +54,12 @@ def train_encoders(
             stack.enter_context(FolderLock(folder.lock))
             if not folder.is_finished(identity):
                 state = folder.read(identity)
-                jobs.append(_Job(seed, folder, state[1].epoch if state else 0))
+                jobs.append(_SeedTraining(seed, folder, state[1].epoch if state else 0))
             else:
                 folder.remove_work()
         if jobs:
             stack.enter_context(connect(address))
-            _train(weights, recipe, jobs, quiet)
+            _train_seeds(weights, recipe, jobs, quiet)
         for job in jobs:
             job.folder.remove_work()
     return [Encoder.from_pretrained(path) for path in folders]
@@ -103,7 +103,7 @@ def unpacked(arrays: Any) -> Weights:
 
 
 @dataclass(eq=False)
-class _Job:
+class _SeedTraining:
     """The training of one seed."""
 
     seed: int
@@ -112,14 +112,14 @@ class _Job:
     """The last one that is committed."""
 
 
-def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) -> None:
+def _train_seeds(weights: Weights, recipe: Recipe, jobs: Sequence[_SeedTraining], quiet: bool) -> None:
     """Train all seeds; this process must be connected to the cluster."""
     import ray
 
     share, shared = Resources.of(len(jobs)), ray.put(packed(weights))
     task = ray.remote(**Tasks.options({"num_cpus": share.threads, "num_gpus": share.gpus}))(_train_seed)
 
-    def start(job: _Job) -> None:
+    def start(job: _SeedTraining) -> None:
         files = {name: (job.folder.path / name).read_bytes() for name in _stamps(job.folder.path)}
         named = task.options(name=f"encoder of {weights.zoo}, seed {job.seed}")
         tasks.add(named.remote(shared, recipe, job.seed, files, share, job.folder.path), job)
@@ -127,7 +127,7 @@ def _train(weights: Weights, recipe: Recipe, jobs: Sequence[_Job], quiet: bool) 
     epochs = recipe.training.epochs
     with (
         Progress([1] * len(jobs), epochs, [job.epoch for job in jobs], quiet, unit="epochs") as progress,
-        Tasks[_Job](lambda job: str(job.folder.path)) as tasks,
+        Tasks[_SeedTraining](lambda job: str(job.folder.path)) as tasks,
     ):
         for job in jobs:
             start(job)
