@@ -356,7 +356,7 @@ def test_an_interrupted_build_leaves_a_valid_partial_zoo(tmp_path: Path, specs: 
     process.send_signal(how)
     _, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert "the same command goes on" in errors
+    assert "the same command resumes" in errors
     zoo = open_zoo(out)
     assert not zoo.finished
     assert len(zoo) > 0

@@ -297,7 +297,7 @@ def test_c6_a_signal_stops_a_build_cleanly_and_a_second_one_at_once(
     print(f"C6: {[number.name for number in signals]}: stopped after {time.monotonic() - begun:.2f} s")
     if len(signals) == 1:
         assert process.returncode == 130, errors
-        assert "the same command goes on" in errors
+        assert "the same command resumes" in errors
         assert "Traceback" not in errors
     assert process.returncode in (130, -signal.SIGINT)
     check_what_is_visible(out)
@@ -675,7 +675,7 @@ def test_stacks_are_not_all_tried_where_every_worker_dies_at_once(
     spec.write_text(TINY.replace(grid, "[tanh, relu], init: [uniform], optimizer: [adam, sgd, rmsprop]"))
     assert builders.build(spec, out, abort_all=None) == WorkerError.exit_code
     log = Path(f"{out}.log").read_text()
-    assert "the worker of 3 of 6 stacks died 3 times (stack 0 first: killed by SIGKILL (which the system does" in log
+    assert "the worker of 3 of 6 stacks died 3 times (stack 0 first: killed by SIGKILL (the system does this" in log
     assert "3 more were not tried" in log
     assert (status(out).counts.failed, status(out).counts.missing) == (9, 9)
     assert builders.build(spec, out) == 0

@@ -314,7 +314,7 @@ def pairs(*values: str) -> bytes:
         ),
         (pairs(*(f"{index}:nan" for index in range(1, 257))), r"line 1 has values outside \[-1, 1\]"),
         (pairs(*(f"{index}:x" for index in range(1, 257))), "cannot be read as a file of usps"),
-        (bz2.compress(b"\0" * 50_000_000), "line 1 is not a label"),  # a bomb: one line of it is read
+        (bz2.compress(b"\0" * 50_000_000), "line 1 does not consist of a label"),  # a bomb: one line of it is read
         (usps([1] * 9)[:-5], "ended before the end-of-stream marker"),
         (b"not bz2 at all", "cannot be read as a file of usps"),
         (b"", "ended before the end-of-stream marker"),
