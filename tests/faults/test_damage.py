@@ -332,7 +332,7 @@ def spoil_shard(zoo: Path, change: Callable[[bytes], bytes]) -> None:
     record, state = folder.read_record(1), folder.state_bytes(1)
     assert record is not None
     data = change((zoo / name).read_bytes())
-    record.shards[name] = dict(folder.write(name, data))
+    record.shards[name] = folder.write(name, data)
     folder.write_record(1, record, state)
 
 

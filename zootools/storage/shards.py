@@ -5,6 +5,7 @@ metadata key ``zootools`` a canonical JSON text with the epoch, the model ids of
 score. Weights and scores so become visible in one rename, and every table can be rebuilt from shards.
 """
 
+import json
 import mmap
 import os
 import re
@@ -28,8 +29,6 @@ from zootools.storage.verified_files import VerifiedFiles, unreadable
 
 MAX_HEADER = 10 << 20
 SMALL = 1 << 20
-_BEFORE_INFO = b'{"__metadata__":{"zootools":"'
-"""How the header of every shard begins; the info follows, as a JSON text inside a JSON string."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def gather_weights(
             raise DamagedZooError(f"has no row {picked.max()}", path=files.folder / name)
         source = slice(int(picked[0]), int(picked[-1]) + 1) if straight else picked
         target = slice(int(group[0]), int(group[-1]) + 1) if straight else group
-        for parameter, begin, stop in _layout(schema, count)[1]:
+        for parameter, begin, stop in _spans(schema, count):
             result[target, parameter.offset : parameter.end] = values[begin:stop].reshape(count, -1)[source]
         if files.verify and not _is_finite(result[target]):
             raise DamagedZooError("holds weights that are not finite", path=files.folder / name)
@@ -177,12 +176,10 @@ def _is_finite(values: npt.NDArray[np.float32]) -> bool:
 
 
 def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDArray[np.float32], int]:
-    """Map a shard; return its values as they lie there (`_layout`), and the number of its models.
+    """Map a shard; return its values in the order of the file (`_spans`), and the number of its models.
 
-    `shard_bytes` has one way to lay a shard out, and nothing else is read: what comes before and behind the info in the
-    header is compared byte by byte, so that no two readers can understand it differently. Most of a header (what the
-    models score) is not parsed, which makes loading a zoo of small models several times faster.
-    Raises DamagedZooError that says what differs.
+    Only the layout that `shard_bytes` writes is accepted, byte by byte, so that no two readers can interpret a file
+    differently. Raises DamagedZooError with the difference.
     """
     try:
         with files.open(name) as file:
@@ -201,7 +198,7 @@ def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDA
         raise DamagedZooError(f"a header of {length} bytes in a file of {len(mapped)}", path=files.folder / name)
     header = mapped[8 : 8 + length]
     models, rest = divmod(behind, 4 * schema.size)
-    if models < 1 or rest or not _is_as_written(header, _layout(schema, models)[0]):
+    if models < 1 or rest or not _is_as_written(header, schema, models):
         raise DamagedZooError(_layout_fault(header, behind, schema), path=files.folder / name)
     expected = files.expected_rows(name)
     if expected is not None and models != expected:
@@ -209,22 +206,23 @@ def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDA
     return np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models
 
 
-def _is_as_written(header: bytes, after: bytes) -> bool:
-    """Whether a header is what `shard_bytes` writes: its beginning, one string that holds the info, and its end.
-
-    The info is canonical JSON without a backslash of its own, so in the string only its quotation marks are escaped.
-    """
-    text = header.rstrip(b" ")  # up to seven spaces align what follows
-    start, end = len(_BEFORE_INFO), len(text) - len(after)
-    if start > end or len(header) - len(text) > 7 or not (text.startswith(_BEFORE_INFO) and text.endswith(after)):
+def _is_as_written(header: bytes, schema: Schema, models: int) -> bool:
+    """Whether a header has the bytes that `shard_bytes` writes, except for the text in its metadata."""
+    try:
+        info = parse_json(header, "the header", exact=True)["__metadata__"]["zootools"]
+    except (DamagedZooError, KeyError, TypeError):
         return False
-    info = text[start:end]
-    bare = info.replace(b'\\"', b"")
-    return b'"' not in bare and b"\\" not in bare and info.isascii() and info.decode().isprintable()
+    entries: dict[str, Any] = {"__metadata__": {"zootools": info}}
+    for parameter, start, end in _spans(schema, models):
+        shape = [models, *parameter.shape]
+        entries[parameter.name] = {"dtype": "F32", "shape": shape, "data_offsets": [4 * start, 4 * end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    padding = len(header) - len(text)
+    return isinstance(info, str) and 0 <= padding < 8 and header == text + b" " * padding
 
 
 def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
-    """Say why a header, with ``size`` bytes of values behind it, is not that of a shard."""
+    """Return why a header, followed by ``size`` bytes of values, is not that of a shard."""
     try:
         entries = parse_json(header, "its header")
         names, found = sorted(parameter.name for parameter in schema.parameters), sorted({*entries} - {"__metadata__"})
@@ -239,7 +237,7 @@ def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
                     f"expected F32 [models, {', '.join(map(str, parameter.shape))}]"
                 )
         models = entries[names[0]]["shape"][0]
-        expected = [[4 * start, 4 * end] for _, start, end in _layout(schema, models)[1]] if type(models) is int else []
+        expected = [[4 * start, 4 * end] for _, start, end in _spans(schema, models)] if type(models) is int else []
         spans = [entries[name]["data_offsets"] for name in names]
         if spans != expected or spans[-1][1] != size:
             return f"its tensors lie at {spans!s:.200} in {size} bytes, expected one behind the other up to the end"
@@ -251,16 +249,11 @@ def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
 
 
 @lru_cache
-def _layout(schema: Schema, models: int) -> tuple[bytes, list[tuple[Parameter, int, int]]]:
-    """Return how the header of a shard of so many models ends, from the end of its info on, and where tensors lie.
-
-    Of each tensor: its first value, and the one behind its last.
-    """
-    entries, places, start = [], [], 0
+def _spans(schema: Schema, models: int) -> list[tuple[Parameter, int, int]]:
+    """Return the tensors of a shard in the order of the file, each with the start and end of its values."""
+    spans, start = [], 0
     for parameter in sorted(schema.parameters, key=lambda parameter: parameter.name):
         end = start + models * parameter.size
-        shape, span = [models, *parameter.shape], [4 * start, 4 * end]
-        entries.append(f'"{parameter.name}":{{"dtype":"F32","shape":{shape},"data_offsets":{span}}}'.replace(" ", ""))
-        places.append((parameter, start, end))
+        spans.append((parameter, start, end))
         start = end
-    return ('"},' + ",".join(entries) + "}").encode(), places
+    return spans
