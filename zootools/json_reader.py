@@ -1,7 +1,7 @@
-"""JSON from somebody else: values that Python and JSON agree on, and no more of them than the size of the text allows.
+"""Reading untrusted JSON, with bounded memory.
 
-Python's own reader lets the last of two equal keys win, reads NaN and 1e400, and keeps halves of surrogate pairs, which
-can be neither printed nor hashed. All of these, and text that is nested too deep, are refused here.
+Python's own reader accepts duplicate keys, NaN, 1e400, and halves of surrogate pairs, which can be neither printed nor
+hashed. All of these are refused here, and so is text that is nested too deeply.
 """
 
 import json
@@ -14,20 +14,18 @@ from zootools.errors import DamagedZooError
 
 MAX_DEPTH = 40
 SPARSE = 12
-"""Bytes that a text of many values has at least for each: those of zootools have more than 16. A value takes up to a
-hundred bytes of memory, so this bounds what reading takes."""
+"""Minimal number of bytes per value in a text of many values. A value takes up to a hundred bytes of memory, so this
+bounds the memory of a parsed text. The files that zootools writes have more than 16 bytes per value."""
 FEW_VALUES = 500_000
-"""Values that are read however densely they are written."""
-
-
+"""Number of values up to which `SPARSE` does not apply."""
 MAX_KEYS = 250_000
-"""Of one object. The largest that zootools writes are the files of a manifest."""
+"""Maximal number of keys of one object. The largest object that zootools writes contains the files of a manifest."""
 
 
 def parse_json(data: bytes, source: Path | str, exact: bool = False) -> Any:
     """Return the value of a JSON text in UTF-8 that was read from ``source``. Raises DamagedZooError.
 
-    ``exact`` says that the caller compares the text with the one that the value makes, which finds equal keys, too.
+    With ``exact``, duplicate keys are not looked for, because the caller compares the text with that of the value.
     """
     separators = data.count(b",") + data.count(b"[") + data.count(b"{")
     if separators > FEW_VALUES + len(data) // SPARSE:
@@ -48,7 +46,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen = set[str]()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!a:.80} occurs twice")
+        raise ValueError(f"duplicate key {twice!a:.80}")
     return value
 
 
@@ -57,7 +55,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _check_values(value: Any) -> None:
-    """Refuse deep nesting, and values that are none, level by level: recursion could end the process."""
+    """Refuse deep nesting and invalid values. This is not recursive, because a deep recursion can end the process."""
     level = [value]
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []

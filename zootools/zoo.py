@@ -1,4 +1,4 @@
-"""Reading a zoo: metadata first, weights when asked for, models that run.
+"""Reading a zoo: its metadata, its weights, runnable models.
 
 >>> zoo = open_zoo("zoos/tetris_seed", split="test")
 >>> zoo.metadata.num_rows, zoo.weights().shape
@@ -18,7 +18,7 @@ from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_yo
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.manifest import Counts, count_outcomes, read_manifest
-from zootools.storage.manifest_checks import check_against_spec, check_tables, shard_rows, stored_spec
+from zootools.storage.manifest_checks import check_against_spec, check_tables, stored_spec
 from zootools.storage.place import Place
 from zootools.storage.records import Plan, Stop
 from zootools.storage.shards import gather_weights, shard_name
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Zoo:
-    """The checkpoints of a zoo, or a part of them. Nothing but metadata is read until weights are asked for."""
+    """The checkpoints of a zoo, or some of them. Weights are read when they are requested."""
 
     folder: Path
     stored_spec: ZooSpec | None
-    """The specification; None for a population that zootools did not build (see `spec`)."""
+    """The specification; None for a population that zootools did not build."""
     schema: Schema
     """The layers of every model."""
     metadata: pa.Table
@@ -66,14 +66,14 @@ class Zoo:
 
     @property
     def name(self) -> str:
-        """What the specification calls the zoo; without one, the name it was opened by."""
+        """The name in the specification; without one, the name by which the zoo was opened."""
         if self.stored_spec is not None:
             return self.stored_spec.name
         return self.place.name if self.place is not None else self.folder.name
 
     @property
     def notes(self) -> list[str]:
-        """What this version cannot do with the zoo, because another one has built it: names that it does not know."""
+        """One sentence for every name in the specification that this version of zootools does not know."""
         names = self.stored_spec.unknown_names if self.stored_spec is not None else []
         return [f"{name} is not known to this version of zootools" for name in names]
 
@@ -105,7 +105,7 @@ class Zoo:
         """Return the flat weights of all checkpoints, in the order of `metadata`.
 
         float32 ``[checkpoints, parameters]``, copied once from the mapped shards. The order inside a row is that of
-        `Schema.parameters`. Raises DamagedZooError for a shard that is missing or not what was written.
+        `Schema.parameters`. Raises DamagedZooError for a shard that is missing or was changed.
         """
         import torch
 
@@ -187,10 +187,10 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
     keys = check_against_spec(manifest, spec, folder / "zoo.json")
     check_tables(manifest, folder / "zoo.json")
     files = VerifiedFiles(folder, manifest.files, verify)
-    files.expect_rows(shard_rows(keys))
+    files.expect_rows(keys.shard_rows())
     metadata = read_metadata(files, spec, manifest.splits.by_name(), schema.classes)
-    for name, expected in keys.items():
-        if not metadata[name].combine_chunks().equals(pa.array(expected, metadata.schema.field(name).type)):
+    for name in ("model_id", "epoch", "stack", "row"):
+        if not metadata[name].combine_chunks().equals(pa.array(getattr(keys, name), metadata.schema.field(name).type)):
             raise DamagedZooError(f"the metadata's column {name} is not what zoo.json and spec.yaml make", path=folder)
     if not is_accuracy_summary(manifest.test_accuracy, metadata):
         raise DamagedZooError("test_accuracy: is not that of the metadata", path=folder / "zoo.json")

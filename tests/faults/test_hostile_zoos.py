@@ -162,7 +162,7 @@ def test_z2_no_record_of_an_unfinished_zoo_reaches_out_of_its_folder(tmp_path: P
     assert record is not None
     record.shards[bad] = FileInfo(1, "0" * 64)
     zoo.write_record(0, record)
-    with pytest.raises(DamagedZooError, match="no shard of this stack"):
+    with pytest.raises(DamagedZooError, match="not a shard of this stack"):
         open_zoo(zoo.path)
 
 

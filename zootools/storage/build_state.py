@@ -1,12 +1,12 @@
-"""The zoo folder while it is built: the plan, the records of its stacks, and what they say of every model.
+"""The folder of a zoo, and the state of its build: the plan and the records of its stacks.
 
-``.work/`` holds what a resume needs and is gone when the zoo is finished: ``plan.json`` (specification,
-layer schema, which models are in which stack) and one record per stack. The records are the journal of the
-build: a shard counts when the record of its stack names it with its size and sha256, and only then. Shards
-are written before the record that names them, so a builder that dies loses at most the epoch in progress.
+``.work/`` contains what a resume needs, and is removed when the zoo is finished: ``plan.json`` (specification, layer
+schema, the models of each stack) and one record per stack. The records are the journal of the build: a shard is
+committed when the record of its stack contains its name, size and sha256, and only then. Shards are written before the
+record that names them, so a builder that dies loses at most the epoch in progress.
 
-A record is one line of canonical JSON with its own sha256, then weights and optimizer state of the last
-whole epoch as safetensors, whose size and sha256 stand in the line. Whoever resumes checks both.
+A record is one line of canonical JSON with its own sha256, followed by the weights and optimizer state of the last
+whole epoch as safetensors; the line contains their size and sha256. A resume checks both.
 """
 
 import os
@@ -51,9 +51,9 @@ from zootools.storage.verified_files import FileInfo, unreadable
 FORMAT: Final = 1
 
 PLAN = ".work/plan.json"
-"""The plan; while there is one the zoo is being built."""
+"""The plan; it exists while the zoo is being built."""
 MANIFEST = "zoo.json"
-"""Written last, so its presence means that the zoo is whole."""
+"""Written last, so a zoo that has it is complete."""
 IMAGES = ".work/images.safetensors"
 """The image tensors that the workers map."""
 FOLDERS = (".work", "checkpoints", "data", "metadata")
@@ -75,11 +75,11 @@ _PLAN_FILE, _RECORD = TypeAdapter(_PlanFile), TypeAdapter(StackRecord)
 
 
 class ZooFolder:
-    """Paths and records of one zoo folder.
+    """The files of a zoo folder as builders and verifiers access them: never through a link, and written durably.
 
     Args:
         path: the folder.
-        lock: descriptor of the lock that this process holds on it; only readers go without.
+        lock: descriptor of the lock that this process holds on it; None for readers.
     """
 
     def __init__(self, path: Path, lock: int | None = None) -> None:
@@ -89,7 +89,7 @@ class ZooFolder:
 
     @property
     def manifest(self) -> Path:
-        """The path of `MANIFEST`, for messages and for those who write it."""
+        """The path of `MANIFEST`."""
         return self.path / MANIFEST
 
     @property
@@ -99,50 +99,50 @@ class ZooFolder:
 
     @property
     def plan(self) -> Path:
-        """The path of `PLAN`, for messages."""
+        """The path of `PLAN`."""
         return self.path / PLAN
 
-    # --- looking and removing, never through a link --------------------------------------------------------
+    # --- looking and removing ------------------------------------------------------------------------------
 
     def has(self, name: str) -> bool:
-        """Whether there is anything of a name. Raises DamagedZooError where a link, or no folder, lies in the way."""
+        """Whether a file or folder exists. Raises DamagedZooError if one of its folders is a link or not a folder."""
         with self._asking(name):
             return exists_inside(self.path, name)
         return False
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files below a folder, none where there is no such folder."""
+        """Return the names of all files below a folder; an empty list if it does not exist."""
         with self._asking(folder), suppress(FileNotFoundError):
             return names_inside(self.path, folder)
         return []
 
     def entries(self, folder: str) -> list[str]:
-        """Return the names of what lies directly in a folder, none where there is no such folder."""
+        """Return the names of the files and folders in a folder; an empty list if it does not exist."""
         with self._asking(folder), suppress(FileNotFoundError):
             return entries_inside(self.path, folder)
         return []
 
     def remove(self, name: str) -> None:
-        """Remove a file, or the link in its place, if it is there."""
+        """Remove a file, or a link in its place, if it exists."""
         with self._asking(name, "removed"):
             remove_inside(self.path, name)
 
     def check_folders(self) -> None:
-        """Raise DamagedZooError, before anything is computed, for a folder of the zoo that is a link or no folder."""
+        """Raise DamagedZooError, before anything is computed, if a folder of the zoo is a link or not a folder."""
         for folder in FOLDERS:
             self.entries(folder)
 
     @contextmanager
     def _asking(self, name: str, verb: str = "read") -> Iterator[None]:
-        """Say what is wrong with a name: DamagedZooError for what no builder puts there, StorageError for the rest."""
+        """Raise DamagedZooError for links and the like, which no builder creates, StorageError for other OSErrors."""
         try:
             yield
         except NotPlainError as error:
             raise DamagedZooError(
-                f"{error.what}; remove it, a zoo of zootools has none", path=self.path / name
+                f"{error.what}; remove it, zootools did not create it", path=self.path / name
             ) from error
         except NotADirectoryError:
-            return  # the zoo's own folder is a file, which holds nothing
+            return  # the zoo's own folder is a file, so nothing is in it
         except OSError as error:
             raise storage_error(self.path / name, error, verb) from error
 
@@ -151,9 +151,8 @@ class ZooFolder:
     def fence(self) -> None:
         """Raise BusyError or StorageError if this process must not write any more (`check_held`).
 
-        Called before every file becomes visible: a builder that was stopped, and whose lock file somebody
-        removed to let another one begin, finds out here when it wakes. Called every second or so as well, for a
-        folder that is moved or removed while all workers are busy.
+        Called before every file becomes visible, because a suspended builder can lose its lock to another one. Also
+        called about every second, because the folder can be moved or removed while all workers are busy.
         """
         if self._lock is not None:
             check_held(self.lock, self._lock)
@@ -163,7 +162,7 @@ class ZooFolder:
         return durable_file(self.path / name, self.path, self.fence)
 
     def write(self, name: str, data: bytes) -> FileInfo:
-        """Write one file of the zoo; return what a record or manifest says of it."""
+        """Write one file of the zoo; return its entry in a record or manifest."""
         with self.file(name) as file:
             file.write(data)
         return FileInfo.of(data)
@@ -208,7 +207,7 @@ class ZooFolder:
         return f".work/stack-{stack:05d}.record"
 
     def read_record(self, stack: int) -> StackRecord | None:
-        """Return the record of a stack without its tensors, or None when nothing of it is committed."""
+        """Return the record of a stack without its tensors, or None if nothing of the stack is committed."""
         try:
             with open_inside(self.path, self.record_name(stack)) as file:
                 return self._parse_record(stack, file)
@@ -222,7 +221,7 @@ class ZooFolder:
         return [self.check_record(plan, stack, self.read_record(stack)) for stack in range(len(plan.stacks))]
 
     def check_record(self, plan: Plan, stack: int, record: StackRecord | None) -> StackRecord | None:
-        """Return a record that says nothing which the plan of its zoo makes impossible. Raises DamagedZooError."""
+        """Return a record. Raises DamagedZooError if it contradicts the plan of its zoo."""
         if record is None:
             return None
         source, training = self.path / self.record_name(stack), plan.spec.training
@@ -235,7 +234,7 @@ class ZooFolder:
             raise DamagedZooError(f"done: is true at epoch {record.epoch} of {training.epochs}", path=source)
         kept = {shard_name(stack, epoch): epoch for epoch in training.kept_epochs}
         for name in record.shards.keys() - kept.keys():
-            raise DamagedZooError(f"shards: {name} is not an epoch that is kept", path=source)
+            raise DamagedZooError(f"shards: {name} is not of an epoch that is kept", path=source)
         needed = [n for n, epoch in kept.items() if epoch <= record.epoch and plan.alive(stack, record, epoch)]
         for name in needed:
             if name not in record.shards:
@@ -245,9 +244,9 @@ class ZooFolder:
         return record
 
     def read_shards(self, plan: Plan, records: Sequence[StackRecord | None]) -> Iterator[tuple[int, ShardInfo]]:
-        """Yield the number of its stack, and what it says of its rows, for every shard that records name.
+        """Yield the stack number and the metadata of every shard that the records name.
 
-        Raises DamagedZooError for a shard of other models than it should have.
+        Raises DamagedZooError for a shard whose models are not those of its stack and epoch.
         """
         for stack, record in enumerate(records):
             for name in sorted(record.shards) if record else ():
@@ -255,20 +254,20 @@ class ZooFolder:
                 yield stack, self.read_shard(plan, stack, record, name)
 
     def read_shard(self, plan: Plan, stack: int, record: StackRecord, name: str) -> ShardInfo:
-        """Return what one shard says of its rows. Raises DamagedZooError where they are other models than planned."""
+        """Return the metadata of a shard. Raises DamagedZooError if its models are not those of its stack and epoch."""
         info = read_info(self.path, name)
         expected = plan.alive(stack, record, info.epoch)
-        if info.epoch > record.epoch:  # the stack is trained again; models that will diverge are missing already
+        if info.epoch > record.epoch:  # the stack is trained again; the shard lacks models that will diverge
             known = set(info.model_ids)
             expected = [model for model in plan.stacks[stack] if model in known]
         if info.model_ids != expected:
-            raise DamagedZooError("metadata: model_ids: are not those of its stack and epoch", path=self.path / name)
+            raise DamagedZooError("metadata.model_ids: are not those of its stack and epoch", path=self.path / name)
         return info
 
     def state_bytes(self, stack: int) -> bytes:
         """Return the weights and optimizer state in a stack's record (`TrainedEpoch.state`).
 
-        Raises DamagedZooError when they do not have the sha256 that the record has.
+        Raises DamagedZooError if their size or sha256 is not that in the record.
         """
         name = self.record_name(stack)
         try:
@@ -283,7 +282,7 @@ class ZooFolder:
         return data
 
     def record_bytes(self, stack: int) -> tuple[StackRecord, bytes] | None:
-        """Return the record of a stack and all the bytes of its file, read once; None when there is none."""
+        """Return the record of a stack and all bytes of its file, read once; None if there is no record."""
         name = self.record_name(stack)
         try:
             with open_inside(self.path, name) as file:
@@ -299,25 +298,25 @@ class ZooFolder:
         line = file.readline(MAX_BYTES)
         value = parse_hashed(line, source)
         if line != _record_line(value):
-            raise DamagedZooError("its bytes are not those that its content makes", path=source)
+            raise DamagedZooError("was edited or is corrupt (not canonical JSON)", path=source)
         del value["sha256"]
         if missing := sorted(StackRecord.model_fields.keys() - value):
             raise DamagedZooError(f"{missing[0]}: Field required", path=source)
         record = validate(_RECORD, value, source)
         for name in record.shards:
             if name != shard_name(stack, epoch_of(name)):
-                raise DamagedZooError(f"names {name!r}, which is no shard of this stack", path=source)
+                raise DamagedZooError(f"shards: {name!r} is not a shard of this stack", path=source)
         return record
 
     def write_record(self, stack: int, record: StackRecord, state: bytes = b"") -> None:
-        """Store a stack's record; this is what commits its shards."""
+        """Store a stack's record, and thereby commit its shards."""
         record.state = FileInfo.of(state)
         with self.file(self.record_name(stack)) as file:
             file.write(_record_line(add_hash(record.model_dump())))
             file.write(state)
 
     def mark_failed(self, stack: int, reason: str, fingerprint: Fingerprint) -> None:
-        """Note that a session gave a stack up; what it had is kept."""
+        """Record that a session gave up a stack; its shards and state are kept."""
         record = self.read_record(stack)
         state = self.state_bytes(stack) if record else b""
         record = record or StackRecord(fingerprint=fingerprint)
@@ -325,11 +324,11 @@ class ZooFolder:
         self.write_record(stack, record, state)
 
     def restart_stack(self, stack: int, record: StackRecord) -> None:
-        """Have a stack trained again from its beginning; the shards that ``record`` names stay readable."""
+        """Mark a stack to be trained again from its beginning; the shards that ``record`` names stay readable."""
         self.write_record(stack, StackRecord(fingerprint=record.fingerprint, shards=record.shards))
 
     def begin_stack(self, stack: int, fingerprint: Fingerprint) -> StackRecord:
-        """Return the record of a stack that is trained from now on under a numeric fingerprint; nothing is written."""
+        """Return the record with which a stack is begun or resumed under a numeric fingerprint; nothing is written."""
         record = self.read_record(stack)
         if record is None or (record.epoch < 0 and not record.shards):
             return StackRecord(fingerprint=fingerprint)
@@ -346,7 +345,7 @@ class ZooFolder:
         self.write_record(stack, record, epoch.state)
 
     def remove_work(self) -> None:
-        """Remove what only a resume needs: the plan first, without which the zoo is finished, the lock last."""
+        """Remove what only a resume needs: the plan first, because a zoo without it is finished; the lock last."""
         self.remove(PLAN)
         for entry in self.entries(".work"):
             if entry != self.lock.name:
@@ -357,12 +356,12 @@ class ZooFolder:
     def remove_lock(self) -> None:
         """Remove the lock file, and its folder if nothing else is in it."""
         self.remove(".work/lock")
-        with suppress(OSError):  # another builder has come to see whether there is work left
+        with suppress(OSError):  # another builder is checking whether there is work left
             remove_folder_inside(self.path, ".work")
 
 
 def epoch_of(name: str) -> int:
-    """Return the epoch in the name of a shard, or -1 when it is none."""
+    """Return the epoch in the name of a shard; -1 for any other name."""
     digits = name.rpartition("/epoch-")[2].removesuffix(".safetensors")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
 

@@ -15,7 +15,7 @@ _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 
 MAX_NAMES = 8
-"""A description can name zoos, too; more than these are not tried."""
+"""Maximal number of repositories that are read from a card; its description can name other zoos."""
 
 _LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 
@@ -23,8 +23,8 @@ _LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) -> str:
     """Return the text of README.md.
 
-    ``location`` is what readers give to ``load_dataset``: the repository once published, until then the
-    zoo's name. The same manifest, specification and location give the same bytes.
+    ``location`` is the argument that readers pass to ``load_dataset``: the repository of a published zoo, by default
+    the zoo's name. Equal manifests, specifications and locations give equal bytes.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -71,7 +71,7 @@ def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) 
 
 
 def accuracy_picture(summary: dict[str, list[float]], width: int = 60) -> str:
-    """Draw minimum, quartiles and maximum of the accuracy by epoch as text, which every viewer of a card can show."""
+    """Return a box plot of the accuracy by epoch, made of characters, so that every viewer can show it."""
     lines = []
     for epoch, values in summary.items():
         low, first, median, third, high = (min(width - 1, int(value * width)) for value in values)
@@ -85,23 +85,26 @@ def accuracy_picture(summary: dict[str, list[float]], width: int = 60) -> str:
 
 
 def card_location(card: bytes) -> str | None:
-    """Return the first ``location`` that a card may have been rendered with, None where it names none."""
+    """Return the first ``location`` that a card may have been rendered with, or None.
+
+    The text of the card is the only place that has it, so it is taken from the example of `open_zoo` in the card.
+    """
     match = _LOCATION.search(card)
     return match[1].decode() if match else None
 
 
 def card_repositories(card: bytes) -> list[str]:
-    """Return the repositories (``org/name``) that a card may have been rendered for, as it says itself."""
+    """Return the repositories (``org/name``) that a card may have been rendered for (see `card_location`)."""
     found = dict.fromkeys(match.decode() for match in _LOCATION.findall(card))
     names = [(text, parse_name(text)) for text in found]
     return [text for text, name in names if name is not None and name.revision is None][:MAX_NAMES]
 
 
 def _config(manifest: Manifest, name: str) -> dict[str, Any]:
-    """One entry of the card's ``configs``.
+    """Return one entry of the card's ``configs``.
 
-    `datasets` caches a local folder by this block, not by the files: without the hash of the files in it,
-    a rebuilt zoo, or another one of the same name, would silently load as the first.
+    It contains the hash of the files, because `datasets` caches a local folder by this entry: without it, a rebuilt zoo
+    or another zoo of the same name would load as the first one.
     """
     files = {path: info.to_json() for path, info in manifest.files.items() if path.startswith(_CONFIGS[name])}
     digest = hashlib.sha256(canonical_json(files).encode()).hexdigest()

@@ -34,17 +34,20 @@ from zootools.storage.verified_files import FileInfo, VerifiedFiles
 def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None = None) -> Manifest:
     """Derive tables and card of a zoo, write zoo.json last, and return its content.
 
-    ``records`` say how far its stacks are, by default those of the folder; if some are not done the zoo is partial.
+    Args:
+        zoo: the folder, which has all shards that the records name.
+        plan: the plan of the zoo.
+        records: the records of its stacks, by default those in the folder. If a stack is not done, the zoo is partial.
     """
     if records is None:
         records = [record or StackRecord(fingerprint={}) for record in zoo.read_records(plan)]
     stopped = {model: stop for record in records for model, stop in record.stopped.items()}
-    # One at a time: as Python objects they take many times the memory of the table.
+    # A generator, because the scores as Python objects take many times the memory of the table.
     table = metadata_table(plan.spec, plan.models(), zoo.read_shards(plan, records), stopped)
     files = {name: info for record in records for name, info in record.shards.items()}
     old = [name for folder in ("data", "metadata") for name in zoo.names(folder) if TABLE.fullmatch(name)]
     zoo.fence()
-    # From here on the old tables of a zoo that has grown are being replaced, so its old manifest must go.
+    # The old tables of a zoo that has grown are replaced from here on, so its old manifest is removed first.
     zoo.remove(MANIFEST)
     for name in [*old, PAGE]:  # the page shows the zoo as it was
         zoo.remove(name)
@@ -86,12 +89,12 @@ def _manifest(plan: Plan, records: Sequence[StackRecord], table: pa.Table, files
 
 
 def add_page(folder: Path, page: bytes) -> None:
-    """Put an interactive page into a finished zoo, instead of the one that it has: its card links it, and it is hashed,
-    published and pulled with the rest.
+    """Add an interactive page to a finished zoo, or replace the one that it has.
 
-    The page comes before the manifest that names it; if this is killed in between, `verify` says so, and the same call
-    again completes it. Raises ZooNotFoundError where there is no finished zoo, SpecError for a version in a hub folder,
-    which never changes, BusyError while a builder is at work.
+    The card then links the page, and the manifest contains its hash. The page is written before the manifest; if the
+    process is killed between the two, `verify` reports it, and the same call completes it. Raises ZooNotFoundError if
+    there is no finished zoo, SpecError for a version in a hub folder, which never changes, BusyError while a builder is
+    at work.
     """
     read_manifest(folder)
     if VERSIONS in folder.resolve().parts:
@@ -109,7 +112,7 @@ def add_page(folder: Path, page: bytes) -> None:
 
 
 class _Numbered:
-    """Different fingerprints, each once, in the order in which they were first met."""
+    """The distinct fingerprints of a zoo, numbered in the order of their first use."""
 
     def __init__(self) -> None:
         self.values: list[Fingerprint] = []

@@ -46,7 +46,7 @@ def read_hashed(folder: Path, name: str) -> dict[str, Any]:
         raise DamagedZooError(f"cannot be read ({error.strerror})", path=path) from error
     value = parse_hashed(data, path)
     if data != pretty_json(value):
-        raise DamagedZooError("its bytes are not those that its content makes", path=path)
+        raise DamagedZooError("was edited or is corrupt (not canonical JSON)", path=path)
     return value
 
 
@@ -61,7 +61,7 @@ def parse_hashed(data: bytes, source: Path | str) -> dict[str, Any]:
     except ValueError as error:  # a number that is not finite
         raise DamagedZooError(f"is not valid JSON ({error})", path=source) from error
     if not intact:
-        raise DamagedZooError("its own sha256 does not match its content", path=source)
+        raise DamagedZooError("was edited or is corrupt (its sha256 is not that of its content)", path=source)
     return dict(value)
 
 

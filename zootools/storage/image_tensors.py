@@ -1,4 +1,4 @@
-"""The images of a build as one file of tensors in its work folder, which all workers of a machine map."""
+"""The images of a build: one file of tensors in its work folder, which all workers of a machine map."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from zootools.storage.verified_files import unreadable
 
 
 def save_images(images: ImageData, zoo: ZooFolder) -> None:
-    """Write image tensors where workers map them; a scratch file that is written anew by every build."""
+    """Write the image tensors that the workers map, to a scratch file that every build writes anew."""
     from safetensors.torch import save
 
     with zoo.file(IMAGES) as file:
@@ -20,9 +20,9 @@ def save_images(images: ImageData, zoo: ZooFolder) -> None:
 
 
 def map_images(zoo: ZooFolder, classes: int, device: str) -> ImageData:
-    """Map the tensors that `save_images` wrote: workers on one machine share one copy in memory.
+    """Map the tensors that `save_images` wrote; the workers of one machine share one copy in memory.
 
-    Raises DamagedZooError when they cannot be read, or are not images that a network can be trained on.
+    Raises DamagedZooError if they cannot be read, or a network cannot be trained on them.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -40,7 +40,7 @@ def map_images(zoo: ZooFolder, classes: int, device: str) -> ImageData:
 
 
 def image_tensors(images: ImageData) -> dict[str, Tensor]:
-    """Return all tensors of the images by name, to be sent or stored."""
+    """Return all tensors of the images by name, for storing or sending."""
     subsets = {"train": images.train, "validation": images.validation, "test": images.test}
     tensors = {f"{name}.images": subset.images for name, subset in subsets.items()}
     tensors |= {f"{name}.labels": subset.labels for name, subset in subsets.items()}
@@ -48,9 +48,10 @@ def image_tensors(images: ImageData) -> dict[str, Tensor]:
 
 
 def images_of_tensors(tensors: Mapping[str, Tensor], classes: int) -> ImageData:
-    """Return the images that `image_tensors` took apart.
+    """Return the images of the tensors that `image_tensors` returned.
 
-    Raises DamagedZooError when they are not (`ImageData.fault`): trainers index memory by their shapes and labels.
+    Raises DamagedZooError for other tensors (`ImageData.fault`), because trainers index memory by their shapes and
+    labels.
     """
     expected = {f"{part}.{kind}" for part in ("train", "validation", "test") for kind in ("images", "labels")}
     if set(tensors) != expected:

@@ -1,7 +1,7 @@
-"""The finished zoo: its manifest zoo.json, how it is written, and what a reader demands of one.
+"""The manifest of a finished zoo, zoo.json: its fields, and the checks of a manifest on its own.
 
-A manifest may come from a stranger. It is validated field by field, and everything that follows from the rest
-(counts, names of files, which model stands where) is computed again and compared.
+A manifest may come from an untrusted author. It is validated field by field, and its fields are compared with each
+other; `zootools.storage.manifest_checks` compares it with the specification.
 """
 
 import re
@@ -15,11 +15,7 @@ from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.hashing import canonical_json, pretty_json
-from zootools.spec import (
-    MAX_CHECKPOINTS,
-    MAX_MODELS,
-    Name,
-)
+from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, Name
 from zootools.spec.sections import Section
 from zootools.storage.build_state import FORMAT
 from zootools.storage.file_rules import check_file_names, check_sizes
@@ -41,12 +37,12 @@ UNHASHED = ("README.md", "build.json", "zoo.json")
 """Files that the manifest does not hash: the card is rendered again and compared, build.json may differ."""
 
 PAGE = "view.html"
-"""The interactive page, which a zoo may have."""
+"""The optional interactive page."""
 
 TABLE = re.compile(r"(data|metadata)/[^/]*\.parquet")
 
 MAX_STACK_MODELS = 4096
-"""Models of a stack that a reader accepts; builders plan smaller ones."""
+"""Maximal number of models in a stack that a reader accepts; builders plan smaller stacks."""
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Accuracy = Annotated[float, Field(ge=0, le=1)]
@@ -201,7 +197,7 @@ _SHARD = re.compile(r"checkpoints/stack-\d{5}/epoch-\d{4,6}\.safetensors", re.AS
 def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a finished zoo, checked field by field and against its own hash.
 
-    Raises ZooNotFoundError when there is none, DamagedZooError when it is not what a builder writes.
+    Raises ZooNotFoundError if there is no zoo.json, DamagedZooError if a builder cannot have written it.
     """
     path = folder / "zoo.json"
     try:
@@ -242,7 +238,7 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     stopped = [model for stack in stacks for model in stack.stopped]
     parts = {"ok": counts.ok, "diverged": counts.diverged, "failed": counts.failed, "missing": counts.missing}
     if len(set(ids)) < len(ids):
-        yield f"stacks: the model {Counter(ids).most_common(1)[0][0]} stands there twice"
+        yield f"stacks: duplicate model {Counter(ids).most_common(1)[0][0]}"
     if counts.expected != len(ids):
         yield f"counts.expected: found {counts.expected}, but the stacks have {len(ids)} models"
     if sum(parts.values()) != counts.expected:
@@ -250,19 +246,19 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
     if counts.diverged != len(stopped):
         yield f"counts.diverged: found {counts.diverged}, but the stacks list {len(stopped)}"
     if splits.total != counts.checkpoints:
-        yield f"splits: make {splits.total} checkpoints, counts.checkpoints is not that"
+        yield f"splits: found {splits.total} checkpoints in total, counts.checkpoints is {counts.checkpoints}"
     if manifest.layer_schema.classes != manifest.classes:
-        yield f"classes: found {manifest.classes}, which is not the output of the last layer"
+        yield f"classes: found {manifest.classes}, but the last layer has {manifest.layer_schema.classes} outputs"
     yield from _stack_contradictions(manifest)
     used = [index for stack in stacks for index in stack.fingerprints]
     if list(dict.fromkeys(used)) != list(range(len(manifest.fingerprints))):
         yield f"fingerprints: there are {len(manifest.fingerprints)}, but the stacks use {sorted(set(used))!s:.80}"
     if len(set(map(canonical_json, manifest.fingerprints))) < len(manifest.fingerprints):
-        yield "fingerprints: one is listed twice"
+        yield "fingerprints: duplicate fingerprint"
     if "spec.yaml" not in manifest.files:
         yield "files: spec.yaml is missing"
     if hashed := sorted({*UNHASHED} & {*manifest.files}):
-        yield f"files: {hashed[0]} is named, which is not hashed"
+        yield f"files: {hashed[0]} must not be listed, because it is not hashed"
 
 
 def _stack_contradictions(manifest: Manifest) -> Iterator[str]:
@@ -273,6 +269,6 @@ def _stack_contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"stacks.{number}.fingerprint: found {last}, there are {len(manifest.fingerprints)}"
         epochs = [resumption.epoch for resumption in stack.resumed]
         if epochs != sorted(epochs) or max(epochs, default=-1) > stack.epoch:
-            yield f"stacks.{number}.resumed: after epochs {epochs}, found epoch {stack.epoch} as the last one"
+            yield f"stacks.{number}.resumed: found the epochs {epochs}; expected increasing epochs up to {stack.epoch}"
         if stack.last_stop > stack.epoch:
             yield f"stacks.{number}.epoch: found {stack.epoch}, but a model stopped at {stack.last_stop}"

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zootools.architectures import Schema, build_schema
 from zootools.errors import DamagedZooError, SpecError
@@ -19,11 +20,11 @@ from zootools.storage.tables import split_files
 from zootools.storage.verified_files import VerifiedFiles
 
 _PICTURES_AND_TEXT = re.compile(r".*\.(md|svg|png|html)")
-"""What a manifest may name beside specification, shards and tables."""
+"""Files that a manifest may name in addition to specification, shards and tables."""
 
 
 def stored_spec(folder: Path, manifest: Manifest) -> ZooSpec:
-    """Return the specification of a finished zoo. Raises DamagedZooError when it is not the one that was stored."""
+    """Return the specification of a finished zoo. Raises DamagedZooError if spec.yaml is damaged or invalid."""
     path, files = folder / "spec.yaml", VerifiedFiles(folder, manifest.files)
     try:
         values, places = parse_yaml(files.read("spec.yaml", MAX_SPEC_BYTES).decode(), str(path))
@@ -34,20 +35,43 @@ def stored_spec(folder: Path, manifest: Manifest) -> ZooSpec:
         raise DamagedZooError(f"is not a specification of a zoo ({error})", path=path) from error
 
 
-def checkpoint_keys(manifest: Manifest, spec: ZooSpec, source: Path) -> dict[str, Any]:
-    """Return which checkpoint lies where, as the manifest and the specification decide it. Raises DamagedZooError.
+@dataclass(frozen=True)
+class CheckpointKeys:
+    """The model and place of every checkpoint, ordered by stack, epoch and row."""
 
-    The columns ``model_id`` (list), ``epoch``, ``stack``, ``row`` (int64 ``[checkpoints]``), ordered by stack,
-    epoch and row: every kept epoch of every model up to the one at which it stopped, or which its stack has reached.
+    model_id: list[str]
+    epoch: npt.NDArray[np.int64]
+    """``[checkpoints]``"""
+    stack: npt.NDArray[np.int64]
+    """``[checkpoints]``"""
+    row: npt.NDArray[np.int64]
+    """``[checkpoints]``: the row in the shard of the stack and epoch."""
+
+    def shard_rows(self) -> dict[str, int]:
+        """Return the number of rows of every shard, by name."""
+        # Rows are ordered by stack and epoch: a shard begins wherever one of them changes.
+        starts = np.flatnonzero(np.diff(self.stack, prepend=-1) | np.diff(self.epoch, prepend=-1))
+        names = map(shard_name, self.stack[starts].tolist(), self.epoch[starts].tolist())
+        return dict(zip(names, np.diff(starts, append=len(self.stack)).tolist(), strict=True))
+
+
+def checkpoint_keys(manifest: Manifest, spec: ZooSpec, source: Path) -> CheckpointKeys:
+    """Return the checkpoints that a zoo must have, by its manifest and specification.
+
+    These are the kept epochs of every model, up to the epoch at which it stopped, or which its stack has reached.
+    Raises DamagedZooError, with the path ``source``, if the counts of the manifest contradict them.
     """
     counts, epochs = manifest.counts, spec.training.epochs
     unfinished = {number: stack for number, stack in enumerate(manifest.stacks) if stack.is_open(epochs)}
     models = sum(len(stack.models) - len(stack.stopped) for stack in unfinished.values())
-    if models != counts.failed + counts.missing:
+    if models != (counted := counts.failed + counts.missing):
         field = f"stacks.{min(unfinished)}.epoch" if unfinished else "counts.missing"
-        raise DamagedZooError(f"{field}: {models} models are not trained to the end, counts say otherwise", path=source)
+        raise DamagedZooError(
+            f"{field}: {models} models are not trained to the end, but {counted} are counted",
+            path=source,
+        )
     ids, parts = list[str](), [np.empty((3, 0), np.int64)]
-    kept = spec.training.kept_epochs
+    kept, stored = spec.training.kept_epochs, counts.checkpoints
     for number, stack in enumerate(manifest.stacks):
         stops = {model: stop.epoch for model, stop in stack.stopped.items()}
         for epoch in kept:
@@ -57,18 +81,18 @@ def checkpoint_keys(manifest: Manifest, spec: ZooSpec, source: Path) -> dict[str
             ids += alive
             rows = np.arange(len(alive), dtype=np.int64)
             parts.append(np.stack([np.full_like(rows, epoch), np.full_like(rows, number), rows]))
-            if len(ids) > counts.checkpoints:
-                raise DamagedZooError("counts.checkpoints: its stacks have more than these", path=source)
-    if len(ids) < counts.checkpoints:
-        raise DamagedZooError(f"counts.checkpoints: its stacks have {len(ids)}", path=source)
-    return {"model_id": ids, **dict(zip(("epoch", "stack", "row"), np.concatenate(parts, axis=1), strict=True))}
+            if len(ids) > stored:
+                raise DamagedZooError(f"counts.checkpoints: found {stored}, the stacks have more", path=source)
+    if len(ids) < stored:
+        raise DamagedZooError(f"counts.checkpoints: found {stored}, the stacks have {len(ids)}", path=source)
+    return CheckpointKeys(ids, *np.concatenate(parts, axis=1))
 
 
-def check_against_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> dict[str, Any]:
-    """Compare a manifest with its specification, and return `checkpoint_keys`. Raises DamagedZooError.
+def check_against_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> CheckpointKeys:
+    """Compare a manifest with its specification, and return its checkpoints (`checkpoint_keys`).
 
-    The files that it names must be the specification, exactly the shards in which its checkpoints lie, exactly the
-    tables of so many checkpoints, and nothing else but pictures and text.
+    The shards that it names must be exactly those of its checkpoints; `check_tables` compares the other files.
+    Raises DamagedZooError, with the path ``source``.
     """
     if manifest.name != spec.name:
         raise DamagedZooError(f"name: found {manifest.name!r}, spec.yaml says {spec.name!r}", path=source)
@@ -83,22 +107,22 @@ def check_against_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> dict[
             )
     keys = checkpoint_keys(manifest, spec, source)
     named = {name for name in manifest.files if name.startswith("checkpoints/")}
-    if difference := sorted(shard_rows(keys).keys() ^ named):
+    if difference := sorted(keys.shard_rows().keys() ^ named):
         verb = "is not a shard of these models" if difference[0] in named else "is missing"
-        raise DamagedZooError(f"files: {difference[0]} {verb} ({len(difference)} such names)", path=source)
+        raise DamagedZooError(f"files: {difference[0]} {verb} ({len(difference)} differences)", path=source)
     return keys
 
 
 def check_tables(manifest: Manifest, source: Path) -> None:
-    """Raise DamagedZooError for the first of `table_set_faults`."""
+    """Raise DamagedZooError, with the path ``source``, for the first of `table_set_faults`."""
     for name, fault in table_set_faults(manifest):
         raise DamagedZooError(f"files: {name} {fault}", path=source)
 
 
 def table_set_faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Yield the tables that a manifest should name and does not, and all that it names beside what a zoo consists of.
+    """Yield the name of every table that is missing in a manifest, and of every file that no zoo has, with the fault.
 
-    The number of checkpoints in each split decides which tables there are.
+    The tables that a zoo must have follow from the number of checkpoints in each split.
     """
     named = {name for name in manifest.files if name != "spec.yaml" and not name.startswith("checkpoints/")}
     for split, count in manifest.splits.by_name().items():
@@ -108,14 +132,14 @@ def table_set_faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
             named.discard(name)
     for name in sorted(named):
         if name.startswith(("data/", "metadata/")) or not _PICTURES_AND_TEXT.fullmatch(name):
-            yield name, "is not a file of a zoo with so many checkpoints in each split"
+            yield name, "is not a file of a zoo with these numbers of checkpoints in the splits"
 
 
 def schema_fault(schema: Schema, spec: ZooSpec) -> str | None:
-    """Return in words why a layer schema is not that of a specification's models, or None.
+    """Return the first difference between a layer schema and that of a specification's models, or None.
 
-    How many classes a folder of pictures has is known where it lies only. Of images and architectures that only another
-    version knows the schema itself is all that is known.
+    The number of classes of a folder of pictures is not compared, because the folder may be elsewhere. Images and
+    architectures that this version does not know are not compared.
     """
     images, shape, classes = spec.images, schema.input_shape, schema.classes
     try:
@@ -133,12 +157,3 @@ def schema_fault(schema: Schema, spec: ZooSpec) -> str | None:
     pairs = zip(schema.layers, expected.layers, strict=False)
     first = next((f"layer {a.name}: found {a}, expected {b}" for a, b in pairs if a != b), None)
     return first or f"found {schema!s:.400}, expected {expected!s:.400}"
-
-
-def shard_rows(keys: dict[str, Any]) -> dict[str, int]:
-    """Return the shards in which checkpoints lie (`checkpoint_keys`), and how many each has."""
-    # Rows are ordered by stack and epoch: a shard begins wherever one of them changes.
-    first = np.diff(keys["stack"], prepend=-1) | np.diff(keys["epoch"], prepend=-1)
-    starts = np.flatnonzero(first)
-    names = map(shard_name, keys["stack"][starts].tolist(), keys["epoch"][starts].tolist())
-    return dict(zip(names, np.diff(starts, append=len(keys["stack"])).tolist(), strict=True))

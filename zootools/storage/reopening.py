@@ -8,7 +8,7 @@ from zootools.storage.records import Plan, Resumption, StackRecord
 
 
 def reopen(zoo: ZooFolder, manifest: Manifest, spec: ZooSpec) -> Plan:
-    """Write the records of a finished zoo again, and return its plan: to let it grow, to finish or to repair it."""
+    """Write the records of a finished zoo again, so that a build can extend or repair it; return its plan."""
     plan, records = reopened(zoo, manifest, spec)
     for number, record in enumerate(records):
         zoo.write_record(number, record)
@@ -18,8 +18,8 @@ def reopen(zoo: ZooFolder, manifest: Manifest, spec: ZooSpec) -> Plan:
 def reopened(zoo: ZooFolder, manifest: Manifest, spec: ZooSpec) -> tuple[Plan, list[StackRecord]]:
     """Return plan and records of a finished zoo, as they were before it was finished; nothing is written.
 
-    A stack of which a shard is missing, or that was not trained to the end, will be trained again; what remains of it
-    stays readable meanwhile.
+    A stack that lacks a shard, or was not trained to the end, will be trained again; until then its remaining shards
+    stay readable.
     """
     records = []
     for number, stack in enumerate(manifest.stacks):

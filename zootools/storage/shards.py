@@ -1,8 +1,8 @@
 """Shards: the safetensors files that training writes, each with one stack's models at one epoch.
 
-A shard is the record: it holds the parameters by name, ``[models, *shape]`` float32, and under the one
-metadata key ``zootools`` a canonical JSON text with the epoch, the model ids of the rows and what they
-score. Weights and scores so become visible in one rename, and every table can be rebuilt from shards.
+A shard contains the parameters by name, float32 ``[models, *shape]``, and under its only metadata key, ``zootools``, a
+canonical JSON text with the epoch, the ids and the scores of the models. Weights and scores thus become visible in one
+rename, and every table can be rebuilt from the shards.
 """
 
 import json
@@ -28,16 +28,20 @@ from zootools.storage.hashed_json import validate
 from zootools.storage.verified_files import VerifiedFiles, unreadable
 
 MAX_HEADER = 10 << 20
+"""Maximal size of a header, in bytes."""
 SMALL = 1 << 20
+"""Files of fewer bytes are read, larger ones are mapped; each is faster for its size."""
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What a shard says of its rows: ``properties`` maps a column to one value per row."""
+    """The metadata of a shard."""
 
     epoch: int
     model_ids: list[str]
+    """The models of the rows."""
     properties: dict[str, list[Any]]
+    """The columns of scores by name: for every row a number, or a list of numbers."""
 
 
 def shard_name(stack: int, epoch: int) -> str:
@@ -46,7 +50,7 @@ def shard_name(stack: int, epoch: int) -> str:
 
 
 def stack_of(name: str) -> int:
-    """Return the number of the stack in the name of a shard, or -1 when it is not one."""
+    """Return the number of the stack in the name of a shard; -1 for any other name."""
     match = re.match(r"checkpoints/stack-(\d{5})/", name, re.ASCII)
     return int(match[1]) if match else -1
 
@@ -64,7 +68,7 @@ def shard_bytes(schema: Schema, weights: npt.NDArray[np.float32], info: ShardInf
 
 
 class _Info(Section):
-    """What the metadata of a shard may hold."""
+    """The fields of a shard's metadata."""
 
     epoch: Annotated[int, Field(ge=0, le=100_000)]
     model_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]], FailFast(), Field(min_length=1)]
@@ -75,17 +79,17 @@ _INFO = TypeAdapter(_Info)
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _NUMBERS = TypeAdapter(Annotated[list[_Number], FailFast()])
 _LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailFast()])
-"""What a shard has in a column: a number for each row, or a list of numbers."""
+"""The types of a column: a number for each row, or a list of numbers."""
 
 
 def read_info(folder: Path, name: str) -> ShardInfo:
-    """Read what a shard says of its rows, without its weights. Raises DamagedZooError."""
+    """Return the metadata of a shard; its weights are not read. Raises DamagedZooError."""
     path = folder / name
     header = parse_json(_read_header(folder, name), path)
     try:
         text = header["__metadata__"]["zootools"].encode()
     except (KeyError, TypeError, AttributeError):
-        raise DamagedZooError("is not a shard of a zoo: it has no metadata zootools", path=path) from None
+        raise DamagedZooError("is not a shard of a zoo: it has no metadata key zootools", path=path) from None
     try:
         value = parse_json(text, "metadata")
     except DamagedZooError as error:
@@ -100,31 +104,33 @@ def read_info(folder: Path, name: str) -> ShardInfo:
         kind = _LISTS if isinstance(values[0], list) else _NUMBERS
         properties[column] = validate(kind, values, path, f"metadata.properties.{column}")
     if name != shard_name(stack_of(name), info.epoch):
-        raise DamagedZooError(f"metadata: epoch: found {info.epoch}, which is not that of its name", path=path)
+        raise DamagedZooError(f"metadata.epoch: found {info.epoch}, which is not that of its name", path=path)
     return ShardInfo(info.epoch, info.model_ids, properties)
 
 
 def check_shard(files: VerifiedFiles, schema: Schema, name: str) -> ShardInfo:
-    """Read a whole shard, as every reader does, and return what it says of its rows.
+    """Read a whole shard, and return its metadata.
 
-    Raises DamagedZooError unless its tensors are those of the schema, finite, and have one row for each of its models.
+    Raises DamagedZooError unless its tensors are those of the schema, finite, and have one row for each model.
     """
     info = read_info(files.folder, name)
     values, models = _map_shard(files, name, schema)
     if models != len(info.model_ids):
-        raise DamagedZooError(f"has {models} rows, and names {len(info.model_ids)} models", path=files.folder / name)
+        raise DamagedZooError(
+            f"has {models} rows, but the ids of {len(info.model_ids)} models", path=files.folder / name
+        )
     if not _is_finite(values):
-        raise DamagedZooError("holds weights that are not finite", path=files.folder / name)
+        raise DamagedZooError("contains weights that are not finite", path=files.folder / name)
     return info
 
 
 def _read_header(folder: Path, name: str) -> bytes:
-    """Return the JSON header of a safetensors file. Raises DamagedZooError for one that is too large."""
+    """Return the JSON header of a safetensors file. Raises DamagedZooError if it is too large."""
     try:
         with open_inside(folder, name) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_HEADER:
-                raise DamagedZooError(f"a header of {length} bytes, more than {MAX_HEADER}", path=folder / name)
+                raise DamagedZooError(f"its header has {length} bytes, more than {MAX_HEADER}", path=folder / name)
             return file.read(length)
     except OSError as error:
         raise DamagedZooError(unreadable(error), path=folder / name) from error
@@ -133,11 +139,17 @@ def _read_header(folder: Path, name: str) -> bytes:
 def gather_weights(
     files: VerifiedFiles, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
 ) -> npt.NDArray[np.float32]:
-    """Copy the weights of some checkpoints from mapped shards into one array.
+    """Copy the weights of checkpoints from mapped shards into one array.
 
-    ``stacks``, ``epochs`` and ``rows`` name one checkpoint each, in any order. Returns float32
-    ``[checkpoints, parameters]``. Raises DamagedZooError for a shard that is not what the schema or its
-    sha256 promises, and for weights that are not finite, which no builder stores.
+    Args:
+        files: the files of the zoo.
+        schema: the layers of every model.
+        stacks: the stack of each checkpoint, integers ``[checkpoints]``, in any order.
+        epochs: the epoch of each checkpoint.
+        rows: the row of each checkpoint in the shard of its stack and epoch.
+
+    Returns float32 ``[checkpoints, parameters]``. Raises DamagedZooError for a shard whose sha256 or layout is not the
+    expected one, and for weights that are not finite, which no builder stores.
     """
     stacks, epochs, rows = (np.asarray(values, np.int64) for values in (stacks, epochs, rows))
     result = np.empty((len(rows), schema.size), np.float32)
@@ -145,8 +157,7 @@ def gather_weights(
     order = np.argsort(shard, kind="stable")
     starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
     ends = np.append(starts, len(order))[1:]
-    # Where rows follow each other in the shard and in the result, plain slices do, which copy much faster than index
-    # arrays; most reads are whole shards.
+    # Consecutive rows (most reads are whole shards) are copied with slices, much faster than with index arrays.
     breaks = np.cumsum((np.diff(rows[order], prepend=0) != 1) | (np.diff(order, prepend=0) != 1))
     plain = breaks[starts] == breaks[ends - 1]
     names = [
@@ -164,14 +175,14 @@ def gather_weights(
         for parameter, begin, stop in _spans(schema, count):
             result[target, parameter.offset : parameter.end] = values[begin:stop].reshape(count, -1)[source]
         if files.verify and not _is_finite(result[target]):
-            raise DamagedZooError("holds weights that are not finite", path=files.folder / name)
+            raise DamagedZooError("contains weights that are not finite", path=files.folder / name)
     return result
 
 
 def _is_finite(values: npt.NDArray[np.float32]) -> bool:
-    """Whether there is no infinity or NaN in a contiguous array; a finite sum of squares says so at once."""
+    """Whether a contiguous array has no infinity or NaN; a finite sum of squares, which is fast, proves it."""
     flat = values.reshape(-1)
-    with np.errstate(over="ignore"):  # of large weights, which are looked at one by one then
+    with np.errstate(over="ignore"):  # the values are then compared one by one
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
@@ -195,7 +206,7 @@ def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDA
     length = int.from_bytes(mapped[:8], "little")
     behind = len(mapped) - 8 - length
     if length > MAX_HEADER or behind < 0:
-        raise DamagedZooError(f"a header of {length} bytes in a file of {len(mapped)}", path=files.folder / name)
+        raise DamagedZooError(f"its header has {length} bytes, the file {len(mapped)}", path=files.folder / name)
     header = mapped[8 : 8 + length]
     models, rest = divmod(behind, 4 * schema.size)
     if models < 1 or rest or not _is_as_written(header, schema, models):

@@ -26,11 +26,17 @@ MAX_FOOTER = 1 << 20
 
 
 def read_metadata(files: VerifiedFiles, spec: ZooSpec, rows: Mapping[str, int], classes: int) -> pa.Table:
-    """Return the metadata of all splits, in the order of the shards and of their rows.
+    """Return the metadata of all splits, ordered by stack, epoch and row.
 
-    ``rows`` says how many there are in each split. Nothing that a stranger may have put into the Parquet files
-    costs more memory than so many rows do. Raises DamagedZooError for anything but the columns that the
-    specification makes, with scores that are scores, split by split in the order of the shards.
+    Memory is bounded by the expected number of rows, whatever the Parquet files contain.
+
+    Args:
+        files: the files of the zoo.
+        spec: its specification, which decides the columns.
+        rows: the number of rows of each split.
+        classes: the number of F scores in a row.
+
+    Raises DamagedZooError for other columns, other numbers of rows, rows in another order, and impossible scores.
     """
     expected = metadata_schema(spec)
     tables = [
@@ -61,17 +67,17 @@ def _read_split(files: VerifiedFiles, expected: pa.Schema, split: str, count: in
 
 
 def data_fault(files: VerifiedFiles, schema: Schema, name: str, rows: pa.Table, group: int) -> str | None:
-    """Compare one row group of a table with weights with the shards; return what is wrong with it in words, or None.
+    """Compare one row group of a table with weights with the shards; return the difference, or None.
+
+    The values are compared to the last bit, but not the bytes of the file: they also depend on the version of the
+    library that wrote it. Only a few row groups are in memory at a time.
 
     Args:
         files: the zoo's files.
         schema: the layers of every model.
-        name: of the table.
-        rows: the metadata of all its rows, as it must be.
+        name: the name of the table.
+        rows: the expected metadata of all its rows.
         group: the number of the row group.
-
-    The expected rows are made as `write_parquet` makes them, and compared by value, to the last bit: the bytes of a
-    Parquet file also depend on the version of the library that wrote it. Memory stays at a few row groups.
     """
     step = rows_per_group(schema)
     (expected,) = with_weights(files, schema, rows.slice(group * step, step), step)
@@ -101,7 +107,7 @@ def data_fault(files: VerifiedFiles, schema: Schema, name: str, rows: pa.Table, 
 
 
 def _refusal(error: Exception) -> str:
-    """Say why a table is refused: in the words of this module, or in those of the library that could not read it."""
+    """Return the message of an error: that of this module, or that of the library that could not read the table."""
     return str(error) if type(error) is ValueError else f"cannot be read ({error!s:.400})"
 
 
@@ -119,7 +125,7 @@ def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
-    """Return the values of a column, or of its lists, as one array; not copied if they are in one already."""
+    """Return the values of a column, or of its lists, as one array; a single chunk is not copied."""
     listed = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
     chunks = [chunk.flatten() if listed else chunk for chunk in column.chunks]
     if not chunks:
@@ -130,35 +136,35 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 def _opened(data: bytes | mmap.mmap, expected: pa.Schema) -> pq.ParquetFile:
     """Open a Parquet file that has been checked.
 
-    Strings are read as dictionaries: a long one that many rows repeat must not be copied to each of them.
+    Strings are read as dictionaries, so that a long string that many rows repeat is in memory once.
     """
     strings = [field.name for field in expected if pa.types.is_string(field.type)]
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=strings, page_checksum_verification=True)
 
 
 def _check_footer(data: bytes | mmap.mmap, expected: pa.Schema, rows: int, groups: int) -> None:
-    """Raise ValueError unless a file has these columns, with nothing added to them, rows and row groups."""
+    """Raise ValueError unless a file has exactly these columns, and these numbers of rows and row groups."""
     if data[-4:] != b"PAR1":
         raise ValueError("is not a Parquet file")
     if (length := int.from_bytes(data[-8:-4], "little")) > MAX_FOOTER:
         raise ValueError(f"its footer has {length} bytes, more than {MAX_FOOTER}")
     footer = pq.read_metadata(pa.BufferReader(data))
     notes = {*(footer.metadata or {})}
-    # Some readers take the types of the format alone, others also those that are noted beside them.
+    # Some readers use the types of the format alone, others those of the Arrow schema that is stored with them.
     for columns in (footer.schema.to_arrow_schema(), pq.read_schema(pa.BufferReader(data))):
         if not columns.equals(expected):
-            raise ValueError("has other columns than its specification makes")
+            raise ValueError("its columns are not those of its specification")
         notes |= {*(columns.metadata or {}), *(key for field in columns for key in field.metadata or {})}
-    if notes - {b"ARROW:schema", b"PARQUET:field_id"}:  # `datasets` would read columns of other types from some
-        raise ValueError("has notes in its footer that no builder writes")
+    if notes - {b"ARROW:schema", b"PARQUET:field_id"}:  # some of it would make `datasets` read other types
+        raise ValueError("its footer has metadata that no builder writes")
     if footer.num_rows != rows:
-        raise ValueError(f"has {footer.num_rows} rows, the manifest says {rows}")
+        raise ValueError(f"has {footer.num_rows} rows, expected {rows}")
     if footer.num_row_groups != groups:
         raise ValueError(f"has {footer.num_row_groups} row groups, expected {groups}")
 
 
 def _plain(table: pa.Table, expected: pa.Schema) -> pa.Table:
-    """Return a table that was just read, with the expected types; ValueError for strings that no builder writes."""
+    """Return a table that was just read with the expected types. Raises ValueError for a string that is too long."""
     table.validate(full=True)
     for column in table.columns:
         for dictionary in (chunk.dictionary for chunk in column.chunks if pa.types.is_dictionary(chunk.type)):
@@ -168,20 +174,20 @@ def _plain(table: pa.Table, expected: pa.Schema) -> pa.Table:
 
 
 def _check_order(table: pa.Table, split: str) -> None:
-    """Raise ValueError unless a table holds rows of one split only, ordered by stack, epoch and row."""
+    """Raise ValueError unless all rows of a table are of one split, ordered by stack, epoch and row."""
     if not pc.all(pc.equal(table["split"], split)).as_py():
         raise ValueError("has rows of another split")
     stack, epoch, row = (table[name].to_numpy().astype(np.int64) for name in ("stack", "epoch", "row"))
-    # At most 100,000 stacks and epochs, and 4096 rows; what is beyond does not fit the manifest.
+    # The manifest limits stacks and epochs to 100,000, and rows to 4096.
     if (np.diff((stack << 29) + (epoch << 12) + row) <= 0).any():
-        raise ValueError("its rows are not in the order of the shards")
+        raise ValueError("its rows are not ordered by stack, epoch and row")
 
 
 def _check_statistics(footer: pq.FileMetaData, group: int, table: pa.Table) -> None:
-    """Raise ValueError where the smallest and largest values in a footer exclude rows of a row group.
+    """Raise ValueError if the smallest and largest values in a footer exclude rows of a row group.
 
-    Readers skip row groups by them (``load_dataset(filters=...)``). Only a row group that has been read may be asked:
-    pyarrow ends the process over some others.
+    Readers skip row groups by these statistics (``load_dataset(filters=...)``). The row group must have been read
+    before, because pyarrow aborts the process for some damaged ones.
     """
     for number, name in enumerate(table.column_names):
         statistics = footer.row_group(group).column(number).statistics

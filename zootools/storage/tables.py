@@ -61,9 +61,15 @@ def metadata_table(
     shards: Iterable[tuple[int, ShardInfo]],
     stopped: Collection[str],
 ) -> pa.Table:
-    """Return one row per checkpoint, in the order of ``shards`` (stack number, info) and of their rows.
+    """Return the metadata of checkpoints, one row each, in the order of the shards and of their rows.
 
-    Raises DamagedZooError for models that are not the specification's, and for scores that are not those of a shard.
+    Args:
+        spec: the specification, which decides the columns.
+        models: the models of the specification by id.
+        shards: the stack number and the metadata of every shard.
+        stopped: the ids of the diverged models.
+
+    Raises DamagedZooError for unknown models, and for scores that are not those of the columns.
     """
     schema = metadata_schema(spec)
     parts = [schema.empty_table()]
@@ -73,7 +79,7 @@ def metadata_table(
         unknown = [model for model in info.model_ids if model not in models]
         if unknown:
             raise DamagedZooError(f"unknown model {unknown[0]}", path=place)
-        if set(info.properties) != scores:  # one of another name would take the place of what the specification says
+        if set(info.properties) != scores:  # another name could replace a column that the specification decides
             raise DamagedZooError(
                 f"found the scores {sorted(info.properties)!s:.400}, expected {sorted(scores)}", path=place
             )
@@ -102,9 +108,10 @@ def metadata_table(
 
 
 def split_files(schema: Schema, split: str, count: int) -> dict[str, range]:
-    """Return the tables of a split by name, given its number of checkpoints, and which of its rows each contains.
+    """Return the tables of a split by name, with the range of its rows that each contains.
 
-    The rows of a zoo alone decide it, so a reader knows which tables there must be; it is part of the format.
+    This is part of the format: the number of checkpoints, ``count``, and the layers alone decide which tables there
+    must be.
     """
     if not count:
         return {}
@@ -117,7 +124,7 @@ def split_files(schema: Schema, split: str, count: int) -> dict[str, range]:
 
 
 def rows_per_group(schema: Schema) -> int:
-    """Return how many checkpoints a row group of a table with weights has; the last one of a file may have fewer."""
+    """Return the number of checkpoints in a row group of a table with weights; the last row group may have fewer."""
     return max(1, ROW_GROUP_BYTES // _row_bytes(schema))
 
 
@@ -126,7 +133,7 @@ def _row_bytes(schema: Schema) -> int:
 
 
 def metadata_name(split: str) -> str:
-    """Return the name of the one file of a split's metadata."""
+    """Return the name of the table that has the metadata of a split."""
     return f"metadata/{split}-00000-of-00001.parquet"
 
 
@@ -136,9 +143,9 @@ def weights_schema(metadata: pa.Schema, schema: Schema) -> pa.Schema:
 
 
 def check_scores(table: pa.Table, classes: int) -> None:
-    """Raise ValueError for missing values, losses that are not finite, and scores that cannot be.
+    """Raise ValueError for missing values, losses that are not finite, and impossible scores.
 
-    Accuracies and F scores lie in [0, 1], and the gap is the difference of two accuracies.
+    Accuracies and F scores must be in [0, 1], and the generalization gap the difference of two accuracies.
     """
     columns = {name: table[name] for name in table.column_names}
     f1 = columns["test_f1"]
@@ -175,12 +182,12 @@ def huggingface_features(schema: pa.Schema) -> list[dict[str, Any]]:
 
 
 def accuracy_summary(table: pa.Table) -> dict[str, list[float]]:
-    """Return minimum, quartiles and maximum of the test accuracy at some epochs, diverged models left out."""
+    """Return minimum, quartiles and maximum of the test accuracy at up to six epochs, without diverged models."""
     return {epoch: values.round(4).tolist() for epoch, values in _accuracy_quantiles(table).items()}
 
 
 def is_accuracy_summary(summary: Mapping[str, list[float]], table: pa.Table) -> bool:
-    """Whether these are the values of `accuracy_summary`, whichever version of numpy has computed and rounded them."""
+    """Whether a summary is that of `accuracy_summary`, up to the rounding, which depends on the version of numpy."""
     exact = _accuracy_quantiles(table)
     return summary.keys() == exact.keys() and all(
         np.allclose(summary[epoch], values, rtol=0, atol=0.5e-4 + 1e-9) for epoch, values in exact.items()

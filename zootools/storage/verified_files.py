@@ -1,7 +1,7 @@
 """Files that are compared with their sha256 before anything is read from them.
 
-None of the formats in a zoo notices a flipped bit by itself, so this is where damage is found: by `open_zoo`
-in what it reads, by `verify` in everything.
+No format in a zoo detects a flipped bit by itself, so damage is detected here: `open_zoo` compares the files that it
+reads, `verify` all files.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class FileInfo:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """Return what a manifest says of a file with these bytes."""
+        """Return the size and sha256 of these bytes."""
         return cls(len(data), hashlib.sha256(data).hexdigest())
 
     def to_json(self) -> dict[str, Any]:
@@ -44,9 +44,14 @@ class FileInfo:
 
 
 class VerifiedFiles:
-    """The files that a manifest (or the records of a build) names, and no others.
+    """The files that a manifest, or the records of a build, name.
 
     Each is hashed when it is first opened, and again only when its size, time or inode has changed.
+
+    Args:
+        folder: the zoo's folder.
+        files: the files by name.
+        verify: whether to hash them.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, FileInfo], verify: bool = True) -> None:
@@ -56,9 +61,9 @@ class VerifiedFiles:
         self._lock = threading.Lock()
 
     def check(self, names: Iterable[str]) -> None:
-        """Hash, in threads, those of some files that have not been hashed yet.
+        """Hash those of some files that have not been hashed yet, in threads.
 
-        Raises DamagedZooError for the first that is not what it should be.
+        Raises DamagedZooError for the first damaged file.
         """
         names = [name for name in names if name not in self._intact]
         for name in names:
@@ -71,10 +76,10 @@ class VerifiedFiles:
                     raise self._error(name, fault)
 
     def fault(self, name: str, known: tuple[int, ...] | None = None) -> str | None:
-        """Hash a file, and return in words what is wrong with it, or None.
+        """Hash a file; return what is wrong with it, or None.
 
-        It is not hashed again while its `identity` is the one with which it was found intact, here or (``known``)
-        by somebody else.
+        It is not hashed again while its `identity` is that with which it was found intact, here or, as ``known``, by
+        another process.
         """
         try:
             with open_inside(self.folder, name) as file:
@@ -89,21 +94,21 @@ class VerifiedFiles:
         return fault
 
     def expect_rows(self, rows: Mapping[str, int]) -> None:
-        """From now on refuse shards that do not hold as many models as ``rows`` says."""
+        """Set the expected number of models of shards, by name; readers refuse a shard with another number."""
         self._rows = rows
 
     def expected_rows(self, name: str) -> int | None:
-        """Return how many models a shard must hold; None if that is not known."""
+        """Return the number of models that a shard must have, or None."""
         return self._rows.get(name)
 
     def identity(self, name: str) -> tuple[int, ...] | None:
-        """Return the `identity` with which a file was found intact; None where it has not been."""
+        """Return the `identity` with which a file was found intact, or None."""
         return self._intact.get(name)
 
     def open(self, name: str) -> BufferedReader:
-        """Open a file for reading; it is hashed first unless it was before, and is still the same.
+        """Open a file for reading; it is hashed first, unless it was hashed before and is unchanged.
 
-        Raises DamagedZooError when it is not what it should be.
+        Raises DamagedZooError for a file that is missing or damaged.
         """
         self._info(name)
         try:
@@ -122,10 +127,10 @@ class VerifiedFiles:
         return file
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return the bytes of one file, checked; one that is larger than ``limit`` is not even opened."""
+        """Return the bytes of a file. Raises DamagedZooError if it is damaged, or larger than ``limit`` bytes."""
         info = self._info(name)
         if info.size > limit:
-            raise self._error(name, f"has {info.size} bytes, more than the {limit} that it can need")
+            raise self._error(name, f"has {info.size} bytes, expected at most {limit}")
         try:
             with open_inside(self.folder, name) as file:
                 fault = content_fault(file, info) if self.verify else None
@@ -138,15 +143,15 @@ class VerifiedFiles:
 
     def _info(self, name: str) -> FileInfo:
         if name not in self.files:
-            raise DamagedZooError(f"{self.folder}: {name} is asked for, but is not in the manifest")
+            raise DamagedZooError("is not in the manifest", path=self.folder / name)
         return self.files[name]
 
     def _error(self, name: str, fault: str) -> DamagedZooError:
-        return DamagedZooError(f"{fault}; `zootools verify` names all that is wrong", path=self.folder / name)
+        return DamagedZooError(f"{fault}; `zootools verify` lists all damaged files", path=self.folder / name)
 
 
 def file_fault(folder: Path, name: str, info: FileInfo) -> str | None:
-    """Return what is wrong with a file, in words, or None; every byte is read."""
+    """Return what is wrong with a file, or None; every byte is read."""
     try:
         with open_inside(folder, name) as file:
             return content_fault(file, info)
@@ -155,13 +160,13 @@ def file_fault(folder: Path, name: str, info: FileInfo) -> str | None:
 
 
 def file_info(folder: Path, name: str) -> FileInfo:
-    """Return what a manifest says of a file that has just been written."""
+    """Return the size and sha256 of a file."""
     with open_inside(folder, name) as file:
         return FileInfo(os.fstat(file.fileno()).st_size, sha256_of(file))
 
 
 def content_fault(file: BufferedReader, info: FileInfo) -> str | None:
-    """Return what is wrong with an open file, in words, or None; every byte is read."""
+    """Return what is wrong with an open file, or None; every byte is read."""
     size = os.fstat(file.fileno()).st_size
     if size != info.size:
         if size < 1024 and file.read(len(_POINTER)) == _POINTER:
@@ -173,13 +178,13 @@ def content_fault(file: BufferedReader, info: FileInfo) -> str | None:
 
 
 def identity(file: BufferedReader) -> tuple[int, ...]:
-    """Return what tells an unchanged file from a changed one without reading it: inode, size, time of change."""
+    """Return the inode, size and times of a file, by which a change is detected without reading it."""
     state = os.fstat(file.fileno())
     return (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 def unreadable(error: OSError) -> str:
-    """Say why a file could not be opened."""
+    """Return in words why a file could not be opened."""
     if isinstance(error, FileNotFoundError):
         return "is missing"
     if isinstance(error, NotPlainError):

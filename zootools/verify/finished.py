@@ -12,7 +12,7 @@ from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, count_models, expand
 from zootools.storage.card import card_repositories, render_card
 from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
-from zootools.storage.manifest_checks import check_against_spec, shard_rows, stored_spec, table_set_faults
+from zootools.storage.manifest_checks import check_against_spec, stored_spec, table_set_faults
 from zootools.storage.table_reader import data_fault, read_metadata, same_values
 from zootools.storage.tables import (
     accuracy_summary,
@@ -82,7 +82,7 @@ def _content_faults(
     except DamagedZooError as error:
         yield Fault("zoo.json", error.reason)
         return
-    rows = shard_rows(keys)
+    rows = keys.shard_rows()
     if not damaged & rows.keys():
         files.expect_rows(rows)
         shards = Shards(files, manifest.layer_schema, spec, models, manifest.stopped)
