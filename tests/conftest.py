@@ -60,7 +60,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and config.stash.get(DESELECTED, 0):
-        terminalreporter.write_line(f"{config.stash[DESELECTED]} tests deselected: -m '{config.option.markexpr}'")
+        terminalreporter.write_line(f"{config.stash[DESELECTED]} tests deselected")
 
 
 @pytest.hookimpl(optionalhook=True)

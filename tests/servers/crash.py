@@ -72,6 +72,37 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
+def committed(out: Path) -> dict[str, int]:
+    """Every shard that the records of an unfinished build name, and the epoch that its stack has reached."""
+    from zootools.storage.build_state import ZooFolder
+
+    zoo = ZooFolder(out)
+    plan = zoo.read_plan()
+    found = {}
+    for stack in range(len(plan.stacks) if plan else 0):
+        record = zoo.read_record(stack)
+        found |= dict.fromkeys(record.shards if record else (), record.epoch if record else -1)
+    return found
+
+
+def check_what_is_visible(out: Path) -> None:
+    """Check that a stopped build has left a valid part of a zoo, or nothing yet."""
+    from zootools import open_zoo
+    from zootools.errors import ZooNotFoundError
+    from zootools.verify import faults
+
+    try:
+        assert [str(fault) for fault in faults(out)] == []
+        zoo = open_zoo(out, include_diverged=True)
+    except ZooNotFoundError:
+        return
+    zoo.weights()
+    identities = list(zip(*zoo.metadata.select(["model_id", "epoch"]).to_pydict().values(), strict=True))
+    assert len(set(identities)) == len(identities)
+    counts = zoo.counts
+    assert counts.expected == counts.ok + counts.diverged + counts.failed + counts.missing
+
+
 TINY = """
 name: tiny
 images: {name: tetris, train: 40, test: 50, noise_train: 0.2, noise_test: 0.8}
