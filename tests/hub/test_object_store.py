@@ -511,7 +511,7 @@ def test_refusals_say_what_to_do(
 
     assert "is the bucket's name right?" in refusal("s3://no-such-bucket/zoo", ZooNotFoundError)
     s3.put("notes/important.txt", b"mine")
-    assert "holds objects but no zoo" in refusal(f"s3://{BUCKET}/notes", SpecError)
+    assert "holds objects but not a zoo" in refusal(f"s3://{BUCKET}/notes", SpecError)
     assert s3.objects("notes/") == {"important.txt": b"mine"}
     with monkeypatch.context() as gone:
         gone.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
