@@ -1,1 +1,1 @@
-"""The files of a zoo: shards, tables, card and manifest, and the state of a build that is not finished."""
+"""The files of a zoo: shards, tables, card and manifest, and the state of an unfinished build."""

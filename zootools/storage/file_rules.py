@@ -13,7 +13,7 @@ MAX_FILE = 5 << 30
 MAX_ZOO = 200 << 30
 
 VERSIONS = ".versions"
-"""The folder of a hub folder that holds the published versions, which never change."""
+"""The subfolder of a hub folder with the published versions, which never change."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
@@ -26,7 +26,7 @@ def is_hidden(name: str) -> bool:
 
 
 def check_file_names(where: str, names: Iterable[str]) -> None:
-    """Raise DamagedZooError for the first name that could lead out of a zoo, hide in it, or be that of a program."""
+    """Raise DamagedZooError for the first name that could lead out of a zoo, be hidden, or belong to a program."""
     seen: dict[str, str] = {}
     for name in names:
         parts = name.split("/")
@@ -50,7 +50,7 @@ def check_file_names(where: str, names: Iterable[str]) -> None:
 
 
 def check_sizes(where: str, sizes: dict[str, int]) -> None:
-    """Raise DamagedZooError for a file or a zoo that is larger than the limits; sizes are in bytes."""
+    """Raise DamagedZooError for a file or a zoo beyond the limits; sizes are in bytes."""
     for name, size in sizes.items():
         if size > MAX_FILE:
             raise DamagedZooError(f"{name} has {size} bytes, more than the {MAX_FILE} that a file may have", path=where)

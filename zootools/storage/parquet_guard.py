@@ -1,12 +1,12 @@
-"""The memory that a Parquet file takes when it is read, computed from the headers of its pages.
+"""The memory that reading a Parquet file takes, computed from the headers of its pages.
 
-A footer can claim anything; 23 KB of dictionary and run lengths can become 200 MB, or 200 GB. The header of each page
-has the size of its unpacked data, so these headers are read before pyarrow reads a table that may come from a stranger.
-Footer and headers are read here, in Thrift's compact encoding, because pyarrow ends the process when it is asked for
-the columns of some footers (with statistics that contradict the schema).
+A footer can be wrong: 23 KB of dictionary and run lengths can expand to 200 MB, or 200 GB. The header of each page has
+the size of its decompressed data, so these headers are read before pyarrow reads an untrusted table. Footer and headers
+are read here, in Thrift's compact encoding, because some footers (with statistics that contradict the schema) crash
+pyarrow.
 
-This reader and pyarrow must not understand the same bytes differently. So a field that occurs twice, or whose type is
-not that of the format, is refused: Thrift would take the last one, or skip it.
+This reader and pyarrow must not interpret the same bytes differently. Therefore duplicate fields, and fields of a wrong
+type, are refused: Thrift would use the last one, or skip it.
 """
 
 from collections.abc import Iterator, Set
@@ -17,18 +17,18 @@ from typing import Any
 _MAGIC = b"PAR1"
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DETAILS = {_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}
-"""Types of pages, and for each the number of the field in a page header that has its details."""
+"""Types of pages, each with the number of its field in a page header."""
 
 OWN_ENCODINGS = frozenset({0, 2, 3, 8, 9})
 """PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY, BYTE_STREAM_SPLIT: the encodings of the tables of a zoo."""
 DELTA_LENGTHS, PREFIXES = 6, 7
-"""DELTA_LENGTH_BYTE_ARRAY; and DELTA_BYTE_ARRAY, in which a text shares its beginning with the one before."""
+"""DELTA_LENGTH_BYTE_ARRAY; and DELTA_BYTE_ARRAY, in which a string shares its prefix with the previous one."""
 ENCODINGS = OWN_ENCODINGS | {5, DELTA_LENGTHS, PREFIXES}
 """All encodings of Parquet: also DELTA_BINARY_PACKED."""
 
 BYTES_PER_VALUE = 64
 SPARE_BYTES = 1 << 20
-"""Bytes that a column may take besides its values."""
+"""Bytes that a column may have besides its values."""
 MAX_PAGES = 1_000_000
 MAX_FOOTER = 32 << 20
 
@@ -48,7 +48,7 @@ class ColumnPages:
     unpacked: int = 0
     """Bytes of all pages after decompression."""
     longest: int = 0
-    """The most bytes that a value can have in an encoding in which few bytes expand to many: dictionary, prefixes."""
+    """Maximal size of a value in encodings that expand: dictionary, prefixes."""
     encodings: set[int] = field(default_factory=set)
 
     def exceeds(self, values: int) -> bool:
@@ -61,7 +61,7 @@ def check_pages(data: bytes, values: int) -> None:
 
     Args:
         data: the whole file.
-        values: how many values a column may have, all row groups together.
+        values: maximal number of values of a column in all row groups.
     """
     for column, pages in enumerate(column_pages(data, OWN_ENCODINGS)):
         if pages.exceeds(values):
@@ -71,14 +71,14 @@ def check_pages(data: bytes, values: int) -> None:
 
 
 def column_pages(data: bytes | mmap, encodings: Set[int] = ENCODINGS, group: int | None = None) -> list[ColumnPages]:
-    """Return the sums over the pages of each column (leaf of the schema), without unpacking a page.
+    """Return the sums over the pages of each column (leaf of the schema), without decompressing a page.
 
     Args:
         data: the whole file.
         encodings: the encodings that a page may have.
-        group: the row group to read; by default all of them together.
+        group: the row group to read; by default all of them.
 
-    Raises ValueError for a file that breaks the format.
+    Raises ValueError for an invalid file.
     """
     found: list[ColumnPages] = []
     count = 0
@@ -126,7 +126,7 @@ def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int, int]]:
                     first = min(first, _value(metadata, 11, _I64))
                 total += size
                 if not _value(metadata, 5, _I64):
-                    yield number, column, 0, 0  # without values no page is read, and the first may claim to be anywhere
+                    yield number, column, 0, 0  # without values no page is read, wherever its offset points
                     continue
                 if first < len(_MAGIC) or size < 0 or first + size > start or total > start:
                     raise ValueError(f"column {column} has its pages outside of the file, or overlaps another column")
@@ -136,7 +136,7 @@ def _chunks(data: bytes | mmap) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _page(data: bytes | mmap, position: int) -> tuple[bool, int, int, int, int]:
-    """Return of a page: whether it is a dictionary, its values, unpacked bytes, encoding, and end."""
+    """Return whether a page is a dictionary, its number of values, decompressed bytes, encoding, and end."""
     begin = position
     try:
         header, position = _struct(data, position)
@@ -155,7 +155,7 @@ def _page(data: bytes | mmap, position: int) -> tuple[bool, int, int, int, int]:
 
 
 def _value(fields: _Fields, number: int, kind: int) -> Any:
-    """Return the value of a required field. Raises KeyError where it is missing, TypeError for another type."""
+    """Return the value of a required field. Raises KeyError if it is missing, TypeError for another type."""
     found, value = fields[number]
     if found != kind:
         raise TypeError(f"field {number} has the type {found}, expected {kind}")
@@ -209,7 +209,7 @@ def _item(data: bytes | mmap, position: int, kind: int, depth: int) -> tuple[Any
 
 
 def _integer(data: bytes | mmap, position: int, bits: int) -> tuple[int, int]:
-    """Return a signed number and its end. Raises ValueError for more than ``bits`` bits, which Thrift would cut off."""
+    """Return a signed number and its end. Raises ValueError for more than ``bits`` bits, which Thrift truncates."""
     coded, position = _varint(data, position)
     if coded >> bits:
         raise ValueError(f"a number has more than {bits} bits at byte {position}")

@@ -1,8 +1,8 @@
-"""Where the files of a zoo are: in a folder, or elsewhere, from where they are fetched when they are asked for.
+"""The place of a zoo's files: a folder, or a remote place from which they are downloaded on demand.
 
-Of a zoo that is not in a folder, only files that its manifest names are fetched, and only if the listing of the place
-gives the size (and, where the place knows it, the sha256) that the manifest promises. A file appears in the folder
-of its `FetchedPlace` after it has been hashed.
+From a remote place, only files listed in the manifest are downloaded, and only if their size (and sha256, if the place
+knows it) in the place's listing equals that in the manifest. A file becomes visible in the folder of its `FetchedPlace`
+after it has been hashed.
 """
 
 import logging
@@ -23,16 +23,16 @@ from zootools.storage.verified_files import FileInfo
 LOG = logging.getLogger(__name__)
 
 THREADS = 8
-"""Files that are fetched at the same time."""
+"""Number of files downloaded at the same time."""
 EXTRAS = ("README.md", "build.json")
-"""Files of a zoo that its manifest does not name; fetched for a whole copy only."""
+"""Files of a zoo that its manifest does not list; downloaded only for a whole copy."""
 MAX_EXTRA = 16 << 20
-"""Bytes that each of `EXTRAS` may have."""
+"""Maximal size of each of `EXTRAS`, in bytes."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the files of a zoo are; this one is a folder that has all of them."""
+    """The place of a zoo's files; this class is a folder that contains all of them."""
 
     folder: Path
     name: str
@@ -42,23 +42,23 @@ class Place:
     repository: str | None = None
     """``org/name`` of a zoo that was found by its name."""
     fetches: ClassVar[bool] = False
-    """Whether files must be fetched before they are in `folder`."""
+    """Whether files must be downloaded to `folder`."""
 
     @property
     def listed(self) -> Collection[str]:
-        """The names of all files of the place, where they are known without looking into `folder`."""
+        """The names of all files of the place, if they are known without reading `folder`."""
         return ()
 
     def fetch(self, files: Iterable[str]) -> None:
-        """Make sure that some files, by their names in the manifest, are in `folder`."""
+        """Download some files, given by their names in the manifest, if `folder` lacks them."""
 
     def fetch_all(self) -> None:
-        """Make sure that all files of the zoo are in `folder`."""
+        """Download all files of the zoo that `folder` lacks."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file in the listing of a place: its size in bytes, and its sha256 where the place knows it."""
+    """A file in the listing of a place: its size in bytes, and its sha256 if the place knows it."""
 
     size: int
     sha256: str | None = None
@@ -66,17 +66,17 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedPlace(Place, ABC):
-    """A zoo that is elsewhere; `folder` holds the files that have been fetched."""
+    """A remote zoo; `folder` contains the downloaded files."""
 
     manifest: Manifest | None = None
     """The manifest of the zoo; None until it has been read."""
     listing: Mapping[str, Listed] = field(default_factory=dict)
-    """All files of the place by name; empty where they are not known."""
+    """All files of the place by name; empty if they are not known."""
     fetches: ClassVar[bool] = True
 
     @abstractmethod
     def download(self, file: str, size: int | None) -> Path:
-        """Return the path of a copy of a file; ``size`` is what it must have in bytes, where that is known."""
+        """Return the path of a copy of a file; ``size`` is its expected size in bytes, if known."""
 
     @abstractmethod
     def forget(self, path: Path) -> None:
@@ -95,7 +95,7 @@ class FetchedPlace(Place, ABC):
     def fetch(self, files: Iterable[str]) -> None:
         """Download and verify the files that are not in `folder` yet.
 
-        Raises DamagedZooError for a file that is not what the manifest promises, HubError, StorageError.
+        Raises DamagedZooError for a file that differs from the manifest, HubError, StorageError.
         """
         missing = [file for file in dict.fromkeys(files) if not is_file_inside(self.folder, file)]
         if missing:

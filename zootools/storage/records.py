@@ -1,4 +1,4 @@
-"""What plan, records and manifest say: files, divergences, resumptions, stacks. Each is stated once, and validated."""
+"""The content of plan, records and manifest as validated models: files, divergences, resumptions, stacks."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ LayerSchema = Annotated[
 """A layer schema; in JSON what `Schema.to_json` returns."""
 
 Fingerprint = dict[str, Any]
-"""The numeric fingerprint of a backend: what its results depend on, by names that the backend chooses."""
+"""The numeric fingerprint of a backend: the values that its results depend on, by names chosen by the backend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class Resumption:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     epoch: Annotated[int, Field(ge=-1, le=100_000, strict=True)]
-    """The last epoch that was trained under the fingerprint before."""
+    """The last epoch that was trained with the previous fingerprint."""
     fingerprint: Fingerprint
 
 
 class StackRecord(BaseModel):
-    """How far one stack is, as the first line of its record file says it.
+    """The progress of one stack: the first line of its record file.
 
     After a repair ``epoch`` is -1 although there are shards: the stack is trained again, and writes them again.
     """
@@ -59,12 +59,12 @@ class StackRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     fingerprint: Fingerprint
-    """The numeric fingerprint under which the training of the stack began."""
+    """The numeric fingerprint at the start of the stack's training."""
     epoch: LastEpoch = -1
     done: bool = False
     """Whether `epoch` is the last one."""
     failed: Annotated[str, Field(max_length=200)] | None = None
-    """Why the last session gave the stack up; the next session retries it."""
+    """The reason why the last session gave the stack up; the next session retries it."""
     resumed: Annotated[list[Resumption], FailFast()] = Field(default_factory=list)
     stopped: dict[ModelId, Stop] = Field(default_factory=dict)
     """The diverged models."""
@@ -80,13 +80,13 @@ class StackRecord(BaseModel):
 
     @property
     def last_fingerprint(self) -> Fingerprint:
-        """The numeric fingerprint under which the last whole epoch was trained."""
+        """The numeric fingerprint of the last whole epoch."""
         return self.resumed[-1].fingerprint if self.resumed else self.fingerprint
 
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """The result of one epoch of a stack: what is committed, and what a resume needs."""
+    """The result of one epoch of a stack: the checkpoint, and the state for a resume."""
 
     number: int
     done: bool
@@ -101,7 +101,7 @@ class TrainedEpoch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which models a zoo consists of, and which stack trains which."""
+    """The models of a zoo, and their stacks."""
 
     spec: ZooSpec
     schema: Schema

@@ -13,7 +13,7 @@ from zootools.storage.records import Plan, StackRecord
 
 @dataclass(frozen=True)
 class StackProgress:
-    """How far the stacks of an unfinished zoo are."""
+    """The progress of the stacks of an unfinished zoo."""
 
     stacks: int
     stacks_done: int
@@ -24,7 +24,7 @@ class StackProgress:
 
 @dataclass(frozen=True)
 class BuildStatus:
-    """How far the build of a zoo is."""
+    """The progress of the build of a zoo."""
 
     state: Literal["finished", "partial", "unfinished"]
     """``partial`` is a zoo with a manifest, some of whose models are not trained to the end."""
@@ -40,16 +40,16 @@ class BuildStatus:
 
 
 def epochs_done(record: StackRecord | None, spec: ZooSpec) -> int:
-    """Return how many epochs of a stack are trained; all of them if its last models diverged before the end."""
+    """Return the number of trained epochs of a stack; all of them if its last models diverged before the end."""
     if record is None:
         return 0
     return spec.training.epochs if record.done else max(record.epoch, 0)
 
 
 def status(out: Path) -> BuildStatus:
-    """Return how far the build of a zoo in a folder is.
+    """Return the progress of the build of a zoo in a folder.
 
-    Raises ZooNotFoundError where there is no zoo, DamagedZooError for a damaged plan, record or manifest.
+    Raises ZooNotFoundError if there is no zoo, DamagedZooError for a damaged plan, record or manifest.
     """
     zoo = ZooFolder(out)
     plan = zoo.read_plan()
@@ -60,7 +60,7 @@ def status(out: Path) -> BuildStatus:
 
 
 def unfinished_status(plan: Plan, records: Sequence[StackRecord | None]) -> BuildStatus:
-    """Return how far a build is, by its plan and the records of its stacks."""
+    """Return the progress of a build, from its plan and the records of its stacks."""
     progress = StackProgress(
         stacks=len(plan.stacks),
         stacks_done=sum(record is not None and record.done for record in records),

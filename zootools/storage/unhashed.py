@@ -1,7 +1,7 @@
 """The three files of a zoo that its manifest does not hash, and the checks of their content.
 
-zoo.json has its own sha256. README.md, the card, is rendered again where it matters. build.json differs between equal
-zoos, so only its form can be checked: that it is a log of builds by zootools, and not another file of this name.
+zoo.json contains its own sha256. README.md, the card, is rendered again and compared. build.json differs between equal
+zoos, so only its schema can be checked.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ from zootools.storage.hashed_json import MAX_BYTES, parse_hashed
 from zootools.storage.verified_files import unreadable
 
 LIMITS = {"README.md": 1 << 20, "build.json": 16 << 20, "zoo.json": MAX_BYTES}
-"""Bytes that each file may have."""
+"""Maximal size of each file, in bytes."""
 
 _Key = Annotated[str, Field(max_length=40)]
 _Text = Annotated[str, Field(max_length=200)]
 
 
 class _BuildLog(Section):
-    """The content of build.json: when, where and how long each session was. Other versions may have other keys."""
+    """The content of build.json: time, machine and duration of each session. Other versions may have other keys."""
 
     sessions: Annotated[
         list[Annotated[dict[_Key, _Text | float | int | None], Field(max_length=40)]],
@@ -35,22 +35,22 @@ class _BuildLog(Section):
 
 
 MAX_SESSIONS = 10_000
-"""The number of sessions that build.json keeps, the last ones."""
+"""Maximal number of sessions in build.json; older ones are dropped."""
 
 
 def read_build_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the sessions in which a zoo was built, from build.json; none where there is no such file.
+    """Return the sessions of a zoo's builds from build.json; none if there is no such file.
 
-    Only reports use them. Raises DamagedZooError for a file that a build does not write.
+    Only reports use them. Raises DamagedZooError for a file that no build writes.
     """
     data = read_unhashed(folder, "build.json")
     return [] if data is None else list(parse_json(data, folder / "build.json")["sessions"])
 
 
 def read_unhashed(folder: Path, name: str) -> bytes | None:
-    """Return the bytes of one of the three files, None where there is none.
+    """Return the bytes of one of the three files, or None if it is missing.
 
-    Raises DamagedZooError for what is not a plain file, is larger than its limit, or has other content.
+    Raises DamagedZooError if it is not a regular file, exceeds its limit, or has other content.
     """
     try:
         data = read_inside(folder, name, LIMITS[name])
@@ -66,7 +66,7 @@ def read_unhashed(folder: Path, name: str) -> bytes | None:
 
 
 def build_log_fault(data: bytes) -> str | None:
-    """Return why bytes are not those of a build.json, without quoting them; None if they are."""
+    """Return the reason why bytes are not a valid build.json, without quoting them, or None."""
     try:
         _BuildLog.model_validate(parse_json(data, "build.json"))
     except (DamagedZooError, ValidationError):
