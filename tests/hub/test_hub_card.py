@@ -71,9 +71,9 @@ def test_a_card_says_when_a_zoo_is_partial(tiny_zoo: Path) -> None:
 
 
 def test_the_picture_shows_the_quartiles() -> None:
-    picture = accuracy_picture({"0": [0.0, 0.1, 0.2, 0.3, 0.4], "5": [1.0] * 5}, width=10).splitlines()
-    assert picture[0] == "epoch     0 |-=#=-     |"
-    assert picture[1] == "epoch     5 |         #|"
+    picture = accuracy_picture({"0": [0.0, 0.1, 0.2, 0.3, 0.4], "5": [1.0] * 5}).splitlines()
+    assert picture[0] == f"epoch     0 |{'-' * 6}{'=' * 6}#{'=' * 6}{'-' * 6}{' ' * 35}|"
+    assert picture[1] == f"epoch     5 |{' ' * 59}#|"
 
 
 @pytest.mark.slow

@@ -70,9 +70,9 @@ def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) 
     return str(card.content)
 
 
-def accuracy_picture(summary: dict[str, list[float]], width: int = 60) -> str:
+def accuracy_picture(summary: dict[str, list[float]]) -> str:
     """Return a box plot of the accuracy by epoch, made of characters, so that every viewer can show it."""
-    lines = []
+    width, lines = 60, []
     for epoch, values in summary.items():
         low, first, median, third, high = (min(width - 1, int(value * width)) for value in values)
         cells = [

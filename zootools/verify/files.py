@@ -31,7 +31,6 @@ def file_faults(
     files: VerifiedFiles,
     tick: Callable[[int], None] = lambda count: None,
     intact: "IntactFiles | None" = None,
-    threads: int | None = None,
 ) -> Iterator[Fault]:
     """Yield the faults of files in the order of their names.
 
@@ -39,7 +38,6 @@ def file_faults(
         files: the files.
         tick: called with the size of every file that has been read, in bytes.
         intact: the files that need not be read again; it is stored if this is interrupted.
-        threads: number of files that are hashed at the same time; by default one per core.
     """
     noted = intact or IntactFiles(files.folder)
 
@@ -50,7 +48,7 @@ def file_faults(
         return fault
 
     try:
-        for name, fault in in_threads(examine, sorted(files.files), threads):
+        for name, fault in in_threads(examine, sorted(files.files)):
             tick(files.files[name].size)
             if fault is not None:
                 yield Fault(name, fault)
@@ -59,9 +57,9 @@ def file_faults(
         raise
 
 
-def in_threads(function: Callable[[K], V], items: Sequence[K], threads: int | None = None) -> Iterator[tuple[K, V]]:
-    """Yield every item with the result of a function for it, in order; ``threads`` at once, by default one per core."""
-    count = threads or os.cpu_count() or 1
+def in_threads(function: Callable[[K], V], items: Sequence[K]) -> Iterator[tuple[K, V]]:
+    """Yield every item with the result of a function for it, in order; as many at a time as there are cores."""
+    count = os.cpu_count() or 1
     pool, begun = ThreadPoolExecutor(count), deque[tuple[K, Future[V]]]()
     try:
         for item in items:
