@@ -91,6 +91,7 @@ def drawn(look_zoo: Path, look_encoder: Path, tmp_path_factory: pytest.TempPathF
     return out
 
 
+@pytest.mark.slow
 def test_plot_writes_every_picture_as_svg_and_png(drawn: Path) -> None:
     for name in ALL | {"representation"}:
         assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -99,6 +100,7 @@ def test_plot_writes_every_picture_as_svg_and_png(drawn: Path) -> None:
         assert any("24 diverged" in word for word in said) or name == "losses"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -255,6 +257,7 @@ def test_a_zoo_of_one_model(tmp_path: Path) -> None:
     assert all(file.stat().st_size for file in files)
 
 
+@pytest.mark.slow
 def test_a_zoo_of_which_every_model_diverged(tmp_path: Path) -> None:
     grid = TINY_ZOO["grid"] | {"optimizer": ["sgd"], "lr": [100.0], "weight_decay": [1.0]}
     build(parse_spec(TINY_ZOO | {"name": "lost", "grid": grid}, "test"), tmp_path / "zoo", workers=1, quiet=True)
