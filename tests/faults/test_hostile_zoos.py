@@ -386,7 +386,7 @@ LIES: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
     ("stacks.0.models", put("stacks", 0, "models", value=[])),
     ("stacks.0.models", put("stacks", 0, "models", 0, value="../../etc/passwd")),
     ("model_id", put("stacks", 0, "models", 0, value="0" * 16)),
-    ("twice", lambda m: m["stacks"][0]["models"].append(m["stacks"][0]["models"][0])),
+    ("duplicate model", lambda m: m["stacks"][0]["models"].append(m["stacks"][0]["models"][0])),
     ("model_id", swap_models),
     ("stacks.0.epoch", put("stacks", 0, "epoch", value=-1)),
     ("counts.diverged", put("stacks", 0, "stopped", value={"0" * 16: {"epoch": 1, "reason": "x"}})),
