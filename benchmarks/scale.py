@@ -146,7 +146,7 @@ def measure_verify(spec: ZooSpec, out: Path) -> dict[str, Any]:
 
 def measure_again(spec: ZooSpec, out: Path) -> dict[str, Any]:
     """Build the zoo again, when it is finished already."""
-    return {"rows": build(spec, out, backend=SyntheticBackend("cpu", "simulated"), quiet=True)["counts"]["ok"]}
+    return {"rows": build(spec, out, backend=SyntheticBackend("cpu", "simulated"), quiet=True).counts.ok}
 
 
 PHASES = {name: globals()[f"measure_{name}"] for name in ("expand", "build", "again", "open", "weights", "verify")}

@@ -56,7 +56,7 @@ def check_image_tensors(schema: Schema, images: ImageData) -> None:
             raise SpecError(f"the {name} labels are {least} to {most}, expected 0 to {schema.classes - 1}")
     for name in ("train", "test"):
         if not len(getattr(images, name)):
-            raise SpecError(f"no {name} images, expected at least 1")
+            raise SpecError(f"there are no {name} images, expected at least 1")
 
 
 def groups_of(models: Sequence[ModelConfig], width: int) -> list[Sequence[ModelConfig]]:
