@@ -133,7 +133,7 @@ def change_shard(zoo: Path, path_of: Callable[[Any], tuple[Any, ...]], new: Any)
 def use(zoo: Path) -> None:
     """All that reads a zoo; whatever is raised must be a refusal."""
     opened = open_zoo(zoo, include_diverged=True)
-    json.dumps([opened.counts, accuracy_summary(opened.metadata), opened.spec.dump()]).encode()
+    json.dumps([opened.counts.model_dump(), accuracy_summary(opened.metadata), opened.spec.dump()]).encode()
     opened.weights()
 
 
