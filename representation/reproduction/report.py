@@ -302,7 +302,8 @@ def _machine() -> str:
 
 def _seconds(state: ReproductionState, zoo: str) -> float:
     """Return the wall time in which a zoo was built."""
-    return sum(session["seconds"] for session in read_build_log(state.workspace.zoo(zoo)))
+    seconds = [session.get("seconds") for session in read_build_log(state.workspace.zoo(zoo))]
+    return sum(found for found in seconds if isinstance(found, int | float))
 
 
 def _tables(state: ReproductionState) -> list[tuple[str, list[Row]]]:

@@ -116,7 +116,7 @@ def test_load_dataset_reads_the_hub_folder_and_never_takes_one_version_for_anoth
 
 def test_publishing_again_changes_nothing_and_a_tag_never_moves(hub: Path, tiny_zoo: Path, tmp_path: Path) -> None:
     before = sorted(hub.rglob("*"))
-    newest = describe("group/tiny", hub=hub)["commit"]
+    newest = describe("group/tiny", hub=hub).commit
     again = publish(hub / "group/tiny", "group/tiny", hub=hub)
     assert (again.commit, again.commits) == (newest, 0)
     assert sorted(hub.rglob("*")) == before

@@ -218,8 +218,8 @@ def test_a_listing_finds_zoos_by_their_tag(published: HubServer, monkeypatch: py
     assert [entry.name for entry in zoos(hub=published.url)] == [NAME]
     assert zoos("nothing", hub=published.url) == []
     info = describe(NAME, hub=published.url)
-    assert info["tags"] == {"v1": published.repos[NAME].refs["main"][-1]}
-    assert (info["ok"], info["parameters"]) == (12, 100)
+    assert info.tags == {"v1": published.repos[NAME].refs["main"][-1]}
+    assert (info.counts.ok, info.parameters) == (12, 100)
     with pytest.raises(ZooNotFoundError, match="it is not a zoo"):
         open_zoo("group/other", hub=published.url)
 

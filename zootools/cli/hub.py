@@ -132,4 +132,4 @@ def info(name: str, revision: str | None, hub: str | None, as_json: bool) -> Non
     """Describe a published zoo, without downloading weights."""
     from zootools.hub.catalog import describe
 
-    print_value(describe(name, revision=revision, hub=hub), as_json, show_pairs)
+    print_value(describe(name, revision=revision, hub=hub).to_json(), as_json, show_pairs)

@@ -9,7 +9,7 @@ from zootools.errors import DamagedZooError
 from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import hub_setting, require_name
-from zootools.storage.manifest import read_manifest
+from zootools.storage.manifest import Counts, read_manifest
 from zootools.storage.manifest_checks import stored_spec
 
 
@@ -20,6 +20,29 @@ class Entry:
     name: str
     description: str
     commit: str
+
+
+@dataclass(frozen=True)
+class ZooDescription:
+    """A published zoo, as its manifest and its hub describe it."""
+
+    name: str
+    commit: str | None
+    tags: dict[str, str]
+    """The commit of each tag."""
+    description: str
+    files: int
+    """The number of files that the manifest lists."""
+    bytes: int
+    """The size of these files."""
+    counts: Counts
+    parameters: int
+    """The number of weights of each model."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all values by name, as ``zootools hub info --json`` prints them."""
+        values = {name: value for name, value in vars(self).items() if name not in ("counts", "parameters")}
+        return {**values, **self.counts.model_dump(), "parameters": self.parameters}
 
 
 def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
@@ -44,7 +67,7 @@ def _in_folder(hub: Path) -> Iterator[Entry]:
         yield Entry(name.repo_id, description, hub_folder.commit_of(folder) or "")
 
 
-def describe(name: str, *, revision: str | None = None, hub: str | Path | None = None) -> dict[str, Any]:
+def describe(name: str, *, revision: str | None = None, hub: str | Path | None = None) -> ZooDescription:
     """Return commit, tags, description, size and counts of a zoo on a hub, without fetching weights."""
     wanted = require_name(name, revision)
     place = locate(Path(name), revision, hub) if Path(name).exists() else locate_name(wanted, hub)
@@ -56,13 +79,13 @@ def describe(name: str, *, revision: str | None = None, hub: str | Path | None =
         from zootools.hub import remote
 
         tags = remote.tags(wanted, setting if isinstance(setting, str) else None)
-    return {
-        "name": wanted.repo_id,
-        "commit": place.commit,
-        "tags": tags,
-        "description": stored_spec(place.folder, manifest).description,
-        "files": len(manifest.files),
-        "bytes": sum(info.size for info in manifest.files.values()),
-        **manifest.counts.model_dump(),
-        "parameters": manifest.layer_schema.size,
-    }
+    return ZooDescription(
+        name=wanted.repo_id,
+        commit=place.commit,
+        tags=tags,
+        description=stored_spec(place.folder, manifest).description,
+        files=len(manifest.files),
+        bytes=sum(info.size for info in manifest.files.values()),
+        counts=manifest.counts,
+        parameters=manifest.layer_schema.size,
+    )

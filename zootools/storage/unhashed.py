@@ -5,7 +5,7 @@ zoos, so only its schema can be checked.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import FailFast, Field, ValidationError
 
@@ -24,27 +24,27 @@ _Key = Annotated[str, Field(max_length=40)]
 _Text = Annotated[str, Field(max_length=200)]
 
 
-class _BuildLog(Section):
-    """The content of build.json: time, machine and duration of each session. Other versions may have other keys."""
+Session = dict[_Key, _Text | float | int | None]
+"""Time, machine and duration of one session of a build. Other versions may have other keys."""
 
-    sessions: Annotated[
-        list[Annotated[dict[_Key, _Text | float | int | None], Field(max_length=40)]],
-        FailFast(),
-        Field(max_length=100_000),
-    ]
+
+class _BuildLog(Section):
+    """The content of build.json."""
+
+    sessions: Annotated[list[Annotated[Session, Field(max_length=40)]], FailFast(), Field(max_length=100_000)]
 
 
 MAX_SESSIONS = 10_000
 """Maximal number of sessions in build.json; older ones are dropped."""
 
 
-def read_build_log(folder: Path) -> list[dict[str, Any]]:
+def read_build_log(folder: Path) -> list[Session]:
     """Return the sessions of a zoo's builds from build.json; none if there is no such file.
 
     Only reports use them. Raises DamagedZooError for a file that no build writes.
     """
     data = read_unhashed(folder, "build.json")
-    return [] if data is None else list(parse_json(data, folder / "build.json")["sessions"])
+    return [] if data is None else _BuildLog.model_validate(parse_json(data, folder / "build.json")).sessions
 
 
 def read_unhashed(folder: Path, name: str) -> bytes | None:
