@@ -290,16 +290,16 @@ def _journal_first() -> None:
 
 def _positional() -> None:
     """Number the rows of the index as they come, instead of taking each from the shard that it is in."""
-    from zootools.storage import tables
+    from zootools.storage import finish
 
-    real = tables.metadata_table
+    real = finish.metadata_table
 
     def metadata_table(spec: Any, models: Any, shards: Any, stopped: Any) -> Any:
         table = real(spec, models, shards, stopped)
         ids = sorted(table["model_id"].to_pylist())
         return table.set_column(0, "model_id", [ids])
 
-    tables.metadata_table = metadata_table
+    finish.metadata_table = metadata_table
 
 
 def _abort(stack: int) -> None:
