@@ -247,7 +247,7 @@ def test_a_zoo_is_of_one_instruction_set(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(ISA, smallest())
     whole = build(grown, tmp_path / "zoo", backend="native", workers=1, quiet=True)
     assert whole.fingerprints == [fingerprint]
-    assert whole["counts"]["ok"] == 3
+    assert whole.counts.ok == 3
 
 
 @pytest.mark.slow
