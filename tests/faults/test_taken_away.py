@@ -10,6 +10,7 @@ import pytest
 from crash import SMALL, TINY, Builders, check_what_is_visible, committed, tree
 
 from zootools.errors import StorageError, WorkerError
+from zootools.filesystem.files import durable_file
 from zootools.storage.status import status
 
 SERVED = TINY.replace("epochs: 3", "epochs: 12")
@@ -164,6 +165,17 @@ def test_a_disk_that_is_unmounted_ends_the_build_once(tmp_path: Path, folder: Pa
     assert "is no longer there" in run.stderr
     assert "its disk was unmounted" in run.stderr
     assert len(run.stderr.splitlines()) == 1, run.stderr
+
+
+def test_a_folder_that_is_gone_just_after_the_fence_is_not_created_again(tmp_path: Path) -> None:
+    root = tmp_path / "zoo"
+    root.mkdir()
+    with (
+        pytest.raises(StorageError, match="No such file or directory"),
+        durable_file(root / "checkpoints" / "shard", root, fence=root.rmdir) as file,
+    ):
+        file.write(b"")
+    assert not root.exists()
 
 
 @pytest.mark.parametrize("then", ["go", "die"])

@@ -328,9 +328,10 @@ def _replacing(path: Path, root: Path, fence: Callable[[], None] | None, mode: i
     """A context that yields folder (a descriptor) and name of an empty temporary file, which then replaces ``path``."""
     folder, name, made = -1, f".{path.name}{TEMPORARY}{secrets.token_hex(4)}", False
     if fence is not None:
-        fence()  # else a folder that has been moved would be created again
+        fence()
     try:
-        folder = open_folder(root, path.parent.relative_to(root).parts, create=True)
+        # With a fence the root exists, because its lock does: one that was moved or unmounted is not created again.
+        folder = open_folder(root, path.parent.relative_to(root).parts, create=True, create_root=fence is None)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor, made = os.open(name, flags, 0o666, dir_fd=folder), True
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode) if mode is None else mode

@@ -223,9 +223,12 @@ def open_sole(root: Path, name: str) -> int:
     return descriptor
 
 
-def open_folder(root: Path, parts: Sequence[str], create: bool = False) -> int:
-    """Return a descriptor of a folder below ``root``, durably created first if ``create`` says so."""
-    if create and not root.is_dir():
+def open_folder(root: Path, parts: Sequence[str], create: bool = False, create_root: bool = True) -> int:
+    """Return a descriptor of a folder below ``root``.
+
+    With ``create`` the folders are durably created first; ``root`` itself only with ``create_root``.
+    """
+    if create and create_root and not root.is_dir():
         # The name of each new folder is synced too: a file is durable only if its folder is.
         os.close(open_folder(root.parent, (root.name,), create=True))
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

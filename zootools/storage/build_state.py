@@ -159,7 +159,8 @@ class ZooFolder:
 
     def file(self, name: str) -> AbstractContextManager[BinaryIO]:
         """Write one file of the zoo as a stream (see `durable_file`)."""
-        return durable_file(self.path / name, self.path, self.fence)
+        fence = self.fence if self._lock is not None else None
+        return durable_file(self.path / name, self.path, fence)
 
     def write(self, name: str, data: bytes) -> FileInfo:
         """Write one file of the zoo; return its entry in a record or manifest."""
