@@ -418,6 +418,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path, spec
     assert tree(out) == tree(long)
 
 
+@pytest.mark.slow
 def test_another_fingerprint_is_refused_unless_allowed(tmp_path: Path, specs: Path) -> None:
     spec, out = spec_of(LONG, folder=specs), tmp_path / "zoo"
     process = start(specs, out, held=held_environment(tmp_path / "held", 3, tmp_path / "never"))
@@ -438,6 +439,7 @@ def test_another_fingerprint_is_refused_unless_allowed(tmp_path: Path, specs: Pa
     assert "1.0" in {fingerprint["numpy"] for fingerprint in manifest.fingerprints}
 
 
+@pytest.mark.slow
 def test_r4_a_zoo_of_two_fingerprints_says_from_where_on_which_one_holds(
     tmp_path: Path, specs: Path, builders: Builders
 ) -> None:

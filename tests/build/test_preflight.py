@@ -310,6 +310,7 @@ def test_a_dry_run_refuses_what_the_build_refuses_and_writes_nothing(tmp_path: P
     assert tried >= 13
 
 
+@pytest.mark.slow
 def test_a_dry_run_approves_what_the_build_takes(tmp_path: Path, specs: Path, tiny: Path) -> None:
     for out, options in (
         (tmp_path / "new" / "zoo", []),
@@ -324,6 +325,7 @@ def test_a_dry_run_approves_what_the_build_takes(tmp_path: Path, specs: Path, ti
         assert (snapshot(tmp_path), snapshot(tiny)) == before
 
 
+@pytest.mark.slow
 def test_a_dry_run_compares_the_images_that_are_at_hand(tmp_path: Path) -> None:
     """The folder holds other pictures than when the zoo was started."""
     from PIL import Image

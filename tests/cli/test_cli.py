@@ -97,6 +97,7 @@ def test_a_model_is_shown_with_the_scores_of_each_epoch(tmp_path: Path) -> None:
     assert {len(line.split()) for line in lines[-3:]} == {len(heading)}
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:
     assert run("build", folder / "tiny.yaml", "--dry-run", cwd=tmp_path).returncode == 0
     assert list(tmp_path.iterdir()) == []

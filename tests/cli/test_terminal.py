@@ -166,6 +166,7 @@ def test_a_description_is_shown_but_not_obeyed(tiny_zoo: Path, tmp_path: Path, t
     assert command("publish", zoo, "me/tiny", "--dry-run").exit_code in (0, 2, 3)
 
 
+@pytest.mark.slow
 @few
 @example(text=f"\x1b[2J\u202e\n{FAKE}\n")
 @given(text=hostile_text)

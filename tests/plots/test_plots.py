@@ -200,6 +200,7 @@ def extents(figure: Figure) -> Iterator[tuple[str, Bbox]]:
         yield "title", figure._suptitle.get_window_extent(renderer)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph:UserWarning")  # of the label that the font cannot show
 @pytest.mark.parametrize("which", ["portrait", "many_labels", "exploded", "side by side"])
 def test_nothing_overlaps_and_nothing_is_cut_off(which: str, portrait: Portrait, many_labels: Portrait) -> None:
@@ -249,6 +250,7 @@ def test_a_sample_of_whole_models_has_all_their_checkpoints(look_zoo: Path) -> N
     assert len(portrait_of(look_zoo, limit=3, whole_models=True).zoo) == 3  # even one model is too many
 
 
+@pytest.mark.slow
 def test_a_zoo_of_one_model(tmp_path: Path) -> None:
     spec = TINY_ZOO | {"name": "lonely", "seeds": {"range": [1, 1]}}
     build(parse_spec(spec, "test"), tmp_path / "zoo", workers=1, quiet=True)
@@ -276,6 +278,7 @@ def test_labels_of_strangers_are_texts_and_the_rarest_share_a_look(many_labels: 
     assert len(set(looks(["a", "b", "c"]).values())) == 3
 
 
+@pytest.mark.slow
 def test_a_foreign_population_of_a_hundred_thousand_checkpoints(tiny_zoo: Path, tmp_path: Path) -> None:
     schema, rows = tmp_path / "schema.json", 100_000
     schema.write_text(json.dumps(json.loads((tiny_zoo / "zoo.json").read_text())["schema"]))
@@ -369,6 +372,7 @@ def test_checkpoints_without_a_place_are_counted(portrait: Portrait) -> None:
     assert "2 not shown: W is not finite" in heading
 
 
+@pytest.mark.slow
 def test_networks_that_exploded_have_a_place_in_the_plane() -> None:
     rows = torch.randn(100, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     plain, _ = flatten(rows, umap=False)

@@ -312,6 +312,7 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch
     assert "cache" in choose_backend("auto", "cpu", SMALL).reason
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_all_get_the_kernel(empty_cache: Path) -> None:
     script = (
         "import hashlib; from zootools.architectures import build_schema; from zootools.spec import Mlp;"
