@@ -23,7 +23,7 @@ AHEAD = 2
 """After this many results that the driver has not taken, a task pauses."""
 LOSSES = 10
 """How many machines a piece of work may lose between two epochs. Machines come and go; but work that crashes every
-machine must not go on to crash all those that an autoscaler or a batch system starts in their place."""
+machine must not crash all those that an autoscaler or a batch system starts in their place too."""
 LOOK_EVERY = 5.0
 """Seconds that `Tasks.next_result` waits for a result, and between two looks at the machines of the cluster."""
 WARN_AFTER = 60.0

@@ -179,7 +179,7 @@ def sweep_temporaries(folder: Path) -> None:
 
 
 def home_expanded(text: str) -> Path:
-    """Return a path in which ``~`` stands for the home folder; unchanged where the user is unknown."""
+    """Return a path with ``~`` replaced by the home folder; unchanged where the user is unknown."""
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -145,14 +145,14 @@ def names_inside(root: Path, folder: str = "") -> list[str]:
 
 
 def remove_inside(root: Path, name: str) -> None:
-    """Durably remove a file, a pipe or a link (not what it leads to), if there is one; OSError for a folder."""
+    """Durably remove a file, a pipe or a link (not its target), if there is one; OSError for a folder."""
     with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
         os.unlink(last, dir_fd=folder)
         os.fsync(folder)
 
 
 def remove_tree_inside(root: Path, name: str) -> None:
-    """Durably remove a file, a link (not what it leads to), or a folder with its content, if there is one."""
+    """Durably remove a file, a link (not its target), or a folder with its content, if there is one."""
     with suppress(FileNotFoundError), _folder_of(root, name) as (folder, last):
         if stat.S_ISDIR(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
             shutil.rmtree(last, dir_fd=folder)

@@ -18,7 +18,7 @@ class HubFile:
     sha256: str | None
     """Of a file that the Hub stores as a large file (LFS or Xet); None for any other."""
     blob_id: str
-    """The hash by which git knows what it stores: the file, or a pointer to a large file."""
+    """The hash of the git blob: of the file itself, or of the pointer to a large file."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def is_url(text: str | Path) -> bool:
 def folder_of(text: str | Path) -> Path | None:
     """Return the folder of a path or a ``file://`` URL; None for the URL of an object store.
 
-    ``~`` stands for the home folder. Raises SpecError for an empty text, and for a URL with credentials, of a web page
+    ``~`` is the home folder. Raises SpecError for an empty text, and for a URL with credentials, of a web page
     or of the Hub.
     """
     match = _URL.fullmatch(text) if isinstance(text, str) else None

@@ -1,7 +1,7 @@
 """Comparison of a whole zoo with what was written: `faults` finds what is wrong, `repair` removes it.
 
 A verification reads every byte, and derives again everything that can be derived from other data, so a change is found
-even if all hashes were computed anew. An interrupted verification does not hash again what it has hashed: the files
+even if all hashes were computed anew. A verification that was interrupted does not hash a file twice: the files
 that were found intact are noted in the user's cache, never in the zoo, until the verification is complete.
 """
 
