@@ -4,9 +4,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from crash import TINY, Builders
+from crash import SMALL, TINY, Builders
 
 from zootools.verify import faults
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the specifications of two small zoos."""
+    folder = tmp_path_factory.mktemp("crash")
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,6 @@ import pytest
 from crash import (
     NIGHTLY,
     SMALL,
-    TINY,
     Builders,
     check_what_is_visible,
     committed,
@@ -38,15 +37,6 @@ from zootools.filesystem.files import TEMPORARY
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.status import status
 from zootools.verify import faults
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Specifications, and the zoos that undisturbed builds make of them."""
-    folder = tmp_path_factory.mktemp("crash")
-    (folder / "tiny.yaml").write_text(TINY)
-    (folder / "small.yaml").write_text(SMALL)
-    return folder
 
 
 @pytest.fixture(scope="module")

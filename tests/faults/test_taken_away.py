@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from crash import SMALL, TINY, Builders, check_what_is_visible, committed, tree
+from crash import TINY, Builders, check_what_is_visible, committed, tree
 
 from zootools.errors import StorageError, WorkerError
 from zootools.filesystem.files import durable_file
@@ -15,15 +15,6 @@ from zootools.storage.status import status
 
 SERVED = TINY.replace("epochs: 3", "epochs: 12")
 """Six models in two stacks; one worker trains them one after the other."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the specifications of two small zoos."""
-    folder = tmp_path_factory.mktemp("crash")
-    (folder / "tiny.yaml").write_text(TINY)
-    (folder / "small.yaml").write_text(SMALL)
-    return folder
 
 
 @pytest.fixture(scope="module")
