@@ -38,7 +38,7 @@ class ImportOptions(Section):
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")] | None = None
     """Licence of the population, as the Hub spells it; by default `unknown`."""
     images: Images | None = None
-    """The images that the models were trained on, with their normalisation; by default those that the importer knows."""
+    """The images that the models were trained on, with their normalisation; by default those that the format says."""
     constants: dict[str, Constant] = Field(default_factory=dict)
     """Properties that all checkpoints share, by name, such as `activation`; they add to those of the population."""
     model_schema: Path | Schema | None = None
@@ -48,7 +48,7 @@ class ImportOptions(Section):
     properties: Path | None = None
     """A table (CSV, Parquet or JSON lines) with a row for each file, joined by a column with its path."""
     path_pattern: str | None = None
-    """Pattern of the paths, whose fields become properties: ``{split}/{label:int}/run{seed:int}/epoch{epoch:int}.pt``."""
+    """Pattern of the paths, whose fields become properties: ``{split}/{label:int}/run{seed:int}/ep{epoch:int}.pt``."""
     split: str | None = None
     """Name of a published division of the population that is used instead of a hash of the ids."""
 
