@@ -8,7 +8,7 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +17,9 @@ from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
+from zootools.storage.imported import Imported
 from zootools.storage.manifest import Counts, count_outcomes, read_manifest
-from zootools.storage.manifest_checks import check_against_spec, check_tables, stored_spec
+from zootools.storage.manifest_checks import check_against_origin, check_tables, stored_origin
 from zootools.storage.place import Place
 from zootools.storage.records import Plan, Stop
 from zootools.storage.shards import gather_weights, shard_name
@@ -56,6 +57,10 @@ class Zoo:
     """Where the zoo was found (`zootools.hub.locate`): its name and, if it came from a hub, its commit."""
     left_out: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Columns of a population of another tool that were not read, and why (`zootools.hub.foreign`)."""
+    imported: Imported | None = None
+    """The record of the import of a zoo that zootools did not build; None for a built one."""
+    runs: bool = True
+    """Whether the schema is enough to run a network; that of an index is not."""
 
     @property
     def spec(self) -> ZooSpec:
@@ -66,9 +71,9 @@ class Zoo:
 
     @property
     def name(self) -> str:
-        """The name in the specification; without one, the name by which the zoo was opened."""
-        if self.stored_spec is not None:
-            return self.stored_spec.name
+        """The name in the specification or the record of the import; else that by which the zoo was opened."""
+        if (origin := self.stored_spec or self.imported) is not None:
+            return origin.name
         return self.place.name if self.place is not None else self.folder.name
 
     @property
@@ -154,13 +159,34 @@ class Zoo:
         return {p.name: flat[p.offset : p.end].view(p.shape) for p in self.schema.parameters}
 
     def module(self, model_id: str, epoch: int) -> "Network":
-        """Return a runnable network with a checkpoint's weights, in evaluation mode."""
+        """Return a runnable network with a checkpoint's weights, in evaluation mode.
+
+        Raises SpecError for a population of another tool whose schema is an index, or whose activation is not known.
+        """
         from zootools.architectures.networks import Network
 
         row = self.checkpoint(model_id, epoch).metadata.to_pylist()[0]
+        if self.stored_spec is None:
+            self._check_runs(row)
         network = Network(self.schema, row["activation"], row.get("dropout") or 0.0)
         network.load_state_dict(self.state_dict(model_id, epoch))
         return network.eval()
+
+    def _check_runs(self, row: dict[str, Any]) -> None:
+        """Raise SpecError unless the network of a row of another tool's metadata can be run."""
+        from zootools.architectures.networks import ACTIVATIONS
+
+        if not self.runs or "activation" not in row:
+            raise SpecError(
+                f"{self.name}: a network needs a layer schema (not only an index) and a column named activation"
+            )
+        place = f"{self.name}: model {row['model_id']}"
+        if row["activation"] not in ACTIVATIONS:
+            choices = did_you_mean(str(row["activation"]), ACTIVATIONS)
+            raise SpecError(f"{place}: activation: found {row['activation']!r:.80}{choices}")
+        dropout = row.get("dropout")
+        if dropout is not None and not (isinstance(dropout, int | float) and 0 <= dropout < 1):
+            raise SpecError(f"{place}: dropout: found {dropout!r:.80}; expected 0 <= dropout < 1")
 
 
 def open_folder(folder: Path, verify: bool = True) -> Zoo:
@@ -183,19 +209,30 @@ def open_folder(folder: Path, verify: bool = True) -> Zoo:
 
 def _open_finished(folder: Path, verify: bool) -> Zoo:
     manifest = read_manifest(folder)
-    spec, schema = stored_spec(folder, manifest), manifest.layer_schema
-    keys = check_against_spec(manifest, spec, folder / "zoo.json")
+    origin, schema = stored_origin(folder, manifest), manifest.layer_schema
+    keys = check_against_origin(manifest, origin, folder / "zoo.json")
     check_tables(manifest, folder / "zoo.json")
     files = VerifiedFiles(folder, manifest.files, verify)
     files.expect_rows(keys.shard_rows())
-    metadata = read_metadata(files, spec, manifest.splits.by_name(), schema.classes)
+    metadata = read_metadata(files, origin, manifest.splits.by_name(), schema.classes)
     for name in ("model_id", "epoch", "stack", "row"):
         if not metadata[name].combine_chunks().equals(pa.array(getattr(keys, name), metadata.schema.field(name).type)):
-            raise DamagedZooError(f"the metadata's column {name} is not what zoo.json and spec.yaml make", path=folder)
+            raise DamagedZooError(f"the metadata's column {name} is not what zoo.json makes", path=folder)
     if not is_accuracy_summary(manifest.test_accuracy, metadata):
         raise DamagedZooError("test_accuracy: is not that of the metadata", path=folder / "zoo.json")
-    finished = not manifest.is_partial
-    return Zoo(folder, spec, schema, metadata, manifest.counts, manifest.stopped, files=files, finished=finished)
+    imported = manifest.imported
+    return Zoo(
+        folder,
+        origin if isinstance(origin, ZooSpec) else None,
+        schema,
+        metadata,
+        manifest.counts,
+        manifest.stopped,
+        files=files,
+        finished=not manifest.is_partial,
+        imported=imported,
+        runs=imported is None or imported.runs,
+    )
 
 
 def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from zootools.architectures import Schema
 from zootools.building.planning import plan_stacks
 from zootools.building.preflight import check_growth
+from zootools.errors import SpecError
 from zootools.object_store.sync import Output
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig
@@ -30,6 +31,8 @@ def finished_manifest(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Seq
     if not zoo.has(MANIFEST):
         return None
     manifest = read_manifest(zoo.path)
+    if manifest.imported is not None:
+        raise SpecError(f"{zoo.path}: holds a zoo that was imported; choose another folder with --out")
     check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
     whole = all(output.holds(name) for name in ("README.md", *manifest.files))
     whole = whole and not manifest.is_partial

@@ -10,7 +10,7 @@ from zootools.hub import folder as hub_folder
 from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import hub_setting, require_name
 from zootools.storage.manifest import Counts, read_manifest
-from zootools.storage.manifest_checks import stored_spec
+from zootools.storage.manifest_checks import stored_origin
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _in_folder(hub: Path) -> Iterator[Entry]:
         folder = hub_folder.find_version(hub, name)
         assert folder is not None
         try:
-            description = stored_spec(folder, read_manifest(folder)).description
+            description = stored_origin(folder, read_manifest(folder)).description
         except DamagedZooError as error:
             description = f"damaged: {error}"
         yield Entry(name.repo_id, description, hub_folder.commit_of(folder) or "")
@@ -83,7 +83,7 @@ def describe(name: str, *, revision: str | None = None, hub: str | Path | None =
         name=wanted.repo_id,
         commit=place.commit,
         tags=tags,
-        description=stored_spec(place.folder, manifest).description,
+        description=stored_origin(place.folder, manifest).description,
         files=len(manifest.files),
         bytes=sum(info.size for info in manifest.files.values()),
         counts=manifest.counts,

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.architectures import Layer, Schema
-from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError, did_you_mean
+from zootools.errors import DamagedZooError, SpecError, StorageError, ZooNotFoundError
 from zootools.filesystem.files import exists, open_regular
 from zootools.hub import folder as hub_folder
 from zootools.hub.foreign_memory import Memory
@@ -36,8 +36,6 @@ from zootools.zoo import Zoo
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zootools.architectures.networks import Network
 
 LOG = logging.getLogger(__name__)
 
@@ -56,31 +54,12 @@ class ForeignZoo(Zoo):
         default_factory=lambda: np.empty((0, 0), np.float32), repr=False, compare=False
     )
     """float32 ``[rows, parameters]``; the column ``row`` of the metadata has the row of a checkpoint."""
-    runs: bool = True
-    """Whether the schema is enough to run a network; that of an index is not."""
 
     def weights(self) -> "Tensor":
         """Return the flat weights of all checkpoints: float32 ``[checkpoints, parameters]``."""
         import torch
 
         return torch.from_numpy(self.flat[self.metadata["row"].to_numpy()])
-
-    def module(self, model_id: str, epoch: int) -> "Network":
-        """Return a runnable network. Raises SpecError where the schema is an index, or the activation is not known."""
-        if not self.runs or "activation" not in self.metadata.column_names:
-            raise SpecError(
-                f"{self.name}: a network needs a layer schema (not only an index) and a column named activation"
-            )
-        from zootools.architectures.networks import ACTIVATIONS
-
-        row = self.checkpoint(model_id, epoch).metadata.to_pylist()[0]
-        if row["activation"] not in ACTIVATIONS:
-            choices = did_you_mean(str(row["activation"]), ACTIVATIONS)
-            raise SpecError(f"{self.name}: model {model_id}: activation: found {row['activation']!r:.80}{choices}")
-        dropout = row.get("dropout")
-        if dropout is not None and not (isinstance(dropout, int | float) and 0 <= dropout < 1):
-            raise SpecError(f"{self.name}: model {model_id}: dropout: found {dropout!r:.80}; expected 0 <= dropout < 1")
-        return super().module(model_id, epoch)
 
 
 class ParquetSource:

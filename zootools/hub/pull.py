@@ -11,6 +11,7 @@ from zootools.hub.names import require_name
 from zootools.object_store.urls import is_url
 from zootools.storage.build_state import MANIFEST
 from zootools.storage.manifest import UNHASHED, read_manifest
+from zootools.storage.manifest_checks import stored_origin
 from zootools.storage.place import Place
 from zootools.storage.unhashed import read_unhashed
 from zootools.storage.verified_files import FileInfo, file_fault, unreadable
@@ -39,9 +40,9 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
     strangers = {file for file in present if not Path(file).name.startswith(".")} - {*files, *UNHASHED}
     if strangers or (MANIFEST in present and read_manifest(folder).sha256 != manifest.sha256):
         raise SpecError(f"{folder}: holds something else; choose another folder")
-    spec = open_folder(place.folder).spec
+    open_folder(place.folder)  # refuses metadata that is not that of the manifest
     place.fetch(["README.md"])
-    if fault := card_fault(place.folder, manifest, spec, place.repository):
+    if fault := card_fault(place.folder, manifest, stored_origin(place.folder, manifest), place.repository):
         raise DamagedZooError(f"{place.folder}: README.md: {fault}")
     missing = [file for file, info in files.items() if file_fault(folder, file, info) is not None]
     place.fetch([*missing, "build.json"])

@@ -16,7 +16,7 @@ from zootools.storage.card import render_card
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.finish import finish_zoo
 from zootools.storage.manifest import Manifest, read_manifest
-from zootools.storage.manifest_checks import stored_spec
+from zootools.storage.manifest_checks import stored_origin
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.unhashed import read_unhashed
 from zootools.storage.verified_files import FileInfo
@@ -108,7 +108,7 @@ def _release(zoo: Path, name: ZooName) -> Release:
         raise DamagedZooError(
             f"{zoo}: not published, because it has {len(found)} faults", *(f"  {fault}" for fault in found)
         )
-    texts = {"README.md": render_card(manifest, stored_spec(zoo, manifest), name.repo_id).encode()}
+    texts = {"README.md": render_card(manifest, stored_origin(zoo, manifest), name.repo_id).encode()}
     for unhashed in ("zoo.json", "build.json"):
         if (data := read_unhashed(zoo, unhashed)) is not None:
             texts[unhashed] = data

@@ -165,7 +165,7 @@ class ObjectStoreOutput:
             self._zoo.remove(name)
         self.store.download(MANIFEST, self.folder)
         files = read_manifest(self.folder).files
-        self._fetch({"spec.yaml": files["spec.yaml"]})
+        self._fetch({name: info for name, info in files.items() if name == "spec.yaml"})  # an imported zoo has none
         self._fetched = files
         self._shards = {name: info for name, info in files.items() if self._is_there(name, info)}
 

@@ -250,7 +250,7 @@ class ZooFolder:
         Raises DamagedZooError for a shard whose models are not those of its stack and epoch.
         """
         for stack, record in enumerate(records):
-            for name in sorted(record.shards) if record else ():
+            for name in sorted(record.shards, key=epoch_of) if record else ():
                 assert record is not None
                 yield stack, self.read_shard(plan, stack, record, name)
 

@@ -7,8 +7,10 @@ from typing import Any
 from zootools.bundled import CARD_TEMPLATE
 from zootools.hashing import canonical_json
 from zootools.spec import ZooSpec
+from zootools.storage.imported import Imported, Origin
 from zootools.storage.manifest import PAGE, Manifest
 from zootools.storage.tables import SPLITS, huggingface_features, metadata_schema, weights_schema
+from zootools.text import printable
 from zootools.zoo_name import parse_name
 
 _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
@@ -20,7 +22,7 @@ MAX_NAMES = 8
 _LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 
 
-def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) -> str:
+def render_card(manifest: Manifest, origin: Origin, location: str | None = None) -> str:
     """Return the text of README.md.
 
     ``location`` is the argument that readers pass to ``load_dataset``: the repository of a published zoo, by default
@@ -29,12 +31,12 @@ def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) 
     from huggingface_hub import DatasetCard, DatasetCardData
 
     schema = manifest.layer_schema
-    metadata = metadata_schema(spec)
+    metadata = metadata_schema(origin)
     features = {"checkpoints": weights_schema(metadata, schema), "metadata": metadata}
     count = manifest.counts.checkpoints
     data = DatasetCardData(
-        license=spec.license,
-        pretty_name=spec.name,
+        license=origin.license,
+        pretty_name=origin.name,
         tags=["model-zoo", "zootools", "weight-space-learning"],
         task_categories=["other"],
         size_categories=next((name for name, limit in _SIZES if count < limit), "10M<n<100M"),
@@ -44,14 +46,14 @@ def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) 
             {"config_name": name, "features": huggingface_features(columns)} for name, columns in features.items()
         ],
     )
-    kept, splits = spec.training.kept_epochs, manifest.splits.by_name()
+    splits = manifest.splits.by_name()
     accuracy = dict(sorted(manifest.test_accuracy.items(), key=lambda item: int(item[0])))
     card = DatasetCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
-        pretty_name=spec.name,
-        description=spec.description,
-        location=location or spec.name,
+        pretty_name=origin.name,
+        description=origin.description,
+        location=location or origin.name,
         counts=manifest.counts.model_dump(),
         splits=splits,
         first_split=next((split for split in SPLITS if splits[split]), "train"),
@@ -59,15 +61,45 @@ def render_card(manifest: Manifest, spec: ZooSpec, location: str | None = None) 
         accuracy_picture=accuracy_picture(accuracy),
         parameters=schema.size,
         layers=", ".join(layer.name for layer in schema.layers),
-        images=spec.images.name,
-        architecture=spec.architecture.name,
-        batch_size=spec.training.batch_size,
-        first_epoch=kept[0],
-        last_epoch=kept[-1],
-        axes=_axes(spec),
+        images=origin.images.name if origin.images is not None else None,
         page=PAGE if PAGE in manifest.files else None,
+        **(_import(origin) if isinstance(origin, Imported) else _training(origin)),
     )
     return str(card.content)
+
+
+def _training(spec: ZooSpec) -> dict[str, Any]:
+    """Return what the card of a zoo says that zootools built, and no other card."""
+    kept = spec.training.kept_epochs
+    return {
+        "imported": None,
+        "runs": True,
+        "architecture": spec.architecture.name,
+        "batch_size": spec.training.batch_size,
+        "first_epoch": kept[0],
+        "last_epoch": kept[-1],
+        "axes": _axes(spec),
+    }
+
+
+def _import(imported: Imported) -> dict[str, Any]:
+    """Return what the card of an imported zoo says, and no other card. Names in it come from the population."""
+    epochs = imported.epochs or [0]
+    left_out = [(_plain(row.why), row.count, _plain(", ".join(row.examples))) for row in imported.left_out]
+    return {
+        "imported": imported,
+        "runs": imported.runs and "activation" in imported.columns,
+        "first_epoch": epochs[0],
+        "last_epoch": epochs[-1],
+        "left_out": left_out,
+        "notes": [_plain(note) for note in imported.notes],
+        "not_checked": _plain(imported.check.not_checked),
+    }
+
+
+def _plain(text: str) -> str:
+    """Return a text of strangers as one line without the characters that make tables, links, code or HTML."""
+    return re.sub(r"[^\w .,:;/=+()-]", "_", printable(text, None))
 
 
 def accuracy_picture(summary: dict[str, list[float]]) -> str:

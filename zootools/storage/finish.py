@@ -24,7 +24,7 @@ from zootools.storage.manifest import (
     count_outcomes,
     read_manifest,
 )
-from zootools.storage.manifest_checks import stored_spec
+from zootools.storage.manifest_checks import stored_origin
 from zootools.storage.records import Fingerprint, Plan, StackRecord
 from zootools.storage.table_writer import write_parquet
 from zootools.storage.tables import SPLITS, accuracy_summary, metadata_table
@@ -104,9 +104,9 @@ def add_page(folder: Path, page: bytes) -> None:
         if zoo.has(PLAN):
             raise SpecError(f"{folder}: is not finished; finish it with zootools build")
         manifest = read_manifest(folder)
-        spec = stored_spec(folder, manifest)
+        origin = stored_origin(folder, manifest)
         manifest = manifest.model_copy(update={"files": {**manifest.files, PAGE: zoo.write(PAGE, page)}}).with_hash()
-        zoo.write("README.md", render_card(manifest, spec).encode())
+        zoo.write("README.md", render_card(manifest, origin).encode())
         zoo.write("zoo.json", manifest.to_bytes())
         zoo.remove_work()
 

@@ -20,6 +20,7 @@ from zootools.spec.sections import Section
 from zootools.storage.build_state import FORMAT
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.hashed_json import content_hash, read_hashed, validate
+from zootools.storage.imported import Imported
 from zootools.storage.records import (
     Digest,
     Fingerprint,
@@ -107,6 +108,8 @@ class Stack(Section):
     fingerprint: Count
     """Position in `Manifest.fingerprints` of the one under which the training began."""
     resumed: Annotated[list[NumberedResumption], FailFast()] = Field(default_factory=list)
+    histories: Annotated[list[Count], FailFast()] = Field(default_factory=list)
+    """In an imported zoo: for each model the position of its epochs in `Imported.histories`; all 0 if empty."""
 
     @property
     def fingerprints(self) -> list[int]:
@@ -138,7 +141,8 @@ class Manifest(Section):
     name: Name
     layer_schema: LayerSchema = Field(alias="schema")
     classes: Annotated[int, Field(ge=1, le=10_000)]
-    images_sha256: Digest
+    images_sha256: Digest | None = None
+    """None only in an imported zoo whose images are not known."""
     counts: Counts
     splits: Splits
     test_accuracy: Annotated[
@@ -149,6 +153,8 @@ class Manifest(Section):
     stacks: Annotated[list[Stack], FailFast(), Field(min_length=1, max_length=100_000)]
     files: dict[str, FileInfo]
     """All files of the zoo by name, except `UNHASHED`."""
+    imported: Imported | None = None
+    """In the place of spec.yaml: where the models come from, if zootools did not train them."""
     sha256: Digest = "0" * 64
     """The `content_hash` of all other fields; see `with_hash`."""
 
@@ -255,8 +261,12 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         yield f"fingerprints: there are {len(manifest.fingerprints)}, but the stacks use {sorted(set(used))!s:.80}"
     if len(set(map(canonical_json, manifest.fingerprints))) < len(manifest.fingerprints):
         yield "fingerprints: duplicate fingerprint"
-    if "spec.yaml" not in manifest.files:
-        yield "files: spec.yaml is missing"
+    if ("spec.yaml" in manifest.files) == (manifest.imported is not None):
+        yield f"files: spec.yaml {'is missing' if manifest.imported is None else 'is there, and also an import'}"
+    if manifest.imported is None and manifest.images_sha256 is None:
+        yield "images_sha256: is missing"
+    if manifest.imported is not None and manifest.is_partial:
+        yield "counts: an imported zoo has no failed or missing models"
     if hashed := sorted({*UNHASHED} & {*manifest.files}):
         yield f"files: {hashed[0]} must not be listed, because it is not hashed"
 
@@ -270,5 +280,14 @@ def _stack_contradictions(manifest: Manifest) -> Iterator[str]:
         epochs = [resumption.epoch for resumption in stack.resumed]
         if epochs != sorted(epochs) or max(epochs, default=-1) > stack.epoch:
             yield f"stacks.{number}.resumed: found the epochs {epochs}; expected increasing epochs up to {stack.epoch}"
+        if stack.histories:
+            yield from _history_contradictions(manifest, number)
         if stack.last_stop > stack.epoch:
             yield f"stacks.{number}.epoch: found {stack.epoch}, but a model stopped at {stack.last_stop}"
+
+
+def _history_contradictions(manifest: Manifest, number: int) -> Iterator[str]:
+    stack = manifest.stacks[number]
+    known = len(manifest.imported.histories) if manifest.imported else 0
+    if len(stack.histories) != len(stack.models) or max(stack.histories) >= known or not any(stack.histories):
+        yield f"stacks.{number}.histories: expected the positions of {len(stack.models)} of {known} lists of epochs"

@@ -14,7 +14,8 @@ from zootools.images.shapes import image_shape
 from zootools.spec import Cnn, DatasetImages, FolderImages, Mlp, TetrisImages, ZooSpec, parse_stored_spec
 from zootools.spec.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.spec.yaml_reader import parse_yaml
-from zootools.storage.manifest import Manifest
+from zootools.storage.imported import Imported, Origin
+from zootools.storage.manifest import Manifest, Stack
 from zootools.storage.shards import shard_name
 from zootools.storage.tables import split_files
 from zootools.storage.verified_files import VerifiedFiles
@@ -23,8 +24,18 @@ _PICTURES_AND_TEXT = re.compile(r".*\.(md|svg|png|html)")
 """Files that a manifest may name in addition to specification, shards and tables."""
 
 
+def stored_origin(folder: Path, manifest: Manifest) -> Origin:
+    """Return the specification of a finished zoo, or the record of its import. Raises what `stored_spec` raises."""
+    return stored_spec(folder, manifest) if manifest.imported is None else manifest.imported
+
+
 def stored_spec(folder: Path, manifest: Manifest) -> ZooSpec:
-    """Return the specification of a finished zoo. Raises DamagedZooError if spec.yaml is damaged or invalid."""
+    """Return the specification of a finished zoo that zootools built.
+
+    Raises DamagedZooError if spec.yaml is damaged or invalid, SpecError for an imported zoo.
+    """
+    if manifest.imported is not None:
+        raise SpecError(f"{folder}: was imported ({manifest.imported.kind}), and has no specification")
     path, files = folder / "spec.yaml", VerifiedFiles(folder, manifest.files)
     try:
         values, places = parse_yaml(files.read("spec.yaml", MAX_SPEC_BYTES).decode(), str(path))
@@ -88,14 +99,63 @@ def checkpoint_keys(manifest: Manifest, spec: ZooSpec, source: Path) -> Checkpoi
     return CheckpointKeys(ids, *np.concatenate(parts, axis=1))
 
 
-def check_against_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> CheckpointKeys:
-    """Compare a manifest with its specification, and return its checkpoints (`checkpoint_keys`).
+def check_against_origin(manifest: Manifest, origin: Origin, source: Path) -> CheckpointKeys:
+    """Compare a manifest with its specification or the record of its import, and return its checkpoints.
 
     The shards that it names must be exactly those of its checkpoints; `check_tables` compares the other files.
     Raises DamagedZooError, with the path ``source``.
     """
-    if manifest.name != spec.name:
-        raise DamagedZooError(f"name: found {manifest.name!r}, spec.yaml says {spec.name!r}", path=source)
+    if manifest.name != origin.name:
+        raise DamagedZooError(f"name: found {manifest.name!r}, expected {origin.name!r}", path=source)
+    if isinstance(origin, Imported):
+        keys = imported_keys(manifest, origin, source)
+    else:
+        keys = _keys_of_spec(manifest, origin, source)
+    named = {name for name in manifest.files if name.startswith("checkpoints/")}
+    if difference := sorted(keys.shard_rows().keys() ^ named):
+        verb = "is not a shard of these models" if difference[0] in named else "is missing"
+        raise DamagedZooError(f"files: {difference[0]} {verb} ({len(difference)} differences)", path=source)
+    return keys
+
+
+def imported_keys(manifest: Manifest, imported: Imported, source: Path) -> CheckpointKeys:
+    """Return the checkpoints that an imported zoo must have: those of the histories of its models.
+
+    Raises DamagedZooError, with the path ``source``, if other fields of the manifest contradict them.
+    """
+    ids, parts = list[str](), [np.empty((3, 0), np.int64)]
+    lengths = [len(history) for history in imported.histories]
+    count = sum(lengths[index] for stack in manifest.stacks for index in _histories(stack))
+    if count != manifest.counts.checkpoints:
+        raise DamagedZooError(
+            f"counts.checkpoints: found {manifest.counts.checkpoints}, the models have {count}", path=source
+        )
+    for number, stack in enumerate(manifest.stacks):
+        histories = zip(stack.models, _histories(stack), strict=True)
+        epochs = {model: frozenset(imported.histories[index]) for model, index in histories}
+        for model, stop in stack.stopped.items():
+            last = max(epochs[model], default=-1)
+            if stop.epoch <= last:
+                raise DamagedZooError(
+                    f"stacks.{number}.stopped.{model}: found epoch {stop.epoch}, but a checkpoint of epoch {last}",
+                    path=source,
+                )
+        reached = max([*(epoch for known in epochs.values() for epoch in known), stack.last_stop], default=-1)
+        if stack.epoch != reached:
+            raise DamagedZooError(f"stacks.{number}.epoch: found {stack.epoch}, expected {reached}", path=source)
+        for epoch in sorted(set().union(*epochs.values())):
+            there = [model for model, known in epochs.items() if epoch in known]
+            ids += there
+            rows = np.arange(len(there), dtype=np.int64)
+            parts.append(np.stack([np.full_like(rows, epoch), np.full_like(rows, number), rows]))
+    return CheckpointKeys(ids, *np.concatenate(parts, axis=1))
+
+
+def _histories(stack: Stack) -> list[int]:
+    return stack.histories or [0] * len(stack.models)
+
+
+def _keys_of_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> CheckpointKeys:
     if fault := schema_fault(manifest.layer_schema, spec):
         raise DamagedZooError(f"schema: {fault}", path=source)
     for number, stack in enumerate(manifest.stacks):
@@ -105,12 +165,7 @@ def check_against_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> Check
                 f"expected {stack.last_stop if stack.all_stopped else f'at most {spec.training.epochs}'}",
                 path=source,
             )
-    keys = checkpoint_keys(manifest, spec, source)
-    named = {name for name in manifest.files if name.startswith("checkpoints/")}
-    if difference := sorted(keys.shard_rows().keys() ^ named):
-        verb = "is not a shard of these models" if difference[0] in named else "is missing"
-        raise DamagedZooError(f"files: {difference[0]} {verb} ({len(difference)} differences)", path=source)
-    return keys
+    return checkpoint_keys(manifest, spec, source)
 
 
 def check_tables(manifest: Manifest, source: Path) -> None:

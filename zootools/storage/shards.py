@@ -25,6 +25,7 @@ from zootools.hashing import canonical_json
 from zootools.json_reader import parse_json
 from zootools.spec.sections import Section
 from zootools.storage.hashed_json import validate
+from zootools.storage.imported import Imported
 from zootools.storage.verified_files import VerifiedFiles, unreadable
 
 MAX_HEADER = 10 << 20
@@ -82,8 +83,12 @@ _LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailF
 """The types of a column: a number for each row, or a list of numbers."""
 
 
-def read_info(folder: Path, name: str) -> ShardInfo:
-    """Return the metadata of a shard; its weights are not read. Raises DamagedZooError."""
+def read_info(folder: Path, name: str, imported: Imported | None = None) -> ShardInfo:
+    """Return the metadata of a shard; its weights are not read.
+
+    The columns are those of scores: numbers, or lists of numbers; of an imported zoo those of its record.
+    Raises DamagedZooError.
+    """
     path = folder / name
     header = parse_json(_read_header(folder, name), path)
     try:
@@ -101,19 +106,23 @@ def read_info(folder: Path, name: str) -> ShardInfo:
     for column, values in info.properties.items():
         if len(values) != rows:
             raise DamagedZooError(f"metadata: {column!r}: {len(values)} values for {rows} models", path=path)
-        kind = _LISTS if isinstance(values[0], list) else _NUMBERS
-        properties[column] = validate(kind, values, path, f"metadata.properties.{column}")
+        if imported is None:
+            kind = _LISTS if isinstance(values[0], list) else _NUMBERS
+            values = validate(kind, values, path, f"metadata.properties.{column}")
+        properties[column] = values
+    if imported is not None:
+        imported.check_values(properties, path)
     if name != shard_name(stack_of(name), info.epoch):
         raise DamagedZooError(f"metadata.epoch: found {info.epoch}, which is not that of its name", path=path)
     return ShardInfo(info.epoch, info.model_ids, properties)
 
 
-def check_shard(files: VerifiedFiles, schema: Schema, name: str) -> ShardInfo:
+def check_shard(files: VerifiedFiles, schema: Schema, name: str, imported: Imported | None = None) -> ShardInfo:
     """Read a whole shard, and return its metadata.
 
     Raises DamagedZooError unless its tensors are those of the schema, finite, and have one row for each model.
     """
-    info = read_info(files.folder, name)
+    info = read_info(files.folder, name, imported)
     values, models = _map_shard(files, name, schema)
     if models != len(info.model_ids):
         raise DamagedZooError(

@@ -11,36 +11,38 @@ import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
-from zootools.spec import ZooSpec
+from zootools.storage.imported import MAX_TEXT, Imported, Origin
 from zootools.storage.parquet_guard import OWN_ENCODINGS, check_pages, column_pages
 from zootools.storage.table_writer import GROUP_ROWS, with_weights
-from zootools.storage.tables import check_scores, metadata_name, metadata_schema, rows_per_group
+from zootools.storage.tables import check_properties, check_scores, metadata_name, metadata_schema, rows_per_group
 from zootools.storage.verified_files import VerifiedFiles
 
 ROW_BYTES = 10_000
 """Upper bound of the bytes that a row of metadata takes in a file."""
 MAX_STRING = 100
-"""Maximal length of a string in a table, in bytes."""
+"""Maximal length of a string in a table of a zoo that zootools built, in bytes."""
+TEXT_VALUES = 16
+"""Number of values whose memory the longest text of an imported zoo (`MAX_TEXT`) takes."""
 MAX_FOOTER = 1 << 20
 """Bytes of a footer that are parsed; a file has about a dozen row groups, each of which takes a few kilobytes there."""
 
 
-def read_metadata(files: VerifiedFiles, spec: ZooSpec, rows: Mapping[str, int], classes: int) -> pa.Table:
+def read_metadata(files: VerifiedFiles, origin: Origin, rows: Mapping[str, int], classes: int) -> pa.Table:
     """Return the metadata of all splits, ordered by stack, epoch and row.
 
     Memory is bounded by the expected number of rows, whatever the Parquet files contain.
 
     Args:
         files: the files of the zoo.
-        spec: its specification, which decides the columns.
+        origin: its specification or the record of its import, which decides the columns.
         rows: the number of rows of each split.
         classes: the number of F scores in a row.
 
     Raises DamagedZooError for other columns, other numbers of rows, rows in another order, and impossible scores.
     """
-    expected = metadata_schema(spec)
+    expected = metadata_schema(origin)
     tables = [
-        _read_split(files, expected, split, count, classes)
+        _read_split(files, origin, split, count, classes)
         for split, count in rows.items()
         if count or metadata_name(split) in files.files
     ]
@@ -48,16 +50,18 @@ def read_metadata(files: VerifiedFiles, spec: ZooSpec, rows: Mapping[str, int], 
     return metadata.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
 
 
-def _read_split(files: VerifiedFiles, expected: pa.Schema, split: str, count: int, classes: int) -> pa.Table:
-    name = metadata_name(split)
+def _read_split(files: VerifiedFiles, origin: Origin, split: str, count: int, classes: int) -> pa.Table:
+    name, expected, imported = metadata_name(split), metadata_schema(origin), isinstance(origin, Imported)
     path = files.folder / name
     data = files.read(name, limit=ROW_BYTES * count + (1 << 20))
     try:
         _check_footer(data, expected, count, -(-count // GROUP_ROWS))
-        check_pages(data, values=count * classes)
+        # A text of an imported zoo takes as much as some numbers.
+        check_pages(data, values=count * (max(classes, TEXT_VALUES) if imported else classes))
         with _opened(data, expected) as parquet:
-            table = _plain(parquet.read(), expected)
-            check_scores(table, classes)
+            table = _plain(parquet.read(), expected, MAX_TEXT if imported else MAX_STRING)
+            check = check_properties if imported else check_scores
+            check(table, classes)
             _check_order(table, split)
             for group in range(parquet.num_row_groups):
                 _check_statistics(parquet.metadata, group, table.slice(group * GROUP_ROWS, GROUP_ROWS))
@@ -94,7 +98,7 @@ def data_fault(files: VerifiedFiles, schema: Schema, name: str, rows: pa.Table, 
                     f"the column {column} unpacks to {found_pages.unpacked} bytes, {found_pages.values} values"
                 )
         with _opened(data, expected.schema) as parquet:
-            found = _plain(parquet.read_row_group(group, use_threads=False), expected.schema)
+            found = _plain(parquet.read_row_group(group, use_threads=False), expected.schema, MAX_TEXT)
             if found.num_rows != expected.num_rows:
                 raise ValueError(f"row group {group} has {found.num_rows} rows, expected {expected.num_rows}")
             for column in expected.column_names:
@@ -112,8 +116,13 @@ def _refusal(error: Exception) -> str:
 
 
 def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
-    """Whether two columns of one type hold the same values in the same order, floats to the last bit."""
-    if first.null_count or second.null_count or len(first) != len(second):
+    """Whether two columns of one type hold the same values in the same order, floats to the last bit.
+
+    Two unknown values (null) are the same; weights are always known.
+    """
+    if len(first) != len(second) or first.null_count != second.null_count:
+        return False
+    if pa.types.is_fixed_size_list(first.type) and first.null_count:
         return False
     if not pa.types.is_fixed_size_list(first.type) and not first.equals(second):
         return False
@@ -121,7 +130,8 @@ def same_values(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
     if not pa.types.is_floating(one.type):
         return True  # `equals` has compared them
     bits = pa.uint32() if one.type == pa.float32() else pa.uint64()
-    return one.type == two.type and bool(np.array_equal(one.view(bits).to_numpy(), two.view(bits).to_numpy()))
+    first_bits, second_bits = (values.drop_null().view(bits).to_numpy() for values in (one, two))
+    return one.type == two.type and bool(np.array_equal(first_bits, second_bits))
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:
@@ -163,13 +173,13 @@ def _check_footer(data: bytes | mmap.mmap, expected: pa.Schema, rows: int, group
         raise ValueError(f"has {footer.num_row_groups} row groups, expected {groups}")
 
 
-def _plain(table: pa.Table, expected: pa.Schema) -> pa.Table:
+def _plain(table: pa.Table, expected: pa.Schema, longest: int) -> pa.Table:
     """Return a table that was just read with the expected types. Raises ValueError for a string that is too long."""
     table.validate(full=True)
     for column in table.columns:
         for dictionary in (chunk.dictionary for chunk in column.chunks if pa.types.is_dictionary(chunk.type)):
-            if (pc.max(pc.binary_length(dictionary)).as_py() or 0) > MAX_STRING:
-                raise ValueError(f"a string is longer than {MAX_STRING} bytes")
+            if (pc.max(pc.binary_length(dictionary)).as_py() or 0) > longest:
+                raise ValueError(f"a string is longer than {longest} bytes")
     return table.cast(expected)
 
 
@@ -193,11 +203,14 @@ def _check_statistics(footer: pq.FileMetaData, group: int, table: pa.Table) -> N
         statistics = footer.row_group(group).column(number).statistics
         if statistics is None:
             continue
-        if statistics.null_count:
-            raise ValueError(f"the statistics of the column {name} count missing values")
+        values = _flat(table[name])
+        if statistics.null_count not in (None, table[name].null_count):
+            raise ValueError(f"the statistics of the column {name} count other missing values")
         if statistics.has_min_max:
-            values = _flat(table[name])
-            if pa.types.is_string(values.type):
+            values = values.drop_null()
+            if not len(values):
+                raise ValueError(f"the statistics of the column {name} are those of other values")
+            if pa.types.is_string(values.type) or pa.types.is_boolean(values.type):
                 low, high = pc.min_max(values).as_py().values()
             else:
                 low, high = values.to_numpy().min(), values.to_numpy().max()

@@ -13,6 +13,7 @@ from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
 from zootools.spec import Hyperparameters, ZooSpec
 from zootools.spec.model_configs import ModelConfig
+from zootools.storage.imported import MAX_TEXT, OWN_COLUMNS, Imported, Origin
 from zootools.storage.shards import ShardInfo, shard_name
 
 SPLITS = ("train", "validation", "test")
@@ -27,8 +28,12 @@ _SCORES = (
 """The columns that come from the shards."""
 
 
-def metadata_schema(spec: ZooSpec) -> pa.Schema:
+def metadata_schema(origin: Origin) -> pa.Schema:
     """Return the columns of a checkpoint's metadata, in order and with their types."""
+    return origin.metadata_schema if isinstance(origin, Imported) else _columns_of_spec(origin)
+
+
+def _columns_of_spec(spec: ZooSpec) -> pa.Schema:
     axes = sorted(set(spec.grid.axes) | set(spec.sample.axes if spec.sample else {}), key=_axis_order)
     scores = ["train_loss", "train_accuracy"]
     if spec.images.validation:
@@ -53,6 +58,24 @@ def metadata_schema(spec: ZooSpec) -> pa.Schema:
 
 def _axis_order(name: str) -> int:
     return list(Hyperparameters.model_fields).index(name)
+
+
+def imported_table(imported: Imported, shards: Iterable[tuple[int, ShardInfo]], stopped: Collection[str]) -> pa.Table:
+    """Return the metadata of the checkpoints of an imported zoo: `metadata_table`, without a specification."""
+    schema = imported.metadata_schema
+    parts = [schema.empty_table()]
+    for stack, info in shards:
+        rows = len(info.model_ids)
+        values = {
+            **info.properties,
+            "model_id": info.model_ids,
+            "epoch": [info.epoch] * rows,
+            "status": ["diverged" if model in stopped else "ok" for model in info.model_ids],
+            "stack": [stack] * rows,
+            "row": list(range(rows)),
+        }
+        parts.append(pa.table({name: values[name] for name in schema.names}, schema))
+    return pa.concat_tables(parts)
 
 
 def metadata_table(
@@ -167,9 +190,43 @@ def check_scores(table: pa.Table, classes: int) -> None:
         raise ValueError("generalization_gap: is not train_accuracy - test_accuracy")
 
 
+def check_properties(table: pa.Table, classes: int) -> None:
+    """Raise ValueError for values that the metadata of an imported zoo cannot have.
+
+    Identity, split and status are complete; a property may be unknown (null), but is finite where it is known. A list
+    has at most one element for each of the ``classes``; splits and texts are those of a zoo.
+    """
+    for name in table.column_names:
+        column = table[name]
+        if name in OWN_COLUMNS and column.null_count:
+            raise ValueError(f"{name}: has missing values")
+        if pa.types.is_list(column.type):
+            lengths = pc.min_max(pc.list_value_length(column)).as_py()
+            if lengths["max"] is not None and not 1 <= lengths["min"] <= lengths["max"] <= classes:
+                raise ValueError(f"{name}: found lists of up to {lengths['max']} numbers; expected 1 to {classes}")
+            column = pc.list_flatten(column)
+            if column.null_count:
+                raise ValueError(f"{name}: has missing values")
+        if pa.types.is_floating(column.type) and len(column) > column.null_count:
+            bounds = pc.min_max(column).as_py()
+            low, high = (0, 1) if name.endswith("_accuracy") else (-math.inf, math.inf)
+            if bounds["min"] < low or bounds["max"] > high or not pc.all(pc.is_finite(column)).as_py():
+                raise ValueError(f"{name}: found values from {bounds['min']} to {bounds['max']}")
+        if pa.types.is_string(column.type) and (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_TEXT:
+            raise ValueError(f"{name}: a text has more than {MAX_TEXT} bytes")
+    if not pc.all(pc.is_in(table["split"], pa.array(SPLITS))).as_py() and table.num_rows:
+        raise ValueError(f"split: expected {', '.join(SPLITS)}")
+
+
 def huggingface_features(schema: pa.Schema) -> list[dict[str, Any]]:
     """Return the columns in the form in which a data set card declares features."""
-    names = {pa.string(): "string", pa.int64(): "int64", pa.int32(): "int32", pa.float64(): "float64"}
+    names = {
+        pa.string(): "string",
+        pa.int64(): "int64",
+        pa.int32(): "int32",
+        pa.float64(): "float64",
+        pa.bool_(): "bool",
+    }
     features: list[dict[str, Any]] = []
     for column in schema:
         if pa.types.is_fixed_size_list(column.type):
@@ -182,7 +239,10 @@ def huggingface_features(schema: pa.Schema) -> list[dict[str, Any]]:
 
 
 def accuracy_summary(table: pa.Table) -> dict[str, list[float]]:
-    """Return minimum, quartiles and maximum of the test accuracy at up to six epochs, without diverged models."""
+    """Return minimum, quartiles and maximum of the test accuracy at up to six epochs, without diverged models.
+
+    Empty for the table of an imported zoo without test accuracies.
+    """
     return {epoch: values.round(4).tolist() for epoch, values in _accuracy_quantiles(table).items()}
 
 
@@ -195,7 +255,9 @@ def is_accuracy_summary(summary: Mapping[str, list[float]], table: pa.Table) -> 
 
 
 def _accuracy_quantiles(table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
-    good = table.filter(pc.equal(table["status"], "ok"))
+    if "test_accuracy" not in table.column_names or not pa.types.is_floating(table["test_accuracy"].type):
+        return {}
+    good = table.filter(pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["test_accuracy"])))
     epochs = np.unique(good["epoch"].to_numpy())
     chosen = epochs[np.unique(np.linspace(0, len(epochs) - 1, 6).round().astype(int))] if len(epochs) else epochs
     return {

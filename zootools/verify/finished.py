@@ -11,8 +11,9 @@ from zootools.filesystem.inside import names_inside, read_inside
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, count_models, expand
 from zootools.storage.card import card_repositories, render_card
+from zootools.storage.imported import Imported, Origin
 from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
-from zootools.storage.manifest_checks import check_against_spec, stored_spec, table_set_faults
+from zootools.storage.manifest_checks import CheckpointKeys, check_against_origin, stored_origin, table_set_faults
 from zootools.storage.table_reader import data_fault, read_metadata, same_values
 from zootools.storage.tables import (
     accuracy_summary,
@@ -68,25 +69,25 @@ def _content_faults(
     """Yield the contradictions between intact files; those that are ``damaged`` are not compared."""
     folder = files.folder
     try:
-        spec = stored_spec(folder, manifest)
+        origin = stored_origin(folder, manifest)
     except DamagedZooError as error:  # its bytes are those that the manifest names, so the manifest is at fault
         yield Fault("zoo.json", f"files.spec.yaml: {error.reason}")
         return
-    if fault := card_fault(folder, manifest, spec, repository):
+    if fault := card_fault(folder, manifest, origin, repository):
         yield Fault("README.md", fault)
     odd = list(table_set_faults(manifest))
     yield from (Fault(name, what) for name, what in odd)
     try:
-        keys = check_against_spec(manifest, spec, folder / "zoo.json")
-        models = _models(manifest, spec)
+        keys = check_against_origin(manifest, origin, folder / "zoo.json")
+        models = {} if isinstance(origin, Imported) else _models(manifest, origin)
     except DamagedZooError as error:
         yield Fault("zoo.json", error.reason)
         return
     rows = keys.shard_rows()
     if not damaged & rows.keys():
         files.expect_rows(rows)
-        shards = Shards(files, manifest.layer_schema, spec, models, manifest.stopped)
-        yield from _derived_faults(shards, sorted(rows), manifest, without=damaged | {name for name, _ in odd})
+        shards = Shards(files, manifest.layer_schema, origin, models, manifest.stopped)
+        yield from _derived_faults(shards, keys, manifest, without=damaged | {name for name, _ in odd})
 
 
 def _models(manifest: Manifest, spec: ZooSpec) -> dict[str, ModelConfig]:
@@ -102,7 +103,7 @@ def _models(manifest: Manifest, spec: ZooSpec) -> dict[str, ModelConfig]:
     return models
 
 
-def _derived_faults(shards: Shards, names: list[str], manifest: Manifest, without: set[str]) -> Iterator[Fault]:
+def _derived_faults(shards: Shards, keys: CheckpointKeys, manifest: Manifest, without: set[str]) -> Iterator[Fault]:
     """Derive the metadata from the shards; compare it with the manifest and all tables that are not in ``without``."""
 
     def read(name: str) -> pa.Table | DamagedZooError:
@@ -111,8 +112,8 @@ def _derived_faults(shards: Shards, names: list[str], manifest: Manifest, withou
         except DamagedZooError as error:
             return error
 
-    parts, found = [metadata_schema(shards.spec).empty_table()], False
-    for name, part in in_threads(read, names):
+    parts, found = [metadata_schema(shards.origin).empty_table()], False
+    for name, part in in_threads(read, list(keys.shard_rows())):
         if isinstance(part, DamagedZooError):
             found = True
             yield Fault(name, part.reason)
@@ -121,6 +122,9 @@ def _derived_faults(shards: Shards, names: list[str], manifest: Manifest, withou
     if found:
         return
     table = pa.concat_tables(parts)
+    if table["model_id"].to_pylist() != keys.model_id:
+        yield Fault("zoo.json", "stacks: the models are not those of the shards")
+        return
     if not is_accuracy_summary(manifest.test_accuracy, table):
         yield Fault("zoo.json", f"test_accuracy: the shards make {accuracy_summary(table)}")
     for split, count in manifest.splits.by_name().items():
@@ -138,7 +142,7 @@ def _table_faults(shards: Shards, split: str, rows: pa.Table, without: set[str])
     metadata = metadata_name(split)
     if tables.pop(metadata, None):
         try:
-            stored = read_metadata(files, shards.spec, {split: rows.num_rows}, schema.classes)
+            stored = read_metadata(files, shards.origin, {split: rows.num_rows}, schema.classes)
             odd = [column for column in rows.column_names if not same_values(rows[column], stored[column])]
             if odd:
                 more = f" (and {len(odd) - 1} others)" if len(odd) > 1 else ""
@@ -162,7 +166,7 @@ def _table_faults(shards: Shards, split: str, rows: pa.Table, without: set[str])
             yield Fault(name, fault)
 
 
-def card_fault(folder: Path, manifest: Manifest, spec: ZooSpec, repository: str | None) -> str | None:
+def card_fault(folder: Path, manifest: Manifest, origin: Origin, repository: str | None) -> str | None:
     """Return why README.md is not the card of a zoo, or None.
 
     A published card contains the name of its repository. If that is not known, the name in the card itself is used.
@@ -172,7 +176,7 @@ def card_fault(folder: Path, manifest: Manifest, spec: ZooSpec, repository: str 
     except OSError as error:
         return unreadable(error)
     named = [None, *card_repositories(card)] if repository is None else [repository]
-    if any(card == render_card(manifest, spec, name).encode() for name in named):
+    if any(card == render_card(manifest, origin, name).encode() for name in named):
         return None
     return f"is not the card{f' of {repository}' if repository else ''} that zoo.json and spec.yaml make"
 

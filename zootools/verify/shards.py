@@ -7,10 +7,10 @@ import pyarrow as pa
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError
-from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig
+from zootools.storage.imported import Imported, Origin
 from zootools.storage.shards import check_shard, stack_of
-from zootools.storage.tables import check_scores, metadata_table
+from zootools.storage.tables import check_properties, check_scores, imported_table, metadata_table
 from zootools.storage.verified_files import VerifiedFiles
 
 
@@ -20,9 +20,10 @@ class Shards:
 
     files: VerifiedFiles
     schema: Schema
-    spec: ZooSpec
+    origin: Origin
+    """The specification, or the record of the import."""
     models: Mapping[str, ModelConfig]
-    """The models of the specification by id."""
+    """The models of the specification by id; none of an imported zoo."""
     stopped: Collection[str] = ()
     """The ids of the diverged models."""
 
@@ -32,8 +33,13 @@ class Shards:
         Raises DamagedZooError for tensors that are not those of the schema, unknown models, and impossible scores.
         """
         try:
+            if isinstance(self.origin, Imported):
+                info = check_shard(self.files, self.schema, name, self.origin)
+                table = imported_table(self.origin, [(stack_of(name), info)], self.stopped)
+                check_properties(table, self.schema.classes)
+                return table
             info = check_shard(self.files, self.schema, name)
-            table = metadata_table(self.spec, self.models, [(stack_of(name), info)], self.stopped)
+            table = metadata_table(self.origin, self.models, [(stack_of(name), info)], self.stopped)
             check_scores(table, self.schema.classes)
         except ValueError as error:
             raise DamagedZooError(str(error), path=self.files.folder / name) from error
