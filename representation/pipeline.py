@@ -26,6 +26,7 @@ from representation.search.run import search_recipes
 from representation.search.space import Trial
 from representation.training.distributed import train_encoders
 from representation.training.memory import check_memory, memory_named
+from representation.training.start import start_encoder
 from representation.training.train import Weights, check_folders, train_encoder, training_data
 from zootools.choices import check_word
 from zootools.errors import SpecError, StorageError
@@ -243,7 +244,7 @@ def _methods(
     """
     weights = home.splits["train"].weights
     for seed in range(seeds):
-        for baseline in baselines(recipe.encoder.latent, len(weights), seed):
+        for baseline in baselines(recipe.sized(home.schema.size).encoder.length, len(weights), seed):
             if seed == 0 or baseline.seeded:
                 try:
                     baseline.fit(weights, home.schema)
@@ -253,7 +254,7 @@ def _methods(
                     yield Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
         with torch.random.fork_rng(devices=[]), memory_named(home.schema, recipe, len(weights), training=False):
             torch.manual_seed(seed)
-            untrained = Encoder.build(home.schema, recipe.encoder)
+            untrained = start_encoder(home.schema, recipe, weights)
         yield Method("untrained", untrained.embed, seed)
         if train is not None:
             encoder = train(seed)

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, WithJsonSchema, model
 from representation.errors import PlacedError
 from representation.loss_kinds import LOSS_KINDS
 from zootools.bundled import find_bundled
-from zootools.errors import did_you_mean
+from zootools.errors import SpecError, did_you_mean
 from zootools.spec.sections import Override, Section, load_section
 from zootools.zoo import Zoo
 
@@ -22,6 +22,9 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 Depth = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+
+LONGEST_LATENT, MOST_INVARIANT = 700, 128
+"""The largest lengths that ``auto`` gives."""
 
 
 def _known_loss(name: str) -> str:
@@ -57,7 +60,43 @@ class Epochs(Section):
         return zoo.where(pc.field("epoch").isin(kept))
 
 
-class Attention(Section):
+class Network(Section):
+    """What all encoders have: the length of the representation."""
+
+    latent: Width | Literal["auto"]
+    """Length L of the representation z; ``auto`` is half of the number of weights, but at most 700: the paper's 50 for
+    its MLP and 700 for its CNN."""
+
+    def sized(self, weights: int) -> Self:
+        """Return the same section with numbers in the place of ``auto``, for networks of ``weights`` weights."""
+        if self.latent != "auto":
+            return self
+        return self.model_copy(update={"latent": max(2, min(weights // 2, LONGEST_LATENT))})
+
+    @property
+    def length(self) -> int:
+        """The length of z. Raises SpecError if the section is not `sized`."""
+        if self.latent == "auto":
+            raise SpecError("encoder.latent is auto: its number follows from the networks (Recipe.sized)")
+        return self.latent
+
+    @property
+    def compared(self) -> int:
+        """How many of the numbers of z the contrast and the prediction of the statistics see: the first ones."""
+        return self.length
+
+    @property
+    def coded(self) -> int:
+        """How many of the numbers of z a linear map from the weights reaches: the last ones; 0 without the map."""
+        return 0
+
+    @property
+    def standardises(self) -> bool:
+        """Whether the weights are standardised."""
+        return False
+
+
+class Attention(Network):
     """Multi-head self-attention over tokens, with learned positions and pre-norm blocks; the decoder mirrors it."""
 
     kind: Literal["attention"]
@@ -66,8 +105,6 @@ class Attention(Section):
     """A token is a neuron or kernel, its incoming weights and its bias; or a single weight."""
     compression_token: bool = True
     """The bottleneck reads only the output of one extra, learned token; if false, the whole sequence."""
-    latent: Width
-    """Length L of the representation z."""
     width: Width
     """Length of a token inside the encoder."""
     heads: Depth
@@ -82,21 +119,88 @@ class Attention(Section):
     """Dropout of the attention's softmax."""
     positions_std: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Standard deviation of the initial positions and the initial compression token."""
+    standardise: Literal["none", "layer"] = "none"
+    """``layer``: each layer's weights, and its biases, get mean 0 and variance 1 over the training networks."""
+    skip: Literal["none", "linear"] = "none"
+    """``linear``: a linear map beside the encoder, from the weights to z, and one beside the decoder."""
+    start: Literal["random", "pca"] = "random"
+    """``pca``: the linear maps of `skip` begin as the best linear code of permuted training networks."""
+
+    @property
+    def coded(self) -> int:
+        """See `Network.coded`."""
+        return self.length if self.skip == "linear" else 0
+
+    @property
+    def standardises(self) -> bool:
+        """See `Network.standardises`."""
+        return self.standardise == "layer"
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.start == "pca" and self.skip == "none":
+            raise ValueError("start is pca, but there is no linear map (skip is none)")
         return self
 
 
-class FeedForward(Section):
+class NeuronSet(Network):
+    """A network over the set of neurons, equivariant to the permutations of all hidden layers, with linear maps.
+
+    The first numbers of z are invariant to permutations, the others are not: they make the reconstruction possible.
+    """
+
+    kind: Literal["set"]
+    """Neurons exchange messages along their weights."""
+    invariant: Width | Literal["auto"] = "auto"
+    """How many numbers of z are invariant; ``auto`` is three fifths of them, but at most 128."""
+    width: Width = 64
+    """Length of a neuron's features."""
+    hidden: Width = 128
+    """Width of the hidden layers."""
+    blocks: Depth = 2
+    """Number of exchanges of messages."""
+    start: Literal["random", "pca"] = "pca"
+    """``pca``: the linear maps begin as the best linear code of permuted training networks."""
+
+    def sized(self, weights: int) -> Self:
+        """Return the same section with numbers in the place of ``auto``, for networks of ``weights`` weights."""
+        section = super().sized(weights)
+        if section.invariant != "auto":
+            return section
+        return section.model_copy(update={"invariant": max(1, min(3 * section.length // 5, MOST_INVARIANT))})
+
+    @property
+    def compared(self) -> int:
+        """The numbers that are invariant to permutations. Raises SpecError if the section is not `sized`."""
+        if self.invariant == "auto":
+            raise SpecError("encoder.invariant is auto: its number follows from the networks (Recipe.sized)")
+        return self.invariant
+
+    @property
+    def coded(self) -> int:
+        """The numbers of z that are not invariant."""
+        return self.length - self.compared
+
+    @property
+    def standardises(self) -> bool:
+        """See `Network.standardises`."""
+        return True
+
+    @model_validator(mode="after")
+    def _split(self) -> Self:
+        invariant = 1 if self.invariant == "auto" else self.invariant
+        if self.latent != "auto" and invariant >= self.latent:
+            raise ValueError(f"invariant {invariant} is not below latent {self.latent}")
+        return self
+
+
+class FeedForward(Network):
     """The paper's baseline FF: fully connected layers from the flat weights to z, of widths in equal steps."""
 
     kind: Literal["feed_forward"]
     """Fully connected layers with ReLU."""
-    latent: Width
-    """Length L of the representation z."""
     layers: Depth = 10
     """Number of linear layers of the encoder, and of the decoder."""
     dropout: Rate = 0.1
@@ -125,8 +229,12 @@ class Loss(Section):
     """Divides the cosine similarities of the contrast."""
     reduction: Literal["mean", "sum"] = "mean"
     """``mean`` as in the released code; ``sum`` as in equations 2 and 3: over weights, and over pairs."""
-    reconstruction: Literal["global", "layerwise"] = "global"
-    """``layerwise`` divides the squared error by the variance of the layer's weights, and weighs layers equally."""
+    reconstruction: Literal["global", "layerwise", "explained"] = "global"
+    """``layerwise`` divides the squared error by the variance of the layer's weights, and weighs layers equally;
+    ``explained`` divides it by the variance of permuted training networks, so that it is 1 - R2."""
+    statistics: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Weight of one more term: the squared error of a linear prediction of the network's standardised layer statistics
+    s(W) from z. It needs no labels."""
     target: Literal["view", "clean"] = "view"
     """Target of the reconstruction: the view itself with its erased zeros, or the view before erasing and noise."""
     positive: Literal["equation_3", "paper_code"] = "equation_3"
@@ -168,7 +276,10 @@ class EncoderTraining(Section):
     """How the encoder is trained: Adam."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]
-    """Passes over the checkpoints of the train split."""
+    """Passes over the checkpoints of the train split, or groups of `steps` steps."""
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Steps of an epoch; by default as many as one pass over the checkpoints takes. With a number, the length of the
+    training does not depend on the size of the zoo."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     """Networks per step, each with two views; an epoch leaves out the rest that does not fill a batch."""
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-4
@@ -195,7 +306,7 @@ class Recipe(Section):
     largest_weight: Annotated[float, Field(gt=0, le=1e38)] | None = None
     """Checkpoints with a weight of a larger absolute value are left out: models that explode and stay finite dominate
     variances and linear probes. By default only checkpoints with weights that are not finite are left out."""
-    encoder: Annotated[Attention | FeedForward, Discriminator("kind")]
+    encoder: Annotated[Attention | FeedForward | NeuronSet, Discriminator("kind")]
     """The network to train."""
     head: Head = Head()
     """The projection head between z and the contrast."""
@@ -205,6 +316,10 @@ class Recipe(Section):
     """How the two views of a network are drawn."""
     training: EncoderTraining
     """The optimizer, and the number of epochs."""
+
+    def sized(self, weights: int) -> Self:
+        """Return the recipe with numbers in the place of ``auto``, for networks of ``weights`` weights."""
+        return self.model_copy(update={"encoder": self.encoder.sized(weights)})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class AttentionEncoder(nn.Module):
-    """Tokens, learned positions, blocks, and a bottleneck of Linear and Tanh: ``[n, N]`` to z ``[n, L]``."""
+    """Tokens, learned positions, blocks, and a linear bottleneck: ``[n, N]`` to ``[n, L]``, z before its tanh."""
 
     def __init__(self, schema: Schema, settings: Attention) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class AttentionEncoder(nn.Module):
         length = self.tokenizer.length + settings.compression_token
         self.positions = _positions(length, settings)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
-        self.bottleneck = nn.Linear(settings.width * (1 if settings.compression_token else length), settings.latent)
+        self.bottleneck = nn.Linear(settings.width * (1 if settings.compression_token else length), settings.length)
 
     def forward(self, weights: Tensor) -> Tensor:
         groups = self.tokenizer.split(weights)
@@ -85,7 +85,7 @@ class AttentionEncoder(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x)
         x = self.blocks[-1](x, queries=None if self.compression_token is None else 1)
-        return torch.tanh(self.bottleneck(rearrange(x, "n tokens width -> n (tokens width)")))
+        return self.bottleneck(rearrange(x, "n tokens width -> n (tokens width)"))
 
 
 class AttentionDecoder(nn.Module):
@@ -94,7 +94,7 @@ class AttentionDecoder(nn.Module):
     def __init__(self, schema: Schema, settings: Attention) -> None:
         super().__init__()
         self.tokenizer = Tokenizer(schema, settings.tokens)
-        self.entrance = nn.Linear(settings.latent, self.tokenizer.length * settings.width)
+        self.entrance = nn.Linear(settings.length, self.tokenizer.length * settings.width)
         self.positions = _positions(self.tokenizer.length, settings)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
         self.exits = nn.ModuleList(nn.Linear(settings.width, width) for _, width in self.tokenizer.shapes)
@@ -114,7 +114,7 @@ def _positions(count: int, settings: Attention) -> nn.Parameter:
 
 def feed_forward_sizes(size: int, settings: FeedForward) -> list[int]:
     """Return the widths of the layers from ``size`` weights to z, in equal steps."""
-    return list(np.linspace(size, settings.latent, settings.layers + 1).round().astype(int).tolist())
+    return list(np.linspace(size, settings.length, settings.layers + 1).round().astype(int).tolist())
 
 
 def feed_forward(sizes: list[int], dropout: float) -> nn.Sequential:

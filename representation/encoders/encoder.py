@@ -17,10 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from representation.encoders.attention import AttentionDecoder, AttentionEncoder, feed_forward, feed_forward_sizes
+from representation.encoders.graph import NeuronGraph
+from representation.encoders.neuron_set import NeuronSetDecoder, NeuronSetEncoder
+from representation.encoders.standard import LinearPaths, Standardiser
 from representation.encoders.tokens import Tokenizer
-from representation.recipes import Attention, FeedForward
+from representation.recipes import Attention, FeedForward, NeuronSet
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
 from zootools.filesystem.files import exists, write_durably
@@ -28,7 +32,8 @@ from zootools.hub.calls import retried
 from zootools.hub.locate import looks_like_a_path
 from zootools.object_store.urls import folder_of
 
-_ARCHITECTURE: TypeAdapter[Attention | FeedForward] = TypeAdapter(Attention | FeedForward)
+Architecture = Attention | FeedForward | NeuronSet
+_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Architecture)
 VALUES_AT_ONCE = 1 << 24
 """Most activations per layer in `Encoder.embed`; bounds the memory, and does not change the result."""
 MAX_CONFIG = 1 << 20
@@ -68,7 +73,7 @@ class Encoder(
         super().__init__()
         self.schema = Schema.from_json(schema)
         try:
-            self.architecture: Attention | FeedForward = _ARCHITECTURE.validate_python(architecture)
+            self.architecture: Architecture = _ARCHITECTURE.validate_python(architecture)
         except ValidationError as error:
             raise DamagedZooError(f"architecture of an encoder: {error}") from error
         settings, size = self.architecture, self.schema.size
@@ -77,23 +82,52 @@ class Encoder(
         if isinstance(settings, Attention):
             self.encoder = AttentionEncoder(self.schema, settings)
             self.decoder = AttentionDecoder(self.schema, settings)
+        elif isinstance(settings, NeuronSet):
+            self.encoder = NeuronSetEncoder(self.schema, settings)
+            self.decoder = NeuronSetDecoder(self.schema, settings)
         else:
             sizes = feed_forward_sizes(size, settings)
-            self.encoder = feed_forward(sizes, settings.dropout).append(nn.Tanh())
+            self.encoder = feed_forward(sizes, settings.dropout)
             self.decoder = feed_forward(sizes[::-1], settings.dropout)
+        self.standardiser = Standardiser(size) if settings.standardises else None
+        self.paths = LinearPaths(size, settings.length, settings.coded) if settings.coded else None
 
     @classmethod
-    def build(cls, schema: Schema, architecture: Attention | FeedForward) -> Self:
-        """Return an untrained encoder for the models of one schema."""
-        return cls(schema=schema.to_json(), architecture=architecture.model_dump(mode="json"))
+    def build(cls, schema: Schema, architecture: Architecture) -> Self:
+        """Return an untrained encoder for the models of one schema; see `start`."""
+        return cls(schema=schema.to_json(), architecture=architecture.sized(schema.size).model_dump(mode="json"))
+
+    def start(self, weights: Tensor, code: tuple[Tensor, Tensor] | None) -> None:
+        """Set what training begins with that depends on the training weights ``[n, N]``: constants, linear maps.
+
+        Args: ``code`` is the mean ``[N]`` and the components ``[N, L]`` of the linear code that the linear maps begin
+        with; None for a random start.
+        """
+        if self.standardiser is not None:
+            self.standardiser.fit_layers(weights, self.schema)
+        if isinstance(self.encoder, NeuronSetEncoder):
+            self.encoder.statistics.fit(self.standardised(weights))
+        if self.paths is not None and code is not None:
+            self.paths.start(*code, weights, self.standardiser)
+
+    def standardised(self, weights: Tensor) -> Tensor:
+        """Return the weights ``[n, N]`` as the encoder's layers see them."""
+        return weights if self.standardiser is None else self.standardiser(weights)
 
     def forward(self, weights: Tensor) -> Tensor:
         """Return z ``[n, L]`` of flat weights ``[n, N]``."""
-        return self.encoder(weights)
+        inputs = self.standardised(weights)
+        z = self.encoder(inputs)
+        if self.paths is not None:
+            z = z + F.pad(self.paths.encode(inputs), (self.architecture.length - self.architecture.coded, 0))
+        return torch.tanh(z)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return flat weights ``[n, N]`` from z ``[n, L]``."""
-        return self.decoder(z)
+        weights = self.decoder(z)
+        if self.paths is not None:
+            weights = weights + self.paths.decode(z)
+        return weights if self.standardiser is None else self.standardiser.undo(weights)
 
     def embed(self, weights: Tensor) -> Tensor:
         """Return the representations, float32 ``[n, L]`` on the CPU, of flat weights ``[n, N]``.
@@ -101,11 +135,11 @@ class Encoder(
         Computed in evaluation mode, on the encoder's device, in batches. Raises SpecError for weights of another
         length, or that are not finite.
         """
-        return self._in_batches(self.encoder, weights)
+        return self._in_batches(self, weights)
 
     def reconstruct(self, weights: Tensor) -> Tensor:
         """Return the reconstructions, float32 ``[n, N]`` on the CPU, of flat weights ``[n, N]``; see `embed`."""
-        return self._in_batches(lambda batch: self.decoder(self.encoder(batch)), weights)
+        return self._in_batches(lambda batch: self.decode(self(batch)), weights)
 
     @torch.no_grad()
     def _in_batches(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
@@ -115,12 +149,8 @@ class Encoder(
         if not torch.isfinite(weights).all():
             bad = int((~torch.isfinite(weights)).any(dim=1).sum())
             raise SpecError(f"{bad} of {len(weights)} networks have weights that are NaN or infinite")
-        values, device = self.schema.size, next(self.parameters()).device
-        if isinstance(self.architecture, Attention):
-            values = Tokenizer(self.schema, self.architecture.tokens).length * max(
-                self.architecture.hidden, 3 * self.architecture.width
-            )
-        batch_size, training = max(1, VALUES_AT_ONCE // values), self.training
+        device, training = next(self.parameters()).device, self.training
+        batch_size = max(1, VALUES_AT_ONCE // largest_layer(self.schema, self.architecture))
         self.eval()
         try:
             batches = [function(batch.float().to(device)).float().cpu() for batch in weights.split(batch_size)]
@@ -130,7 +160,7 @@ class Encoder(
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return the README.md that `save_pretrained` and `push_to_hub` write."""
-        facts = {"parameters": self.schema.size, "latent": self.architecture.latent, "network": self.schema.name}
+        facts = {"parameters": self.schema.size, "latent": self.architecture.length, "network": self.schema.name}
         return super().generate_model_card(*args, **facts, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -177,6 +207,15 @@ class Encoder(
         if bad := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise DamagedZooError(f"{path}: {len(bad)} tensors hold NaN or infinity, {bad[0]!r} among them")
         return encoder.eval()
+
+
+def largest_layer(schema: Schema, settings: Architecture) -> int:
+    """Return about how many values of one network the largest layer of an encoder has."""
+    if isinstance(settings, Attention):
+        return Tokenizer(schema, settings.tokens).length * max(settings.hidden, 3 * settings.width)
+    if isinstance(settings, NeuronSet):
+        return NeuronGraph(schema).largest_layer(settings.hidden)
+    return schema.size
 
 
 def _local_file(name: str, file: str, revision: str | None, download: dict[str, Any]) -> Path:

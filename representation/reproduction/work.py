@@ -170,7 +170,7 @@ def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo,
     """Return the fitted methods of a job: the baselines that the paper has for this zoo, or the trained encoder."""
     weights = home.splits["train"].weights
     if not job.learns:
-        latent = recipe.encoder.latent
+        latent = recipe.sized(home.schema.size).encoder.length
         every = [
             b for b in baselines(latent, len(weights), seed) if "tetris" in job.zoo or b.name in WEIGHTS_AND_STATISTICS
         ]

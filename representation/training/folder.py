@@ -40,6 +40,8 @@ class BestEpoch(Section):
     total: float
     reconstruction: float
     contrast: float
+    statistics: float = 0.0
+    """Error of the predicted statistics."""
     r2: float | None = None
     """R2 of the reconstructed weights; None without a decoder, or where all networks are equal."""
 

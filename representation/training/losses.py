@@ -77,6 +77,7 @@ class Terms(NamedTuple):
     total: Tensor
     reconstruction: Tensor
     contrast: Tensor
+    statistics: Tensor
 
 
 class Objective(nn.Module):
@@ -85,26 +86,43 @@ class Objective(nn.Module):
     scale: Tensor | None
 
     def __init__(self, settings: Loss, schema: Schema, weights: Tensor) -> None:
-        """Args: ``weights`` ``[n, N]`` are the training weights; the layer-wise error is scaled by their variance."""
+        """Args: ``weights`` ``[n, N]`` are the training weights, permuted at random if the recipe permutes: errors are
+        divided by their variance, if at all."""
         super().__init__()
         self.settings = settings
-        layerwise = settings.reconstruction == "layerwise"
-        self.register_buffer("scale", layer_scale(schema, weights) if layerwise else None, persistent=False)
+        scale = None
+        if settings.reconstruction == "layerwise":
+            scale = layer_scale(schema, weights)
+        elif settings.reconstruction == "explained":
+            variance = weights.var(dim=0, correction=0).double().mean().clamp_min(1e-12)
+            scale = (1 / variance).float().expand(schema.size)
+        self.register_buffer("scale", scale, persistent=False)
         contrast = LOSS_KINDS[settings.kind].contrast
         self.contrast: Callable[[Tensor, Loss], Tensor] | None = resolve_name(contrast) if contrast else None
         self.beta = settings.beta if settings.contrasts else 1.0
         if not settings.reconstructs:
             self.beta = 0.0
 
-    def forward(self, outputs: Tensor | None, targets: Tensor, projected: Tensor | None) -> Terms:
-        """Return the loss of reconstructions ``[2n, N]`` and projections ``[2n, d]``; None for a missing term."""
+    def forward(
+        self, outputs: Tensor | None, targets: Tensor, projected: Tensor | None, statistics: Tensor | None = None
+    ) -> Terms:
+        """Return the loss; an argument is None for a missing term.
+
+        Args:
+            outputs: reconstructions ``[2n, N]`` of ``targets``.
+            projected: projections ``[2n, d]``.
+            statistics: errors of the predicted statistics.
+        """
         settings = self.settings
-        reconstruction = contrast = targets.new_zeros(())
+        reconstruction = contrast = predicted = targets.new_zeros(())
         if outputs is not None:
             reconstruction = squared_error(outputs.float(), targets, self.scale, settings.reduction)
         if projected is not None and self.contrast is not None:
             contrast = self.contrast(projected, settings)
-        return Terms(self.beta * reconstruction + (1 - self.beta) * contrast, reconstruction, contrast)
+        if statistics is not None:
+            predicted = statistics.float().square().mean()
+        total = self.beta * reconstruction + (1 - self.beta) * contrast + settings.statistics * predicted
+        return Terms(total, reconstruction, contrast, predicted)
 
 
 def layer_scale(schema: Schema, weights: Tensor) -> Tensor:

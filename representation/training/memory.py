@@ -12,8 +12,10 @@ from typing import NamedTuple
 import torch
 
 from representation.encoders.attention import feed_forward_sizes
+from representation.encoders.encoder import Encoder
+from representation.encoders.graph import NeuronGraph
 from representation.encoders.tokens import Tokenizer
-from representation.recipes import Attention, Head, Recipe
+from representation.recipes import Attention, Head, NeuronSet, Recipe
 from zootools.architectures import Schema
 from zootools.errors import SpecError
 from zootools.memory import available_memory, gigabytes
@@ -41,19 +43,26 @@ class Need(NamedTuple):
 
 def estimate(schema: Schema, recipe: Recipe, rows: int, training: bool = True) -> Need:
     """Return the memory that the encoder of a recipe needs; ``rows`` is the number of training networks."""
+    recipe = recipe.sized(schema.size)
     settings, views = recipe.encoder, 2 * min(recipe.training.batch_size, rows)
     if isinstance(settings, Attention):
         shapes = Tokenizer(schema, settings.tokens).shapes
         parameters = _attention_parameters(shapes, settings)
         tokens = sum(count for count, _ in shapes) + settings.compression_token
         kept = 2 * settings.blocks * tokens * (8 * settings.width + 2 * settings.hidden)
+        parameters += settings.coded and _linear(schema.size, settings.coded) + _linear(settings.length, schema.size)
+    elif isinstance(settings, NeuronSet):
+        with torch.device("meta"):
+            parameters = sum(parameter.numel() for parameter in Encoder.build(schema, settings).parameters())
+        neurons = sum(NeuronGraph(schema).nodes)
+        kept = (settings.blocks + 1) * neurons * (4 * settings.width + 2 * settings.hidden) + 4 * schema.size
     else:
         sizes = feed_forward_sizes(schema.size, settings)
         parameters = sum(_linear(a, b) + _linear(b, a) for a, b in itertools.pairwise(sizes))
-        kept = settings.layers * (schema.size + settings.latent)
+        kept = settings.layers * (schema.size + settings.length)
     if not training:
         return Need(parameters, 4 * parameters, 0)
-    parameters += _head_parameters(settings.latent, recipe.head)
+    parameters += _head_parameters(settings.compared, recipe.head)
     size = 4 if recipe.training.precision in ("fp32", "tf32") else 2
     return Need(parameters, (TRAINED + STORED) * parameters, size * kept * views)
 
@@ -81,7 +90,7 @@ def _linear(inputs: int, outputs: int) -> int:
 
 def _attention_parameters(shapes: Sequence[tuple[int, int]], settings: Attention) -> int:
     """Return the parameters of encoder and decoder, for the tokens and weights per token of each group."""
-    width, latent, tokens = settings.width, settings.latent, sum(count for count, _ in shapes)
+    width, latent, tokens = settings.width, settings.length, sum(count for count, _ in shapes)
     length = tokens + settings.compression_token
     block = _linear(width, 3 * width) + _linear(width, width) + _linear(width, settings.hidden)
     block += _linear(settings.hidden, width) + 4 * width
@@ -114,7 +123,7 @@ def memory_named(schema: Schema, recipe: Recipe, rows: int, training: bool = Tru
 
 def _decisive(schema: Schema, recipe: Recipe, rows: int, training: bool) -> str:
     """Return the key of a recipe that memory depends on most, with its value."""
-    found = []
+    recipe, found = recipe.sized(schema.size), []
     for key in (*KEYS, "training.batch_size"):
         section, name = key.split(".")
         settings = getattr(recipe, section)
@@ -122,5 +131,5 @@ def _decisive(schema: Schema, recipe: Recipe, rows: int, training: bool) -> str:
         if isinstance(value, int) and value > 1:
             smaller = recipe.model_copy(update={section: settings.model_copy(update={name: value // 2})})
             found.append((estimate(schema, smaller, rows, training).total, key, value))
-    _, key, value = min(found, default=(0, "encoder.latent", recipe.encoder.latent))
+    _, key, value = min(found, default=(0, "encoder.latent", recipe.encoder.length))
     return f"{key} (now {value})"

@@ -209,11 +209,13 @@ def _train_remaining(
         while trainer.epoch < recipe.training.epochs:
             begun, epoch = time.perf_counter(), trainer.epoch
             train = trainer.train_epoch(lambda share, epoch=epoch: progress.update(0, epoch + share))  # type: ignore[misc]
+            train |= trainer.reconstruction_r2(trainer.weights)
             validation = trainer.validate()
             seconds += time.perf_counter() - begun
             line = {"epoch": trainer.epoch, "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": seconds}
             line |= {f"train_{name}": value for name, value in train.items()}
             line |= {f"validation_{name}": value for name, value in validation.items()}
+            line |= {} if trainer.linear_r2 is None else {"linear_r2": trainer.linear_r2}
             score = validation["reconstruction" if recipe.training.best == "reconstruction" else "total"]
             if not all(map(math.isfinite, [*train.values(), score])):
                 raise LossError(

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 
 from representation.encoders.attention import projection_head
-from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe
 from representation.training.augmentation import Augmenter
 from representation.training.losses import Objective, Terms
+from representation.training.start import StatisticsPrediction, best_linear_code, start_encoder
 from zootools.architectures import Schema
 from zootools.rng import stream
 from zootools.spec.sections import Section
@@ -23,6 +23,8 @@ make_products_repeatable()
 
 WARM_UP = 0.05
 """Share of the steps of ``one_cycle`` in which the learning rate rises."""
+VALIDATED = 5_000
+"""Most networks of the validation split, and of the train split, that the figures of an epoch are computed on."""
 
 
 class TrainerState(Section):
@@ -45,20 +47,29 @@ class EncoderTrainer:
         self, schema: Schema, train: Tensor, validation: Tensor, recipe: Recipe, seed: int, device: torch.device
     ) -> None:
         """Args ``train`` and ``validation`` are flat weights, float32 ``[n, N]``."""
+        recipe = recipe.sized(schema.size)
         self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
         self.precision = choose_precision(recipe.training.precision, device)
         self.weights = train.to(device)
         # Shuffled, because a zoo is sorted by epoch: contrast within a batch of one epoch is a harder task.
         generator = self._seed_generators("validation order")
         order = torch.randperm(len(validation), generator=generator, device=device)
-        self.validation = validation.to(device)[order]
+        self.validation = validation.to(device)[order[:VALIDATED]]
         training = recipe.training
-        self._seed_generators("initialisation")
-        self.encoder = Encoder.build(schema, recipe.encoder).to(device)
-        self.head = projection_head(recipe.encoder.latent, recipe.head).to(device)
-        self.objective = Objective(recipe.loss, schema, self.weights)
         self.augmenter = Augmenter(schema, recipe.augmentation)
-        modules = [self.encoder, *([self.head] if recipe.loss.contrasts else [])]
+        code = best_linear_code(schema, recipe, self.weights) if recipe.loss.reconstructs else None
+        self._seed_generators("initialisation")
+        self.encoder = start_encoder(schema, recipe, self.weights, code).to(device)
+        self.head = projection_head(recipe.encoder.compared, recipe.head).to(device)
+        modules: list[nn.Module] = [self.encoder]
+        modules += [self.head] if recipe.loss.contrasts else []
+        self.prediction: StatisticsPrediction | None = None
+        if recipe.loss.statistics:
+            self.prediction = StatisticsPrediction(schema, recipe.encoder.compared, self.weights).to(device)
+            modules.append(self.prediction)
+        self.objective = Objective(recipe.loss, schema, self._permuted(self.weights))
+        self.linear_r2 = code.r2(self._permuted(self.validation)) if code else None
+        """R2 of the best linear code of the same length, on the permuted validation split; None without a decoder."""
         self.optimizer = torch.optim.Adam(
             [parameter for module in modules for parameter in module.parameters()],
             lr=training.lr,
@@ -66,7 +77,7 @@ class EncoderTrainer:
             fused=True,
         )
         self.batch_size = min(training.batch_size, len(self.weights))
-        self.steps = len(self.weights) // self.batch_size
+        self.steps = training.steps or len(self.weights) // self.batch_size
         self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         if training.schedule == "plateau":
             self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.3, patience=10)
@@ -78,11 +89,14 @@ class EncoderTrainer:
         """Train for one epoch; return the mean loss and its parts."""
         self.epoch += 1
         generator = self._seed_generators("epoch", self.epoch)
-        weights, sums = self.weights, torch.zeros(3, device=self.device)
-        order = torch.randperm(len(weights), generator=generator, device=self.device)
+        weights, sums = self.weights, torch.zeros(len(Terms._fields), device=self.device)
+        # Checkpoints that do not fill a batch are left out; they are others in every epoch.
+        passes = -(-self.steps * self.batch_size // len(weights))
+        order = torch.cat(
+            [torch.randperm(len(weights), generator=generator, device=self.device) for _ in range(passes)]
+        )
         self.encoder.train()
         self.head.train()
-        # Checkpoints that do not fill a batch are left out; they are others in every epoch.
         for step in range(self.steps):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             terms = self.loss(weights[batch], generator)
@@ -104,40 +118,59 @@ class EncoderTrainer:
         with torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
             z = self.encoder(views.augmented)
             outputs = self.encoder.decode(z) if self.recipe.loss.reconstructs else None
-            projected = self.head(z) if self.recipe.loss.contrasts else None
+            compared = z[:, : self.recipe.encoder.compared]
+            projected = self.head(compared) if self.recipe.loss.contrasts else None
+            errors = self.prediction(compared, weights) if self.prediction is not None else None
         target = views.clean if self.recipe.loss.target == "clean" else views.augmented
-        return self.objective(outputs, target, projected)
+        return self.objective(outputs, target, projected, errors)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the loss and its terms on the validation split, and R2 (key ``r2``) if the loss reconstructs.
 
-        The views are the same in every call. R2 is 1 - squared error / squared deviation from the mean, over all
-        weights, on permuted networks without erasing or noise; there is no R2 if all networks are equal.
+        The views are the same in every call. There is no R2 if all networks are equal.
         """
         generator = self._seed_generators("validation")
         self.encoder.eval()
         self.head.eval()
-        weights, sums, error, moments = self.validation, torch.zeros(3, device=self.device), 0.0, []
+        weights, sums = self.validation, torch.zeros(len(Terms._fields), device=self.device)
         for batch in weights.split(self.batch_size):
             sums += torch.stack(self.loss(batch, generator)) * len(batch)
-            if self.recipe.loss.reconstructs:
-                clean = self.augmenter.views(batch, generator, copies=1).clean
-                outputs = self.encoder.decode(self.encoder(clean))
-                error += float((outputs - clean).square().sum(dtype=torch.float64))
-                moments.append(torch.stack([clean.double().sum(0), clean.double().square().sum(0)]))
         result = dict(zip(Terms._fields, (sums / len(weights)).tolist(), strict=True))
-        if moments:
-            first, second = torch.stack(moments).sum(0)
-            deviation = float((second - first.square() / len(weights)).sum())
-            if deviation > 0:
-                result["r2"] = 1 - error / deviation
-        return result
+        return result | self.reconstruction_r2(weights)
+
+    @torch.no_grad()
+    def reconstruction_r2(self, weights: Tensor) -> dict[str, float]:
+        """Return R2 of reconstructed networks ``[n, N]`` under the key ``r2``; nothing if the loss does not reconstruct.
+
+        R2 is 1 - squared error / squared deviation from the mean, over all weights, on permuted networks without
+        erasing or noise. The views are the same in every call.
+        """
+        if not self.recipe.loss.reconstructs:
+            return {}
+        self.encoder.eval()
+        views = self._permuted(weights)
+        error = sum(
+            float((self.encoder.decode(self.encoder(batch)) - batch).square().sum(dtype=torch.float64))
+            for batch in views.split(self.batch_size)
+        )
+        deviation = float((views.double() - views.mean(dim=0, dtype=torch.float64)).square().sum())
+        return {"r2": 1 - error / deviation} if deviation > 0 else {}
+
+    def _permuted(self, weights: Tensor) -> Tensor:
+        """Return at most `VALIDATED` of some networks, permuted if the recipe permutes; always the same."""
+        some = weights[:: -(-len(weights) // VALIDATED)]
+        generator = torch.Generator(self.device).manual_seed(
+            int(stream(self.seed, "encoder", "permuted").integers(2**63))
+        )
+        return self.augmenter.views(some, generator, copies=1).clean
 
     def save(self) -> tuple[dict[str, Tensor], TrainerState]:
         """Return the tensors of the current state, and the rest of it."""
         tensors = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        if self.prediction is not None:
+            tensors |= {f"prediction.{name}": value for name, value in self.prediction.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         for index, moments in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
@@ -150,12 +183,14 @@ class EncoderTrainer:
 
     def restore(self, tensors: dict[str, Tensor], state: TrainerState) -> None:
         """Set the state to one that `save` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}, "prediction": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         self.encoder.load_state_dict(parts["encoder"])
         self.head.load_state_dict(parts["head"])
+        if self.prediction is not None:
+            self.prediction.load_state_dict(parts["prediction"])
         optimizer = self.optimizer.state_dict()
         for name, tensor in parts["optimizer"].items():
             index, _, rest = name.partition(".")

@@ -1,0 +1,170 @@
+"""The set encoder: messages between neurons along their weights, equivariant to permutations of all hidden layers.
+
+Its layers treat all neurons of a layer alike and pool over the axes that permutations move, as those of neural
+functionals and of graph networks over neurons do. So what is pooled over all neurons at the end is invariant, exactly.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import einsum
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from representation.encoders.graph import NeuronGraph
+from representation.encoders.statistics import LayerStatistics
+from representation.recipes import NeuronSet
+from zootools.architectures import Schema
+
+CHANNELS = 16
+"""Numbers of a neuron that a message carries along each weight."""
+READ = 4
+"""Numbers of each neuron that the part of z reads that is not invariant."""
+
+
+class Messages(nn.Module):
+    """One exchange between neurons: each gets messages along its weights, and the mean of its layer.
+
+    A message is the sum over the neighbours of what they carry times the weights between, as in a forward and in a
+    backward pass of the network. Only hidden layers exchange messages: image and logits have a single node. All
+    neurons of a layer share the parameters.
+    """
+
+    def __init__(self, graph: NeuronGraph, settings: NeuronSet) -> None:
+        super().__init__()
+        width = settings.width
+        self.between = [edge.above > 1 and edge.below > 1 for edge in graph.edges]
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in graph.nodes)
+        self.carried = nn.ModuleList(nn.Linear(width, CHANNELS) for _ in graph.nodes)
+        self.updates = nn.ModuleList()
+        for place in range(len(graph.nodes)):
+            messages = [
+                edge.features * CHANNELS
+                for edge, between in list(zip(graph.edges, self.between, strict=True))[max(place - 1, 0) : place + 1]
+                if between
+            ]
+            self.updates.append(perceptron(2 * width + sum(messages), settings.hidden, width))
+
+    def forward(self, neurons: Sequence[Tensor], edges: Sequence[Tensor]) -> list[Tensor]:
+        """Return new features ``[n, neurons, width]`` of each layer, from the old ones and the edges."""
+        normed = [norm(x) for norm, x in zip(self.norms, neurons, strict=True)]
+        carried = [layer(x) for layer, x in zip(self.carried, normed, strict=True)]
+        inputs = [[x, x.mean(dim=1, keepdim=True).expand_as(x)] for x in normed]
+        for place, edge in enumerate(edges):
+            if self.between[place]:
+                _, above, below, _ = edge.shape
+                edge = edge.to(carried[0].dtype)
+                upward = einsum(edge, carried[place], "n above below f, n below c -> n above f c")
+                downward = einsum(edge, carried[place + 1], "n above below f, n above c -> n below f c")
+                inputs[place + 1].append(upward.flatten(2) * below**-0.5)
+                inputs[place].append(downward.flatten(2) * above**-0.5)
+        updates = zip(neurons, self.updates, inputs, strict=True)
+        return [old + update(torch.cat(parts, dim=2)) for old, update, parts in updates]
+
+
+class NeuronSetEncoder(nn.Module):
+    """Standardised weights ``[n, N]`` to ``[n, L]``: first the invariant numbers of z, then the others."""
+
+    def __init__(self, schema: Schema, settings: NeuronSet) -> None:
+        super().__init__()
+        graph = self.graph = NeuronGraph(schema)
+        width = settings.width
+        self.from_below = nn.ModuleList(nn.Linear(2 * edge.features, width) for edge in graph.edges)
+        self.from_above = nn.ModuleList(nn.Linear(2 * edge.features, width) for edge in graph.edges)
+        self.from_bias = nn.ModuleList(nn.Linear(max(count, 1), width, bias=False) for count in graph.biases)
+        self.exchanges = nn.ModuleList(Messages(graph, settings) for _ in range(settings.blocks))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in graph.nodes)
+        self.statistics = LayerStatistics(graph)
+        pooled = 2 * width * len(graph.nodes) + self.statistics.length
+        self.invariant = perceptron(pooled, settings.hidden, settings.compared)
+        self.read = nn.ModuleList(nn.Linear(width, READ) for _ in graph.nodes)
+        self.ordered = _zero(nn.Linear(READ * sum(graph.nodes), settings.length - settings.compared))
+
+    def forward(self, weights: Tensor) -> Tensor:
+        edges, biases = self.graph.split(weights)
+        neurons = self.neurons(edges, biases)
+        pooled = [part for x in neurons for part in (x.mean(dim=1), x.amax(dim=1))]
+        pooled.append(self.statistics(weights).to(pooled[0].dtype))
+        read = [layer(x).flatten(1) for layer, x in zip(self.read, neurons, strict=True)]
+        return torch.cat([self.invariant(torch.cat(pooled, dim=1)), self.ordered(torch.cat(read, dim=1))], dim=1)
+
+    def neurons(self, edges: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
+        """Return the features ``[n, neurons, width]`` of each layer's neurons, equivariant to permutations."""
+        found: list[Tensor] = []
+        for place in range(len(edges) + 1):
+            parts = []
+            if place > 0:
+                parts.append(self.from_below[place - 1](_moments(edges[place - 1], dim=2)))
+                bias = biases[place - 1]
+                if bias is not None:
+                    parts.append(self.from_bias[place - 1](bias))
+            if place < len(edges):
+                parts.append(self.from_above[place](_moments(edges[place], dim=1)))
+            found.append(F.gelu(torch.stack(parts).sum(dim=0)))
+        for exchange in self.exchanges:
+            found = exchange(found, edges)
+        return [norm(x) for norm, x in zip(self.norms, found, strict=True)]
+
+
+class NeuronSetDecoder(nn.Module):
+    """z ``[n, L]`` to standardised weights ``[n, N]``: features of every neuron, and from them its weights.
+
+    The weights between two hidden layers are sums of products of numbers of both neurons.
+    """
+
+    def __init__(self, schema: Schema, settings: NeuronSet) -> None:
+        super().__init__()
+        graph = self.graph = NeuronGraph(schema)
+        self.width = width = settings.width
+        self.entrances = nn.ModuleList(nn.Linear(settings.length, count * width) for count in graph.nodes)
+        self.updates = nn.ModuleList(perceptron(2 * width, settings.hidden, width) for _ in graph.nodes)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in graph.nodes)
+        self.between = [edge.above > 1 and edge.below > 1 for edge in graph.edges]
+        self.exits, self.factors = nn.ModuleList(), nn.ModuleList()
+        for edge, between in zip(graph.edges, self.between, strict=True):
+            self.exits.append(_zero(nn.Linear(width, edge.features * (CHANNELS if between else 1))))
+            self.factors.append(nn.Linear(width, CHANNELS) if between else nn.Identity())
+        self.biases = nn.ModuleList(
+            _zero(nn.Linear(width, count)) if count else nn.Identity() for count in graph.biases
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        neurons = [F.gelu(layer(z).unflatten(1, (-1, self.width))) for layer in self.entrances]
+        edges, biases = self.weights(neurons)
+        return self.graph.join(edges, biases)
+
+    def weights(self, neurons: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Return edges and biases, as `NeuronGraph.split` does, of features ``[n, neurons, width]``; equivariant."""
+        found = []
+        for x, update, norm in zip(neurons, self.updates, self.norms, strict=True):
+            inputs = torch.cat([x, x.mean(dim=1, keepdim=True).expand_as(x)], dim=2)
+            found.append(norm(x + update(inputs)))
+        edges: list[Tensor] = []
+        biases: list[Tensor | None] = []
+        for place, (shape, between) in enumerate(zip(self.graph.edges, self.between, strict=True)):
+            below, above = found[place], found[place + 1]
+            if between:
+                factors = self.exits[place](above).unflatten(2, (shape.features, CHANNELS))
+                products = einsum(factors, self.factors[place](below), "n above f c, n below c -> n above below f")
+                edges.append(products * CHANNELS**-0.5)
+            else:
+                edges.append(self.exits[place](below if shape.above == 1 else above).view(-1, *shape))
+            biases.append(self.biases[place](above) if self.graph.biases[place] else None)
+        return edges, biases
+
+
+def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Return Linear, GELU, Linear."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    """Let a layer begin at zero, so that the linear map beside it is the whole decoder at the start."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _moments(edges: Tensor, dim: int) -> Tensor:
+    """Return mean and mean square of edges ``[n, above, below, features]`` over one axis, ``[n, rest, 2 features]``."""
+    return torch.cat([edges.mean(dim=dim), edges.square().mean(dim=dim)], dim=2)

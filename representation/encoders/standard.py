@@ -1,0 +1,81 @@
+"""Standardisation by constants of the training networks, and linear maps beside an encoder and its decoder."""
+
+import torch
+from torch import Tensor, nn
+
+from zootools.architectures import Schema
+
+CODE_DEVIATION = 0.1
+"""Largest standard deviation of the numbers of a code at the start: so small that tanh hardly changes them."""
+SMALLEST = 1e-12
+"""Smallest variance and largest rounding: below it, numbers do not vary."""
+
+
+class Standardiser(nn.Module):
+    """``(x - mean) / scale``, with a constant for each number; 0 and 1 until `fit`. Part of the state of an encoder."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(length))
+        self.register_buffer("scale", torch.ones(length))
+
+    def fit(self, values: Tensor) -> None:
+        """Set the constants from rows ``[n, length]``, each number by itself."""
+        values = values.double()
+        self._set(slice(None), values.mean(dim=0), values.var(dim=0, correction=0))
+
+    def fit_layers(self, weights: Tensor, schema: Schema) -> None:
+        """Set the constants from networks ``[n, N]``: one pair for all weights of a layer, and one for its biases.
+
+        So the standardised network of a permuted one is the permuted standardised network.
+        """
+        for parameter in schema.parameters:
+            place = slice(parameter.offset, parameter.end)
+            variance, mean = torch.var_mean(weights[:, place].double(), correction=0)
+            self._set(place, mean, variance)
+
+    def _set(self, place: slice, mean: Tensor, variance: Tensor) -> None:
+        constant = variance <= SMALLEST * mean.square().clamp_min(SMALLEST)
+        self.mean[place] = mean.to(self.mean)
+        self.scale[place] = torch.where(constant, 1.0, variance.sqrt()).to(self.scale)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.scale
+
+    def undo(self, values: Tensor) -> Tensor:
+        """Return the numbers of which ``values`` are the standardised ones."""
+        return values * self.scale + self.mean
+
+
+class LinearPaths(nn.Module):
+    """A linear map from weights ``[n, N]`` to the last numbers of z, and one from z ``[n, L]`` to weights."""
+
+    def __init__(self, size: int, latent: int, coded: int) -> None:
+        """Args: ``coded`` is how many numbers of z the first map reaches; at least 1."""
+        super().__init__()
+        self.encode = nn.Linear(size, coded)
+        self.decode = nn.Linear(latent, size)
+
+    @torch.no_grad()
+    def start(self, mean: Tensor, components: Tensor, weights: Tensor, standardiser: Standardiser | None) -> None:
+        """Begin as a linear code: ``mean`` ``[N]`` and ``components`` ``[N, codes]`` of weights as they are.
+
+        The codes are scaled for tanh by their deviation over ``weights`` ``[n, N]``. Numbers of z beyond the codes
+        begin at 0. The maps see standardised weights if there is a ``standardiser``.
+        """
+        count = components.shape[1]
+        codes = (weights.double() - mean) @ components
+        factor = CODE_DEVIATION / codes.square().mean(dim=0).max().sqrt().clamp_min(SMALLEST)
+        offset, scale = torch.zeros_like(mean), torch.ones_like(mean)
+        if standardiser is not None:
+            offset, scale = standardiser.mean.to(mean), standardiser.scale.to(mean)
+        for parameter in self.parameters():
+            parameter.zero_()
+        self.encode.weight[:count] = (factor * components * scale[:, None]).T.to(self.encode.weight)
+        self.encode.bias[:count] = (factor * (offset - mean) @ components).to(self.encode.bias)
+        first = self.decode.in_features - self.encode.out_features
+        self.decode.weight[:, first : first + count] = (components / (factor * scale[:, None])).to(self.decode.weight)
+        self.decode.bias.copy_((mean - offset) / scale)

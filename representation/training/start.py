@@ -1,0 +1,60 @@
+"""What a training begins with: the encoder, with the constants and linear maps that follow from the training weights."""
+
+from torch import Tensor, nn
+
+from representation.encoders.encoder import Encoder
+from representation.encoders.graph import NeuronGraph
+from representation.encoders.statistics import LayerStatistics
+from representation.recipes import Recipe
+from representation.training.linear_code import MOST_DIRECTIONS, LinearCode, linear_code
+from zootools.architectures import Schema
+from zootools.errors import SpecError
+
+
+def start_encoder(schema: Schema, recipe: Recipe, weights: Tensor, code: LinearCode | None = None) -> Encoder:
+    """Return the encoder of a recipe before its first step; its random part is drawn from torch's global generator.
+
+    Args:
+        schema: the layers of the networks.
+        recipe: the recipe; ``auto`` in it is replaced.
+        weights: the training networks, float32 ``[n, N]``.
+        code: their linear code of at least the length of z, if it is known already.
+
+    Raises SpecError if the recipe begins with a linear code that would take too long to compute.
+    """
+    recipe = recipe.sized(schema.size)
+    settings = recipe.encoder
+    encoder = Encoder.build(schema, settings).to(weights.device)
+    begin = None
+    if settings.coded and settings.start == "pca":
+        code = code or best_linear_code(schema, recipe, weights)
+        if code is None:
+            raise SpecError(
+                f"encoder.start is pca: without permutations (augmentation.permute=false) the linear code of "
+                f"{schema.size:,} weights takes too long (at most {MOST_DIRECTIONS:,}); use encoder.start=random"
+            )
+        begin = (code.mean, code.components[:, : settings.coded])
+    encoder.start(weights, begin)
+    return encoder
+
+
+def best_linear_code(schema: Schema, recipe: Recipe, weights: Tensor) -> LinearCode | None:
+    """Return the best linear code of the length of z; None where it would take too long."""
+    length = recipe.sized(schema.size).encoder.length
+    return linear_code(weights, schema, length, permute=recipe.augmentation.permute)
+
+
+class StatisticsPrediction(nn.Module):
+    """A linear prediction of the statistics of a network's layers from its representation, and its errors."""
+
+    def __init__(self, schema: Schema, length: int, weights: Tensor) -> None:
+        """Args: ``length`` of the representation; ``weights`` ``[n, N]`` are the training networks."""
+        super().__init__()
+        self.statistics = LayerStatistics(NeuronGraph(schema)).to(weights.device)
+        self.statistics.fit(weights)
+        self.linear = nn.Linear(length, self.statistics.length)
+
+    def forward(self, z: Tensor, weights: Tensor) -> Tensor:
+        """Return the errors ``[copies * n, statistics]`` for z ``[copies * n, length]`` of networks ``[n, N]``."""
+        targets = self.statistics(weights)
+        return self.linear(z).float() - targets.repeat(len(z) // len(targets), 1)
