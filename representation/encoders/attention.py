@@ -8,6 +8,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from representation.encoders.standard import begin_at_zero
 from representation.encoders.tokens import Tokenizer
 from representation.recipes import Attention, FeedForward, Head
 from zootools.architectures import Schema
@@ -74,6 +75,8 @@ class AttentionEncoder(nn.Module):
         self.positions = _positions(length, settings)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
         self.bottleneck = nn.Linear(settings.width * (1 if settings.compression_token else length), settings.length)
+        if settings.skip == "linear":
+            begin_at_zero(self.bottleneck)
 
     def forward(self, weights: Tensor) -> Tensor:
         groups = self.tokenizer.split(weights)
@@ -98,6 +101,8 @@ class AttentionDecoder(nn.Module):
         self.positions = _positions(self.tokenizer.length, settings)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
         self.exits = nn.ModuleList(nn.Linear(settings.width, width) for _, width in self.tokenizer.shapes)
+        if settings.skip == "linear":
+            begin_at_zero(*self.exits)
 
     def forward(self, z: Tensor) -> Tensor:
         x = rearrange(self.entrance(z), "n (tokens width) -> n tokens width", tokens=self.tokenizer.length)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from representation.encoders.graph import NeuronGraph
+from representation.encoders.standard import begin_at_zero
 from representation.encoders.statistics import LayerStatistics
 from representation.recipes import NeuronSet
 from zootools.architectures import Schema
@@ -35,7 +36,8 @@ class Messages(nn.Module):
         width = settings.width
         self.between = [edge.above > 1 and edge.below > 1 for edge in graph.edges]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in graph.nodes)
-        self.carried = nn.ModuleList(nn.Linear(width, CHANNELS) for _ in graph.nodes)
+        exchanging = [any(self.between[max(place - 1, 0) : place + 1]) for place in range(len(graph.nodes))]
+        self.carried = nn.ModuleList(nn.Linear(width, CHANNELS) if some else nn.Identity() for some in exchanging)
         self.updates = nn.ModuleList()
         for place in range(len(graph.nodes)):
             messages = [
@@ -71,14 +73,15 @@ class NeuronSetEncoder(nn.Module):
         width = settings.width
         self.from_below = nn.ModuleList(nn.Linear(2 * edge.features, width) for edge in graph.edges)
         self.from_above = nn.ModuleList(nn.Linear(2 * edge.features, width) for edge in graph.edges)
-        self.from_bias = nn.ModuleList(nn.Linear(max(count, 1), width, bias=False) for count in graph.biases)
+        self.from_bias = nn.ModuleList(nn.Linear(count, width) if count else nn.Identity() for count in graph.biases)
         self.exchanges = nn.ModuleList(Messages(graph, settings) for _ in range(settings.blocks))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in graph.nodes)
         self.statistics = LayerStatistics(graph)
         pooled = 2 * width * len(graph.nodes) + self.statistics.length
         self.invariant = perceptron(pooled, settings.hidden, settings.compared)
         self.read = nn.ModuleList(nn.Linear(width, READ) for _ in graph.nodes)
-        self.ordered = _zero(nn.Linear(READ * sum(graph.nodes), settings.length - settings.compared))
+        self.ordered = nn.Linear(READ * sum(graph.nodes), settings.length - settings.compared)
+        begin_at_zero(self.ordered)
 
     def forward(self, weights: Tensor) -> Tensor:
         edges, biases = self.graph.split(weights)
@@ -109,7 +112,8 @@ class NeuronSetEncoder(nn.Module):
 class NeuronSetDecoder(nn.Module):
     """z ``[n, L]`` to standardised weights ``[n, N]``: features of every neuron, and from them its weights.
 
-    The weights between two hidden layers are sums of products of numbers of both neurons.
+    The weights between two hidden layers are sums of products of numbers of both neurons; image and logits have a
+    single node, so that a sum of linear maps of both ends is enough there.
     """
 
     def __init__(self, schema: Schema, settings: NeuronSet) -> None:
@@ -122,11 +126,12 @@ class NeuronSetDecoder(nn.Module):
         self.between = [edge.above > 1 and edge.below > 1 for edge in graph.edges]
         self.exits, self.factors = nn.ModuleList(), nn.ModuleList()
         for edge, between in zip(graph.edges, self.between, strict=True):
-            self.exits.append(_zero(nn.Linear(width, edge.features * (CHANNELS if between else 1))))
-            self.factors.append(nn.Linear(width, CHANNELS) if between else nn.Identity())
-        self.biases = nn.ModuleList(
-            _zero(nn.Linear(width, count)) if count else nn.Identity() for count in graph.biases
-        )
+            self.exits.append(nn.Linear(width, edge.features * (CHANNELS if between else 1)))
+            self.factors.append(nn.Linear(width, CHANNELS if between else edge.features))
+            if not between:
+                begin_at_zero(self.factors[-1])
+        self.biases = nn.ModuleList(nn.Linear(width, count) if count else nn.Identity() for count in graph.biases)
+        begin_at_zero(*self.exits, *self.biases)
 
     def forward(self, z: Tensor) -> Tensor:
         neurons = [F.gelu(layer(z).unflatten(1, (-1, self.width))) for layer in self.entrances]
@@ -143,12 +148,13 @@ class NeuronSetDecoder(nn.Module):
         biases: list[Tensor | None] = []
         for place, (shape, between) in enumerate(zip(self.graph.edges, self.between, strict=True)):
             below, above = found[place], found[place + 1]
+            upper, lower = self.exits[place](above), self.factors[place](below)
             if between:
-                factors = self.exits[place](above).unflatten(2, (shape.features, CHANNELS))
-                products = einsum(factors, self.factors[place](below), "n above f c, n below c -> n above below f")
+                factors = upper.unflatten(2, (shape.features, CHANNELS))
+                products = einsum(factors, lower, "n above f c, n below c -> n above below f")
                 edges.append(products * CHANNELS**-0.5)
             else:
-                edges.append(self.exits[place](below if shape.above == 1 else above).view(-1, *shape))
+                edges.append(upper[:, :, None] + lower[:, None])
             biases.append(self.biases[place](above) if self.graph.biases[place] else None)
         return edges, biases
 
@@ -156,13 +162,6 @@ class NeuronSetDecoder(nn.Module):
 def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Return Linear, GELU, Linear."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
-
-
-def _zero(layer: nn.Linear) -> nn.Linear:
-    """Let a layer begin at zero, so that the linear map beside it is the whole decoder at the start."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _moments(edges: Tensor, dim: int) -> Tensor:

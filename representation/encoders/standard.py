@@ -79,3 +79,10 @@ class LinearPaths(nn.Module):
         first = self.decode.in_features - self.encode.out_features
         self.decode.weight[:, first : first + count] = (components / (factor * scale[:, None])).to(self.decode.weight)
         self.decode.bias.copy_((mean - offset) / scale)
+
+
+def begin_at_zero(*layers: nn.Module) -> None:
+    """Set linear layers to zero, so that at the start the linear map beside them computes everything."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)

@@ -44,5 +44,6 @@ class LayerStatistics(nn.Module):
             place = torch.linspace(0, last, min(QUANTILES, last + 1), device=values.device)
             below = place.long()
             quantiles = torch.lerp(values[:, below], values[:, (below + 1).clamp_max(last)], place - below)
-            found += [values.mean(dim=1, keepdim=True), values.var(dim=1, keepdim=True, correction=0), quantiles]
+            mean = values.mean(dim=1, keepdim=True)
+            found += [mean, (values - mean).square().mean(dim=1, keepdim=True), quantiles]
         return torch.cat(found, dim=1)

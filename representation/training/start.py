@@ -1,4 +1,4 @@
-"""What a training begins with: the encoder, with the constants and linear maps that follow from the training weights."""
+"""What a training begins with: the encoder, its constants and linear maps that follow from the training weights."""
 
 from torch import Tensor, nn
 

@@ -141,7 +141,7 @@ class EncoderTrainer:
 
     @torch.no_grad()
     def reconstruction_r2(self, weights: Tensor) -> dict[str, float]:
-        """Return R2 of reconstructed networks ``[n, N]`` under the key ``r2``; nothing if the loss does not reconstruct.
+        """Return R2 of reconstructed networks ``[n, N]`` under the key ``r2``; nothing without a reconstruction.
 
         R2 is 1 - squared error / squared deviation from the mean, over all weights, on permuted networks without
         erasing or noise. The views are the same in every call.

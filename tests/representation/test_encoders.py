@@ -13,7 +13,7 @@ from torch import Tensor
 
 from representation.encoders.attention import Block, attend, projection_head
 from representation.encoders.encoder import Encoder
-from representation.recipes import Attention, FeedForward, Head
+from representation.recipes import Attention, FeedForward, Head, NeuronSet
 from zootools.architectures import Schema, build_schema
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
 
@@ -23,7 +23,9 @@ KINDS = {
     "AttW+t": Attention(**SMALL, tokens="weight"),
     "AttN": Attention(**SMALL, compression_token=False),
     "AttN+t": Attention(**SMALL),
+    "AttN+linear": Attention(**SMALL, standardise="layer", skip="linear"),
     "FF": FeedForward(kind="feed_forward", latent=6),
+    "set": NeuronSet(kind="set", latent=6, width=8, hidden=12),
 }
 
 
@@ -72,6 +74,9 @@ def test_embedding_does_not_depend_on_dropout_batches_or_mode(
 def test_every_weight_reaches_the_representation_and_every_parameter_the_loss(encoder: Encoder, schema: Schema) -> None:
     weights = networks(schema).requires_grad_()
     encoder.eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # some layers begin at zero
     encoder.decode(encoder(weights)).square().sum().backward()
     assert weights.grad is not None
     assert (weights.grad != 0).any(dim=0).all()
