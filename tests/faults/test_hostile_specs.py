@@ -310,7 +310,7 @@ def specifications(draw: st.DrawFn) -> dict[str, Any]:
         images |= {"noise_train": draw(st.floats(0, 100)), "noise_test": draw(st.floats(0, 100))}
     else:
         images = {"name": "digits", "train": train, "test": draw(st.integers(1, 9)), "size": draw(st.integers(23, 34))}
-        images |= {"mean": draw(st.floats(-10, 10)), "std": draw(st.floats(0.001, 10))}
+    images |= {"mean": draw(st.floats(-10, 10)), "std": draw(st.floats(0.001, 10))}
     hidden = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     mlp = {"name": "mlp", "hidden": hidden, "bias": draw(st.booleans())}
     networks = [mlp] if tetris else [mlp, {"name": "cnn_small"}, {"name": "cnn_unterthiner"}]

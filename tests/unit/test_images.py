@@ -74,6 +74,25 @@ def test_tetris_noise_has_the_deviation_asked_for() -> None:
     assert not torch.equal(noisy.validation.images, noisy.test.images)
 
 
+def test_noisy_tetris_pixels_are_shifted_and_scaled_by_mean_and_std() -> None:
+    plain, scaled = load_images(tetris(validation=8)), load_images(tetris(validation=8, mean=0.25, std=0.5))
+    for name in ("train", "validation", "test"):
+        noisy, normalised = getattr(plain, name).images, getattr(scaled, name).images
+        assert noisy.min() < 0  # noise comes first: pixels without noise are 0 or 1
+        torch.testing.assert_close(normalised, (noisy - 0.25) / 0.5)
+
+
+def test_tetris_pixels_that_a_tiny_std_makes_infinite_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"pixels that are not finite; check images.mean and images.std"):
+        load_images(tetris(std=1e-300))
+
+
+def test_tetris_images_without_mean_and_std_keep_their_bytes() -> None:
+    digest = "c3d8c344a1ccf2c25c54be3007c2b43a98cb5328308693c9c9ea8f5ef9df29d6"
+    assert load_images(tetris(validation=8)).digest == load_images(tetris(validation=8, mean=0.0, std=1.0)).digest
+    assert load_images(tetris(validation=8)).digest == digest
+
+
 def test_more_tetris_images_begin_with_the_same_ones() -> None:
     few, many = load_images(tetris()), load_images(tetris(train=80))
     assert torch.equal(few.train.images, many.train.images[:40])

@@ -148,14 +148,14 @@ _SHAPES = np.array(
 
 
 def _tetris(images: TetrisImages) -> ImageData:
-    """One fixed 4x4 prototype per class (paper, Figure 6) plus Gaussian noise; the classes alternate."""
+    """One fixed 4x4 prototype per class (paper, Figure 6) plus Gaussian noise, normalised; the classes alternate."""
     prototypes = np.array([[[float(pixel) for pixel in row] for row in shape] for shape in _SHAPES])
 
     def subset(name: str, count: int, noise: float) -> Subset:
         labels = np.arange(count) % len(prototypes)
         draws = stream(images.seed, "tetris", name).standard_normal((count, 4, 4))
-        pixels = (prototypes[labels] + noise * draws)[:, None].astype(np.float32)
-        return Subset(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
+        pixels = torch.from_numpy(prototypes[labels] + noise * draws)[:, None]
+        return Subset(((pixels - images.mean) / images.std).float(), torch.from_numpy(labels.astype(np.int64)))
 
     return ImageData(
         subset("train", images.train, images.noise_train),

@@ -28,6 +28,10 @@ class TetrisImages(Section):
     """Standard deviation of the Gaussian noise on the training images; pixels without noise are 0 or 1."""
     noise_test: Annotated[float, Field(ge=0, le=100)]
     """Standard deviation of the Gaussian noise on the test images."""
+    mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Subtracted from the noisy pixels."""
+    std: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Divisor of the noisy pixels after the subtraction."""
 
 
 class StoredImages(Section):
