@@ -1,4 +1,4 @@
-"""Progress of a training on stderr: a bar on a terminal, otherwise a line every 30 seconds."""
+"""Progress of a training or an import on stderr: a bar on a terminal, otherwise a line every 30 seconds."""
 
 import math
 import sys
@@ -23,6 +23,7 @@ class Progress:
         done: epochs that each stack had finished before this session.
         quiet: show nothing.
         unit: name of the counted unit.
+        activity: the first word of every line.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Progress:
         done: Sequence[float],
         quiet: bool = False,
         unit: str = "model-epochs",
+        activity: str = "training",
     ) -> None:
         self._sizes, self._epochs = sizes, epochs
         self._done = [min(max(part, 0), epochs) for part in done]
@@ -41,7 +43,7 @@ class Progress:
         """The finished part of each stack's epoch in progress. Whole epochs are counted separately, as integers: a
         float sum that is updated by differences would drift."""
         self._count = self._at_start = self._whole + math.fsum(self._parts.values())
-        self._unit = unit
+        self._unit, self._activity = unit, activity
         self._quiet, self._begun, self._last = quiet, time.monotonic(), 0.0
         self._first: tuple[float, float] | None = None
         """Time and count at the first update: the speed is measured from there, without the start-up."""
@@ -53,7 +55,7 @@ class Progress:
                 total=self._total,
                 initial=self._at_start,
                 unit=unit,
-                desc="training",
+                desc=activity,
                 file=sys.stderr,
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}]",
             )
@@ -112,7 +114,7 @@ class Progress:
         seconds = self.seconds_left()
         left = "" if seconds is None else f", about {duration(seconds)} left"
         elapsed, done = self._last - self._begun, math.floor(self._count)
-        say(f"training: {done} of {self._total} {self._unit} in {duration(elapsed)}{left}", err=True)
+        say(f"{self._activity}: {done} of {self._total} {self._unit} in {duration(elapsed)}{left}", err=True)
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ import click
 from click.exceptions import Exit, NoArgsIsHelpError
 
 from zootools import __version__
-from zootools.cli import build, hub, look, read, represent, reproduce
+from zootools.cli import build, hub, importing, look, read, represent, reproduce
 from zootools.errors import InterruptedBuildError, StorageError, ZooError, redact
 from zootools.text import printable, say, tame_libraries
 
@@ -114,6 +114,7 @@ for command in (
     build.specs,
     build.check,
     build.doctor,
+    importing.import_command,
     read.info,
     read.status,
     read.show,

@@ -79,8 +79,8 @@ class ParquetSource:
         schema, runs = (
             (request.schema, True) if isinstance(request.schema, Schema) else read_schema(Path(request.schema))
         )
-        place, files = _parquet_files(request)
-        chosen = _with_weights(place.name, files)
+        place, files = parquet_files(request)
+        chosen = with_weights(place.name, files)
         memory = Memory(sum(path.stat().st_size for path in chosen.values()))
         found = {name: read_part(path, schema, memory) for name, path in chosen.items()}
         parts = {name: part for name, part in found.items() if part is not None}
@@ -166,7 +166,7 @@ def _from_index(index: Mapping[str, Any]) -> Schema:
     return Schema("index", shape, tuple(layers))
 
 
-def _parquet_files(request: Request) -> tuple[Place, dict[str, Path]]:
+def parquet_files(request: Request) -> tuple[Place, dict[str, Path]]:
     """Return the place of the files, and their paths by name. Raises ZooNotFoundError where there are none."""
     path = folder_of(request.path)
     if path is None:
@@ -210,7 +210,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _with_weights(name: str, files: dict[str, Path]) -> dict[str, Path]:
+def with_weights(name: str, files: dict[str, Path]) -> dict[str, Path]:
     """Return the files that have a column named weights; all files, if none has."""
     named = {file: path for file, path in files.items() if "weights" in column_names(path)}
     if named and len(named) < len(files):
@@ -219,10 +219,10 @@ def _with_weights(name: str, files: dict[str, Path]) -> dict[str, Path]:
     return named or files
 
 
-def _split_of(name: str) -> str:
-    """Return the split that the name of a file contains, as `datasets` does; train where it contains none."""
+def split_of(name: str) -> str | None:
+    """Return the split that the name of a file contains, as `datasets` does; None where it contains none."""
     found = _SPLIT.findall(PurePosixPath(name).with_suffix("").as_posix().lower())
-    return _ALIASES.get(found[-1], found[-1]) if found else "train"
+    return _ALIASES.get(found[-1], found[-1]) if found else None
 
 
 def _metadata(
@@ -239,7 +239,7 @@ def _metadata(
     ids = column("model_id", pa.string()) if "model_id" in first else [f"row-{row:08d}" for row in range(rows)]
     for name, part in parts.items():
         if "split" not in part.identity:
-            split = pa.array([_split_of(name)]).take(pa.array(np.zeros(len(part.weights), np.int32)))
+            split = pa.array([split_of(name) or "train"]).take(pa.array(np.zeros(len(part.weights), np.int32)))
             part.identity["split"] = pa.chunked_array([split])
     return pa.table(
         {

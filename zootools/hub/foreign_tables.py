@@ -39,6 +39,7 @@ from zootools.storage.parquet_guard import DELTA_LENGTHS, PREFIXES, ColumnPages,
 MAX_ROWS = 10_000_000
 BATCH_BYTES = 64 << 20
 BATCH_ROWS = 1 << 16
+READ_BYTES = 8 << 20
 
 
 @contextmanager
@@ -76,7 +77,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class FileLayout:
     """The columns that are read from one file, and their pages."""
 
     path: Path
@@ -87,6 +88,15 @@ class _Layout:
     """The columns that are read besides the weights."""
     pages: Sequence[ColumnPages]
     """The pages of every column of Parquet (`Column.leaf`)."""
+    names: list[str]
+    """The names of all columns of the file."""
+    left_out: dict[str, str]
+    """The columns that are not read, and why."""
+
+    @property
+    def order(self) -> list[Column]:
+        """All columns that are read, in the order of the file."""
+        return sorted([self.weights, *self.columns], key=lambda column: column.index)
 
     @property
     def texts(self) -> list[Column]:
@@ -107,34 +117,48 @@ def read_part(path: Path, schema: Schema, memory: Memory) -> Part | None:
     DamagedZooError for a file that cannot be read, or whose content contradicts its footer.
     """
     with opened(path) as file:
-        parquet = pq.ParquetFile(file)
-        rows, fields = parquet.metadata.num_rows, parquet.schema_arrow
-        if not rows:
+        layout = file_layout(path, file, schema)
+        if layout is None:
             return None
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            pages = column_pages(data)
-        if rows > MAX_ROWS:
-            raise SpecError(f"{path}: {rows} rows, more than the {MAX_ROWS} that a file may have")
-        leaves = leaves_of(fields)
-        if leaves[-1] != parquet.metadata.num_columns or len(pages) != leaves[-1]:
-            raise ValueError(f"its {len(pages)} columns are not those of its schema")
-        name = weights_column(path, fields, schema)
-        number = fields.names.index(name)
-        weights = Column(number, name, fields.types[number], leaves[number])
-        columns, left_out = property_columns(fields, leaves, name)
-        layout = _Layout(path, rows, schema, weights, columns, pages)
-        _take_memory(layout, memory)
+        memory.take(path, checked_size(layout))
+        left_out = layout.left_out
         flat, arrays = _read(file, layout, left_out, memory)
     properties = {name: narrowed(pa.chunked_array(chunks)) for name, chunks in arrays.items()}
     for wanted in IDENTITY:
         if wanted in left_out:
             raise SpecError(f"{path}: the column {wanted} cannot be used: {left_out[wanted]}")
     identity = {name: IDENTITY_VALUES[name](path, properties.pop(name)) for name in IDENTITY if name in properties}
-    return Part(path, fields.names, identity, properties, left_out, name, flat)
+    return Part(path, layout.names, identity, properties, left_out, layout.weights.name, flat)
 
 
-def _take_memory(layout: _Layout, memory: Memory) -> None:
-    """Compare the values in the pages with the number that the rows need, and take the memory for them."""
+def file_layout(path: Path, file: BufferedReader, schema: Schema) -> FileLayout | None:
+    """Return the columns of an open file that are read; None for a file without rows.
+
+    Raises SpecError for a file that does not fit the schema, ValueError for one whose pages contradict its footer.
+    """
+    parquet = pq.ParquetFile(file)
+    rows, fields = parquet.metadata.num_rows, parquet.schema_arrow
+    if not rows:
+        return None
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        pages = column_pages(data)
+    if rows > MAX_ROWS:
+        raise SpecError(f"{path}: {rows} rows, more than the {MAX_ROWS} that a file may have")
+    leaves = leaves_of(fields)
+    if leaves[-1] != parquet.metadata.num_columns or len(pages) != leaves[-1]:
+        raise ValueError(f"its {len(pages)} columns are not those of its schema")
+    name = weights_column(path, fields, schema)
+    number = fields.names.index(name)
+    weights = Column(number, name, fields.types[number], leaves[number])
+    columns, left_out = property_columns(fields, leaves, name)
+    return FileLayout(path, rows, schema, weights, columns, pages, fields.names, left_out)
+
+
+def checked_size(layout: FileLayout) -> int:
+    """Compare the values in the pages with the number that the rows need; return the bytes that all of them take.
+
+    Raises DamagedZooError, SpecError or ValueError for pages with more values or bytes.
+    """
     path, rows, pages = layout.path, layout.rows, layout.pages
     for column in layout.columns:
         held = pages[column.leaf]
@@ -152,11 +176,11 @@ def _take_memory(layout: _Layout, memory: Memory) -> None:
     if held.exceeds(needed):
         raise ValueError(f"the {needed} values of {name!r} take {held.unpacked} bytes")
     numbers = 8 * rows * (len(layout.columns) - len(layout.texts))
-    memory.take(path, 4 * needed + numbers + sum(pages[column.leaf].unpacked for column in layout.texts))
+    return 4 * needed + numbers + sum(pages[column.leaf].unpacked for column in layout.texts)
 
 
 def _read(
-    file: BufferedReader, layout: _Layout, left_out: dict[str, str], memory: Memory
+    file: BufferedReader, layout: FileLayout, left_out: dict[str, str], memory: Memory
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[pa.Array]]]:
     """Return the weights ``[rows, parameters]``, and the chunks of the properties by name.
 
@@ -166,8 +190,8 @@ def _read(
     flat = np.empty((rows, schema.size), np.float32)
     arrays: dict[str, list[pa.Array]] = {column.name: [] for column in layout.columns}
     position = 0
-    order = sorted([layout.weights, *layout.columns], key=lambda column: column.index)
-    for batch in _batches(file, layout, order):
+    order = layout.order
+    for batch in batches(file, layout):
         if position + len(batch) > rows:
             raise DamagedZooError(f"{path}: has more than the {rows} rows that it claims")
         for column, array in zip(order, batch.columns, strict=True):
@@ -185,8 +209,11 @@ def _read(
     return flat, arrays
 
 
-def _batches(file: BufferedReader, layout: _Layout, order: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    """Yield batches of rows of the columns in ``order``; the checksums of pages are verified."""
+def batches(file: BufferedReader, layout: FileLayout, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield batches of rows of the columns of a layout, in its order; the checksums of pages are verified.
+
+    ``groups`` are the row groups that are read, all by default. A batch has at most `BATCH_BYTES` of weights.
+    """
     # Texts are read as dictionaries, so that a text of many rows is not copied to each. pyarrow cannot do so with
     # delta encodings; of these only few rows are read at once.
     deltas = {DELTA_LENGTHS, PREFIXES}
@@ -194,12 +221,13 @@ def _batches(file: BufferedReader, layout: _Layout, order: Sequence[Column]) -> 
     longest = max((layout.pages[column.leaf].longest for column in with_deltas), default=1)
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     shared = [parquet.schema.column(text.leaf).path for text in layout.texts if text not in with_deltas]
-    parquet = pq.ParquetFile(file, read_dictionary=shared, page_checksum_verification=True)
+    # With a buffer a column is read piece by piece; without one a whole row group of it would be in memory.
+    parquet = pq.ParquetFile(file, read_dictionary=shared, page_checksum_verification=True, buffer_size=READ_BYTES)
     return iter(
         parquet.reader.iter_batches(
             max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * layout.schema.size), BATCH_BYTES // max(1, longest))),
-            row_groups=range(parquet.metadata.num_row_groups),
-            column_indices=[column.leaf for column in order],
+            row_groups=range(parquet.metadata.num_row_groups) if groups is None else groups,
+            column_indices=[column.leaf for column in layout.order],
             use_threads=True,
         )
     )

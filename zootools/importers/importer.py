@@ -65,8 +65,8 @@ class Facts:
     """All files that the import reads. Their sizes and sha256 are recorded, and compared when an import is resumed."""
     root: Path
     """The folder below which the files are named in the record."""
-    checkpoints: int | None = None
-    """Their number, for the progress; None where it is not known."""
+    checkpoints: int
+    """Their number, as far as it is known before they are read; for the progress and the space on the disk."""
     description: str = ""
     license: str = "unknown"
     images: Images | None = None
@@ -99,6 +99,8 @@ class Block:
     column becomes one of the zoo: numbers, truth values, texts, lists of numbers; null where a value is not known."""
     left_out: Sequence[LeftOut] = field(default=())
     """What was not imported between the last block and this one."""
+    notes: Sequence[str] = ()
+    """Sentences for the card that only the reading tells, such as ``the weights were float64``; equal ones are one."""
 
 
 class Population(Protocol):

@@ -118,6 +118,10 @@ class Imported(Section):
     ]
     """The distinct lists of epochs of which models have checkpoints; `Stack.histories` has that of each model."""
     source: SourceFiles
+    options: Annotated[dict[str, Annotated[str, Field(max_length=1000)]], Field(max_length=50)] = Field(
+        default_factory=dict
+    )
+    """The options of the import as texts; of a file only its name."""
     left_out: Annotated[list[LeftOutCount], Field(max_length=200)] = Field(default_factory=list)
     notes: Annotated[list[_Sentence], Field(max_length=100)] = Field(default_factory=list)
     check: CheckReport
