@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +37,8 @@ Architecture = Attention | FeedForward | NeuronSet
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Architecture)
 VALUES_AT_ONCE = 1 << 24
 """Most activations per layer in `Encoder.embed`; bounds the memory, and does not change the result."""
+FITTED = 20_000
+"""Most networks, evenly spaced, from which the constants of an encoder are computed."""
 MAX_CONFIG = 1 << 20
 """Largest config.json that is read, in bytes."""
 
@@ -103,6 +106,7 @@ class Encoder(
         Args: ``code`` is the mean ``[N]`` and the components ``[N, L]`` of the linear code that the linear maps begin
         with; None for a random start.
         """
+        weights = weights[:: math.ceil(len(weights) / FITTED)]
         if self.standardiser is not None:
             self.standardiser.fit_layers(weights, self.schema)
         if isinstance(self.encoder, NeuronSetEncoder):

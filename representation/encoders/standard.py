@@ -7,8 +7,8 @@ from zootools.architectures import Schema
 
 CODE_DEVIATION = 0.1
 """Largest standard deviation of the numbers of a code at the start: so small that tanh hardly changes them."""
-SMALLEST = 1e-12
-"""Smallest variance and largest rounding: below it, numbers do not vary."""
+SMALLEST = 1e-7
+"""Smallest deviation that is not rounding, as a share of the mean."""
 
 
 class Standardiser(nn.Module):
@@ -38,9 +38,9 @@ class Standardiser(nn.Module):
             self._set(place, mean, variance)
 
     def _set(self, place: slice, mean: Tensor, variance: Tensor) -> None:
-        constant = variance <= SMALLEST * mean.square().clamp_min(SMALLEST)
+        deviation = variance.sqrt()
         self.mean[place] = mean.to(self.mean)
-        self.scale[place] = torch.where(constant, 1.0, variance.sqrt()).to(self.scale)
+        self.scale[place] = torch.where(deviation > SMALLEST * mean.abs(), deviation, 1.0).to(self.scale)
 
     def forward(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.scale
@@ -67,8 +67,8 @@ class LinearPaths(nn.Module):
         begin at 0. The maps see standardised weights if there is a ``standardiser``.
         """
         count = components.shape[1]
-        codes = (weights.double() - mean) @ components
-        factor = CODE_DEVIATION / codes.square().mean(dim=0).max().sqrt().clamp_min(SMALLEST)
+        deviation = ((weights.double() - mean) @ components).square().mean(dim=0).max().sqrt()
+        factor = torch.where(deviation > SMALLEST * mean.abs().max(), CODE_DEVIATION / deviation, 1.0)
         offset, scale = torch.zeros_like(mean), torch.ones_like(mean)
         if standardiser is not None:
             offset, scale = standardiser.mean.to(mean), standardiser.scale.to(mean)

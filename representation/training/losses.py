@@ -18,14 +18,15 @@ Reduction = Literal["mean", "sum"]
 
 
 def squared_error(outputs: Tensor, targets: Tensor, scale: Tensor | None, reduction: Reduction = "mean") -> Tensor:
-    """Return the squared error of ``[n, N]`` reconstructions, each weight's times ``scale`` ``[N]``.
+    """Return the squared error of ``[n, N]`` reconstructions, each weight's error times ``scale`` ``[N]``.
 
     ``mean`` averages over weights and networks; ``sum`` sums over weights and averages over networks, as the paper's
     equation does.
     """
-    errors = (outputs - targets).square()
+    errors = outputs - targets
     if scale is not None:
-        errors = errors * scale
+        errors = errors * scale  # before squaring, which overflows for large weights
+    errors = errors.square()
     return errors.mean() if reduction == "mean" else errors.sum() / len(errors)
 
 
@@ -94,8 +95,8 @@ class Objective(nn.Module):
         if settings.reconstruction == "layerwise":
             scale = layer_scale(schema, weights)
         elif settings.reconstruction == "explained":
-            variance = weights.var(dim=0, correction=0).double().mean().clamp_min(1e-12)
-            scale = (1 / variance).float().expand(schema.size)
+            variance = weights.double().var(dim=0, correction=0).mean().clamp_min(1e-12)
+            scale = variance.rsqrt().to(weights).expand(schema.size)
         self.register_buffer("scale", scale, persistent=False)
         contrast = LOSS_KINDS[settings.kind].contrast
         self.contrast: Callable[[Tensor, Loss], Tensor] | None = resolve_name(contrast) if contrast else None
@@ -126,14 +127,14 @@ class Objective(nn.Module):
 
 
 def layer_scale(schema: Schema, weights: Tensor) -> Tensor:
-    """Return the factors ``[N]`` by which a mean squared error becomes layer-wise.
+    """Return the factors ``[N]`` of the errors by which a mean squared error becomes layer-wise.
 
-    The mean over all weights of scale times squared error is the mean over layers of each layer's mean squared
-    error divided by the variance of its weights and biases in ``weights`` ``[n, N]``.
+    The mean over all weights of the squared product of scale and error is the mean over layers of each layer's mean
+    squared error divided by the variance of its weights and biases in ``weights`` ``[n, N]``.
     """
     scale = torch.ones(schema.size, device=weights.device)
     ends = [parameter.offset for parameter in schema.parameters if parameter.name.endswith(".weight")] + [schema.size]
     for start, end in itertools.pairwise(ends):
         variance = weights[:, start:end].double().var(correction=0).clamp_min(1e-12)
-        scale[start:end] = schema.size / (len(schema.layers) * (end - start) * variance)
+        scale[start:end] = (schema.size / (len(schema.layers) * (end - start) * variance)).sqrt()
     return scale

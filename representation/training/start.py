@@ -1,9 +1,12 @@
 """What a training begins with: the encoder, its constants and linear maps that follow from the training weights."""
 
+import math
+
 from torch import Tensor, nn
 
-from representation.encoders.encoder import Encoder
+from representation.encoders.encoder import FITTED, Encoder
 from representation.encoders.graph import NeuronGraph
+from representation.encoders.standard import Standardiser
 from representation.encoders.statistics import LayerStatistics
 from representation.recipes import Recipe
 from representation.training.linear_code import MOST_DIRECTIONS, LinearCode, linear_code
@@ -50,11 +53,14 @@ class StatisticsPrediction(nn.Module):
     def __init__(self, schema: Schema, length: int, weights: Tensor) -> None:
         """Args: ``length`` of the representation; ``weights`` ``[n, N]`` are the training networks."""
         super().__init__()
+        some = weights[:: math.ceil(len(weights) / FITTED)]
+        self.standardiser = Standardiser(schema.size).to(weights.device)
+        self.standardiser.fit_layers(some, schema)
         self.statistics = LayerStatistics(NeuronGraph(schema)).to(weights.device)
-        self.statistics.fit(weights)
+        self.statistics.fit(self.standardiser(some))
         self.linear = nn.Linear(length, self.statistics.length)
 
     def forward(self, z: Tensor, weights: Tensor) -> Tensor:
         """Return the errors ``[copies * n, statistics]`` for z ``[copies * n, length]`` of networks ``[n, N]``."""
-        targets = self.statistics(weights)
+        targets = self.statistics(self.standardiser(weights))
         return self.linear(z).float() - targets.repeat(len(z) // len(targets), 1)

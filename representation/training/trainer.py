@@ -151,7 +151,7 @@ class EncoderTrainer:
         self.encoder.eval()
         views = self._permuted(weights)
         error = sum(
-            float((self.encoder.decode(self.encoder(batch)) - batch).square().sum(dtype=torch.float64))
+            float((self.encoder.decode(self.encoder(batch)) - batch).double().square().sum())
             for batch in views.split(self.batch_size)
         )
         deviation = float((views.double() - views.mean(dim=0, dtype=torch.float64)).square().sum())

@@ -1,5 +1,6 @@
 """The set encoder: what permutations do to it, what it begins as, and what it never sees."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from torch import Tensor
 from representation.encoders.encoder import Encoder
 from representation.encoders.graph import NeuronGraph
 from representation.encoders.neuron_set import NeuronSetDecoder, NeuronSetEncoder
-from representation.recipes import Augmentation, Recipe, load_recipe
+from representation.recipes import Augmentation, Loss, Recipe, load_recipe
 from representation.training.augmentation import Augmenter
 from representation.training.linear_code import linear_code
+from representation.training.losses import Objective
 from representation.training.train import train_encoder
 from representation.training.trainer import EncoderTrainer
 from zootools import open_zoo
 from zootools.architectures import Layer, Schema, build_schema
+from zootools.errors import SpecError
 
 SCHEMAS = {
     name: build_schema(architecture, (1, 28, 28), 10) for name, architecture in ARCHITECTURES.items() if name != "mlp"
@@ -143,3 +146,70 @@ def test_no_label_enters_the_encoder(tiny_zoo: Path, tmp_path: Path) -> None:
         train_encoder(source, recipe(), tmp_path / name, quiet=True)
         files.append((tmp_path / name / "model.safetensors").read_bytes())
     assert files[0] == files[1]
+
+
+WEIGHTS = {
+    "huge": lambda x: 1e30 * x,
+    "hardly varying": lambda x: 1 + 1e-6 * x,
+    "equal": lambda x: x[:1].expand(len(x), -1).clone(),
+    "one network": lambda x: x[:1].clone(),
+    "one wild among many": lambda x: torch.cat([x[:-1], 1e20 * x[-1:]]),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_extreme_weights_give_finite_encoders(kind: str) -> None:
+    schema = SCHEMAS["mlp"]
+    weights = WEIGHTS[kind](networks(schema, 60))
+    trainer = EncoderTrainer(schema, weights, weights[-9:], recipe("training.lr=1e-3"), 0, torch.device("cpu"))
+    losses = {**trainer.train_epoch(), **trainer.validate()}
+    assert all(map(math.isfinite, losses.values())), losses
+    assert trainer.encoder.embed(weights).isfinite().all()
+    assert trainer.encoder.reconstruct(weights).isfinite().all()
+
+
+def test_the_error_divided_by_the_variance_is_the_unexplained_share() -> None:
+    schema = SCHEMAS["mlp"]
+    weights = networks(schema, 500)
+    objective = Objective(Loss(kind="ED", reconstruction="explained"), schema, weights)
+    outputs = weights + torch.randn(weights.shape, generator=torch.Generator().manual_seed(3))
+    r2 = 1 - (outputs - weights).square().sum() / (weights - weights.mean(dim=0)).square().sum()
+    assert objective(outputs, weights, None).total.item() == pytest.approx(1 - r2.item(), rel=1e-5)
+
+
+def test_the_prediction_of_the_statistics_is_a_term_and_leaves_its_mark() -> None:
+    schema, weights = SCHEMAS["mlp_deep"], networks(SCHEMAS["mlp_deep"], 64)
+    errors = {}
+    for weight in (0.0, 10.0):
+        settings = recipe(f"loss.statistics={weight}", "loss.kind=Ec", "training.lr=3e-3", "training.steps=60")
+        trainer = EncoderTrainer(schema, weights, weights[:20], settings, 0, torch.device("cpu"))
+        first, last = trainer.train_epoch(), trainer.train_epoch()
+        assert last["total"] == pytest.approx(last["contrast"] + weight * last["statistics"], rel=1e-4)
+        errors[weight] = (first["statistics"], last["statistics"])
+    assert errors[0.0] == (0.0, 0.0)
+    assert 0 < errors[10.0][1] < 0.9 * errors[10.0][0]
+
+
+def test_lengths_follow_from_the_networks() -> None:
+    lengths = {name: load_recipe("default").sized(schema.size).encoder.length for name, schema in SCHEMAS.items()}
+    assert (lengths["mlp"], lengths["cnn_small"], lengths["cnn_large"]) == (50, 700, 700)
+    assert load_recipe("default").sized(100).encoder.compared == 30
+    assert load_recipe("default").sized(2464).encoder.compared == 128
+    with pytest.raises(SpecError, match="invariant 9 is not below latent 9"):
+        recipe("encoder={kind: set, latent: 9, invariant: 9}")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_restored_training_continues_with_the_same_bits(precision: str) -> None:
+    schema, weights = SCHEMAS["mlp_deep"], networks(SCHEMAS["mlp_deep"])
+    settings = recipe(f"training.precision={precision}")
+    whole, first, second = (
+        EncoderTrainer(schema, weights, weights[:9], settings, 0, torch.device("cpu")) for _ in range(3)
+    )
+    whole.train_epoch()
+    whole.train_epoch()
+    first.train_epoch()
+    second.restore(*first.save())
+    second.train_epoch()
+    for name, value in whole.encoder.state_dict().items():
+        assert torch.equal(value, second.encoder.state_dict()[name]), name

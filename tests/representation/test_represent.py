@@ -184,7 +184,7 @@ def test_without_an_encoder_embed_trains_the_default_recipe_once(varied: Path, i
     found = embed(varied)
     encoder = Encoder.from_pretrained("representations/varied/default/seed-0")
     zoo = open_zoo(varied)
-    assert found.shape == (len(zoo), load_recipe("default").encoder.latent)
+    assert found.shape == (len(zoo), load_recipe("default").sized(zoo.schema.size).encoder.length)
     assert torch.equal(encoder.embed(zoo.weights()), found)
     assert torch.equal(embed(zoo), found)
 
