@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-IDENTITY = ("model_id", "configuration_id", "seed", "split", "status", "stack", "row")
+from zootools.storage.imported import SOURCE_MODEL
+
+IDENTITY = ("model_id", SOURCE_MODEL, "configuration_id", "seed", "split", "status", "stack", "row")
 """Columns that identify and locate a checkpoint; they are no properties of the network."""
 MAX_LABELS = 100
 """Most labels, or elements of a list, of a property: a column with more holds names or time series."""

@@ -18,7 +18,7 @@ from zootools.filesystem.inside import entries_inside
 from zootools.memory import memory_limit
 from zootools.spec import ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
-from zootools.storage.build_state import MANIFEST, ZooFolder
+from zootools.storage.build_state import IMPORT, MANIFEST, ZooFolder
 from zootools.storage.records import StackRecord
 from zootools.training.table import BACKENDS
 
@@ -104,6 +104,8 @@ def check_folder(zoo: ZooFolder) -> None:
         raise SpecError(f"{zoo.path}: {there} is not a folder; expected one for the zoo (--out)")
     if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
         raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
+    if zoo.has(IMPORT):
+        raise SpecError(f"{zoo.path}: holds an import that is not finished; choose another folder with --out")
 
 
 def check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> None:

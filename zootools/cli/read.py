@@ -3,13 +3,16 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 from zootools.text import say
+
+if TYPE_CHECKING:
+    from zootools.storage.imported import Imported
 
 BY_EPOCH = (
     "epoch",
@@ -30,7 +33,7 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
     from zootools.storage.tables import accuracy_summary
 
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
-    spec = opened.stored_spec
+    spec, origin = opened.stored_spec, opened.stored_spec or opened.imported
     if opened.finished:
         counts = opened.counts.model_dump()
     else:
@@ -43,14 +46,17 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
         "checkpoints": len(opened),
         "parameters": opened.schema.size,
         "architecture": opened.schema.name,
-        "images": spec.images.name if spec else None,
+        "images": origin.images.name if origin and origin.images else None,
+        "imported": _import_of(opened.imported),
         "axes": {name: str(axis) if not isinstance(axis, tuple) else list(axis) for name, axis in axes.items()},
-        "test_accuracy": accuracy_summary(opened.metadata) if spec else {},
+        "test_accuracy": accuracy_summary(opened.metadata) if origin else {},
         "left_out": opened.left_out,
     }
 
     def show(value: dict[str, Any]) -> None:
-        show_pairs({k: v for k, v in value.items() if k not in ("axes", "test_accuracy", "left_out") and v is not None})
+        later = ("axes", "imported", "test_accuracy", "left_out")
+        show_pairs({k: v for k, v in value.items() if k not in later and v is not None})
+        show_pairs(value["imported"] or {})
         show_pairs({f"axis {name}": axis for name, axis in value["axes"].items()})
         for name, reason in value["left_out"].items():
             show_pairs({"left out": f"{name!r}: {reason}"})
@@ -58,6 +64,23 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
             show_accuracy(value["test_accuracy"])
 
     print_value(value, as_json, show)
+
+
+def _import_of(imported: "Imported | None") -> dict[str, Any] | None:
+    """Return where an imported zoo comes from, for `info`; None for a zoo that was built."""
+    if imported is None:
+        return None
+    check = imported.check
+    found = f"{check.checkpoints} checkpoints on {check.images}"
+    if check.column:
+        found += f", {check.column} within {check.largest_difference:g}"
+    return {
+        "imported_from": imported.kind,
+        "source_files": imported.source.count,
+        "source_sha256": imported.source.sha256,
+        "not_imported": "; ".join(f"{row.count:,} {row.why}" for row in imported.left_out) or "nothing is left out",
+        "checked": f"no: {check.not_checked}" if check.not_checked else found,
+    }
 
 
 @click.command()

@@ -201,9 +201,8 @@ def _mismatch(
     if found:
         lines += [f"  the recorded accuracies are reached if {what}" for what in found]
     else:
-        lines.append(
-            f"  suspect the order of the kernels, the normalisation, the classes, the activation; tried: {tried}"
-        )
+        lines.append("  suspect the order of the kernels, the normalisation, the order of the classes, the activation")
+        lines.append(f"  none of these explains the recorded accuracies: {tried}")
     lines.append("  correct the options, or import without the check (--check 0), which the card will say")
     return SpecError(
         f"{place}: {len(wrong)} of {len(sample)} checkpoints do not reach their recorded {report.column} on "

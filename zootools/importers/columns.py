@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from zootools.errors import SpecError
 from zootools.hub.foreign_columns import property_type, stored_type
 from zootools.importers.importer import Constant, LeftOut
-from zootools.storage.imported import COLUMN_TYPES, MAX_COLUMNS, MAX_TEXT, OWN_COLUMNS, SOURCE_MODEL, ColumnKind
+from zootools.storage.imported import COLUMN_TYPES, MAX_COLUMNS, MAX_TEXT, OWN_COLUMNS, SOURCE_MODEL, Column, ColumnKind
 
 KEYS = ("model", "epoch", "split")
 """Columns of a block that say what a row is."""
@@ -60,9 +60,9 @@ def merged(
     return pa.table(columns) if columns else pa.table({"": pa.nulls(rows)}).select([]), left_out
 
 
-def kinds_of(table: pa.Table) -> dict[str, ColumnKind]:
-    """Return the kind of every column of a `merged` table, as the record of an import has them."""
-    return {name: _KINDS[table[name].type] for name in table.column_names}
+def columns_of(table: pa.Table) -> list[Column]:
+    """Return the columns of a `merged` table, as the record of an import has them."""
+    return [Column(name=name, kind=_KINDS[table[name].type]) for name in table.column_names]
 
 
 def _refused_name(name: str) -> str | None:

@@ -22,7 +22,7 @@ from zootools.filesystem.files import FolderLock, exists, file_above
 from zootools.filesystem.inside import entries_inside, remove_tree_inside
 from zootools.importers.check import NOT_RUN, Check, check_sample, images_of
 from zootools.importers.columns import merged
-from zootools.importers.importer import ImportOptions, Population
+from zootools.importers.importer import ImportOptions, LeftOut, Population
 from zootools.importers.layout import Layout, laid_out
 from zootools.importers.options import check_used, described, parse_options, zoo_name
 from zootools.importers.source_files import source_files
@@ -32,6 +32,7 @@ from zootools.importers.writer import Import, counted, metadata_of, write_zoo
 from zootools.memory import gigabytes
 from zootools.progress import Progress
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
+from zootools.storage.imported import CheckReport
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.text import say
 
@@ -212,7 +213,7 @@ def _import(request: _Request) -> Manifest:
         return write_zoo(zoo, spool, layout, properties, what, left_out, tick)
 
 
-def _laid_out(request: _Request, spool: Spool) -> tuple[Layout, pa.Table, list[Any]]:
+def _laid_out(request: _Request, spool: Spool) -> tuple[Layout, pa.Table, list[LeftOut]]:
     """Return the places of the checkpoints, their properties in the order of the population, and what is left out."""
     facts = request.what.facts
     if not spool.rows:
@@ -242,17 +243,17 @@ def _laid_out(request: _Request, spool: Spool) -> tuple[Layout, pa.Table, list[A
     return layout, properties, [*spool.left_out, *layout.left_out, *columns_left_out]
 
 
-def _checked(request: _Request, spool: Spool, layout: Layout, properties: pa.Table) -> tuple[Any, str | None]:
+def _checked(request: _Request, spool: Spool, layout: Layout, properties: pa.Table) -> tuple[CheckReport, str | None]:
     """Evaluate a sample of the checkpoints; return the report, and the sha256 of the images if they were loaded."""
     facts, check = request.what.facts, request.check
     images, reason = images_of(facts.images, check)
-    if reason:
+    if images is None:
         return NOT_RUN.model_copy(update={"not_checked": reason}), None
     metadata = metadata_of(layout, properties)
     report = check_sample(
         metadata, lambda rows: spool.gather(layout.taken[rows]), facts, images, check, str(request.path)
     )
-    return report, images.digest if images is not None else None
+    return report, images.digest
 
 
 def _check_space(request: _Request) -> None:

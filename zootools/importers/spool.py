@@ -23,14 +23,13 @@ from zootools.filesystem.inside import open_inside, read_inside, remove_tree_ins
 from zootools.hashing import pretty_json
 from zootools.importers.importer import Block, LeftOut
 from zootools.spec.sections import Section
-from zootools.storage.build_state import ZooFolder
+from zootools.storage.build_state import IMPORT, ZooFolder
 from zootools.storage.hashed_json import add_hash, read_hashed, validate
 from zootools.storage.imported import SourceFiles
 from zootools.storage.records import Digest, LayerSchema
 from zootools.storage.verified_files import unreadable
 
 FOLDER = ".work/import"
-BEGIN = f"{FOLDER}/begin.json"
 MAX_TABLE = 1 << 30
 """Bytes of the table of one block."""
 FINITE = "__finite__"
@@ -66,10 +65,10 @@ class Spool:
         spool = cls(zoo, begin.layer_schema.size)
         before: Begin | None = None
         with suppress(FileNotFoundError, DamagedZooError):
-            before = validate(Begin, read_hashed(zoo.path, BEGIN), zoo.path / BEGIN)
+            before = validate(Begin, read_hashed(zoo.path, IMPORT), zoo.path / IMPORT)
         if before is None or before.model_dump() != begin.model_dump():
             spool.remove()
-            zoo.write(BEGIN, pretty_json(add_hash(begin.model_dump())))
+            zoo.write(IMPORT, pretty_json(add_hash(begin.model_dump())))
         while zoo.has(_name(len(spool.tables), "arrow")):
             spool._take(_read_table(zoo.path, _name(len(spool.tables), "arrow")))
         return spool
@@ -87,7 +86,7 @@ class Spool:
             raise AssertionError(f"an importer returned weights {weights.shape}, expected {expected}")
         number = len(self.tables)
         with self.zoo.file(_name(number, "weights")) as file:
-            file.write(memoryview(weights).cast("B") if weights.size else b"")
+            file.write(weights.data)
         finite = pa.array(np.isfinite(weights).all(axis=1), pa.bool_())
         about = {"left_out": json.dumps(block.left_out), "notes": json.dumps(list(block.notes))}
         table = block.table.append_column(FINITE, finite).replace_schema_metadata(about)
@@ -128,7 +127,7 @@ class Spool:
 
 def is_begun(zoo: ZooFolder) -> bool:
     """Whether a folder has an import that is under way or was interrupted."""
-    return zoo.has(BEGIN)
+    return zoo.has(IMPORT)
 
 
 def _name(block: int, ending: str) -> str:

@@ -40,7 +40,7 @@ class Suspect:
 
 def explained(schema: Schema, sample: Sample, subset: Subset, facts: Facts) -> tuple[list[str], str]:
     """Return the mistakes that explain the recorded accuracies of a sample, best first, and a list of all tried."""
-    few = type(subset)(subset.images[:IMAGES], subset.labels[:IMAGES])
+    few = Subset(subset.images[:IMAGES], subset.labels[:IMAGES])
     tried, found = [], []
     for suspect in suspects(schema, facts):
         tried.append(suspect.what)
@@ -70,10 +70,10 @@ def suspects(schema: Schema, facts: Facts) -> Iterator[Suspect]:
             if (mean, std) != (images.mean, images.std):
                 yield Suspect(f"the images are {what}", _renormalised(images, mean, std))
         yield Suspect("the images are inverted (white on black, or the reverse)", _inverted(images))
-    yield Suspect("the rows and columns of the images are exchanged", lambda sample, subset: (sample, _turned(subset)))
+    yield Suspect("the rows and columns of the images are exchanged", _turned)
     for activation in ACTIVATIONS:
         yield Suspect(f"the activation is {activation}", _activated(activation))
-    yield Suspect("the classes are numbered in another order", lambda sample, subset: (sample, subset), renumbers=True)
+    yield Suspect("the classes are numbered in another order", _unchanged, renumbers=True)
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def suspects(schema: Schema, facts: Facts) -> Iterator[Suspect]:
 
 def _orders(schema: Schema) -> dict[str, Callable[[Weights], Weights]]:
     """Return for every suspicious order of the weights the function that puts them right."""
-    kinds = {layer.kind for layer in schema.layers}
+    kinds = {str(layer.kind) for layer in schema.layers}
     orders: dict[str, Callable[[Weights], Weights]] = {}
     names = {"conv": "the convolution kernels", "linear": "the dense kernels"}
     chosen = [({kind}, names[kind]) for kind in sorted(kinds)] + [(kinds, "all kernels")] * (len(kinds) > 1)
@@ -163,7 +163,7 @@ def _biases_first(schema: Schema) -> Callable[[Weights], Weights]:
 def _renormalised(images: StoredImages, mean: float, std: float) -> Callable[[Sample, Subset], tuple[Sample, Subset]]:
     def apply(sample: Sample, subset: Subset) -> tuple[Sample, Subset]:
         pixels = subset.images * images.std + images.mean
-        return sample, type(subset)((pixels - mean) / std, subset.labels)
+        return sample, Subset((pixels - mean) / std, subset.labels)
 
     return apply
 
@@ -171,13 +171,17 @@ def _renormalised(images: StoredImages, mean: float, std: float) -> Callable[[Sa
 def _inverted(images: StoredImages) -> Callable[[Sample, Subset], tuple[Sample, Subset]]:
     def apply(sample: Sample, subset: Subset) -> tuple[Sample, Subset]:
         pixels = subset.images * images.std + images.mean
-        return sample, type(subset)((1 - pixels - images.mean) / images.std, subset.labels)
+        return sample, Subset((1 - pixels - images.mean) / images.std, subset.labels)
 
     return apply
 
 
-def _turned(subset: Subset) -> Subset:
-    return type(subset)(subset.images.transpose(2, 3), subset.labels)
+def _turned(sample: Sample, subset: Subset) -> tuple[Sample, Subset]:
+    return sample, Subset(subset.images.transpose(2, 3), subset.labels)
+
+
+def _unchanged(sample: Sample, subset: Subset) -> tuple[Sample, Subset]:
+    return sample, subset
 
 
 def _activated(activation: str) -> Callable[[Sample, Subset], tuple[Sample, Subset]]:

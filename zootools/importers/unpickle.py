@@ -24,6 +24,10 @@ DEPTH = 4
 """Dictionaries inside each other that are searched for a state dict."""
 
 
+class NoStateError(Exception):
+    """A file holds no state dict, or several; the message says so."""
+
+
 def main() -> None:
     """Answer every line of stdin."""
     memory = int(sys.argv[1])
@@ -48,7 +52,7 @@ def _answer(path: str) -> bytes:
             return json.dumps("is larger than a file with one checkpoint may be").encode()
         state = _state(torch.load(path, map_location="cpu", weights_only=True))
         return save({name: tensor.detach().contiguous().clone() for name, tensor in state.items()})
-    except OSError as error:
+    except (FileNotFoundError, PermissionError) as error:
         reason = f"cannot be read ({error.strerror})"
     except MemoryError:
         reason = "needs more memory than a file of checkpoints may take"
@@ -64,8 +68,8 @@ def _reason(error: Exception) -> str:
         return "needs more memory than a file of checkpoints may take"
     if "weights_only" in text or "Unsupported" in text:
         return "is a pickle with code or objects, which is not run"
-    if isinstance(error, LookupError):
-        return text.strip("'\"")
+    if isinstance(error, NoStateError):
+        return text
     return "cannot be read as a file of torch (is truncated or damaged)"
 
 
@@ -73,7 +77,7 @@ def _state(value: Any) -> dict[str, torch.Tensor]:
     """Return the state dict in what a file holds: itself, or the only one in the dictionaries inside of it."""
     found = list(_states(value, DEPTH))
     if len(found) != 1:
-        raise LookupError("holds no state dict" if not found else f"holds {len(found)} state dicts")
+        raise NoStateError("holds no state dict" if not found else f"holds {len(found)} state dicts")
     return found[0]
 
 

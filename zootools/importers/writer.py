@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from zootools.architectures import Schema
-from zootools.importers.columns import kinds_of
+from zootools.importers.columns import columns_of
 from zootools.importers.importer import Facts, LeftOut
 from zootools.importers.layout import Layout
 from zootools.importers.spool import Spool
 from zootools.storage.build_state import FORMAT, MANIFEST, ZooFolder
 from zootools.storage.card import render_card
-from zootools.storage.imported import SOURCE_MODEL, CheckReport, Imported, LeftOutCount, SourceFiles
+from zootools.storage.imported import SOURCE_MODEL, CheckReport, Column, Imported, LeftOutCount, SourceFiles
 from zootools.storage.manifest import PAGE, TABLE, Counts, Manifest, Splits, Stack
 from zootools.storage.shards import ShardInfo, shard_bytes, shard_name
 from zootools.storage.table_writer import write_parquet
@@ -75,7 +75,7 @@ def write_zoo(
     ``tick`` is called with the number of checkpoints whenever some have been written.
     """
     metadata, schema = metadata_of(layout, properties), what.facts.schema
-    columns = {SOURCE_MODEL: "string", **kinds_of(properties)}
+    columns = [Column(name=SOURCE_MODEL, kind="string"), *columns_of(properties)]
     imported = Imported(
         kind=what.kind,
         name=what.name,

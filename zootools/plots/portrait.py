@@ -11,13 +11,14 @@ import pyarrow.compute as pc
 
 from zootools.errors import DamagedZooError, SpecError
 from zootools.plots.limits import Array
+from zootools.storage.imported import SOURCE_MODEL
 from zootools.zoo import Zoo
 
 MAX_POINTS = 5_000
 """Maximal number of checkpoints shown as points: more hide each other, and UMAP takes minutes for them."""
 COLOURED_BY = ("activation", "init", "epoch", "test_accuracy")
 """The properties that the paper colours weight space by."""
-_NO_PROPERTY = ("model_id", "configuration_id", "seed", "split", "status", "stack", "row")
+_NO_PROPERTY = ("model_id", SOURCE_MODEL, "configuration_id", "seed", "split", "status", "stack", "row")
 
 
 @dataclass(frozen=True)

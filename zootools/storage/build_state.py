@@ -56,6 +56,8 @@ MANIFEST = "zoo.json"
 """Written last, so a zoo that has it is complete."""
 IMAGES = ".work/images.safetensors"
 """The image tensors that the workers map."""
+IMPORT = ".work/import/begin.json"
+"""What an import was begun with; it exists while a population is imported (`zootools.importers.spool`)."""
 FOLDERS = (".work", "checkpoints", "data", "metadata")
 """The folders that a builder writes into."""
 

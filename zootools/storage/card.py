@@ -88,7 +88,7 @@ def _import(imported: Imported) -> dict[str, Any]:
     left_out = [(_plain(row.why), row.count, _plain(", ".join(row.examples))) for row in imported.left_out]
     return {
         "imported": imported,
-        "runs": imported.runs and "activation" in imported.columns,
+        "runs": imported.runs and any(column.name == "activation" for column in imported.columns),
         "first_epoch": epochs[0],
         "last_epoch": epochs[-1],
         "left_out": left_out,

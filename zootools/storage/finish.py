@@ -10,7 +10,7 @@ import yaml
 from zootools.errors import SpecError
 from zootools.filesystem.files import FolderLock
 from zootools.spec import ZooSpec
-from zootools.storage.build_state import FORMAT, MANIFEST, PLAN, ZooFolder
+from zootools.storage.build_state import FORMAT, MANIFEST, PLAN, ZooFolder, epoch_of
 from zootools.storage.card import render_card
 from zootools.storage.file_rules import VERSIONS
 from zootools.storage.manifest import (
@@ -26,8 +26,9 @@ from zootools.storage.manifest import (
 )
 from zootools.storage.manifest_checks import stored_origin
 from zootools.storage.records import Fingerprint, Plan, StackRecord
+from zootools.storage.shards import read_info, stack_of
 from zootools.storage.table_writer import write_parquet
-from zootools.storage.tables import SPLITS, accuracy_summary, metadata_table
+from zootools.storage.tables import SPLITS, accuracy_summary, imported_table, metadata_table
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 
 
@@ -86,6 +87,30 @@ def _manifest(plan: Plan, records: Sequence[StackRecord], table: pa.Table, files
         stacks=stacks,
         files=files,
     ).with_hash()
+
+
+def derive_again(zoo: ZooFolder) -> None:
+    """Write the tables and the card of an imported zoo from its shards, and zoo.json last.
+
+    Raises DamagedZooError for a damaged shard.
+    """
+    manifest = read_manifest(zoo.path)
+    assert manifest.imported is not None, "a zoo that was built is finished by a build"
+    imported, stopped = manifest.imported, manifest.stopped
+    shards = {name: info for name, info in manifest.files.items() if name.startswith("checkpoints/")}
+    files = VerifiedFiles(zoo.path, shards)
+    files.check(shards)
+    ordered = sorted(shards, key=lambda name: (stack_of(name), epoch_of(name)))
+    table = imported_table(
+        imported, ((stack_of(name), read_info(zoo.path, name, imported)) for name in ordered), stopped
+    )
+    kept = {name: info for name, info in manifest.files.items() if not TABLE.fullmatch(name)}
+    kept = {name: info for name, info in kept.items() if name in shards or zoo.has(name)}
+    kept |= write_parquet(zoo, files, manifest.layer_schema, table)
+    manifest = manifest.model_copy(update={"files": kept}).with_hash()
+    zoo.write("README.md", render_card(manifest, imported).encode())
+    zoo.write("zoo.json", manifest.to_bytes())
+    zoo.remove_work()
 
 
 def add_page(folder: Path, page: bytes) -> None:

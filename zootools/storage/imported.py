@@ -97,6 +97,13 @@ class CheckReport(Section):
     """Largest difference of a logit after hidden units were permuted, relative to the largest logit."""
 
 
+class Column(Section):
+    """A property of the checkpoints."""
+
+    name: ColumnName
+    kind: ColumnKind
+
+
 class Imported(Section):
     """Where the models of an imported zoo come from, and which columns their metadata has."""
 
@@ -109,7 +116,7 @@ class Imported(Section):
     """The images that the models were trained on, if they are known."""
     runs: bool = True
     """Whether the layer schema is enough to run a network; that of an index is not."""
-    columns: Annotated[dict[ColumnName, ColumnKind], Field(max_length=MAX_COLUMNS)]
+    columns: Annotated[list[Column], FailFast(), Field(max_length=MAX_COLUMNS)]
     """The properties of a checkpoint, in order."""
     histories: Annotated[
         list[Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], FailFast()]],
@@ -128,12 +135,13 @@ class Imported(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if taken := sorted(set(self.columns) & set(OWN_COLUMNS)):
+        names = [column.name for column in self.columns]
+        if taken := sorted(set(names) & set(OWN_COLUMNS)):
             raise ValueError(f"columns: {taken[0]} is a column of every zoo")
-        if SOURCE_MODEL not in self.columns:
+        if SOURCE_MODEL not in names:
             raise ValueError(f"columns: {SOURCE_MODEL} is missing")
-        if len(lower := {name.lower() for name in self.columns}) < len(self.columns):
-            raise ValueError(f"columns: names must differ in more than case, found {sorted(lower)!s:.200}")
+        if len({name.lower() for name in names}) < len(names):
+            raise ValueError(f"columns: names must differ in more than case, found {sorted(names)!s:.200}")
         for history in self.histories:
             if history != sorted(set(history)):
                 raise ValueError("histories: expected increasing epochs, each once")
@@ -150,7 +158,7 @@ class Imported(Section):
                 ("epoch", pa.int32()),
                 ("split", pa.string()),
                 ("status", pa.string()),
-                *((name, COLUMN_TYPES[kind]) for name, kind in self.columns.items()),
+                *((column.name, COLUMN_TYPES[column.kind]) for column in self.columns),
                 ("stack", pa.int32()),
                 ("row", pa.int32()),
             ]
@@ -163,7 +171,7 @@ class Imported(Section):
 
     def check_values(self, properties: Mapping[str, list[Any]], path: Path) -> None:
         """Raise DamagedZooError unless a shard has exactly the columns of this record, and values of their types."""
-        kinds: dict[str, ColumnKind] = {"split": "string", **self.columns}
+        kinds: dict[str, ColumnKind] = {"split": "string", **{column.name: column.kind for column in self.columns}}
         if properties.keys() != kinds.keys():
             raise DamagedZooError(
                 f"metadata: found the columns {sorted(properties)!s:.400}, expected {sorted(kinds)}", path=path

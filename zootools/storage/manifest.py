@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
 from zootools.errors import DamagedZooError, ZooNotFoundError
+from zootools.filesystem.inside import is_file_inside
 from zootools.hashing import canonical_json, pretty_json
 from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, Name
 from zootools.spec.sections import Section
-from zootools.storage.build_state import FORMAT
+from zootools.storage.build_state import FORMAT, IMPORT
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.hashed_json import content_hash, read_hashed, validate
 from zootools.storage.imported import Imported
@@ -209,7 +210,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         value = read_hashed(folder, "zoo.json")
     except FileNotFoundError:
-        raise ZooNotFoundError(f"{folder}: holds no finished zoo (there is no zoo.json)") from None
+        begun = is_file_inside(folder, IMPORT)
+        what = "an import that is not finished" if begun else "no finished zoo"
+        raise ZooNotFoundError(f"{folder}: holds {what} (there is no zoo.json)") from None
     if value.get("format") != FORMAT:
         raise DamagedZooError(f"format {value.get('format')!r}; this version of zootools reads {FORMAT}", path=path)
     manifest = validate(_MANIFEST, {**value, "files": _parse_files(value.get("files"), path)}, path)

@@ -125,6 +125,8 @@ def imported_keys(manifest: Manifest, imported: Imported, source: Path) -> Check
     """
     ids, parts = list[str](), [np.empty((3, 0), np.int64)]
     lengths = [len(history) for history in imported.histories]
+    if {index for stack in manifest.stacks for index in _histories(stack)} != set(range(len(lengths))):
+        raise DamagedZooError("imported.histories: a list of epochs is that of no model", path=source)
     count = sum(lengths[index] for stack in manifest.stacks for index in _histories(stack))
     if count != manifest.counts.checkpoints:
         raise DamagedZooError(

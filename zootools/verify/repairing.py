@@ -8,6 +8,7 @@ from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.filesystem.files import FolderLock
 from zootools.filesystem.inside import NotPlainError, stat_inside
 from zootools.storage.build_state import IMAGES, MANIFEST, PLAN, ZooFolder
+from zootools.storage.finish import derive_again
 from zootools.storage.manifest import read_manifest
 from zootools.storage.manifest_checks import stored_spec
 from zootools.storage.reopening import reopen
@@ -50,7 +51,21 @@ def repair(folder: Path) -> list[Fault]:
 
 
 def _repair_finished(zoo: ZooFolder, damaged: set[str]) -> None:
-    """Leave a folder that a build completes: with a plan, or (without a specification to make one of) a manifest."""
+    """Leave a folder that a build completes: with a plan, or (without a specification to make one of) a manifest.
+
+    The tables and the card of an imported zoo are derived again at once. Raises DamagedZooError if its shards are
+    damaged, which no build can make again; then nothing is removed.
+    """
+    if "zoo.json" not in damaged and read_manifest(zoo.path).imported is not None:
+        if lost := sorted(name for name in damaged if name.startswith("checkpoints/")):
+            raise DamagedZooError(
+                "is damaged, and no build can make a zoo again that was imported; import it into another folder",
+                path=zoo.path / lost[0],
+            )
+        for name in damaged:
+            _remove(zoo, name)
+        derive_again(zoo)
+        return
     if "zoo.json" in damaged:
         zoo.remove(MANIFEST)
         return
