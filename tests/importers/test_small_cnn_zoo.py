@@ -3,13 +3,15 @@
 import gzip
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-from foreign_zoos import LAYOUT, STEPS, Written, keras_metrics, write_layout, write_metrics, write_small_cnn_zoo
+from foreign_zoos import DIGITS, LAYOUT, STEPS, Written, keras_metrics, write_layout, write_metrics, write_small_cnn_zoo
 
 from zootools import import_zoo, open_zoo
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
@@ -18,6 +20,7 @@ from zootools.testing import ImporterExample, ImporterTests
 from zootools.zoo import Zoo
 
 PARAMETERS = 4970
+Matrix = npt.NDArray[np.float32]
 
 
 def imported(path: Path, out: Path, **options: Any) -> Zoo:
@@ -178,6 +181,88 @@ def test_objects_in_the_matrix_are_not_unpickled(copy: Path, tmp_path: Path) -> 
     np.save(copy / "weights.npy", np.array([[{"a": 1}]], dtype=object), allow_pickle=True)
     with pytest.raises(DamagedZooError, match="object"):
         imported(copy, tmp_path / "zoo")
+
+
+# --- the check on images ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks with ReLU, trained for longer."""
+    path = tmp_path_factory.mktemp("trained") / "mnist"
+    write_small_cnn_zoo(path, ("relu", "relu"), range(0, 24, 2))
+    return path
+
+
+def stored(path: Path, change: Callable[[str, Matrix], Matrix]) -> None:
+    """Change the values of every variable in the matrix; the layout stays, and is wrong."""
+    matrix, start = np.load(path / "weights.npy"), 0
+    for name, shape in LAYOUT:
+        size = int(np.prod(shape))
+        values = matrix[:, start : start + size].reshape(-1, *shape)
+        matrix[:, start : start + size] = change(name, values).reshape(len(matrix), -1)
+        start += size
+    np.save(path / "weights.npy", matrix)
+
+
+def relabel(path: Path) -> None:
+    """Say that the activation is tanh."""
+    text = gzip.decompress((path / "metrics.csv.gz").read_bytes())
+    (path / "metrics.csv.gz").write_bytes(gzip.compress(text.replace(b"relu", b"tanh")))
+
+
+def in_pytorch_order(name: str, values: Matrix) -> Matrix:
+    """Return kernels as (outputs, inputs, height, width)."""
+    return (
+        values.transpose(0, 4, 3, 1, 2) if values.ndim == 5 else values.swapaxes(1, 2) if values.ndim == 3 else values
+    )
+
+
+PLANTED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
+    "nothing": (lambda path: None, {}, ""),
+    "kernels in the order of PyTorch": (
+        lambda path: stored(path, in_pytorch_order),
+        {},
+        "all kernels were transposed although they were in PyTorch's order already",
+    ),
+    "height and width exchanged": (
+        lambda path: stored(path, lambda name, v: v.swapaxes(1, 2) if v.ndim == 5 else v),
+        {},
+        "height and width of the convolution kernels are exchanged",
+    ),
+    "another order of classes": (
+        lambda path: stored(path, lambda name, v: v[..., ::-1] if "dense" in name else v),
+        {},
+        "the classes are numbered in another order",
+    ),
+    "another activation": (relabel, {}, "the activation is relu"),
+    "another normalisation": (
+        lambda path: None,
+        {"images": DIGITS.model_copy(update={"mean": 0.0, "std": 1.0})},
+        "the images are scaled to [-1, 1] (mean 0.5, std 0.5)",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", PLANTED)
+def test_the_check_names_a_planted_mistake(trained: Path, tmp_path: Path, planted: str) -> None:
+    """The accuracies in the table were measured by the original networks."""
+    plant, options, expected = PLANTED[planted]
+    path = Path(shutil.copytree(trained, tmp_path / "mnist"))
+    plant(path)
+    words = {"check": 8, "quiet": True, "images": DIGITS, **options}
+    if not expected:
+        imported_zoo = import_zoo("small-cnn-zoo", path, tmp_path / "zoo", **words).imported
+        assert imported_zoo is not None
+        assert imported_zoo.check.largest_difference == 0
+        assert imported_zoo.check.checkpoints == 8
+        return
+    with pytest.raises(SpecError) as refused:
+        import_zoo("small-cnn-zoo", path, tmp_path / "zoo", **words)
+    print(planted, "|", str(refused.value).replace("\n", " / "))
+    assert expected in str(refused.value)
+    assert not (tmp_path / "zoo").exists()
 
 
 # --- the published split ---------------------------------------------------------------------------------

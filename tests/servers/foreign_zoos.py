@@ -271,13 +271,14 @@ def write_metrics(root: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def write_small_cnn_zoo(root: Path, models: int = 2, steps: Sequence[int] = STEPS) -> Written:
-    """Write the three files, with the checkpoints of a model one after the other."""
+def write_small_cnn_zoo(
+    root: Path, activations: Sequence[str] = ("relu", "tanh"), steps: Sequence[int] = STEPS
+) -> Written:
+    """Write the three files for a model of each activation, with the checkpoints of a model one after the other."""
     root.mkdir()
     written, matrix, metrics = Written(), [], []
-    for model in range(models):
+    for model, activation in enumerate(activations):
         torch.manual_seed(model)
-        activation = ("relu", "tanh")[model % 2]
         network = KerasCnn(activation)
         for step in steps:
             if step:
