@@ -19,7 +19,7 @@ from zootools.storage.verified_files import unreadable
 MAX_BYTES = 1 << 30
 """Bytes of the table, uncompressed. The published ones have about 80 million."""
 
-CHUNK = 16 << 20
+CHUNK = 1 << 20
 """Bytes that are unpacked at a time; gzip allocates what it is asked for."""
 
 COLUMNS = {
