@@ -202,7 +202,7 @@ class InterruptedImporter:
     """An importer whose populations raise KeyboardInterrupt before block ``stop``; ``starts`` lists the calls."""
 
     def __init__(self, importer: Importer, stop: int | None) -> None:
-        self.options = importer.options  # type: ignore[misc]
+        self.options = importer.options
         self._importer, self.stop, self.starts = importer, stop, list[int]()
 
     def open(self, path: Path, options: ImportOptions) -> Population:
