@@ -11,18 +11,20 @@ from zootools.errors import ZooError
 
 if TYPE_CHECKING:
     from zootools.building.builder import build
+    from zootools.importers.export import export_zoo
     from zootools.importers.importing import import_zoo
     from zootools.open import open_zoo
     from zootools.spec import ZooSpec, load_spec
     from zootools.zoo import Zoo
 
 __version__ = "0.1.0"
-__all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "import_zoo", "load_spec", "open_zoo"]
+__all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "export_zoo", "import_zoo", "load_spec", "open_zoo"]
 
 _HOME = {
     "Zoo": "zootools.zoo",
     "ZooSpec": "zootools.spec",
     "build": "zootools.building.builder",
+    "export_zoo": "zootools.importers.export",
     "import_zoo": "zootools.importers.importing",
     "load_spec": "zootools.spec",
     "open_zoo": "zootools.open",

@@ -1,4 +1,4 @@
-"""The valid values of a build's arguments, used by the command line and by `zootools.build`."""
+"""The valid values of arguments that the command line and the functions behind it share."""
 
 from collections.abc import Sequence
 from operator import index
@@ -7,6 +7,8 @@ from zootools.errors import SpecError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_WORKERS = 1024
+EXPORTS = ("index-dict", "numpy", "state-dicts")
+"""The formats of whole zoos (`zootools.importers.export`)."""
 
 
 def check_word(name: str, value: object, choices: Sequence[str]) -> str:

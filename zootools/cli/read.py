@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
+from zootools.choices import EXPORTS
+from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, Word, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 from zootools.text import say
 
@@ -20,6 +21,8 @@ BY_EPOCH = (
     "generalization_gap",
 )
 """Columns of the metadata that change from epoch to epoch."""
+CHECKPOINT = "safetensors"
+"""The format of one checkpoint; the others are of whole zoos."""
 
 
 @click.command()
@@ -126,17 +129,55 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 
 @click.command()
 @ZOO
-@click.option("--model", "model_id", required=True, help="The model's id.")
-@click.option("--epoch", required=True, type=click.IntRange(min=0), help="The epoch; 0 is the initialisation.")
-@click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The file.")
+@click.option("--model", "model_id", help="Only this model, by its id.")
+@click.option("--epoch", type=click.IntRange(min=0), help="Only this epoch; 0 is the initialisation.")
+@click.option(
+    "--format",
+    "form",
+    type=Word((CHECKPOINT, *EXPORTS)),
+    default=CHECKPOINT,
+    show_default=True,
+    help="One checkpoint as a file, or all of them in a new folder, as other tools read them.",
+)
+@click.option("-o", "--output", required=True, metavar="FILE|DIR", type=PathType(), help="The file, or the folder.")
 @SCHEMA
-def export(zoo: str, model_id: str, epoch: int, output: Path, schema: Path | None) -> None:
-    """Write one checkpoint as a safetensors file, parameters by name."""
+def export(zoo: str, model_id: str | None, epoch: int | None, form: str, output: Path, schema: Path | None) -> None:
+    """Write one checkpoint as a safetensors file, parameters by name, or a whole zoo for other tools.
+
+    \b
+    safetensors  one checkpoint, of --model at --epoch
+    index-dict   index_dict.json, and flat weights in Parquet files
+    numpy        weights.npy, metrics.csv.gz, layout.csv: the files of the Small CNN Zoo, in the order of TensorFlow
+    state-dicts  a safetensors file for each checkpoint, and a table of their properties
+
+    Diverged models are exported by --format safetensors only. `zootools import` reads every folder back.
+    """
+    if form == CHECKPOINT:
+        _export_checkpoint(zoo, model_id, epoch, output, schema)
+        return
+    import pyarrow.compute as pc
+
+    from zootools.importers.export import export_zoo
+    from zootools.open import open_zoo
+
+    opened = open_zoo(zoo, schema=schema)
+    if model_id is not None:
+        opened = opened.model(model_id)
+    if epoch is not None:
+        opened = opened.where(pc.field("epoch") == epoch)
+    count = export_zoo(opened, output, form)
+    say(f"{output}: {count:,} checkpoints of {opened.schema.size:,} parameters", err=True)
+
+
+def _export_checkpoint(zoo: str, model_id: str | None, epoch: int | None, output: Path, schema: Path | None) -> None:
     from safetensors.torch import save
 
     from zootools.filesystem.files import check_output, write_output
     from zootools.open import open_zoo
 
+    if model_id is None or epoch is None:
+        missing = "--model" if model_id is None else "--epoch"
+        raise click.UsageError(f"--format {CHECKPOINT} writes one checkpoint, and needs {missing}")
     example = f"{model_id}-epoch-{epoch}.safetensors"
     check_output(output, example)
     state = open_zoo(zoo, schema=schema, include_diverged=True).state_dict(model_id, epoch)

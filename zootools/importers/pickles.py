@@ -27,7 +27,8 @@ from zootools.storage.verified_files import unreadable
 
 Array = npt.NDArray[Any]
 
-_COMMAND = (sys.executable, "-m", "zootools.importers.unpickle")
+# -P, because a module in the current folder, which may be one that was downloaded, must not be imported.
+_COMMAND = (sys.executable, "-P", "-m", "zootools.importers.unpickle")
 
 MAX_FILE = 1 << 30
 """Bytes of a file with one checkpoint."""
@@ -39,8 +40,8 @@ AHEAD = 8
 class Limits:
     """What the process that reads pickles may take."""
 
-    memory: int = 6 << 30
-    """Bytes of its address space; torch alone takes about three gigabytes of it, and little memory."""
+    memory: int = 3 << 30
+    """Bytes beside those of torch itself."""
     seconds: float = 60.0
     """For one file, and for the start."""
 
@@ -96,7 +97,7 @@ def _environment() -> dict[str, str]:
     """Return the environment of the process: this one's, without secrets."""
     secrets = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
     kept = {name: value for name, value in os.environ.items() if name not in secrets}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 class _Reader:

@@ -9,6 +9,18 @@ if TYPE_CHECKING:
     from zootools.importers.importer import Importer
 
 
+def _ray_zoo() -> "Importer":
+    from zootools.importers.ray_zoo import RayZoo
+
+    return RayZoo()
+
+
+def _small_cnn_zoo() -> "Importer":
+    from zootools.importers.small_cnn_zoo import SmallCnnZoo
+
+    return SmallCnnZoo()
+
+
 def _state_dicts() -> "Importer":
     from zootools.importers.state_dicts import StateDicts
 
@@ -21,7 +33,12 @@ def _parquet() -> "Importer":
     return Parquet()
 
 
-IMPORTERS: dict[str, Callable[[], "Importer"]] = {"state-dicts": _state_dicts, "parquet": _parquet}
+IMPORTERS: dict[str, Callable[[], "Importer"]] = {
+    "ray-zoo": _ray_zoo,
+    "small-cnn-zoo": _small_cnn_zoo,
+    "state-dicts": _state_dicts,
+    "parquet": _parquet,
+}
 """The importers by kind. Each is imported when it is asked for: the command line's help needs only the names."""
 
 

@@ -30,9 +30,11 @@ class NoStateError(Exception):
 
 def main() -> None:
     """Answer every line of stdin."""
-    memory = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The address space of torch depends on the machine: with CUDA its libraries alone take many gigabytes.
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _limit(resource.RLIMIT_AS, used + int(sys.argv[1]))
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_CORE, 0)
     torch.set_num_threads(1)
     # What a library prints must not get between the frames.
     answers = os.fdopen(os.dup(1), "wb")
@@ -41,6 +43,13 @@ def main() -> None:
         data = _answer(json.loads(line))
         answers.write(len(data).to_bytes(8, "little") + data)
         answers.flush()
+
+
+def _limit(kind: int, limit: int) -> None:
+    """Lower both limits of a resource; a limit that is already lower stays."""
+    _, hard = resource.getrlimit(kind)
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (limit, limit))
 
 
 def _answer(path: str) -> bytes:
