@@ -279,7 +279,7 @@ def _about(state: ReproductionState) -> list[str]:
     """Return sentences on versions, machine and time."""
     found = [result for _, result in state.results()]
     wall = sum(_seconds(state, zoo) for zoo in state.zoos)
-    text = f"zootools {__version__} with torch {torch.__version__} on {_machine()}."
+    text = f"zootools {__version__} with torch {torch.__version__} on {machine()}."
     if found:
         cpu = duration(sum(result.cpu_seconds for result in found))
         text += f" {len(found)} jobs (training and probing, one thread each) took {cpu} of processor time"
@@ -287,7 +287,7 @@ def _about(state: ReproductionState) -> list[str]:
     return [text, "`docs/log.md` in the repository records what else was tried, with negative results."]
 
 
-def _machine() -> str:
+def machine() -> str:
     """Return processor, cores and GPU."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
