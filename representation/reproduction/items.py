@@ -2,7 +2,8 @@
 
 A cell of a learned representation is there twice, with the same value of the paper: by the recipe ``default``, which
 shows what can be reached, and by the paper's encoder with its own recipe, which shows what the method as released gives
-for as many steps as a scale allows. Nothing is computed here; `representation.reproduction.work` does the jobs, `state` fills the cells.
+for as many steps as a scale allows. Nothing is computed here; `representation.reproduction.work` does the jobs,
+`state` fills the cells.
 """
 
 from collections.abc import Iterator, Sequence
@@ -176,7 +177,7 @@ def _score(row: str, column: str, zoo: str, method: str, target: str) -> Cell:
 
 
 def _twice(cell: Cell, by: str) -> Iterator[Cell]:
-    """Yield a cell; if it is of an encoder, yield it once more by the paper's, in a ``row`` or ``column`` of its own."""
+    """Yield a cell, and if it is of an encoder one of the paper's, in a ``row`` or ``column`` of its own."""
     yield cell
     if cell.job.learns:
         place = {by: f"{getattr(cell, by)}, {RELEASED}"}
