@@ -42,8 +42,10 @@ from representation.encoders.encoder import Encoder
 from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
 from representation.paper import published
 from representation.recipes import Augmentation, Epochs, Recipe, load_recipe
+from representation.reproduction.estimate import training_steps
 from representation.reproduction.report import machine
 from representation.training.augmentation import Augmenter
+from representation.training.start import best_linear_code
 from representation.training.train import Weights, train_epochs
 from zootools import open_zoo
 from zootools.errors import DamagedZooError, ZooError
@@ -132,19 +134,14 @@ class Judge:
         self.recipe = recipe.model_copy(update={"epochs": Epochs()})
         self.home = ZooDataset.of(open_zoo(folder), self.recipe)
 
-    def bound(self, latent: int) -> float:
-        """Return the R2 of the best linear code of a length on permuted test networks."""
-        settings = Augmentation(permute=True, erase_probability=0.0)
-        generator, augmenter = torch.Generator().manual_seed(0), Augmenter(self.home.schema, settings)
-        train, test = (
-            augmenter.views(self.home.splits[split].weights, generator, copies=1).clean.double()
-            for split in ("train", "test")
-        )
-        mean = train.mean(dim=0)
-        _, axes = torch.linalg.eigh((train - mean).T @ (train - mean))
-        axes = axes[:, -latent:]
-        error = (test - mean - (test - mean) @ axes @ axes.T).square().sum()
-        return float(1 - error / (test - test.mean(dim=0)).square().sum())
+    def bound(self) -> float:
+        """Return the R2 of the best linear code of the recipe's length on permuted test networks."""
+        code = best_linear_code(self.home.schema, self.recipe, self.home.splits["train"].weights)
+        if code is None:
+            raise click.ClickException("the best linear code of networks of this size takes too long")
+        settings = Augmentation(permute=self.recipe.augmentation.permute, erase_probability=0.0)
+        augmenter, test = Augmenter(self.home.schema, settings), self.home.splits["test"].weights
+        return code.r2(augmenter.views(test, torch.Generator().manual_seed(0), copies=1).clean)
 
     def __call__(self, encoder: Encoder) -> tuple[Values, Values]:
         """Return the values on the validation and on the test split."""
@@ -169,8 +166,7 @@ def measure(folder: Path, words: str, seed: int, budget: float) -> Run:
     name, *overrides = words.split(" ")
     recipe = load_recipe(name, overrides)
     weights, judge = Weights.of(open_zoo(folder), recipe, quiet=True), Judge(folder, recipe)
-    bound, seconds, looked, epochs = judge.bound(recipe.encoder.latent), 0.0, 0.0, 0
-    steps = len(weights.train) // min(recipe.training.batch_size, len(weights.train))
+    bound, seconds, looked, epochs = judge.bound(), 0.0, 0.0, 0
 
     def run(encoder: Path, whole: bool) -> Run:
         validation, test = judge(Encoder.from_pretrained(encoder))
@@ -179,7 +175,7 @@ def measure(folder: Path, words: str, seed: int, budget: float) -> Run:
             loss=recipe.loss.kind,
             seed=seed,
             epochs=epochs,
-            steps=epochs * steps,
+            steps=training_steps(recipe, len(weights.train)) * epochs // recipe.training.epochs,
             seconds=round(seconds, 2),
             whole=whole,
             bound=bound,
