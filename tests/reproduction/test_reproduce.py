@@ -27,7 +27,7 @@ from representation.reproduction.work import Workspace, do
 from zootools import open_zoo
 from zootools.building.planning import zoo_schema
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reproduction.md"
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 
 
 def command(*words: str | Path) -> list[str]:
@@ -304,11 +304,13 @@ def test_every_zoo_and_recipe_of_every_scale_is_valid(scale: str) -> None:
             assert recipe.sized(zoo_schema(settings.spec(job.zoo)).size).encoder.length == 50
 
 
-# --- the report in docs/ ----------------------------------------------------------------------------------------------
+# --- the reports in docs/ ---------------------------------------------------------------------------------------------
 
 
-def test_the_documented_report_was_generated_and_has_the_papers_figures() -> None:
-    text = DOCUMENT.read_text()
+@pytest.mark.parametrize("page", sorted(DOCUMENTS.glob("reproduction*.md")), ids=lambda page: page.stem)
+def test_a_documented_report_was_generated_and_has_the_papers_figures(page: Path) -> None:
+    """A report of an older version, or of some items, has only a part of the cells."""
+    text = page.read_text()
     assert text.startswith(MARK)
     tables, marks, compared = cells(text), Marks(), 0
     for item in ITEMS.values():
@@ -319,16 +321,17 @@ def test_the_documented_report_was_generated_and_has_the_papers_figures() -> Non
             grids = [
                 [FilledCell(row, column, None, paper, reason="x") for row, column, _, paper in described(item.name)]
             ]
-        for grid, block in zip(grids, tables[item.heading], strict=True):
+        for grid, block in zip(grids, tables.get(item.heading, []), strict=item.heading in tables):
             columns = block[0][1:]
             found = {(line[0], c): cell for line in block[2:] for c, cell in zip(columns, line[1:], strict=True)}
-            for cell in grid:
+            there = [cell for cell in grid if (cell.row, cell.column) in found]
+            assert there
+            for cell in there:
                 published = Shown.of(cell, marks).paper
-                written = re.sub(r" ?\[[a-z]+\] ?", "", found[cell.row, cell.column])
+                written = re.sub(r"(, PCA [-\d.e]+)? ?(\[[a-z]+\] ?)?$", "", found[cell.row, cell.column])
+                written = re.sub(r"^\[[a-z]+\] ", "", written)
                 assert re.search(rf"(^|^\(|[<>=≠] ){re.escape(published)}\)?$", written), (item.name, cell.row, written)
                 compared += 1
-    assert compared > 500
-    pictures = re.findall(r"\]\((reproduction/.*?)\)", text)
-    assert pictures
-    for picture in pictures:
-        assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")
+    assert compared > 100
+    for picture in re.findall(r"\]\((reproduction/.*?)\)", text):
+        assert (page.parent / picture).read_bytes().startswith(b"\x89PNG")
