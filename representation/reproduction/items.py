@@ -8,6 +8,7 @@ for as many steps as a scale allows. Nothing is computed here; `representation.r
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from representation.loss_kinds import LOSS_KINDS
 from representation.paper import published, published_ablation, published_factor
@@ -176,12 +177,15 @@ def _score(row: str, column: str, zoo: str, method: str, target: str) -> Cell:
     return Cell(row, column, job, method, target, published(zoo, zoo, method, target, metric), metric)
 
 
-def _twice(cell: Cell, by: str) -> Iterator[Cell]:
-    """Yield a cell, and if it is of an encoder one of the paper's, in a ``row`` or ``column`` of its own."""
+def _twice(cell: Cell, by: Literal["row", "column"]) -> Iterator[Cell]:
+    """Yield a cell, and if it is of an encoder one of the paper's in a row or column of its own."""
     yield cell
     if cell.job.learns:
-        place = {by: f"{getattr(cell, by)}, {RELEASED}"}
-        yield replace(cell, job=replace(cell.job, released=True), **place)
+        second = replace(cell, job=replace(cell.job, released=True))
+        if by == "row":
+            yield replace(second, row=f"{cell.row}, {RELEASED}")
+        else:
+            yield replace(second, column=f"{cell.column}, {RELEASED}")
 
 
 def _table1() -> Iterator[Cell]:
