@@ -282,7 +282,8 @@ def _rows(rows: Sequence[Row]) -> list[str]:
 def _remarks(state: ReproductionState) -> list[str]:
     """Return the paragraphs before the first table: how to read it, and what it is not."""
     learned = any(job.learns for item in state.items for job in item.jobs)
-    tetris = any(zoo.startswith("tetris") for zoo in state.zoos)
+    shown = {zoo for item in state.items for zoo in item.needed_zoos} | {item.name for item in state.items}
+    tetris = bool(shown & {"tetris_seed", "tetris_hyp", "figure6"})
     return [LEGEND, *[LEARNED] * learned, *[TETRIS] * tetris]
 
 
