@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from representation.encoders.encoder import Encoder
+from representation.recipes import Recipe
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs
 from representation.reproduction.scales import Scale
 from zootools.building.planning import estimate, zoo_schema
@@ -34,8 +35,15 @@ def job_flops(scale: Scale, job: Job) -> float:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         encoder = Encoder.build(schema, recipe.encoder)
         encoder.decode(encoder(torch.empty(2, schema.size)))
-    views = 2 * recipe.training.epochs * _training_checkpoints(scale, job)
+    checkpoints = _training_checkpoints(scale, job)
+    views = 2 * training_steps(recipe, checkpoints) * min(recipe.training.batch_size, checkpoints)
     return PROBING / 3 + 3 * counter.get_total_flops() / 2 * views
+
+
+def training_steps(recipe: Recipe, checkpoints: int) -> int:
+    """Return the steps of a training on a number of checkpoints."""
+    batch = min(recipe.training.batch_size, checkpoints)
+    return recipe.training.epochs * (recipe.training.steps or checkpoints // batch)
 
 
 def _training_checkpoints(scale: Scale, job: Job) -> int:

@@ -64,7 +64,8 @@ def reproduce(
     Raises SpecError for unknown names, or a folder with another content; StorageError when the disk refuses;
     WorkerError when a worker process died.
     """
-    items, settings = find_items(what), find_scale(scale)
+    settings = find_scale(scale)
+    items = [settings.part_of(item) for item in find_items(what)]
     run = _Run(Workspace(out or Path("reproduction") / scale, settings), items, data, seeds, workers or _cores(), quiet)
     try:
         run.everything()

@@ -8,7 +8,7 @@ from pathlib import Path
 from representation.evaluation.results import mean_and_interval
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import Cell, Item, Job
-from representation.reproduction.work import JobResult, Workspace
+from representation.reproduction.work import LINEAR_CODE, JobResult, Workspace
 
 NOT_RUN = "not run before the reproduction was stopped"
 
@@ -51,6 +51,8 @@ class FilledCell:
     """Why there is no value of ours."""
     note: str = ""
     """A remark on our value: other images, missing seeds."""
+    bound: float | None = None
+    """Of a reconstruction: the R2 of the best linear code of the same length on the same networks."""
     cell: Cell | None = None
 
 
@@ -108,7 +110,16 @@ class ReproductionState:
         notes = [f"scikit-learn's digits in place of {' and '.join(instead)}, whose files are not here"] * bool(instead)
         notes += [f"{len(values)} of {self.seeds} seeds: {reason}"] * (len(values) < self.seeds)
         mean, interval = mean_and_interval(values)
-        return filled(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes))
+        return filled(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes), bound=self._bound(cell))
+
+    def _bound(self, cell: Cell) -> float | None:
+        """Return the R2 of the best linear code beside a reconstruction."""
+        found = self._found(cell.job, 0)
+        if found is None or cell.target != "reconstruction":
+            return None
+        place = (LINEAR_CODE, cell.split, cell.evaluated_on or cell.job.zoo)
+        values = [row.value for row in found.rows if (row.method, row.split, row.evaluated_on) == place]
+        return values[0] if values else None
 
     def _value(self, cell: Cell, seed: int) -> float | str:
         """Return a score, or the reason why there is none."""

@@ -25,8 +25,9 @@ from representation.reproduction.scales import SCALES
 from representation.reproduction.state import NOT_RUN, FilledCell, ReproductionState
 from representation.reproduction.work import Workspace, do
 from zootools import open_zoo
+from zootools.building.planning import zoo_schema
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reproduction.md"
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 
 
 def command(*words: str | Path) -> list[str]:
@@ -113,8 +114,8 @@ def test_the_files_of_the_report_agree(everything: ReproductionState) -> None:
 
 def test_a_cell_is_what_represent_finds(everything: ReproductionState, tmp_path: Path) -> None:
     zoo = everything.workspace.zoo("tetris_seed")
-    changes = ["encoder.latent=50"]
-    results = represent(zoo, "smoke", tmp_path / "r", overrides=changes, quiet=True)
+    recipe, changes = everything.workspace.scale.recipe_words(Job("tetris_seed", "EcD"))
+    results = represent(zoo, recipe, tmp_path / "r", overrides=changes, quiet=True)
     expected = {
         (row["method"], row["target"]): row["value"]
         for row in results.table.to_pylist()
@@ -124,7 +125,7 @@ def test_a_cell_is_what_represent_finds(everything: ReproductionState, tmp_path:
     compared = 0
     for cell in filled:
         assert cell.cell is not None
-        if cell.cell.method in ("W", "s(W)", "EcD"):
+        if cell.cell.method in ("W", "s(W)", "EcD") and not cell.cell.job.released:
             value = expected[cell.cell.method, cell.cell.target]
             assert cell.ours == pytest.approx(value, abs=1e-4, rel=1e-3)
             compared += 1
@@ -174,6 +175,7 @@ def test_how_a_cell_is_written() -> None:
 
     assert shown(0.9644, 0.97, percent=True).markdown == "96.4 < 97.0"
     assert shown(0.9701, 0.97, percent=True, interval=0.004, seeds=3).markdown == "97.0±0.4 = 97.0"
+    assert shown(0.866, 0.841, percent=True, bound=0.9176).markdown == "86.6 > 84.1, PCA 91.8"
     assert shown(0.36, -0.02, note="digits").markdown == "0.36 > -0.02 [a]"
     assert shown(None, 0.97, percent=True, reason="no zoo").markdown == "[b] (97.0)"
     assert shown(None, 0.97, percent=True, reason="no zoo").mark == "[b]"
@@ -200,7 +202,7 @@ def test_what_is_there_is_used(everything: ReproductionState, data: Path) -> Non
 
 
 def test_a_changed_recipe_is_done_again(everything: ReproductionState) -> None:
-    (job,) = [job for job in all_jobs(find_items(["table1"])) if job.method == "ED"]
+    job = Job("tetris_seed", "ED")
     assert everything.workspace.found(job, 0) is not None
     assert everything.workspace.found(job, 1) is None
     assert Workspace(everything.workspace.out, SCALES["cpu"]).found(job, 0) is None
@@ -280,11 +282,12 @@ def test_a_dry_run_plans_the_papers_zoos_and_encoders(tmp_path: Path) -> None:
     done = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path, check=True)
     value = json.loads(done.stdout)
     assert [(zoo["zoo"], zoo["models"], zoo["checkpoints"]) for zoo in value["zoos"]] == [("tetris_seed", 1000, 76_000)]
-    assert len(value["encoders"]) == 5
-    plain = next(entry for entry in value["encoders"] if entry["encoder"] == "tetris_seed-EcD")
+    assert len(value["encoders"]) == 6
+    assert sum(entry["recipe"] == "default loss.kind=EcD" for entry in value["encoders"]) == 1
+    plain = next(entry for entry in value["encoders"] if entry["encoder"] == "tetris_seed-EcD-paper")
     assert plain["recipe"] == "tetris_seed_paper_code loss.kind=EcD"
     assert (plain["epochs"], plain["checkpoints"]) == (1000, 696 * 75)
-    tokens = next(entry for entry in value["encoders"] if entry["encoder"] == "tetris_seed-EcD-AttW")
+    tokens = next(entry for entry in value["encoders"] if entry["encoder"] == "tetris_seed-EcD-paper-AttW")
     assert tokens["seconds"] > 5 * plain["seconds"] > 0  # a hundred tokens instead of nine
     assert list(tmp_path.iterdir()) == []
 
@@ -294,18 +297,20 @@ def test_every_zoo_and_recipe_of_every_scale_is_valid(scale: str) -> None:
     settings = SCALES[scale]
     for zoo in ZOOS:
         assert settings.spec(zoo).name == zoo
-    for job in all_jobs(find_items(["all"])):
+    for job in all_jobs([settings.part_of(item) for item in find_items(["all"])]):
         recipe = settings.recipe_of(job)
         assert not job.learns or recipe.loss.kind == job.method
         if job.zoo == "tetris_seed" and not job.variation.startswith("c"):
-            assert recipe.encoder.latent == 50
+            assert recipe.sized(zoo_schema(settings.spec(job.zoo)).size).encoder.length == 50
 
 
-# --- the report in docs/ ----------------------------------------------------------------------------------------------
+# --- the reports in docs/ ---------------------------------------------------------------------------------------------
 
 
-def test_the_documented_report_was_generated_and_has_the_papers_figures() -> None:
-    text = DOCUMENT.read_text()
+@pytest.mark.parametrize("page", sorted(DOCUMENTS.glob("reproduction*.md")), ids=lambda page: page.stem)
+def test_a_documented_report_was_generated_and_has_the_papers_figures(page: Path) -> None:
+    """A report of an older version, or of some items, has only a part of the cells."""
+    text = page.read_text()
     assert text.startswith(MARK)
     tables, marks, compared = cells(text), Marks(), 0
     for item in ITEMS.values():
@@ -316,16 +321,17 @@ def test_the_documented_report_was_generated_and_has_the_papers_figures() -> Non
             grids = [
                 [FilledCell(row, column, None, paper, reason="x") for row, column, _, paper in described(item.name)]
             ]
-        for grid, block in zip(grids, tables[item.heading], strict=True):
+        for grid, block in zip(grids, tables.get(item.heading, []), strict=item.heading in tables):
             columns = block[0][1:]
             found = {(line[0], c): cell for line in block[2:] for c, cell in zip(columns, line[1:], strict=True)}
-            for cell in grid:
+            there = [cell for cell in grid if (cell.row, cell.column) in found]
+            assert there
+            for cell in there:
                 published = Shown.of(cell, marks).paper
-                written = re.sub(r" ?\[[a-z]+\] ?", "", found[cell.row, cell.column])
+                written = re.sub(r"(, PCA [-\d.e]+)? ?(\[[a-z]+\] ?)?$", "", found[cell.row, cell.column])
+                written = re.sub(r"^\[[a-z]+\] ", "", written)
                 assert re.search(rf"(^|^\(|[<>=≠] ){re.escape(published)}\)?$", written), (item.name, cell.row, written)
                 compared += 1
-    assert compared > 500
-    pictures = re.findall(r"\]\((reproduction/.*?)\)", text)
-    assert pictures
-    for picture in pictures:
-        assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")
+    assert compared > 100
+    for picture in re.findall(r"\]\((reproduction/.*?)\)", text):
+        assert (page.parent / picture).read_bytes().startswith(b"\x89PNG")

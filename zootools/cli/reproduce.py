@@ -47,7 +47,8 @@ def reproduce(
     from representation.reproduction.items import find_items
     from representation.reproduction.scales import find_scale
 
-    items, settings = find_items(what), find_scale(scale)
+    settings = find_scale(scale)
+    items = [settings.part_of(item) for item in find_items(what)]
     if dry_run:
         from representation.reproduction.estimate import plan, show_plan
 
