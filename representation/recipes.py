@@ -91,6 +91,11 @@ class Network(Section):
         return 0
 
     @property
+    def starts_from_pca(self) -> bool:
+        """Whether the linear maps begin as a linear code."""
+        return False
+
+    @property
     def standardises(self) -> bool:
         """Whether the weights are standardised."""
         return False
@@ -130,6 +135,11 @@ class Attention(Network):
     def coded(self) -> int:
         """See `Network.coded`."""
         return self.length if self.skip == "linear" else 0
+
+    @property
+    def starts_from_pca(self) -> bool:
+        """See `Network.starts_from_pca`."""
+        return self.start == "pca"
 
     @property
     def standardises(self) -> bool:
@@ -182,6 +192,11 @@ class NeuronSet(Network):
     def coded(self) -> int:
         """The numbers of z that are not invariant."""
         return self.length - self.compared
+
+    @property
+    def starts_from_pca(self) -> bool:
+        """See `Network.starts_from_pca`."""
+        return self.start == "pca"
 
     @property
     def standardises(self) -> bool:
