@@ -100,6 +100,11 @@ class Network(Section):
         """Whether the weights are standardised."""
         return False
 
+    @property
+    def widest(self) -> int | None:
+        """Layers with more inputs have a learning rate that is lower in proportion; None if all have the same."""
+        return None
+
 
 class Attention(Network):
     """Multi-head self-attention over tokens, with learned positions and pre-norm blocks; the decoder mirrors it."""
@@ -202,6 +207,11 @@ class NeuronSet(Network):
     def standardises(self) -> bool:
         """See `Network.standardises`."""
         return True
+
+    @property
+    def widest(self) -> int | None:
+        """See `Network.widest`."""
+        return 2 * self.width
 
     @model_validator(mode="after")
     def _split(self) -> Self:
