@@ -91,9 +91,19 @@ class Network(Section):
         return 0
 
     @property
+    def starts_from_pca(self) -> bool:
+        """Whether the linear maps begin as a linear code."""
+        return False
+
+    @property
     def standardises(self) -> bool:
         """Whether the weights are standardised."""
         return False
+
+    @property
+    def widest(self) -> int | None:
+        """Layers with more inputs have a learning rate that is lower in proportion; None if all have the same."""
+        return None
 
 
 class Attention(Network):
@@ -130,6 +140,11 @@ class Attention(Network):
     def coded(self) -> int:
         """See `Network.coded`."""
         return self.length if self.skip == "linear" else 0
+
+    @property
+    def starts_from_pca(self) -> bool:
+        """See `Network.starts_from_pca`."""
+        return self.start == "pca"
 
     @property
     def standardises(self) -> bool:
@@ -184,9 +199,19 @@ class NeuronSet(Network):
         return self.length - self.compared
 
     @property
+    def starts_from_pca(self) -> bool:
+        """See `Network.starts_from_pca`."""
+        return self.start == "pca"
+
+    @property
     def standardises(self) -> bool:
         """See `Network.standardises`."""
         return True
+
+    @property
+    def widest(self) -> int | None:
+        """See `Network.widest`."""
+        return 2 * self.width
 
     @model_validator(mode="after")
     def _split(self) -> Self:

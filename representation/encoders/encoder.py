@@ -18,7 +18,6 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from representation.encoders.attention import AttentionDecoder, AttentionEncoder, feed_forward, feed_forward_sizes
 from representation.encoders.graph import NeuronGraph
@@ -123,7 +122,7 @@ class Encoder(
         inputs = self.standardised(weights)
         z = self.encoder(inputs)
         if self.paths is not None:
-            z = z + F.pad(self.paths.encode(inputs), (self.architecture.length - self.architecture.coded, 0))
+            z = self.paths.encode(z, inputs)
         return torch.tanh(z)
 
     def decode(self, z: Tensor) -> Tensor:

@@ -44,21 +44,21 @@ class NeuronGraph(nn.Module):
         order: list[npt.NDArray[np.int64]] = []
         offset = 0
         for layer, below, above in zip(schema.layers, self.nodes, self.nodes[1:], strict=False):
-            index = offset + np.arange(layer.outputs * layer.fan_in)
-            index = index.reshape(above, layer.outputs // above, below, layer.fan_in // below)
-            index = rearrange(index, "above outputs below inputs -> above below (outputs inputs)")
-            self.edges.append(Edges(*index.shape))
-            order.append(index.reshape(-1))
-            offset += index.size
+            shape = Edges(above, below, layer.outputs // above * (layer.fan_in // below))
+            flat = offset + np.arange(layer.outputs * layer.fan_in)
+            pattern = "(above outputs below inputs) -> (above below outputs inputs)"
+            order.append(rearrange(flat, pattern, above=above, below=below, inputs=layer.fan_in // below))
+            self.edges.append(shape)
+            offset += flat.size
             self.biases.append(layer.outputs // above if layer.bias else 0)
             if layer.bias:
                 order.append(offset + np.arange(layer.outputs))
                 offset += layer.outputs
         self._sizes = [part.size for part in order]
-        flat = np.concatenate(order)
+        whole = np.concatenate(order)
         # Not persistent: they follow from the schema.
-        self.register_buffer("order", torch.from_numpy(flat), persistent=False)
-        self.register_buffer("inverse", torch.from_numpy(np.argsort(flat)), persistent=False)
+        self.register_buffer("order", torch.from_numpy(whole), persistent=False)
+        self.register_buffer("inverse", torch.from_numpy(np.argsort(whole)), persistent=False)
 
     def split(self, weights: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """Cut flat weights ``[n, N]`` into edges ``[n, above, below, features]`` and biases ``[n, above, biases]``."""

@@ -53,11 +53,32 @@ class Standardiser(nn.Module):
 class LinearPaths(nn.Module):
     """A linear map from weights ``[n, N]`` to the last numbers of z, and one from z ``[n, L]`` to weights."""
 
+    gain: Tensor
+
     def __init__(self, size: int, latent: int, coded: int) -> None:
         """Args: ``coded`` is how many numbers of z the first map reaches; at least 1."""
         super().__init__()
-        self.encode = nn.Linear(size, coded)
-        self.decode = nn.Linear(latent, size)
+        self.to_z = nn.Linear(size, coded)
+        self.to_weights = nn.Linear(latent, size)
+        self.register_buffer("gain", torch.ones(()))
+        """Deviation of z per deviation of the weights: both matrices keep the scale of orthonormal components."""
+
+    def encode(self, z: Tensor, weights: Tensor) -> Tensor:
+        """Return z ``[n, L]`` before its tanh: the map of the weights ``[n, N]`` is added to its last numbers.
+
+        These numbers are in the unit of the weights until they are scaled.
+        """
+        others, codes = self._parts(z)
+        return torch.cat([others, (codes + self.to_z(weights)) * self.gain], dim=1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return weights ``[n, N]`` to add to those of the decoder."""
+        others, codes = self._parts(z)
+        return self.to_weights(torch.cat([others, codes / self.gain], dim=1))
+
+    def _parts(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        others, codes = z.tensor_split([z.shape[1] - self.to_z.out_features], dim=1)
+        return others, codes
 
     @torch.no_grad()
     def start(self, mean: Tensor, components: Tensor, weights: Tensor, standardiser: Standardiser | None) -> None:
@@ -68,17 +89,19 @@ class LinearPaths(nn.Module):
         """
         count = components.shape[1]
         deviation = ((weights.double() - mean) @ components).square().mean(dim=0).max().sqrt()
-        factor = torch.where(deviation > SMALLEST * mean.abs().max(), CODE_DEVIATION / deviation, 1.0)
         offset, scale = torch.zeros_like(mean), torch.ones_like(mean)
         if standardiser is not None:
             offset, scale = standardiser.mean.to(mean), standardiser.scale.to(mean)
-        for parameter in self.parameters():
-            parameter.zero_()
-        self.encode.weight[:count] = (factor * components * scale[:, None]).T.to(self.encode.weight)
-        self.encode.bias[:count] = (factor * (offset - mean) @ components).to(self.encode.bias)
-        first = self.decode.in_features - self.encode.out_features
-        self.decode.weight[:, first : first + count] = (components / (factor * scale[:, None])).to(self.decode.weight)
-        self.decode.bias.copy_((mean - offset) / scale)
+        size = scale.square().mean().sqrt()  # of the weights, so that the matrices are of size 1
+        if deviation > SMALLEST * mean.abs().max():
+            self.gain.copy_(CODE_DEVIATION * size / deviation)
+        begin_at_zero(self.to_z, self.to_weights)
+        self.to_z.weight[:count] = (components * scale[:, None] / size).T.to(self.to_z.weight)
+        self.to_z.bias[:count] = ((offset - mean) @ components / size).to(self.to_z.bias)
+        first = self.to_weights.in_features - self.to_z.out_features
+        matrix = components * size / scale[:, None]
+        self.to_weights.weight[:, first : first + count] = matrix.to(self.to_weights.weight)
+        self.to_weights.bias.copy_((mean - offset) / scale)
 
 
 def begin_at_zero(*layers: nn.Module) -> None:

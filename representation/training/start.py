@@ -29,7 +29,7 @@ def start_encoder(schema: Schema, recipe: Recipe, weights: Tensor, code: LinearC
     settings = recipe.encoder
     encoder = Encoder.build(schema, settings).to(weights.device)
     begin = None
-    if settings.coded and settings.start == "pca":
+    if settings.starts_from_pca:
         code = code or best_linear_code(schema, recipe, weights)
         if code is None:
             raise SpecError(

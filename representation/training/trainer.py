@@ -1,7 +1,7 @@
 """The training loop of an encoder: one epoch, and the state between two epochs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -71,7 +71,7 @@ class EncoderTrainer:
         self.linear_r2 = code.r2(self._permuted(self.validation)) if code else None
         """R2 of the best linear code of the same length, on the permuted validation split; None without a decoder."""
         self.optimizer = torch.optim.Adam(
-            [parameter for module in modules for parameter in module.parameters()],
+            _parameter_groups(modules, training.lr, recipe.encoder.widest),
             lr=training.lr,
             weight_decay=training.weight_decay,
             fused=True,
@@ -207,6 +207,20 @@ class EncoderTrainer:
         draws = stream(self.seed, "encoder", *purpose)
         torch.manual_seed(int(draws.integers(2**63)))
         return torch.Generator(self.device).manual_seed(int(draws.integers(2**63)))
+
+
+def _parameter_groups(modules: Sequence[nn.Module], lr: float, widest: int | None) -> list[dict[str, Any]]:
+    """Return the parameter groups of the optimizer: those of equal learning rate.
+
+    Adam moves each weight of a layer by about the learning rate, so the outputs move by that times the number of
+    inputs. Linear layers with more inputs than ``widest`` (if any) have a rate that is lower in proportion.
+    """
+    groups: dict[float, list[nn.Parameter]] = {1.0: []}
+    for layer in (layer for module in modules for layer in module.modules()):
+        wide = widest is not None and isinstance(layer, nn.Linear) and layer.in_features > widest
+        factor = widest / layer.in_features if wide else 1.0
+        groups.setdefault(factor, []).extend(layer.parameters(recurse=False))
+    return [{"params": parameters, "lr": factor * lr} for factor, parameters in groups.items() if parameters]
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
