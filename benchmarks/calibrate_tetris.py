@@ -47,6 +47,7 @@ TARGETS = {
     "tetris_hyp": ("epoch", "test_accuracy", "generalization_gap", "lr", "activation", "init"),
 }
 SHORT = {"epoch": "Eph", "test_accuracy": "Acc", "generalization_gap": "Ggap", "activation": "Act", "init": "Init"}
+SHORT |= {"lr": "LR"} | {name: f"F{number}" for number, name in enumerate(F_SCORES)}
 CODES = {50: None, 33: "compression_3", 20: "compression_5"}
 """Lengths of a code, and the section of paper.yaml with the encoders of this length; Table 1 has those of length 50."""
 WEIGHTS = {"s(W)": 3.0, "code": 3.0, "W": 1.0, "PCA-linear": 1.0, "PCA-cosine": 0.5, "PCA-rbf": 0.5}
@@ -154,8 +155,8 @@ def _probed(home: ZooDataset, zoo: str, thorough: bool) -> Iterator[Cell]:
     for score in scorer.scores:
         if score.split == "test" and score.metric != "kendall_tau":
             value = published(zoo, zoo, score.method, score.target, score.metric)
-            name = SHORT.get(score.target, score.target.removeprefix("test_").upper())
-            yield Cell(score.method, name, 100 * (score.value or 0), None if value is None else 100 * value)
+            paper = None if value is None else 100 * value
+            yield Cell(score.method, SHORT[score.target], 100 * (score.value or 0), paper)
 
 
 def _codes(home: ZooDataset) -> Iterator[Cell]:
