@@ -32,7 +32,7 @@ KIND = "under-test"
 """The kind under which the importer is registered during a test."""
 ROWS = 2
 """Checkpoints in a block during most tests, so that a small population has several."""
-LARGE = 32 << 20
+LARGE = 16 << 20
 """Bytes of weights of the population of `ImporterExample.write_large`."""
 
 Key = tuple[str, int]
@@ -154,7 +154,7 @@ class ImporterTests:
     def test_memory_is_bounded(self, example: ImporterExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Reading all blocks of a large population takes a few times the memory of a block."""
         monkeypatch.setattr(protocol, "MAX_BLOCK_ROWS", 1 << 16)
-        monkeypatch.setattr(protocol, "BLOCK_BYTES", LARGE // 32)
+        monkeypatch.setattr(protocol, "BLOCK_BYTES", LARGE // 16)
         example.write_large(tmp_path / "large", LARGE)
         tracemalloc.start()
         try:
