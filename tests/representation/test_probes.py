@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from representation.evaluation import probes
 from representation.evaluation.probes import (
     ALPHAS,
+    Regression,
     accuracy,
     fit_ridge,
     fit_softmax_adam,
@@ -49,6 +50,17 @@ def test_ridge_is_that_of_scikit_learn(standardise: bool, rows: int) -> None:
         ridge = fit_ridge(train, train, standardise=standardise, alphas=[alpha])
         expected = oracle(standardise, alpha, *train, new)
         np.testing.assert_allclose(ridge(new).numpy(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+def test_one_regression_serves_both_probes_even_where_means_are_much_larger_than_deviations() -> None:
+    (x, y), (new, _) = problem(200, 30), problem(50, 30, seed=1)
+    far = x + 1e3 * torch.logspace(-2, 1, 30)
+    regression = Regression((far, y), (far, y))
+    for standardise in (True, False):
+        for alpha in (1e-2, 10.0):
+            found = regression.fit(standardise, [alpha])(new + 1e3 * torch.logspace(-2, 1, 30))
+            expected = oracle(standardise, alpha, far, y, new + 1e3 * torch.logspace(-2, 1, 30))
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("standardise", [False, True])
