@@ -111,17 +111,18 @@ def labelled(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, torch.stack([noisy.argmax(1), (noisy.sum(1) > 0).long()], dim=1)
 
 
-def test_softmax_heads_trained_together_are_each_what_autograd_trains_alone() -> None:
+@pytest.mark.parametrize("larger", [1, 3])
+def test_softmax_heads_trained_together_are_each_what_autograd_trains_alone(larger: int) -> None:
     x, labels = labelled(43, 0)  # the last batch has 3 rows
-    together = fit_softmax_adam(x, labels, [4, 2], seed=5, epochs=3)
+    together = fit_softmax_adam(x, labels, [4, 2], seed=5, epochs=3, larger=larger)
     for head, classes in enumerate((4, 2)):
         generator = torch.Generator().manual_seed(5)
         layer = torch.nn.Linear(8, classes)
         start = torch.randn(8, 8, generator=generator)[:, 4 * head : 4 * head + classes] * (2 / 8) ** 0.5
         layer.weight.data, layer.bias.data = start.T.clone(), torch.zeros(classes)
-        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4, weight_decay=1e-6)
+        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4 * larger, weight_decay=1e-6)
         for _ in range(3):
-            for rows in torch.randperm(43, generator=generator).split(10):
+            for rows in torch.randperm(43, generator=generator).split(10 * larger):
                 optimizer.zero_grad()
                 F.cross_entropy(layer(x[rows]), labels[rows, head]).backward()
                 optimizer.step()
