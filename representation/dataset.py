@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -45,6 +46,19 @@ class ZooSplit:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    def sample(self, most: int | None) -> "ZooSplit":
+        """Return at most ``most`` rows, always the same ones, in their order; all rows for None."""
+        if most is None or most >= len(self):
+            return self
+        rows = sample_rows(len(self), most)
+        kept = {name: replace(target, values=target.values[rows]) for name, target in self.targets.items()}
+        return ZooSplit(self.weights[rows], kept)
+
+
+def sample_rows(count: int, most: int, seed: int = 0) -> Tensor:
+    """Draw the indices of at most ``most`` of ``count`` rows, int64, in ascending order."""
+    return torch.from_numpy(np.sort(np.random.default_rng(seed).permutation(count)[:most]))
 
 
 @dataclass

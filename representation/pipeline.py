@@ -20,7 +20,8 @@ from representation.dataset import ZooDataset, check_same_layers
 from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import Umap, UnfitError, baselines
 from representation.evaluation.results import Results
-from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
+from representation.evaluation.rows import Rows
+from representation.evaluation.scoring import LINEAR_CODE, Method, Scorer, reconstruction_r2
 from representation.recipes import Recipe, load_recipe
 from representation.search.run import search_recipes
 from representation.search.space import Trial
@@ -32,7 +33,6 @@ from zootools.choices import check_word
 from zootools.errors import SpecError, StorageError
 from zootools.extras import optional
 from zootools.open import open_zoo
-from zootools.text import say
 from zootools.zoo import Zoo
 
 ENCODER_ENGINES = ("local", "ray")
@@ -129,11 +129,13 @@ def represent(
     _check_fitness(home_zoo, data.home, settings, out, folders, options)
     train = None if baselines_only else _training(home_zoo, settings, folders, options)
     scorer = Scorer(data.home, data.others, data.targets, data.excluded)
+    rows = Rows(data.home.name, data.targets)
     for method in _methods(data.home, settings, seeds, train, data.excluded):
-        begun = time.monotonic()
-        scorer.score(method)
+        before = len(scorer.scores)
+        seconds = scorer.score(method)
         if not options.quiet:
-            say(f"{method.name}, seed {method.seed}: probed in {time.monotonic() - begun:.1f} s", err=True)
+            rows.show(method, seconds, scorer.scores[before:])
+    notes += scorer.notes
     label = " ".join([Path(recipe).stem, *overrides])
     results = Results.of(scorer.scores, data.home.name, label, data.home.counts, notes, data.excluded)
     results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
@@ -240,6 +242,8 @@ def _methods(
 ) -> Iterator[Method]:
     """Yield the fitted methods: once for each seed, or only once if they do not depend on it.
 
+    Beside an encoder that reconstructs is the best linear code of the same length, which bounds linear encoders.
+
     Methods that cannot be fitted are added to ``excluded``, with the reason.
     """
     weights = home.splits["train"].weights
@@ -247,16 +251,21 @@ def _methods(
         for baseline in baselines(recipe.sized(home.schema.size).encoder.length, len(weights), seed):
             if seed == 0 or baseline.seeded:
                 try:
-                    baseline.fit(weights, home.schema)
+                    yield Method.fitted(baseline, weights, home.schema, seed)
                 except UnfitError as error:
                     excluded[baseline.name] = str(error)
-                else:
-                    yield Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
         with torch.random.fork_rng(devices=[]), memory_named(home.schema, recipe, len(weights), training=False):
             torch.manual_seed(seed)
             untrained = start_encoder(home.schema, recipe, weights)
         yield Method("untrained", untrained.embed, seed)
+        if seed == 0 and recipe.loss.reconstructs:
+            if bound := Method.of_linear_code(weights, home.schema, recipe):
+                yield bound
+            else:
+                excluded[LINEAR_CODE] = f"{home.schema.size:,} weights without permutations: too large"
         if train is not None:
+            begun = time.process_time()
             encoder = train(seed)
+            seconds = time.process_time() - begun
             rec = partial(reconstruction_r2, encoder, recipe=recipe) if recipe.loss.reconstructs else None
-            yield Method(recipe.loss.kind, encoder.embed, seed, len(weights), rec)
+            yield Method(recipe.loss.kind, encoder.embed, seed, len(weights), rec, seconds=seconds)

@@ -4,6 +4,7 @@ A baseline is fitted to the training weights and maps any weights of the same la
 the flat weights and the schema, so it can be used with every zoo.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,16 +12,23 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from representation.dataset import sample_rows
 from zootools.architectures import Schema
 from zootools.errors import SpecError
 
-MAX_FIT = 10_000
-"""Most training checkpoints for kernel PCA and UMAP: the kernel matrix of 50,000 would take 20 GB."""
+MAX_FIT = 2_000
+"""Most training checkpoints for kernel PCA and UMAP. With 10,000 kernel PCA has the same scores on TETRIS-SEED
+(docs/log.md), and takes five times as long for each checkpoint that it maps."""
+MAX_PLANE = 4_000
+"""Most rows that UMAP is fitted to for a picture."""
+MAX_PLACED = 5_000
+"""Most checkpoints of a split that UMAP places; it takes a millisecond for each."""
 LONGEST = 1e18
-"""Longest row for UMAP, which computes squared distances in float32 (at most 3.4e38)."""
+"""Longest row for UMAP: it searches for the scale of the distances in 64 doublings."""
 PAPER_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 """Quantiles of the paper's released code, which uses the weights only."""
 UNTERTHINER_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -39,6 +47,8 @@ class Baseline(ABC):
     """Whether the features depend on a seed."""
     fitted_on: int | None = None
     """Number of training checkpoints that it was fitted on; None if it needs no fit."""
+    scored_on: ClassVar[int | None] = None
+    """Most checkpoints of a split that are embedded for the scores; None for all."""
 
     @abstractmethod
     def fit(self, weights: Tensor, schema: Schema) -> None:
@@ -123,10 +133,10 @@ class _Fitted(Baseline):
         # n rows have variance in n - 1 directions at most.
         with _as_unfit():
             self._model = self._make(max(1, min(self.components, len(rows) - 1, rows.shape[1])))
-            self._model.fit(rows.double().numpy())
+            self._model.fit(self._given(rows))
 
     def embed(self, weights: Tensor) -> Tensor:
-        # In blocks to bound the memory: kernel PCA needs ten thousand numbers per row.
+        # In blocks to bound the memory: kernel PCA and UMAP need thousands of numbers per row.
         return torch.cat([self._transform(rows) for rows in weights.split(4_000)])
 
     def _solver(self) -> str:
@@ -136,7 +146,11 @@ class _Fitted(Baseline):
 
     def _transform(self, weights: Tensor) -> Tensor:
         with _as_unfit():
-            return torch.from_numpy(self._model.transform(weights.double().numpy()))
+            return torch.from_numpy(self._model.transform(self._given(weights)))
+
+    def _given(self, weights: Tensor) -> npt.NDArray[np.float64]:
+        """Return what the transformer gets for rows."""
+        return weights.double().numpy()
 
 
 class LinearPca(_Fitted):
@@ -168,9 +182,13 @@ class _Sampled(_Fitted):
 
     seeded = True
 
+    def __init__(self, components: int, seed: int = 0, most: int | None = None) -> None:
+        """``most`` is the largest number of rows to fit to, `MAX_FIT` by default."""
+        super().__init__(components, seed)
+        self.most = most or MAX_FIT
+
     def _rows(self, weights: Tensor) -> Tensor:
-        chosen = np.random.default_rng(self.seed).permutation(len(weights))[:MAX_FIT]
-        return weights[np.sort(chosen)]
+        return weights[sample_rows(len(weights), self.most, self.seed)]
 
 
 class RbfPca(_Sampled):
@@ -187,21 +205,25 @@ class RbfPca(_Sampled):
 
 
 class Umap(_Sampled):
-    """UMAP with the paper's settings: 25 neighbours, minimal distance 0.001. Needs the extra ``plots``."""
+    """UMAP with the paper's settings: 25 neighbours, minimal distance 0.001. Needs the extra ``plots``.
 
-    name = "UMAP"
+    It gets the distances between rows: for as few rows as here it would compute all of them too, each by a call of a
+    Python function.
+    """
+
+    name, scored_on = "UMAP", MAX_PLACED
     neighbours: ClassVar[int] = 25
 
     def _make(self, components: int) -> Any:
         from umap import UMAP
 
         assert self.fitted_on is not None
-        # 200 epochs are UMAP's own default above 10,000 rows, the size of the paper's samples.
         return UMAP(
             self.neighbours,
             min(components, self.fitted_on - 2),  # most dimensions of the spectral embedding that UMAP starts from
+            metric="precomputed",
             min_dist=0.001,
-            n_epochs=200,
+            n_epochs=200,  # UMAP's own default above 10,000 rows, the size of the paper's samples
             random_state=self.seed,
             n_jobs=1,
         )
@@ -209,13 +231,21 @@ class Umap(_Sampled):
     def fit_rows(self, weights: Tensor) -> None:
         longest = float(weights.double().norm(dim=1).max())
         if longest > LONGEST:
-            raise UnfitError(f"rows of length up to {longest:.2g}, whose squared distances overflow its float32")
-        with _threads_kept():
+            raise UnfitError(f"rows of length up to {longest:.2g}; it scales distances up to {LONGEST:.0e}")
+        self._sample = self._rows(weights).double()
+        with _as_distances():
             super().fit_rows(weights)
 
+    def _given(self, weights: Tensor) -> npt.NDArray[np.float64]:
+        rows = weights.double()
+        distances = torch.cdist(rows, self._sample)
+        if rows.shape == self._sample.shape and torch.equal(rows, self._sample):
+            distances.fill_diagonal_(0)  # which cdist's rounding need not give
+        return distances.numpy()
+
     def embed(self, weights: Tensor) -> Tensor:
-        with _threads_kept():
-            return self._transform(weights)  # not in blocks: UMAP places new rows jointly
+        with _as_distances():
+            return super().embed(weights)
 
     @classmethod
     def missing(cls, rows: int) -> str:
@@ -241,11 +271,16 @@ def _as_unfit() -> Iterator[None]:
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Restore torch's number of threads, which decides last bits: UMAP's compiler sets it to the number of cores."""
+def _as_distances() -> Iterator[None]:
+    """Silence what UMAP says about distances, and restore torch's number of threads.
+
+    UMAP's compiler sets that to the number of cores, and it decides last bits.
+    """
     threads = torch.get_num_threads()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*precomputed metric")
+            yield
     finally:
         torch.set_num_threads(threads)
 
@@ -268,7 +303,7 @@ def flatten(features: Tensor, umap: bool = True) -> tuple[Tensor, str]:
         near = torch.where(ordinary, rows, rows * (longest / length))
         ways: list[tuple[_Fitted, Tensor, Tensor]] = [(LinearPca(2), rows[ordinary[:, 0]], rows)]
         if umap and not Umap.missing(len(rows)):
-            ways.insert(0, (Umap(2), near, near))
+            ways.insert(0, (Umap(2, most=MAX_PLANE), near, near))
         placed = torch.zeros(len(rows), 1, dtype=torch.float64)
         for method, fitted, shown in ways:
             with suppress(UnfitError):

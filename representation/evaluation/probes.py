@@ -14,6 +14,7 @@ Adam trains.
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -65,57 +66,105 @@ def fit_ridge(
     standardise: bool = False,
     alphas: Sequence[float] = ALPHAS,
 ) -> LinearMap:
-    """Fit ridge regressions of many targets on the same rows.
+    """Fit ridge regressions of many targets on the same rows; see `Regression`."""
+    return Regression(train, validation).fit(standardise, alphas)
 
-    One eigendecomposition of the features' Gram matrix serves all targets and all penalties. The penalty is chosen
-    for each target by its R2 on the validation rows, or on the training rows where there are none.
 
-    Args:
-        train: features ``[rows, features]`` and finite targets ``[rows, targets]``.
-        validation: the same for the validation rows; may have no rows.
-        standardise: scale the features and do not penalise the offset; if False, fit as the paper's code.
-        alphas: the penalties to choose from.
+class Regression:
+    """Ridge regressions of many targets on the same rows.
+
+    One Gram matrix of the centred features serves both kinds of probe, and one eigendecomposition per kind all targets
+    and all penalties. The penalty is chosen for each target by its R2 on the validation rows, or on the training rows
+    where there are none.
     """
-    features, targets = train[0], train[1].double()
-    device, count = features.device, features.shape[1]
-    mean = torch.zeros(count, dtype=torch.float64, device=device)
-    scale = torch.ones_like(mean)
-    centre = targets.mean(dim=0) if standardise else torch.zeros_like(targets[0])
-    if standardise:
-        mean, scale = moments(features)
 
-    def design(chunk: Tensor) -> Tensor:
-        columns = (chunk.double() - mean) / scale
-        return columns if standardise else torch.cat([columns, columns.new_ones(len(chunk), 1)], dim=1)
+    def __init__(self, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> None:
+        """Args are features ``[rows, features]`` and finite targets ``[rows, targets]``.
 
-    size = count + (not standardise)
-    if len(features) < size:
-        # Fewer rows than features: the same coefficients from the rows' Gram matrix.
-        rows = design(features)
-        eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T)
-        moment, vectors = vectors.T @ (targets - centre), rows.T @ vectors
-    else:
-        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
-        moment = torch.zeros(size, targets.shape[1], dtype=torch.float64, device=device)
-        for chunk, values in zip(_chunks(features), _chunks_like(features, targets), strict=True):
-            columns = design(chunk)
-            gram.addmm_(columns.T, columns)
-            moment.addmm_(columns.T, values - centre)
-        eigenvalues, vectors = torch.linalg.eigh(gram)
-        moment = vectors.T @ moment
-    shrink = 1 / (eigenvalues.clamp_min(0)[:, None] + torch.tensor(alphas, dtype=torch.float64, device=device))
+        ``validation`` may have no rows.
+        """
+        self.features, self.targets = train[0], train[1].double()
+        judge, truth = validation if len(validation[0]) else train
+        self.judge = judge, truth.double()
+        self.mean, self.deviation = moments(self.features)
+        self.centre = self.targets.mean(dim=0)
 
-    judge, truth = validation if len(validation[0]) else train
-    errors = torch.zeros(len(alphas), targets.shape[1], dtype=torch.float64, device=device)
-    for chunk, values in zip(_chunks(judge), _chunks_like(judge, truth.double()), strict=True):
-        rotated = design(chunk) @ vectors
-        for index in range(len(alphas)):
-            errors[index] += (rotated @ (shrink[:, index, None] * moment) - (values - centre)).square().sum(dim=0)
-    best = errors.argmin(dim=0)
-    coefficients = vectors @ (shrink[:, best] * moment)
-    weights = coefficients[:count] / scale[:, None]
-    offset = centre - mean @ weights if standardise else coefficients[count]
-    return LinearMap(weights, offset, tuple(alphas[index] for index in best.tolist()))
+    def fit(self, standardise: bool = False, alphas: Sequence[float] = ALPHAS) -> LinearMap:
+        """Fit all targets.
+
+        Args:
+            standardise: scale the features and do not penalise the offset; if False, fit as the paper's code.
+            alphas: the penalties to choose from.
+        """
+        count, device = self.features.shape[1], self.features.device
+        if standardise:
+            mean, scale, centre = self.mean, self.deviation, self.centre
+        else:
+            mean, scale, centre = torch.zeros_like(self.mean), torch.ones_like(self.mean), 0 * self.centre
+
+        def design(chunk: Tensor) -> Tensor:
+            columns = (chunk.double() - mean) / scale
+            return columns if standardise else torch.cat([columns, columns.new_ones(len(chunk), 1)], dim=1)
+
+        if len(self.features) < count + (not standardise):
+            # Fewer rows than features: the same coefficients from the rows' Gram matrix.
+            rows = design(self.features)
+            eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T)
+            moment, vectors = vectors.T @ (self.targets - centre), rows.T @ vectors
+        else:
+            gram, moment = self._scaled() if standardise else self._with_ones()
+            eigenvalues, vectors = torch.linalg.eigh(gram)
+            moment = vectors.T @ moment
+        shrink = 1 / (eigenvalues.clamp_min(0)[:, None] + torch.tensor(alphas, dtype=torch.float64, device=device))
+
+        every = vectors @ (shrink[:, :, None] * moment[:, None, :]).flatten(1)  # [features, alphas * targets]
+        errors = torch.zeros(len(alphas), moment.shape[1], dtype=torch.float64, device=device)
+        rows_at_once = max(1, CHUNK // max(every.shape))
+        for chunk, values in zip(*(part.split(rows_at_once) for part in self.judge), strict=True):
+            predicted = (design(chunk) @ every).unflatten(1, errors.shape)
+            errors += (predicted - (values - centre)[:, None]).square_().sum(dim=0)
+        best = errors.argmin(dim=0)
+        chosen = every.unflatten(1, errors.shape)[:, best, torch.arange(len(best), device=device)]
+        weights = chosen[:count] / scale[:, None]
+        offset = centre - mean @ weights if standardise else chosen[count]
+        return LinearMap(weights, offset, tuple(alphas[index] for index in best.tolist()))
+
+    @cached_property
+    def _products(self) -> tuple[Tensor, Tensor]:
+        """The Gram matrix of the centred features, and their products with the centred targets."""
+        count = len(self.mean)
+        gram = self.mean.new_zeros(count, count)
+        moment = self.mean.new_zeros(count, self.targets.shape[1])
+        for chunk, values in zip(_chunks(self.features), _chunks_like(self.features, self.targets), strict=True):
+            columns = chunk.double() - self.mean
+            gram += _gram(columns)
+            moment.addmm_(columns.T, values - self.centre)
+        return gram, moment
+
+    def _scaled(self) -> tuple[Tensor, Tensor]:
+        gram, moment = self._products
+        return gram / self.deviation / self.deviation[:, None], moment / self.deviation[:, None]
+
+    def _with_ones(self) -> tuple[Tensor, Tensor]:
+        """Return the products of the features as they are, with a last feature of ones.
+
+        They are added to the centred products, which loses no digits.
+        """
+        gram, moment = self._products
+        size, rows = len(gram), len(self.features)
+        mean = torch.cat([self.mean, self.mean.new_ones(1)])
+        whole, products = rows * mean[:, None] * mean, rows * mean[:, None] * self.centre
+        whole[:size, :size] += gram
+        products[:size] += moment
+        return whole, products
+
+
+def _gram(columns: Tensor) -> Tensor:
+    """Return ``columns.T @ columns``; numpy computes only one half of it."""
+    if columns.is_cuda:
+        return columns.T @ columns
+    values = columns.numpy()
+    return torch.from_numpy(values.T @ values)
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,12 +180,12 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_softmax_adam(
-    features: Tensor, labels: Tensor, classes: Sequence[int], *, seed: int = 0, epochs: int = 50, batch_size: int = 10
+    features: Tensor, labels: Tensor, classes: Sequence[int], *, seed: int = 0, epochs: int = 50, larger: int = 1
 ) -> LinearMap:
     """Train one softmax layer (head) per categorical target as in the paper, all of them at once.
 
-    Adam with a learning rate of 1e-4 and a weight decay of 1e-6, kaiming-normal weights, the last epoch is used. The
-    heads share only the order of the rows, so each is the same as if trained alone.
+    Adam with batches of 10, a learning rate of 1e-4 and a weight decay of 1e-6, kaiming-normal weights, the last epoch
+    is used. The heads share only the order of the rows, so each is the same as if trained alone.
 
     Args:
         features: ``[rows, features]``.
@@ -144,7 +193,8 @@ def fit_softmax_adam(
         classes: the number of classes of each head.
         seed: of the initial weights and the order of the rows.
         epochs: passes over the rows.
-        batch_size: rows per step.
+        larger: factor of both batch size and learning rate. The weights can move as far in as many passes, in fewer
+            steps.
     """
     generator = torch.Generator().manual_seed(seed)
     features = features.float()
@@ -152,10 +202,10 @@ def fit_softmax_adam(
     deviation = (2 / features.shape[1]) ** 0.5
     weights = deviation * torch.randn(features.shape[1], mask.numel(), generator=generator)
     weights, offset = weights.to(features.device), torch.zeros_like(mask)
-    optimizer = torch.optim.Adam([weights, offset], lr=1e-4, weight_decay=1e-6, fused=True)
+    optimizer = torch.optim.Adam([weights, offset], lr=larger * 1e-4, weight_decay=1e-6, fused=True)
     for _ in range(epochs):
         order = torch.randperm(len(features), generator=generator).to(features.device)
-        shuffled = zip(features[order].split(batch_size), onehot[order].split(batch_size), strict=True)
+        shuffled = zip(features[order].split(10 * larger), onehot[order].split(10 * larger), strict=True)
         for rows, truth in shuffled:
             excess = _softmax(torch.addmm(offset, rows, weights) + mask, len(classes)).sub_(truth).div_(len(rows))
             weights.grad, offset.grad = rows.T @ excess, excess.sum(dim=0)

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
         ("recipe", pa.string()),
     ]
 )
+TRAIN = "reconstruction (train)"
+"""Row of the rendered table for the reconstruction of the training networks."""
 PERCENT = ("r2", "accuracy")
 """Metrics that are shown in percent, as in the paper."""
 
@@ -149,7 +151,10 @@ class Results:
 
         ``96.4 < 97.0`` reads: ours 96.4, the paper's 97.0.
         """
-        test = [entry for entry in self.summary() if entry.split == "test"]
+        summary = self.summary()
+        test = [entry for entry in summary if entry.split == "test"]
+        # Beside the reconstruction of test networks, that of training networks: the difference is overfitting.
+        test += [replace(e, target=TRAIN) for e in summary if e.split == "train" and e.target == "reconstruction"]
         sizes = ", ".join(f"{self.counts[f'{s}_models']} {s}" for s in ("train", "validation", "test"))
         lines = [f"{self.zoo}: {sizes} models, recipe {self.recipe}; scores on the test split, ours < or > the paper's"]
         for evaluated_on in dict.fromkeys(entry.evaluated_on for entry in test):
@@ -162,10 +167,19 @@ class Results:
                     shown = [entry for entry in here if entry.metric in metrics and entry.probe in (probe, None)]
                     unit = "R2 or accuracy in %" if metrics == PERCENT else "Kendall's tau"
                     lines += ["", f"{evaluated_on}, {probe} probe, {unit}", *_grid(shown)]
-        fits = {row["method"]: row["fitted_on"] for row in self.table.to_pylist() if row["fitted_on"]}
-        lines += ["", "fitted on: " + ", ".join(f"{name} {count:,} checkpoints" for name, count in fits.items())]
+        lines += ["", f"fitted on: {', '.join(self._samples())}"]
         lines += [f"not scored: {name}: {reason}" for name, reason in self.excluded.items()]
         return "\n".join(map(printable, [*lines, *self.notes]))
+
+    def _samples(self) -> Iterator[str]:
+        """Yield each fitted method with its number of training checkpoints, and of those scored where it is smaller."""
+        rows = self.table.to_pylist()
+        most = max((row["rows"] for row in rows if row["split"] == "train"), default=0)
+        for name in dict.fromkeys(row["method"] for row in rows if row["fitted_on"]):
+            mine = [row for row in rows if row["method"] == name]
+            scored = max((row["rows"] for row in mine if row["split"] == "train" and row["probe"]), default=most)
+            less = f" (probes on {scored:,})" if scored < most else ""
+            yield f"{name} {mine[0]['fitted_on']:,} checkpoints{less}"
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:

@@ -1,48 +1,93 @@
 """Scoring: how well a linear probe predicts each property from the features of a method."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from representation.dataset import ZooDataset
+from representation.dataset import ZooDataset, ZooSplit
 from representation.encoders.encoder import Encoder
-from representation.evaluation.baselines import UnfitError
-from representation.evaluation.probes import accuracy, fit_ridge, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
+from representation.evaluation.baselines import Baseline, UnfitError
+from representation.evaluation.probes import Regression, accuracy, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
 from representation.evaluation.results import Score
 from representation.recipes import Augmentation, Recipe
 from representation.targets import Target
 from representation.training.augmentation import Augmenter
+from representation.training.start import best_linear_code
+from zootools.architectures import Schema
 
 PROBES = ("paper", "standardised")
+LINEAR_CODE = "linear code"
+"""Name of the method that reconstructs by the best linear code."""
 MAX_SOLVE = 20_000
 """Limit of min(rows, features) for a ridge regression, which would take hours above it."""
+MAX_ADAM = 10_000
+"""Most training checkpoints for the paper's softmax layer with batches of 10: each takes five steps of Adam."""
+MAX_REBUILT = 5_000
+"""Most networks of the train split that are reconstructed."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A function from weights to features, fitted to the training split of the zoo."""
+    """A function from weights to features, fitted to the training split of the zoo, or only a reconstruction."""
 
     name: str
-    embed: Callable[[Tensor], Tensor]
+    embed: Callable[[Tensor], Tensor] | None
+    """None for a method without features."""
     seed: int = 0
     fitted_on: int | None = None
     """Number of training checkpoints that the method was fitted on; None if it needs no fit."""
     reconstruction: Callable[[Tensor], float] | None = None
     """Function from weights to the R2 of their reconstruction, for a method with a decoder."""
+    scored_on: int | None = None
+    """Most checkpoints of a split that are embedded and scored; None for all."""
+    seconds: float = 0.0
+    """Processor seconds that it took to fit the method."""
+
+    @classmethod
+    def fitted(cls, baseline: Baseline, weights: Tensor, schema: Schema, seed: int = 0) -> "Method":
+        """Fit a baseline to training weights ``[rows, parameters]``. Raises UnfitError if that cannot be done."""
+        begun = time.process_time()
+        baseline.fit(weights, schema)
+        seconds = time.process_time() - begun
+        return cls(baseline.name, baseline.embed, seed, baseline.fitted_on, None, baseline.scored_on, seconds)
+
+    @classmethod
+    def of_linear_code(cls, weights: Tensor, schema: Schema, recipe: Recipe) -> "Method | None":
+        """Return the best linear code of permuted networks as a method that only reconstructs: the bound of others.
+
+        It has as many numbers as the recipe's representation. None where it would take too long.
+        """
+        begun = time.process_time()
+        code = best_linear_code(schema, recipe, weights)
+        if code is None:
+            return None
+
+        def rebuilt(networks: Tensor) -> float:
+            return code.r2(permuted_views(schema, networks, recipe))
+
+        return cls(LINEAR_CODE, None, 0, len(weights), rebuilt, None, time.process_time() - begun)
+
+
+def permuted_views(schema: Schema, weights: Tensor, recipe: Recipe) -> Tensor:
+    """Return the networks ``[n, N]`` that reconstructions are scored on: permuted if the recipe permutes.
+
+    As in the paper they have neither erased weights nor noise. They are the same in every call.
+    """
+    settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
+    return Augmenter(schema, settings).views(weights, torch.Generator().manual_seed(0), copies=1).clean
 
 
 def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe) -> float:
-    """Return the R2 of reconstructed weights over the whole vector, "Rec" in the paper's tables.
+    """Return the R2 of reconstructed `permuted_views` over the whole vector, "Rec" in the paper's tables.
 
-    As in the paper, each network is permuted at random if the recipe permutes, without erasing and noise; the error is
-    compared with the error of the mean of each weight over these networks.
+    As in the paper, the error is compared with the error of the mean of each weight over these networks.
     """
-    settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
-    views = Augmenter(encoder.schema, settings).views(weights, torch.Generator().manual_seed(0), copies=1).clean
+    views = permuted_views(encoder.schema, weights, recipe)
     error = (views - encoder.reconstruct(views)).square().sum(dtype=torch.float64)
     return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
 
@@ -60,6 +105,15 @@ def validation_scores(home: ZooDataset, targets: list[str], encoder: Encoder, na
 # --- the scores -----------------------------------------------------------------------------------------------
 
 
+class Seconds(NamedTuple):
+    """Processor seconds of one method."""
+
+    fit: float
+    embed: float = 0.0
+    probe: float = 0.0
+    """Fitting and scoring the probes, and reconstruction."""
+
+
 @dataclass
 class Scorer:
     """Scores methods one after the other, and collects the scores."""
@@ -72,84 +126,140 @@ class Scorer:
     probes: Sequence[str] = PROBES
     scores: list[Score] = field(default_factory=list)
 
-    def score(self, method: Method) -> None:
-        """Fit probes of every target to a method's features, and score them on every split of every zoo."""
-        places = [
-            (zoo.name, split, part)
-            for zoo in (self.home, *self.others)
-            for split, part in zoo.splits.items()
-            if len(part)
-        ]
-        try:
-            features = [method.embed(part.weights) for _, _, part in places]
-        except UnfitError as error:
-            self.excluded[method.name] = str(error)
-            return
-        if not all(values.isfinite().all() for values in features):
-            self.excluded[method.name] = "its features are not finite"
-            return
-        if min(features[0].shape) > MAX_SOLVE:
-            self.excluded[method.name] = f"{len(features[0])} checkpoints x {features[0].shape[1]} features: too large"
-            return
+    @property
+    def notes(self) -> list[str]:
+        """Remarks on how the scores were computed."""
+        train = self.home.splits["train"]
+        if len(train) <= MAX_ADAM or not any(train.targets[name].classes for name in self.targets):
+            return []
+        larger = -(-len(train) // MAX_ADAM)
+        text = f"batches of {10 * larger} at {larger} times the learning rate instead of batches of 10"
+        return [f"{self.home.name}: the paper's softmax layers are trained in {text}"]
+
+    def score(self, method: Method) -> Seconds:
+        """Fit probes of every target to a method's features, and score them on every split of every zoo.
+
+        Return the processor seconds that it took.
+        """
+        times = [time.process_time()]
+        if method.embed is not None:
+            places = [_Place(zoo, split, part) for zoo, split, part in self._parts(method.scored_on)]
+            problem = _embed(places, method.embed)
+            times.append(time.process_time())
+            if problem:
+                self.excluded[method.name] = problem
+                return Seconds(method.seconds, times[1] - times[0])
+            self._score_probes(method, places)
+        if method.reconstruction is not None:
+            self._score_reconstruction(method, method.reconstruction)
+        times.append(time.process_time())
+        embedding = times[1] - times[0] if method.embed is not None else 0.0
+        return Seconds(method.seconds, embedding, times[-1] - times[0] - embedding)
+
+    def _parts(self, most: int | None = None) -> Iterator[tuple[ZooDataset, str, ZooSplit]]:
+        """Yield the splits that have rows, those of the home zoo first, cut to ``most`` rows."""
+        for zoo in (self.home, *self.others):
+            for split, part in zoo.splits.items():
+                if len(part):
+                    yield zoo, split, part.sample(most)
+
+    def _score_probes(self, method: Method, places: Sequence["_Place"]) -> None:
         score = partial(Score, method=method.name, seed=method.seed, fitted_on=method.fitted_on)
-        at_home = dict(zip((split for split, part in self.home.splits.items() if len(part)), features, strict=False))
-        for probe in self.probes:
-            for names in self._groups():
-                alphas, predict = self._fit(probe, names, at_home, method.seed)
-                for (zoo, split, part), values in zip(places, features, strict=True):
-                    place = partial(score, evaluated_on=zoo, split=split, probe=probe)
-                    predicted = predict(values)
+        at_home = {place.split: place for place in places if place.zoo is self.home}
+        for names in self._groups(method.name, at_home):
+            fits = _Fits(names, at_home, method.seed)
+            for probe in self.probes:
+                alphas, predict = fits.fit(probe)
+                for place in places:
+                    about = partial(score, evaluated_on=place.zoo.name, split=place.split, probe=probe)
+                    predicted = predict(place.features)
                     for index, name in enumerate(names):
                         if not predicted[:, index].isfinite().all():
                             self.excluded[f"{method.name}, {probe} probe of {name}"] = "its numbers overflow"
-                        elif name in part.targets:
-                            target, more = part.targets[name], {"target": name, "alpha": alphas[index]}
+                        elif name in place.part.targets:
+                            target, more = place.part.targets[name], {"target": name, "alpha": alphas[index]}
                             known = int(target.known.sum())
-                            for metric, value in _values(target, predicted[:, index], rank=split == "test"):
-                                self.scores.append(place(metric=metric, value=value, rows=known, **more))
-        if method.reconstruction is not None:
-            for zoo, split, part in places:
-                value = method.reconstruction(part.weights)
-                place = partial(score, evaluated_on=zoo, split=split, target="reconstruction", metric="r2")
-                self.scores.append(place(value=value, rows=len(part)))
+                            for metric, value in _values(target, predicted[:, index], rank=place.split == "test"):
+                                self.scores.append(about(metric=metric, value=value, rows=known, **more))
 
-    def _groups(self) -> list[list[str]]:
+    def _score_reconstruction(self, method: Method, function: Callable[[Tensor], float]) -> None:
+        about = partial(Score, method=method.name, seed=method.seed, fitted_on=method.fitted_on)
+        for zoo, split, part in self._parts():
+            some = part.sample(MAX_REBUILT if split == "train" else None)
+            value, place = function(some.weights), partial(about, evaluated_on=zoo.name, split=split)
+            self.scores.append(place(target="reconstruction", metric="r2", value=value, rows=len(some)))
+
+    def _groups(self, method: str, at_home: Mapping[str, "_Place"]) -> list[list[str]]:
         """Group the targets that can be fitted together: of one kind, and known in the same rows."""
         groups: dict[Any, list[str]] = {}
         for name in self.targets:
-            targets = [part.targets[name] for part in self.home.splits.values()]
+            targets = [place.part.targets[name] for place in at_home.values()]
+            if reason := at_home["train"].part.targets[name].unfit():  # only in a sample of the rows
+                self.excluded[f"{method}, probes of {name}"] = f"{reason} in the rows that are scored"
+                continue
             key = (bool(targets[0].classes), *(target.known.numpy().tobytes() for target in targets))
             groups.setdefault(key, []).append(name)
         return list(groups.values())
 
-    def _fit(
-        self, probe: str, names: list[str], features: Mapping[str, Tensor], seed: int
-    ) -> tuple[Sequence[float | None], Callable[[Tensor], Tensor]]:
-        """Fit one probe of some targets; return the penalties, and a function from features to ``[rows, targets]``."""
 
-        def sample(split: str) -> tuple[Tensor, Tensor]:
-            targets = [self.home.splits[split].targets[name] for name in names]
+@dataclass
+class _Place:
+    """Rows to score, and their features."""
+
+    zoo: ZooDataset
+    split: str
+    part: ZooSplit
+    features: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def _embed(places: Sequence[_Place], function: Callable[[Tensor], Tensor]) -> str:
+    """Compute the features of all places; return why they cannot be scored, or an empty string."""
+    try:
+        for place in places:
+            place.features = function(place.part.weights)
+    except UnfitError as error:
+        return str(error)
+    if not all(place.features.isfinite().all() for place in places):
+        return "its features are not finite"
+    rows, count = places[0].features.shape
+    return f"{rows} checkpoints x {count} features: too large" if min(rows, count) > MAX_SOLVE else ""
+
+
+class _Fits:
+    """The probes of targets that are fitted together, of all kinds."""
+
+    def __init__(self, names: Sequence[str], at_home: Mapping[str, _Place], seed: int) -> None:
+        self.seed, self.heads = seed, len(names)
+        self.classes = [len(at_home["train"].part.targets[name].classes) for name in names]
+        samples = []
+        for split in ("train", "validation"):
+            place = at_home.get(split)
+            targets = [(place or at_home["train"]).part.targets[name] for name in names]
             known, values = targets[0].known, torch.stack([target.values for target in targets], dim=1)
-            here = features.get(split, features["train"][:0])
-            return (here, values) if known.all() else (here[known], values[known])
+            features = at_home["train"].features[:0] if place is None else place.features
+            whole = place is None or known.all()
+            samples.append((features, values[: len(features)]) if whole else (features[known], values[known]))
+        self.train, self.validation = samples
+        self.regression = Regression(self.train, self.validation) if not self.classes[0] else None
 
-        train, validation = sample("train"), sample("validation")
-        classes = [len(self.home.splits["train"].targets[name].classes) for name in names]
-        if not classes[0]:
-            ridge = fit_ridge(train, validation, standardise=probe == "standardised")
+    def fit(self, probe: str) -> tuple[Sequence[float | None], Callable[[Tensor], Tensor]]:
+        """Fit one kind of probe; return the penalties, and a function from features to ``[rows, targets]``."""
+        if self.regression is not None:
+            ridge = self.regression.fit(standardise=probe == "standardised")
             return ridge.alphas, ridge
-        labelled = [(values, labels.long()) for values, labels in (train, validation)]
+        labelled = [(values, labels.long()) for values, labels in (self.train, self.validation)]
         if probe == "paper":
-            softmax = fit_softmax_adam(*labelled[0], classes, seed=seed)
+            larger = -(-len(labelled[0][0]) // MAX_ADAM)
+            softmax = fit_softmax_adam(*labelled[0], self.classes, seed=self.seed, larger=larger)
         else:
-            softmax = fit_softmax_lbfgs(labelled[0], labelled[1], classes)
+            softmax = fit_softmax_lbfgs(labelled[0], labelled[1], self.classes)
         # A layer whose weights overflowed, as on features of 1e30, predicts no class.
-        failed = ~softmax.weights.unflatten(1, (len(names), -1)).isfinite().all(dim=2).all(dim=0)
+        failed = ~softmax.weights.unflatten(1, (self.heads, -1)).isfinite().all(dim=2).all(dim=0)
 
         def predict(rows: Tensor) -> Tensor:
-            return softmax.classes(rows, len(names)).double().masked_fill(failed, torch.nan)
+            return softmax.classes(rows, self.heads).double().masked_fill(failed, torch.nan)
 
-        return softmax.alphas or [None] * len(names), predict
+        return softmax.alphas or [None] * self.heads, predict
 
 
 def _values(target: Target, predicted: Tensor, rank: bool) -> Iterator[tuple[str, float]]:

@@ -116,18 +116,31 @@ def test_no_more_components_than_the_training_rows_have(schema: Schema) -> None:
 
 @pytest.mark.slow
 def test_umap_maps_unseen_weights_and_says_when_it_cannot(schema: Schema) -> None:
-    pytest.importorskip("umap")
+    umap = pytest.importorskip("umap")
     assert Umap.missing(26) == ""
     assert "25 neighbours" in Umap.missing(25)
-    method = Umap(50)
+    method, train, new = Umap(50), random_weights(40, 100), random_weights(7, 100, seed=1)
     threads = torch.get_num_threads()
-    method.fit(random_weights(40, 100), schema)
-    assert method.embed(random_weights(7, 100, seed=1)).shape == (7, 38)
+    method.fit(train, schema)
+    assert method.embed(new).shape == (7, 38)
     assert torch.get_num_threads() == threads
+    # It gets distances; UMAP that computes them itself places the same neighbours in the same way.
+    alone = umap.UMAP(25, 38, min_dist=0.001, n_epochs=200, random_state=0, n_jobs=1).fit(train.double().numpy())
+    ours = method._model.graph_
+    assert abs(ours - alone.graph_).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_umap_is_fitted_to_a_stated_number_of_rows(schema: Schema) -> None:
+    pytest.importorskip("umap")
+    method = Umap(3, most=60)
+    method.fit(random_weights(90, 100), schema)
+    assert method.fitted_on == 60
+    assert method.embed(random_weights(90, 100)).isfinite().all()
 
 
 def test_what_a_baseline_cannot_compute_is_refused_with_the_reason(schema: Schema) -> None:
-    with pytest.raises(UnfitError, match=r"rows of length up to .*e\+30, whose squared distances overflow its float32"):
+    with pytest.raises(UnfitError, match=r"rows of length up to .*e\+30; it scales distances up to 1e\+18"):
         Umap(2).fit(random_weights(40, 100) * 1e30, schema)
     for method in (LinearPca(3), CosinePca(3), RbfPca(3)):
         with pytest.raises(UnfitError, match=r"it fails on these weights \(ValueError: Input X? ?contains NaN"):

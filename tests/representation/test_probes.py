@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from representation.evaluation import probes
 from representation.evaluation.probes import (
     ALPHAS,
+    Regression,
     accuracy,
     fit_ridge,
     fit_softmax_adam,
@@ -49,6 +50,17 @@ def test_ridge_is_that_of_scikit_learn(standardise: bool, rows: int) -> None:
         ridge = fit_ridge(train, train, standardise=standardise, alphas=[alpha])
         expected = oracle(standardise, alpha, *train, new)
         np.testing.assert_allclose(ridge(new).numpy(), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+def test_one_regression_serves_both_probes_even_where_means_are_much_larger_than_deviations() -> None:
+    (x, y), (new, _) = problem(200, 30), problem(50, 30, seed=1)
+    far = x + 1e3 * torch.logspace(-2, 1, 30)
+    regression = Regression((far, y), (far, y))
+    for standardise in (True, False):
+        for alpha in (1e-2, 10.0):
+            found = regression.fit(standardise, [alpha])(new + 1e3 * torch.logspace(-2, 1, 30))
+            expected = oracle(standardise, alpha, far, y, new + 1e3 * torch.logspace(-2, 1, 30))
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("standardise", [False, True])
@@ -99,17 +111,18 @@ def labelled(rows: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, torch.stack([noisy.argmax(1), (noisy.sum(1) > 0).long()], dim=1)
 
 
-def test_softmax_heads_trained_together_are_each_what_autograd_trains_alone() -> None:
+@pytest.mark.parametrize("larger", [1, 3])
+def test_softmax_heads_trained_together_are_each_what_autograd_trains_alone(larger: int) -> None:
     x, labels = labelled(43, 0)  # the last batch has 3 rows
-    together = fit_softmax_adam(x, labels, [4, 2], seed=5, epochs=3)
+    together = fit_softmax_adam(x, labels, [4, 2], seed=5, epochs=3, larger=larger)
     for head, classes in enumerate((4, 2)):
         generator = torch.Generator().manual_seed(5)
         layer = torch.nn.Linear(8, classes)
         start = torch.randn(8, 8, generator=generator)[:, 4 * head : 4 * head + classes] * (2 / 8) ** 0.5
         layer.weight.data, layer.bias.data = start.T.clone(), torch.zeros(classes)
-        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4, weight_decay=1e-6)
+        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4 * larger, weight_decay=1e-6)
         for _ in range(3):
-            for rows in torch.randperm(43, generator=generator).split(10):
+            for rows in torch.randperm(43, generator=generator).split(10 * larger):
                 optimizer.zero_grad()
                 F.cross_entropy(layer(x[rows]), labels[rows, head]).backward()
                 optimizer.step()

@@ -1,6 +1,7 @@
 """The whole of `represent` on small real zoos: results, transfer, refusals, command line."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -27,9 +28,11 @@ from representation.dataset import ZooDataset
 from representation.encoders.attention import projection_head
 from representation.evaluation.probes import ALPHAS
 from representation.evaluation.results import SCHEMA, Results, Score
+from representation.evaluation.scoring import permuted_views
 from representation.paper import published
 from representation.recipes import load_recipe
 from representation.targets import IDENTITY, read_targets
+from representation.training.linear_code import linear_code
 from representation.training.memory import check_memory, estimate
 from representation.training.train import Weights
 from zootools import Zoo, build, open_zoo
@@ -102,7 +105,7 @@ def score(results: Results, **where: Any) -> dict[str, Any]:
 
 def test_every_method_is_scored_on_every_property_and_split(learned: Results, folder: Path) -> None:
     rows = [row for row in learned.table.to_pylist() if row["evaluated_on"] == "varied"]
-    assert {row["method"] for row in rows} == BASELINES | {"EcD"}
+    assert {row["method"] for row in rows} == BASELINES | {"EcD", "linear code"}
     numbers = {"epoch", "lr", "generalization_gap", *(f"test_f1_{place}" for place in range(4))}
     numbers |= {f"{split}_{what}" for split in ("train", "test") for what in ("loss", "accuracy")}
     for method in BASELINES | {"EcD"}:
@@ -121,6 +124,8 @@ def test_every_method_is_scored_on_every_property_and_split(learned: Results, fo
         if method == "EcD":
             expected |= {("reconstruction", "r2", split, None) for split in ("train", "validation", "test")}
         assert found == expected
+    rebuilt = {row["split"] for row in rows if row["method"] == "linear code" and row["target"] == "reconstruction"}
+    assert rebuilt == {"train", "validation", "test"}
     assert learned.excluded.keys() == {"optimizer", "UMAP"}
     assert learned.excluded["optimizer"] == "constant (adam) in the train split"
     assert pq.read_table(folder / "out" / "results.parquet").equals(learned.table)
@@ -197,6 +202,57 @@ def test_text_has_a_cell_for_each_score_and_says_what_was_left_out(learned: Resu
     value = score(learned, method="W", probe="paper", split="test", target="activation", evaluated_on="varied")["value"]
     assert lines[0][1] == f"{100 * value:.1f}"
     assert "±" in lines[0][-1]
+
+
+def test_beside_a_reconstruction_is_that_of_the_best_linear_code_and_that_of_training_networks(
+    learned: Results, varied: Path
+) -> None:
+    test, train = (
+        {
+            method: score(learned, target="reconstruction", evaluated_on="varied", split=split, method=method, seed=0)
+            for method in ("EcD", "linear code")
+        }
+        for split in ("test", "train")
+    )
+    recipe = load_recipe("smoke")
+    zoos = [open_zoo(varied, split=split, where=pc.field("epoch") > 0) for split in ("train", "test")]
+    code = linear_code(zoos[0].weights(), zoos[0].schema, recipe.encoder.length)
+    assert code is not None
+    for rows, zoo in zip((train, test), zoos, strict=True):
+        views = permuted_views(zoo.schema, zoo.weights(), recipe)
+        assert rows["linear code"]["value"] == pytest.approx(code.r2(views), abs=1e-9)
+    lines = [line.split() for line in learned.render().splitlines() if line.startswith("reconstruction")]
+    # One line for test networks and one for training networks, in each table of the zoo itself.
+    assert [line[0] + line[1] * (line[1] == "(train)") for line in lines[:2]] == [
+        "reconstruction",
+        "reconstruction(train)",
+    ]
+    # The column of the encoder comes last.
+    assert lines[0][-2] == f"{100 * test['linear code']['value']:.1f}"
+    assert lines[1][-2] == f"{100 * train['linear code']['value']:.1f}"
+
+
+def test_only_a_stated_number_of_training_checkpoints_is_used_where_it_is_expensive(
+    varied: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("representation.evaluation.baselines.MAX_FIT", 20)
+    monkeypatch.setattr("representation.evaluation.scoring.MAX_ADAM", 30)
+    monkeypatch.setattr("representation.evaluation.scoring.MAX_REBUILT", 10)
+    monkeypatch.setattr("representation.evaluation.baselines.RbfPca.scored_on", 25)
+    results = represent(varied, "smoke", folder / "samples", baselines_only=True, quiet=True)
+    (train, test) = (results.counts[f"{split}_checkpoints"] for split in ("train", "test"))
+    assert min(train, test) > 25
+    larger = math.ceil(train / 30)
+    text = f"batches of {10 * larger} at {larger} times the learning rate instead of batches of 10"
+    assert f"varied: the paper's softmax layers are trained in {text}" in results.notes
+    assert "PCA-rbf 20 checkpoints (probes on 25)" in results.render()
+    assert f"PCA-linear {train} checkpoints, " in results.render()
+    where = {"probe": "paper", "target": "epoch", "metric": "r2"}
+    for split, count in (("train", train), ("test", test)):
+        assert score(results, method="PCA-rbf", split=split, **where)["rows"] == 25
+        assert score(results, method="PCA-linear", split=split, **where)["rows"] == count
+    rebuilt = {"method": "linear code", "target": "reconstruction"}
+    assert [score(results, split=split, **rebuilt)["rows"] for split in ("train", "test")] == [10, test]
 
 
 # --- the paper's figures --------------------------------------------------------------------------------------
@@ -423,14 +479,21 @@ def test_the_command_takes_a_name_prints_one_json_object_and_writes_the_table(
     assert done.exit_code == 0, done.output
     value = json.loads(done.stdout)
     assert "from the hub folder" in done.stderr
-    assert "probed" not in done.stderr
-    assert {entry["method"] for entry in value["scores"]} == BASELINES
+    assert "seed 0" not in done.stderr
+    assert {entry["method"] for entry in value["scores"]} == BASELINES | {"linear code"}
     assert (value["zoo"], value["recipe"]) == ("varied", "smoke encoder.latent=4")
     table = pq.read_table(in_folder / "representations" / "varied" / "smoke" / "baselines.parquet")
     assert json.loads(table.schema.metadata[b"zootools"])["excluded"] == value["excluded"]
     text = CliRunner().invoke(main, words)
     assert "varied, standardised probe, R2 or accuracy in %" in text.stdout
-    assert "s(W), seed 0: probed" in text.stderr
+    # Each row is shown on stderr when it is done: seconds, then test scores, as in the table.
+    header, row = (
+        next(line for line in text.stderr.splitlines() if line.startswith(start)) for start in (" ", "s(W), seed 0")
+    )
+    assert header.split()[:5] == ["fit", "embed", "probe", "reconstruction", "epoch"]
+    epoch = row.removeprefix("s(W), seed 0").split()[3]  # s(W) has no reconstruction
+    value = next(e for e in value["scores"] if (e["method"], e["target"], e["split"]) == ("s(W)", "epoch", "test"))
+    assert epoch == f"{100 * value['mean']:.1f}"
 
 
 def test_what_counts_as_a_property() -> None:
@@ -540,7 +603,7 @@ def test_a_folder_with_another_training_is_refused_before_the_baselines(
     shutil.copytree(folder / "out" / "seed-0", folder / "mixed" / "seed-1")
     with pytest.raises(SpecError, match=r"seed-1: holds another training(.|\n)*seed: 0 there, 1 now"):
         represent(varied, "smoke", folder / "mixed", overrides=["training.epochs=1"], seeds=2)
-    assert "probed" not in capsys.readouterr().err
+    assert "W, seed 0" not in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == kept
 
 
@@ -551,7 +614,7 @@ def test_an_output_that_is_not_a_folder_is_refused_before_the_baselines(
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StorageError, match="file: is not a folder"):
             represent(varied, "smoke", out, baselines_only=True)
-    assert "probed" not in capsys.readouterr().err
+    assert "W, seed 0" not in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -602,5 +665,5 @@ def test_a_missing_package_is_named_with_its_extra_before_anything_is_computed(
     refused = CliRunner().invoke(main, words)
     assert refused.exit_code == 2
     assert "track needs trackio: pip install 'zootools[track]'" in refused.stderr
-    assert "probed" not in refused.stderr
+    assert "seed 0" not in refused.stderr
     assert list(in_folder.iterdir()) == []

@@ -1,0 +1,56 @@
+"""The results of `representation.represent` on stderr, a row as soon as its method is scored, with the time it took."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+
+from representation.evaluation.results import PERCENT, Score
+from representation.evaluation.scoring import Method, Seconds
+from zootools.text import printable, say
+
+NAME, NUMBER = 24, 7
+"""Width of the columns of methods and of seconds."""
+UNKNOWN_WIDTH = 160
+"""Width of the rows where stderr is not a terminal."""
+
+
+class Rows:
+    """Prints the test scores of each method on the zoo itself by the paper's probe, in percent.
+
+    Only the properties are shown that fit into a line of the terminal; the table at the end has all of them.
+    """
+
+    def __init__(self, zoo: str, targets: Iterable[str]) -> None:
+        self.zoo, self.columns, self.begun = zoo, list[str](), False
+        left = shutil.get_terminal_size((UNKNOWN_WIDTH, 24)).columns - NAME - 3 * NUMBER
+        for target in ("reconstruction", *targets):
+            left -= self._width(target)
+            if left < len(" ..."):
+                break
+            self.columns.append(target)
+        else:
+            left = 0
+        self.cut = " ..." if left else ""
+
+    @staticmethod
+    def _width(target: str) -> int:
+        return max(NUMBER, len(printable(target)) + 2)
+
+    def show(self, method: Method, seconds: Seconds, scores: Sequence[Score]) -> None:
+        """Print the row of a method with these scores; before the first one, the names of the columns."""
+        if not self.begun:
+            self.begun = True
+            say("processor seconds of fit, embedding and probe, then test scores of the paper's probe in %", err=True)
+            names = "".join(printable(target).rjust(self._width(target)) for target in self.columns)
+            say("".join([" " * NAME, *(what.rjust(NUMBER) for what in Seconds._fields), names, self.cut]), err=True)
+        shown = {
+            score.target: score.value
+            for score in scores
+            if (score.evaluated_on, score.split) == (self.zoo, "test")
+            and score.metric in PERCENT
+            and score.probe in (None, "paper")
+        }
+        cells = [f"{value:{NUMBER}.1f}" for value in seconds]
+        for target in self.columns:
+            value = shown.get(target)
+            cells.append(("" if value is None else f"{100 * value:.1f}").rjust(self._width(target)))
+        say((f"{method.name}, seed {method.seed}".ljust(NAME) + "".join(cells)).rstrip(), err=True)
