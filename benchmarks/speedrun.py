@@ -41,11 +41,9 @@ from representation.dataset import ZooDataset
 from representation.encoders.encoder import Encoder
 from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
 from representation.paper import published
-from representation.recipes import Augmentation, Epochs, Recipe, load_recipe
+from representation.recipes import Epochs, Recipe, load_recipe
 from representation.reproduction.estimate import training_steps
 from representation.reproduction.report import TETRIS, machine
-from representation.training.augmentation import Augmenter
-from representation.training.start import best_linear_code
 from representation.training.train import Weights, train_epochs
 from zootools import open_zoo
 from zootools.errors import DamagedZooError, ZooError
@@ -136,12 +134,10 @@ class Judge:
 
     def bound(self) -> float:
         """Return the R2 of the best linear code of the recipe's length on permuted test networks."""
-        code = best_linear_code(self.home.schema, self.recipe, self.home.splits["train"].weights)
-        if code is None:
+        code = Method.of_linear_code(self.home.splits["train"].weights, self.home.schema, self.recipe)
+        if code is None or code.reconstruction is None:
             raise click.ClickException("the best linear code of networks of this size takes too long")
-        settings = Augmentation(permute=self.recipe.augmentation.permute, erase_probability=0.0)
-        augmenter, test = Augmenter(self.home.schema, settings), self.home.splits["test"].weights
-        return code.r2(augmenter.views(test, torch.Generator().manual_seed(0), copies=1).clean)
+        return code.reconstruction(self.home.splits["test"].weights)
 
     def __call__(self, encoder: Encoder) -> tuple[Values, Values]:
         """Return the values on the validation and on the test split."""

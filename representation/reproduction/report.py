@@ -250,8 +250,8 @@ LEARNED = (
 TETRIS = (
     "The images of TETRIS-SEED and TETRIS-HYP are ours: the paper publishes four shapes, but neither their number nor "
     "their noise. They were chosen so that the paper's baselines (raw weights, their statistics, PCA) and the best "
-    "linear codes score as published (benchmarks/calibrate_tetris.py); no learned value was used. Learned values "
-    "therefore compare methods on a similar zoo, not on the paper's own."
+    "linear codes score as published (benchmarks/calibrate_tetris.py); of the learned values, F scores decided how "
+    "noisy the test images are. Learned values therefore compare methods on a similar zoo, not on the paper's own."
 )
 """What every report with a TETRIS zoo says."""
 
@@ -337,14 +337,15 @@ def _tables(state: ReproductionState) -> list[tuple[str, list[Row]]]:
     """Return title and rows of the tables at the end."""
     return [
         ("The zoos", _zoos(state)),
-        ("Checkpoints that are left out", _left_out(state)),
+        ("Checkpoints that are left out", _notes(state, "left_out")),
+        ("Remarks on the zoos and their probes", _notes(state, "remark")),
         ("The encoders", _jobs(state)),
     ]
 
 
-def _left_out(state: ReproductionState) -> list[Row]:
-    """Return a row for each zoo, split and reason."""
-    notes = [note for _, found in state.results() for note in found.notes if note.kind == "left_out"]
+def _notes(state: ReproductionState, kind: str) -> list[Row]:
+    """Return a row for each remark of a kind on a zoo."""
+    notes = [note for _, found in state.results() for note in found.notes if note.kind == kind]
     return [{"zoo": zoo, "what": text} for zoo, text in dict.fromkeys((note.zoo, note.text) for note in notes)]
 
 

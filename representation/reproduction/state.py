@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from representation.evaluation.results import mean_and_interval
+from representation.evaluation.scoring import LINEAR_CODE
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import Cell, Item, Job
-from representation.reproduction.work import LINEAR_CODE, JobResult, Workspace
+from representation.reproduction.work import JobResult, Workspace
 
 NOT_RUN = "not run before the reproduction was stopped"
 

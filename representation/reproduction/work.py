@@ -6,26 +6,23 @@ repeated if, and only if, a zoo or the recipe changed.
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from representation.dataset import Note, ZooDataset, takes
 from representation.errors import PlacedError
-from representation.evaluation.baselines import Baseline, Umap, baselines
+from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.results import Score
 from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
-from representation.recipes import Augmentation, Recipe
+from representation.recipes import Recipe
 from representation.reproduction.items import BASELINES, VARIANCES, Job
 from representation.reproduction.scales import Scale
-from representation.training.augmentation import Augmenter
-from representation.training.start import best_linear_code
 from representation.training.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import write_durably
@@ -34,8 +31,6 @@ from zootools.open import open_zoo
 from zootools.spec.sections import Section
 from zootools.zoo import Zoo
 
-LINEAR_CODE = "linear code"
-"""The method of the scores of the best linear code, beside which every reconstruction is shown."""
 WEIGHTS_AND_STATISTICS = ("W", "s(W)")
 """The baselines of all tables but Table 5, which is about the TETRIS zoos."""
 
@@ -166,45 +161,30 @@ def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], re
         scorer.score(method)
     if job.method == BASELINES and (missing := Umap.missing(len(home.splits["train"]))):
         excluded[Umap.name] = missing
-    if job.learns and recipe.loss.reconstructs:
-        scorer.scores += _bounds(home, away, recipe)
     rows = [score for score in scorer.scores if score.split == "test" or score.target == "reconstruction"]
     notes = [note for dataset in (home, *away) for note in dataset.notes]
+    notes += [Note(zoo=home.name, text=text.removeprefix(f"{home.name}: ")) for text in scorer.notes]
     return _Found(tuple(rows), excluded, tuple(notes), home.counts)
 
 
 def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo, home: ZooDataset) -> list[Method]:
-    """Return the fitted methods of a job: the baselines that the paper has for this zoo, or the trained encoder."""
+    """Return the fitted methods of a job: the baselines that the paper has for this zoo, or the trained encoder.
+
+    Beside an encoder that reconstructs is the best linear code of the same length.
+    """
     weights = home.splits["train"].weights
     if not job.learns:
         latent = recipe.sized(home.schema.size).encoder.length
         every = [
             b for b in baselines(latent, len(weights), seed) if "tetris" in job.zoo or b.name in WEIGHTS_AND_STATISTICS
         ]
-        return [_fitted(baseline, weights, home, seed) for baseline in every]
+        return [Method.fitted(baseline, weights, home.schema, seed) for baseline in every]
     encoder = train_encoder(zoo, recipe, workspace.encoder(job, seed), seed, quiet=True)
-    rec = partial(reconstruction_r2, encoder, recipe=recipe) if recipe.loss.reconstructs else None
-    return [Method(job.method, encoder.embed, seed, len(weights), rec)]
-
-
-def _bounds(home: ZooDataset, away: Sequence[ZooDataset], recipe: Recipe) -> Iterator[Score]:
-    """Yield the R2 of the best linear code of the recipe's length on the networks that the encoder reconstructs."""
-    code = best_linear_code(home.schema, recipe, home.splits["train"].weights)
-    if code is None:
-        return
-    settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
-    augmenter = Augmenter(home.schema, settings)  # the views of `reconstruction_r2`
-    for zoo in (home, *away):
-        for split, part in zoo.splits.items():
-            if len(part):
-                views = augmenter.views(part.weights, torch.Generator().manual_seed(0), copies=1).clean
-                score = partial(Score, method=LINEAR_CODE, seed=0, target="reconstruction", metric="r2")
-                yield score(evaluated_on=zoo.name, split=split, value=code.r2(views), rows=len(part))
-
-
-def _fitted(baseline: Baseline, weights: Tensor, home: ZooDataset, seed: int) -> Method:
-    baseline.fit(weights, home.schema)
-    return Method(baseline.name, baseline.embed, seed, baseline.fitted_on)
+    if not recipe.loss.reconstructs:
+        return [Method(job.method, encoder.embed, seed, len(weights))]
+    rec = partial(reconstruction_r2, encoder, recipe=recipe)
+    bound = Method.of_linear_code(weights, home.schema, recipe)
+    return [Method(job.method, encoder.embed, seed, len(weights), rec), *([bound] if bound else [])]
 
 
 def _variances(workspace: Workspace, job: Job, recipe: Recipe) -> _Found:
