@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class Limits:
     """For one file, and for the start."""
 
 
-def read_states(paths: Sequence[Path], limits: Limits = Limits()) -> Iterator[dict[str, Array] | str]:
+def read_states(paths: Sequence[Path], limits: Limits = Limits()) -> Generator[dict[str, Array] | str, None, None]:
     """Yield the tensors of each file by name, or the reason why it cannot be read, in the order of ``paths``.
 
     Files that end in ``.safetensors`` are read here, all others by a process. bfloat16 becomes float32.
