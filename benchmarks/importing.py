@@ -1,7 +1,8 @@
 """Time and memory of imports of made-up populations: a large Parquet file, and many small pickles.
 
 ``python benchmarks/importing.py parquet --rows 270000`` writes the file, imports it in a process of its own, and prints
-the seconds and the peak of that process' memory; ``pickles --rows 50000`` does the same for files of torch.save.
+the seconds, those of all processors together, and the peak of that process' memory; ``pickles --rows 50000`` does the
+same for files of torch.save.
 """
 
 import argparse
@@ -84,9 +85,11 @@ def main() -> None:
         begun = time.monotonic()
         subprocess.run([sys.executable, "-m", "zootools", "import", *words], check=True)
         seconds = time.monotonic() - begun
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        busy, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
         size = chosen.rows * schema.size * 4 / 1e9
-        print(f"{chosen.kind}: {chosen.rows:,} x {schema.size:,} ({size:.1f} GB) in {seconds:.0f} s, {peak:.2f} GB")
+        what = f"{chosen.kind}: {chosen.rows:,} x {schema.size:,} ({size:.1f} GB)"
+        print(f"{what} in {seconds:.0f} s, {busy:.0f} s of processors, {peak:.2f} GB of memory")
         shutil.rmtree(folder / "zoo")
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,8 +87,13 @@ def planted(tmp_path: Path, checkpoints: list[Checkpoint], scores: Path) -> Call
             path = tmp_path / "wrong" / f"seed{checkpoint.seed}" / f"epoch{checkpoint.epoch}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(change(checkpoint.state), path)
-        usual = {"images": IMAGES, "constants": {"activation": "tanh"}, "path_pattern": PATTERN, "model_schema": SCHEMA}
-        merged = {**usual, "properties": scores, **options}
+        usual: dict[str, Any] = {
+            "images": IMAGES,
+            "constants": {"activation": "tanh"},
+            "path_pattern": PATTERN,
+            "model_schema": SCHEMA,
+        }
+        merged: dict[str, Any] = {**usual, "properties": scores, **options}
         return import_zoo("state-dicts", tmp_path / "wrong", tmp_path / "zoo", quiet=True, **merged)
 
     return run

@@ -78,13 +78,13 @@ def test_the_numpy_files_are_those_that_readers_of_the_small_cnn_zoo_expect(zoo:
         name, _, kind = variable["varname"].removesuffix(":0").rpartition("/")
         layers.setdefault(name, {})[kind] = values
     activation = {"tanh": torch.tanh, "relu": torch.relu}[metrics[row]["config.activation"]]
-    for layer, values in zip(zoo.schema.layers, layers.values(), strict=True):
+    for layer, tensors in zip(zoo.schema.layers, layers.values(), strict=True):
         if layer.kind == "conv":
-            x = F.conv2d(x, values["kernel"].permute(3, 2, 0, 1), values["bias"], layer.stride)
+            x = F.conv2d(x, tensors["kernel"].permute(3, 2, 0, 1), tensors["bias"], layer.stride)
             x = F.max_pool2d(x, layer.max_pool)
         else:
             x = x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x
-            x = x @ values["kernel"] + values.get("bias", torch.zeros(1))
+            x = x @ tensors["kernel"] + tensors.get("bias", torch.zeros(1))
         x = activation(x) if layer.activation else x
     with torch.no_grad():
         expected = zoo.module(metrics[row]["modeldir"], metrics[row]["step"]).eval()(images)

@@ -51,7 +51,7 @@ def write_many(path: Path, size: int, steps: tuple[int, ...] = STEPS) -> None:
     matrix[:] = np.random.default_rng(0).standard_normal((1, PARAMETERS), np.float32)
     matrix[:, 0] = np.arange(len(matrix))
     matrix.flush()
-    scores = {"test_accuracy": 0.5, "test_loss": 1.0, "train_accuracy": 0.75, "train_loss": 0.5}
+    scores: dict[str, Any] = {"test_accuracy": 0.5, "test_loss": 1.0, "train_accuracy": 0.75, "train_loss": 0.5}
     write_metrics(path, [keras_metrics(model, step, **scores) for model in range(models) for step in steps])
     write_layout(path)
 

@@ -4,13 +4,15 @@ A pickle can contain code. torch refuses to run it (``weights_only``), and in ca
 more memory and time than it needs; many files are read by one process, because starting it takes seconds.
 """
 
+import fcntl
 import json
 import os
 import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +34,10 @@ _COMMAND = (sys.executable, "-P", "-m", "zootools.importers.unpickle")
 
 MAX_FILE = 1 << 30
 """Bytes of a file with one checkpoint."""
-AHEAD = 8
-"""Files that the process is asked for before the first answer is read; their names fit into the buffer of a pipe."""
+AHEAD_BYTES = 32 << 10
+"""Bytes of requests without an answer at most: they fit into the buffer of a pipe, so that neither side blocks."""
+ANSWER_BYTES = 1 << 20
+"""Size of the pipe of the answers: the process works on while this one is busy with earlier files."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Limits:
     """For one file, and for the start."""
 
 
-def read_states(paths: Sequence[Path], limits: Limits = Limits()) -> Iterator[dict[str, Array] | str]:
+def read_states(paths: Sequence[Path], limits: Limits = Limits()) -> Generator[dict[str, Array] | str, None, None]:
     """Yield the tensors of each file by name, or the reason why it cannot be read, in the order of ``paths``.
 
     Files that end in ``.safetensors`` are read here, all others by a process. bfloat16 becomes float32.
@@ -105,7 +109,9 @@ class _Reader:
 
     def __init__(self, paths: Sequence[Path], limits: Limits) -> None:
         self._paths, self._limits = paths, limits
-        self._asked = self._answered = 0
+        self._answered = 0
+        self._waiting: deque[int] = deque()
+        """The bytes of every request that was sent and not answered."""
         self._proved = False
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -123,6 +129,7 @@ class _Reader:
             self._start()
         self._ask()
         data = self._frame()
+        self._waiting.popleft()
         self._answered += 1
         if isinstance(data, str):  # the process is of no use any more; what was asked for is asked for again
             self._stop()
@@ -139,15 +146,19 @@ class _Reader:
             stderr=subprocess.DEVNULL,
             env=_environment(),
         )
-        self._asked = self._answered
+        self._waiting.clear()
+        with suppress(OSError):  # more than this user may have
+            fcntl.fcntl(self._pipe("stdout"), fcntl.F_SETPIPE_SZ, ANSWER_BYTES)
 
     def _ask(self) -> None:
         requests = self._pipe("stdin")
         with suppress(BrokenPipeError):
-            while self._asked < min(len(self._paths), self._answered + AHEAD):
-                path = os.path.realpath(self._paths[self._asked])
-                requests.write(json.dumps(path).encode() + b"\n")
-                self._asked += 1
+            while (position := self._answered + len(self._waiting)) < len(self._paths):
+                line = json.dumps(os.path.realpath(self._paths[position])).encode() + b"\n"
+                if self._waiting and sum(self._waiting) + len(line) > AHEAD_BYTES:
+                    break
+                requests.write(line)
+                self._waiting.append(len(line))
             requests.flush()
 
     def _frame(self) -> bytes | str:

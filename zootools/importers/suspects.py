@@ -61,9 +61,7 @@ def _distance(schema: Schema, sample: Sample, subset: Subset, suspect: Suspect) 
 def suspects(schema: Schema, facts: Facts) -> Iterator[Suspect]:
     """Yield the mistakes that can have been made with these layers and images."""
     for what, change in _orders(schema).items():
-        yield Suspect(
-            what, lambda sample, subset, change=change: (replace(sample, weights=change(sample.weights)), subset)
-        )
+        yield Suspect(what, _reordered(change))
     if isinstance(facts.images, StoredImages):
         images = facts.images
         for what, (mean, std) in NORMALISATIONS.items():
