@@ -5,10 +5,12 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -151,6 +153,17 @@ def test_an_export_that_fails_leaves_nothing(tiny_zoo: Path, tmp_path: Path, for
     with pytest.raises(DamagedZooError, match="epoch-0002"):
         export_zoo(open_zoo(copy), tmp_path / "exports" / "one", form)
     assert list((tmp_path / "exports").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "..", "a/b", "", "a\x00b"])
+def test_state_dicts_stay_below_the_folder_of_the_export(zoo: Zoo, tmp_path: Path, name: str) -> None:
+    ids = pa.array([name, *zoo.metadata["model_id"].to_pylist()[1:]])
+    hostile = replace(
+        zoo, metadata=zoo.metadata.set_column(zoo.metadata.column_names.index("model_id"), "model_id", ids)
+    )
+    with pytest.raises(SpecError, match=r"row 0: the model id .* cannot be the name of a folder"):
+        export_zoo(hostile, tmp_path / "deep" / "export", "state-dicts")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_one(tiny_zoo: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -194,6 +195,9 @@ def _state_dicts(zoo: Zoo, folder: Path) -> None:
     from safetensors.numpy import save
 
     ids, epochs = zoo.metadata["model_id"].to_pylist(), zoo.metadata["epoch"].to_pylist()
+    for row, model in enumerate(ids):
+        if not _FILE_NAME.fullmatch(model):
+            raise SpecError(f"{zoo.name}: row {row}: the model id {model!r:.80} cannot be the name of a folder")
     paths = [f"{model}/epoch-{epoch:04d}.safetensors" for model, epoch in zip(ids, epochs, strict=True)]
     rows = (row for _, weights in _parts(zoo) for row in weights)
     for path, row in zip(paths, rows, strict=True):
@@ -203,6 +207,9 @@ def _state_dicts(zoo: Zoo, folder: Path) -> None:
     with durable_file(folder / PROPERTIES) as file:
         pq.write_table(table.add_column(0, "path", pa.array(paths)), file)
 
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""Model ids that name a folder below the export: those of a stranger's Parquet file are any text."""
 
 _WRITERS: dict[str, Callable[[Zoo, Path], None]] = {
     "index-dict": _index_dict,
