@@ -159,10 +159,10 @@ class EncoderTrainer:
 
     def _permuted(self, weights: Tensor) -> Tensor:
         """Return at most `VALIDATED` of some networks, permuted if the recipe permutes; always the same."""
-        some = weights[:: -(-len(weights) // VALIDATED)]
-        generator = torch.Generator(self.device).manual_seed(
-            int(stream(self.seed, "encoder", "permuted").integers(2**63))
-        )
+        seed = int(stream(self.seed, "encoder", "permuted").integers(2**63))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        # Drawn at random: every k-th network of a zoo, which is sorted by epoch and model, can be the same few models.
+        some = weights[torch.randperm(len(weights), generator=generator, device=self.device)[:VALIDATED]]
         return self.augmenter.views(some, generator, copies=1).clean
 
     def save(self) -> tuple[dict[str, Tensor], TrainerState]:
