@@ -231,7 +231,7 @@ def test_two_files_of_one_checkpoint_are_refused_by_name(import_files: Import, f
 
 def test_a_pattern_that_matches_nothing_is_refused(import_files: Import, tmp_path: Path) -> None:
     with pytest.raises(
-        SpecError, match=r"no path matches 'run\{seed:int\}.pt'; the first of 24 files is 'seed0/epoch0.pt'"
+        SpecError, match=r"no path matches 'run\{seed:int\}.pt'; the first of 24 files is 'seed0/epoch0.safetensors'"
     ):
         import_files(path_pattern="run{seed:int}.pt")
     assert not (tmp_path / "zoo").exists()
