@@ -32,7 +32,7 @@ def test_squared_error_is_that_of_a_written_out_example() -> None:
     errors = [[1, 4], [9, 1]]
     assert squared_error(outputs, targets, None).item() == np.mean(errors)
     assert squared_error(outputs, targets, None, "sum").item() == np.sum(errors) / 2  # the paper's 1/M sum of norms
-    assert squared_error(outputs, targets, torch.tensor([2.0, 0.5])).item() == np.mean([[2, 2], [18, 0.5]])
+    assert squared_error(outputs, targets, torch.tensor([2.0, 0.5])).item() == np.mean([[4, 1], [36, 0.25]])
 
 
 def test_nt_xent_is_that_of_a_written_out_example() -> None:

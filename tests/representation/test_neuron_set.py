@@ -178,7 +178,8 @@ def test_the_error_divided_by_the_variance_is_the_unexplained_share() -> None:
 
 
 def test_the_prediction_of_the_statistics_is_a_term_and_leaves_its_mark() -> None:
-    schema, weights = SCHEMAS["mlp_deep"], networks(SCHEMAS["mlp_deep"], 64)
+    schema = SCHEMAS["mlp_deep"]
+    weights = networks(schema, 64) * torch.linspace(0.5, 2, 64)[:, None]  # statistics that vary together
     errors = {}
     for weight in (0.0, 10.0):
         settings = recipe(f"loss.statistics={weight}", "loss.kind=Ec", "training.lr=3e-3", "training.steps=60")
@@ -187,7 +188,7 @@ def test_the_prediction_of_the_statistics_is_a_term_and_leaves_its_mark() -> Non
         assert last["total"] == pytest.approx(last["contrast"] + weight * last["statistics"], rel=1e-4)
         errors[weight] = (first["statistics"], last["statistics"])
     assert errors[0.0] == (0.0, 0.0)
-    assert 0 < errors[10.0][1] < 0.9 * errors[10.0][0]
+    assert 0 < errors[10.0][1] < 0.7 * errors[10.0][0]
 
 
 def test_lengths_follow_from_the_networks() -> None:
