@@ -59,8 +59,7 @@ def import_command(
 
     \b
     Example:
-      zootools import state-dicts runs -o zoos/mine --architecture cnn_small --images mnist_seed \\
-        --path-pattern 'seed{seed:int}/epoch{epoch:int}.pt' --set activation=tanh
+      zootools import state-dicts runs -o zoos/mine --schema schema.json --path-pattern 'seed{seed:int}/{epoch:int}.pt'
       zootools import parquet table.parquet -o zoos/mine --schema schema.json
     """
     from zootools.bundled import find_spec
