@@ -8,7 +8,7 @@ Nothing here imports torch or Ray.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -137,6 +137,11 @@ def _change(base: Recipe, key: str, draw: Vary, value: Any) -> str:
     for name in path:
         section = getattr(section, name, None)
     field = type(section).model_fields.get(last) if isinstance(section, Section) else None
-    if draw.choice is None and field is not None and field.annotation is int:
+    if draw.choice is None and field is not None and _takes_integers(field.annotation):
         value = round(value)
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _takes_integers(annotation: Any) -> bool:
+    """Return whether a type is int, or a union or annotation of it, such as that of a key that may also be ``auto``."""
+    return annotation is int or any(map(_takes_integers, get_args(annotation)))
