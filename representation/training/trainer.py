@@ -217,8 +217,9 @@ def _parameter_groups(modules: Sequence[nn.Module], lr: float, widest: int | Non
     """
     groups: dict[float, list[nn.Parameter]] = {1.0: []}
     for layer in (layer for module in modules for layer in module.modules()):
-        wide = widest is not None and isinstance(layer, nn.Linear) and layer.in_features > widest
-        factor = widest / layer.in_features if wide else 1.0
+        factor = 1.0
+        if widest is not None and isinstance(layer, nn.Linear):
+            factor = min(1.0, widest / layer.in_features)
         groups.setdefault(factor, []).extend(layer.parameters(recurse=False))
     return [{"params": parameters, "lr": factor * lr} for factor, parameters in groups.items() if parameters]
 

@@ -25,7 +25,7 @@ ALLOWED = {
     "zootools/images/sets.py": ["pickle"],
     # Checkpoints of others: in a process with limits, and with weights_only.
     "zootools/importers/unpickle.py": ["torch.load"],
-    # The properties of blocks that an import of the same user spooled, of bounded size; pyarrow makes no objects of them.
+    # Properties that an import of the same user spooled, of bounded size; pyarrow makes no objects of them.
     "zootools/importers/spool.py": ["pa.ipc.open_stream"],
 }
 
