@@ -9,7 +9,6 @@ fitting it, mapping all checkpoints, and fitting and scoring the probes of all p
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,8 +20,9 @@ import torch
 
 from representation.dataset import ZooDataset
 from representation.evaluation.baselines import baselines
-from representation.evaluation.scoring import Method, Scorer, Seconds, reconstruction_r2
+from representation.evaluation.scoring import LINEAR_CODE, Method, Scorer, Seconds
 from representation.recipes import Recipe, load_recipe
+from representation.training.start import best_linear_code
 from representation.training.train import train_encoder
 from zootools import Zoo, open_zoo
 
@@ -43,10 +43,12 @@ def main(zoo: str, recipe_name: str, encoder: bool, threads: int, as_json: bool)
     weights, length = home.splits["train"].weights, recipe.sized(home.schema.size).encoder.length
     phases = {"reading": Seconds(time.process_time() - begun)}
     scorer = Scorer(home, [], targets, excluded)
-    methods = [partial(Method.fitted, each, weights, home.schema) for each in baselines(length, len(weights))]
-    for fit in (*methods, partial(Method.of_linear_code, weights, home.schema, recipe)):
-        if method := fit():
-            phases[method.name] = scorer.score(method)
+    for baseline in baselines(length, len(weights)):
+        phases[baseline.name] = scorer.score(Method.fitted(baseline, weights, home.schema))
+    begun = time.process_time()
+    if code := best_linear_code(home.schema, recipe, weights):
+        seconds = time.process_time() - begun
+        phases[LINEAR_CODE] = scorer.score(Method.of_linear_code(code, home.schema, recipe, len(weights), seconds))
     if encoder:
         phases[recipe.loss.kind] = scorer.score(trained(opened, recipe))
     total = sum(map(sum, phases.values()))
@@ -68,9 +70,7 @@ def trained(zoo: Zoo, recipe: Recipe) -> Method:
     begun = time.process_time()
     with TemporaryDirectory() as folder:
         encoder = train_encoder(zoo, recipe, Path(folder) / "encoder", quiet=True, device="cpu")
-    seconds = time.process_time() - begun
-    rebuilt = partial(reconstruction_r2, encoder, recipe=recipe) if recipe.loss.reconstructs else None
-    return Method(recipe.loss.kind, encoder.embed, 0, None, rebuilt, seconds=seconds)
+    return Method.of_encoder(encoder, recipe, seconds=time.process_time() - begun)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 # The folder of a script comes first on the path, where representation.py would hide the package: move it last.
@@ -39,11 +38,12 @@ from pydantic import ValidationError
 
 from representation.dataset import ZooDataset
 from representation.encoders.encoder import Encoder
-from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
+from representation.evaluation.scoring import Method, Scorer, permuted_views
 from representation.paper import published
 from representation.recipes import Epochs, Recipe, load_recipe
 from representation.reproduction.estimate import training_steps
 from representation.reproduction.report import TETRIS, machine
+from representation.training.start import best_linear_code
 from representation.training.train import Weights, train_epochs
 from zootools import open_zoo
 from zootools.errors import DamagedZooError, ZooError
@@ -134,18 +134,17 @@ class Judge:
 
     def bound(self) -> float:
         """Return the R2 of the best linear code of the recipe's length on permuted test networks."""
-        code = Method.of_linear_code(self.home.splits["train"].weights, self.home.schema, self.recipe)
-        if code is None or code.reconstruction is None:
+        schema, splits = self.home.schema, self.home.splits
+        code = best_linear_code(schema, self.recipe, splits["train"].weights)
+        if code is None:
             raise click.ClickException("the best linear code of networks of this size takes too long")
-        return code.reconstruction(self.home.splits["test"].weights)
+        return code.r2(permuted_views(schema, splits["test"].weights, self.recipe))
 
     def __call__(self, encoder: Encoder) -> tuple[Values, Values]:
         """Return the values on the validation and on the test split."""
         excluded: dict[str, str] = {}
         scorer = Scorer(self.home, [], [cell for cell in CELLS if cell != "reconstruction"], excluded, ("paper",))
-        reconstruction = partial(reconstruction_r2, encoder, recipe=self.recipe)
-        reconstructs = self.recipe.loss.reconstructs
-        scorer.score(Method("encoder", encoder.embed, reconstruction=reconstruction if reconstructs else None))
+        scorer.score(Method.of_encoder(encoder, self.recipe))
         if excluded:
             raise click.ClickException(f"the encoder cannot be scored: {excluded}")
         scores = [score for score in scorer.scores if score.metric == "r2" and score.value is not None]

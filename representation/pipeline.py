@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -21,13 +20,13 @@ from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import Umap, UnfitError, baselines
 from representation.evaluation.results import Results
 from representation.evaluation.rows import Rows
-from representation.evaluation.scoring import LINEAR_CODE, Method, Scorer, reconstruction_r2
+from representation.evaluation.scoring import LINEAR_CODE, Method, Scorer
 from representation.recipes import Recipe, load_recipe
 from representation.search.run import search_recipes
 from representation.search.space import Trial
 from representation.training.distributed import train_encoders
 from representation.training.memory import check_memory, memory_named
-from representation.training.start import start_encoder
+from representation.training.start import best_linear_code, start_encoder
 from representation.training.train import Weights, check_folders, train_encoder, training_data
 from zootools.choices import check_word
 from zootools.errors import SpecError, StorageError
@@ -247,6 +246,12 @@ def _methods(
     Methods that cannot be fitted are added to ``excluded``, with the reason.
     """
     weights = home.splits["train"].weights
+    begun, code = time.process_time(), None
+    if recipe.loss.reconstructs or recipe.encoder.starts_from_pca:
+        code = best_linear_code(home.schema, recipe, weights)
+        if code is None:
+            excluded[LINEAR_CODE] = f"{home.schema.size:,} weights without permutations: too large"
+    seconds = time.process_time() - begun
     for seed in range(seeds):
         for baseline in baselines(recipe.sized(home.schema.size).encoder.length, len(weights), seed):
             if seed == 0 or baseline.seeded:
@@ -256,16 +261,11 @@ def _methods(
                     excluded[baseline.name] = str(error)
         with torch.random.fork_rng(devices=[]), memory_named(home.schema, recipe, len(weights), training=False):
             torch.manual_seed(seed)
-            untrained = start_encoder(home.schema, recipe, weights)
+            untrained = start_encoder(home.schema, recipe, weights, code)
         yield Method("untrained", untrained.embed, seed)
-        if seed == 0 and recipe.loss.reconstructs:
-            if bound := Method.of_linear_code(weights, home.schema, recipe):
-                yield bound
-            else:
-                excluded[LINEAR_CODE] = f"{home.schema.size:,} weights without permutations: too large"
+        if seed == 0 and code is not None and recipe.loss.reconstructs:
+            yield Method.of_linear_code(code, home.schema, recipe, len(weights), seconds)
         if train is not None:
             begun = time.process_time()
             encoder = train(seed)
-            seconds = time.process_time() - begun
-            rec = partial(reconstruction_r2, encoder, recipe=recipe) if recipe.loss.reconstructs else None
-            yield Method(recipe.loss.kind, encoder.embed, seed, len(weights), rec, seconds=seconds)
+            yield Method.of_encoder(encoder, recipe, seed, len(weights), time.process_time() - begun)

@@ -320,6 +320,10 @@ class EncoderTraining(Section):
     best: Literal["loss", "reconstruction"] = "loss"
     """The figure on the validation split by which the kept epoch is chosen."""
 
+    def steps_of_epoch(self, checkpoints: int) -> int:
+        """Return the steps of an epoch on a number of checkpoints, at least 1."""
+        return self.steps or checkpoints // min(self.batch_size, checkpoints)
+
 
 class Recipe(Section):
     """Everything that decides an encoder, except the zoo and the seed."""

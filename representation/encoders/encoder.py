@@ -5,7 +5,6 @@
 """
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -36,8 +35,6 @@ Architecture = Attention | FeedForward | NeuronSet
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(Architecture)
 VALUES_AT_ONCE = 1 << 24
 """Most activations per layer in `Encoder.embed`; bounds the memory, and does not change the result."""
-FITTED = 20_000
-"""Most networks, evenly spaced, from which the constants of an encoder are computed."""
 MAX_CONFIG = 1 << 20
 """Largest config.json that is read, in bytes."""
 
@@ -100,12 +97,11 @@ class Encoder(
         return cls(schema=schema.to_json(), architecture=architecture.sized(schema.size).model_dump(mode="json"))
 
     def start(self, weights: Tensor, code: tuple[Tensor, Tensor] | None) -> None:
-        """Set what training begins with that depends on the training weights ``[n, N]``: constants, linear maps.
+        """Set what training begins with that depends on training weights ``[n, N]``: constants, linear maps.
 
         Args: ``code`` is the mean ``[N]`` and the components ``[N, L]`` of the linear code that the linear maps begin
         with; None for a random start.
         """
-        weights = weights[:: math.ceil(len(weights) / FITTED)]
         if self.standardiser is not None:
             self.standardiser.fit_layers(weights, self.schema)
         if isinstance(self.encoder, NeuronSetEncoder):

@@ -1,5 +1,6 @@
 """Scoring: how well a linear probe predicts each property from the features of a method."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from representation.evaluation.results import Score
 from representation.recipes import Augmentation, Recipe
 from representation.targets import Target
 from representation.training.augmentation import Augmenter
-from representation.training.start import best_linear_code
+from representation.training.linear_code import LinearCode
+from representation.training.reconstruction import reconstruction_r2
 from zootools.architectures import Schema
 
 PROBES = ("paper", "standardised")
@@ -57,20 +59,27 @@ class Method:
         return cls(baseline.name, baseline.embed, seed, baseline.fitted_on, None, baseline.scored_on, seconds)
 
     @classmethod
-    def of_linear_code(cls, weights: Tensor, schema: Schema, recipe: Recipe) -> "Method | None":
-        """Return the best linear code of permuted networks as a method that only reconstructs: the bound of others.
+    def of_encoder(
+        cls, encoder: Encoder, recipe: Recipe, seed: int = 0, fitted_on: int | None = None, seconds: float = 0.0
+    ) -> "Method":
+        """Return a trained encoder as a method that is named after its loss."""
 
-        It has as many numbers as the recipe's representation. None where it would take too long.
-        """
-        begun = time.process_time()
-        code = best_linear_code(schema, recipe, weights)
-        if code is None:
-            return None
+        def rebuilt(networks: Tensor) -> float:
+            return reconstruction_r2(permuted_views(encoder.schema, networks, recipe), encoder.reconstruct)
+
+        reconstruction = rebuilt if recipe.loss.reconstructs else None
+        return cls(recipe.loss.kind, encoder.embed, seed, fitted_on, reconstruction, seconds=seconds)
+
+    @classmethod
+    def of_linear_code(
+        cls, code: LinearCode, schema: Schema, recipe: Recipe, fitted_on: int, seconds: float = 0.0
+    ) -> "Method":
+        """Return the best linear code of permuted networks as a method that only reconstructs: the bound of others."""
 
         def rebuilt(networks: Tensor) -> float:
             return code.r2(permuted_views(schema, networks, recipe))
 
-        return cls(LINEAR_CODE, None, 0, len(weights), rebuilt, None, time.process_time() - begun)
+        return cls(LINEAR_CODE, None, 0, fitted_on, rebuilt, seconds=seconds)
 
 
 def permuted_views(schema: Schema, weights: Tensor, recipe: Recipe) -> Tensor:
@@ -80,16 +89,6 @@ def permuted_views(schema: Schema, weights: Tensor, recipe: Recipe) -> Tensor:
     """
     settings = Augmentation(permute=recipe.augmentation.permute, erase_probability=0.0)
     return Augmenter(schema, settings).views(weights, torch.Generator().manual_seed(0), copies=1).clean
-
-
-def reconstruction_r2(encoder: Encoder, weights: Tensor, recipe: Recipe) -> float:
-    """Return the R2 of reconstructed `permuted_views` over the whole vector, "Rec" in the paper's tables.
-
-    As in the paper, the error is compared with the error of the mean of each weight over these networks.
-    """
-    views = permuted_views(encoder.schema, weights, recipe)
-    error = (views - encoder.reconstruct(views)).square().sum(dtype=torch.float64)
-    return float(1 - error / (views - views.mean(dim=0)).square().sum(dtype=torch.float64))
 
 
 def validation_scores(home: ZooDataset, targets: list[str], encoder: Encoder, name: str) -> list[Score]:
@@ -132,7 +131,7 @@ class Scorer:
         train = self.home.splits["train"]
         if len(train) <= MAX_ADAM or not any(train.targets[name].classes for name in self.targets):
             return []
-        larger = -(-len(train) // MAX_ADAM)
+        larger = _larger_batches(len(train))
         text = f"batches of {10 * larger} at {larger} times the learning rate instead of batches of 10"
         return [f"{self.home.name}: the paper's softmax layers are trained in {text}"]
 
@@ -249,7 +248,7 @@ class _Fits:
             return ridge.alphas, ridge
         labelled = [(values, labels.long()) for values, labels in (self.train, self.validation)]
         if probe == "paper":
-            larger = -(-len(labelled[0][0]) // MAX_ADAM)
+            larger = _larger_batches(len(self.train[0]))
             softmax = fit_softmax_adam(*labelled[0], self.classes, seed=self.seed, larger=larger)
         else:
             softmax = fit_softmax_lbfgs(labelled[0], labelled[1], self.classes)
@@ -260,6 +259,11 @@ class _Fits:
             return softmax.classes(rows, self.heads).double().masked_fill(failed, torch.nan)
 
         return softmax.alphas or [None] * self.heads, predict
+
+
+def _larger_batches(checkpoints: int) -> int:
+    """Return by which factor batches and learning rate of the paper's softmax layer are larger than the paper's."""
+    return math.ceil(checkpoints / MAX_ADAM)
 
 
 def _values(target: Target, predicted: Tensor, rank: bool) -> Iterator[tuple[str, float]]:

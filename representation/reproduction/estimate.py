@@ -42,8 +42,7 @@ def job_flops(scale: Scale, job: Job) -> float:
 
 def training_steps(recipe: Recipe, checkpoints: int) -> int:
     """Return the steps of a training on a number of checkpoints."""
-    batch = min(recipe.training.batch_size, checkpoints)
-    return recipe.training.epochs * (recipe.training.steps or checkpoints // batch)
+    return recipe.training.epochs * recipe.training.steps_of_epoch(checkpoints)
 
 
 def _training_checkpoints(scale: Scale, job: Job) -> int:

@@ -19,10 +19,11 @@ from representation.dataset import Note, ZooDataset, takes
 from representation.errors import PlacedError
 from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.results import Score
-from representation.evaluation.scoring import Method, Scorer, reconstruction_r2
+from representation.evaluation.scoring import Method, Scorer
 from representation.recipes import Recipe
 from representation.reproduction.items import BASELINES, VARIANCES, Job
 from representation.reproduction.scales import Scale
+from representation.training.start import best_linear_code
 from representation.training.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import write_durably
@@ -180,11 +181,10 @@ def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo,
         ]
         return [Method.fitted(baseline, weights, home.schema, seed) for baseline in every]
     encoder = train_encoder(zoo, recipe, workspace.encoder(job, seed), seed, quiet=True)
-    if not recipe.loss.reconstructs:
-        return [Method(job.method, encoder.embed, seed, len(weights))]
-    rec = partial(reconstruction_r2, encoder, recipe=recipe)
-    bound = Method.of_linear_code(weights, home.schema, recipe)
-    return [Method(job.method, encoder.embed, seed, len(weights), rec), *([bound] if bound else [])]
+    found = [Method.of_encoder(encoder, recipe, seed, len(weights))]
+    if recipe.loss.reconstructs and (code := best_linear_code(home.schema, recipe, weights)):
+        found.append(Method.of_linear_code(code, home.schema, recipe, len(weights)))
+    return found
 
 
 def _variances(workspace: Workspace, job: Job, recipe: Recipe) -> _Found:

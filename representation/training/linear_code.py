@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from representation.training.reconstruction import in_parts, reconstruction_r2
 from zootools.architectures import Schema
 
-AT_ONCE = 1 << 23
-"""Most weights that are converted to float64 at a time."""
 MOST_DIRECTIONS = 6_000
 """Largest matrix that is decomposed (some minutes on one core); only networks without permutations come near it."""
 
@@ -37,17 +36,13 @@ class LinearCode:
     """float64 ``[N, L]`` with orthonormal columns, that of the largest variance first. L is at most N."""
 
     def r2(self, views: Tensor) -> float:
-        """Return the R2 of the decoded networks ``[n, N]``, which is compared with the mean of each weight over them.
+        """Return the `reconstruction_r2` of the decoded networks ``[n, N]``."""
 
-        NaN if all networks are equal.
-        """
-        centre = views.mean(dim=0, dtype=torch.float64).cpu()
-        error = variance = 0.0
-        for chunk in _chunks(views):
-            rows = chunk - self.mean
-            error += float((rows - rows @ self.components @ self.components.T).square().sum())
-            variance += float((chunk - centre).square().sum())
-        return 1 - error / variance if variance else math.nan
+        def rebuild(rows: Tensor) -> Tensor:
+            codes = (rows.to("cpu", torch.float64) - self.mean) @ self.components
+            return self.mean + codes @ self.components.T
+
+        return reconstruction_r2(views, rebuild)
 
 
 def linear_code(weights: Tensor, schema: Schema, length: int, permute: bool = True) -> LinearCode | None:
@@ -150,5 +145,4 @@ def _basis(count: int) -> Tensor:
 
 def _chunks(weights: Tensor) -> Iterator[Tensor]:
     """Yield the rows, float64 on the CPU, some at a time."""
-    for rows in weights.split(max(1, AT_ONCE // weights.shape[1])):
-        yield rows.to("cpu", torch.float64)
+    return (rows.to("cpu", torch.float64) for rows in in_parts(weights))

@@ -50,7 +50,8 @@ def estimate(schema: Schema, recipe: Recipe, rows: int, training: bool = True) -
         parameters = _attention_parameters(shapes, settings)
         tokens = sum(count for count, _ in shapes) + settings.compression_token
         kept = 2 * settings.blocks * tokens * (8 * settings.width + 2 * settings.hidden)
-        parameters += settings.coded and _linear(schema.size, settings.coded) + _linear(settings.length, schema.size)
+        if settings.coded:
+            parameters += _linear(schema.size, settings.coded) + _linear(settings.length, schema.size)
     elif isinstance(settings, NeuronSet):
         with torch.device("meta"):
             parameters = sum(parameter.numel() for parameter in Encoder.build(schema, settings).parameters())

@@ -1,10 +1,9 @@
 """What a training begins with: the encoder, its constants and linear maps that follow from the training weights."""
 
-import math
-
 from torch import Tensor, nn
 
-from representation.encoders.encoder import FITTED, Encoder
+from representation.dataset import sample_rows
+from representation.encoders.encoder import Encoder
 from representation.encoders.graph import NeuronGraph
 from representation.encoders.standard import Standardiser
 from representation.encoders.statistics import LayerStatistics
@@ -12,6 +11,9 @@ from representation.recipes import Recipe
 from representation.training.linear_code import MOST_DIRECTIONS, LinearCode, linear_code
 from zootools.architectures import Schema
 from zootools.errors import SpecError
+
+FITTED = 20_000
+"""Most networks from which the constants of an encoder are computed."""
 
 
 def start_encoder(schema: Schema, recipe: Recipe, weights: Tensor, code: LinearCode | None = None) -> Encoder:
@@ -37,7 +39,7 @@ def start_encoder(schema: Schema, recipe: Recipe, weights: Tensor, code: LinearC
                 f"{schema.size:,} weights takes too long (at most {MOST_DIRECTIONS:,}); use encoder.start=random"
             )
         begin = (code.mean, code.components[:, : settings.coded])
-    encoder.start(weights, begin)
+    encoder.start(_sample(weights), begin)
     return encoder
 
 
@@ -53,7 +55,7 @@ class StatisticsPrediction(nn.Module):
     def __init__(self, schema: Schema, length: int, weights: Tensor) -> None:
         """Args: ``length`` of the representation; ``weights`` ``[n, N]`` are the training networks."""
         super().__init__()
-        some = weights[:: math.ceil(len(weights) / FITTED)]
+        some = _sample(weights)
         self.standardiser = Standardiser(schema.size).to(weights.device)
         self.standardiser.fit_layers(some, schema)
         self.statistics = LayerStatistics(NeuronGraph(schema)).to(weights.device)
@@ -64,3 +66,8 @@ class StatisticsPrediction(nn.Module):
         """Return the errors ``[copies * n, statistics]`` for z ``[copies * n, length]`` of networks ``[n, N]``."""
         targets = self.statistics(self.standardiser(weights))
         return self.linear(z).float() - targets.repeat(len(z) // len(targets), 1)
+
+
+def _sample(weights: Tensor) -> Tensor:
+    """Return at most `FITTED` of the training networks, always the same ones."""
+    return weights if len(weights) <= FITTED else weights[sample_rows(len(weights), FITTED).to(weights.device)]

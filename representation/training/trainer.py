@@ -13,6 +13,7 @@ from representation.encoders.attention import projection_head
 from representation.recipes import Recipe
 from representation.training.augmentation import Augmenter
 from representation.training.losses import Objective, Terms
+from representation.training.reconstruction import reconstruction_r2
 from representation.training.start import StatisticsPrediction, best_linear_code, start_encoder
 from zootools.architectures import Schema
 from zootools.rng import stream
@@ -77,7 +78,7 @@ class EncoderTrainer:
             fused=True,
         )
         self.batch_size = min(training.batch_size, len(self.weights))
-        self.steps = training.steps or len(self.weights) // self.batch_size
+        self.steps = training.steps_of_epoch(len(self.weights))
         self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
         if training.schedule == "plateau":
             self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.3, patience=10)
@@ -91,10 +92,9 @@ class EncoderTrainer:
         generator = self._seed_generators("epoch", self.epoch)
         weights, sums = self.weights, torch.zeros(len(Terms._fields), device=self.device)
         # Checkpoints that do not fill a batch are left out; they are others in every epoch.
-        passes = -(-self.steps * self.batch_size // len(weights))
-        order = torch.cat(
-            [torch.randperm(len(weights), generator=generator, device=self.device) for _ in range(passes)]
-        )
+        passes = math.ceil(self.steps * self.batch_size / len(weights))
+        orders = [torch.randperm(len(weights), generator=generator, device=self.device) for _ in range(passes)]
+        order = torch.cat(orders)
         self.encoder.train()
         self.head.train()
         for step in range(self.steps):
@@ -139,23 +139,15 @@ class EncoderTrainer:
         result = dict(zip(Terms._fields, (sums / len(weights)).tolist(), strict=True))
         return result | self.reconstruction_r2(weights)
 
-    @torch.no_grad()
     def reconstruction_r2(self, weights: Tensor) -> dict[str, float]:
         """Return R2 of reconstructed networks ``[n, N]`` under the key ``r2``; nothing without a reconstruction.
 
-        R2 is 1 - squared error / squared deviation from the mean, over all weights, on permuted networks without
-        erasing or noise. The views are the same in every call.
+        The networks are permuted, without erasing or noise, in the same way in every call.
         """
         if not self.recipe.loss.reconstructs:
             return {}
-        self.encoder.eval()
-        views = self._permuted(weights)
-        error = sum(
-            float((self.encoder.decode(self.encoder(batch)) - batch).double().square().sum())
-            for batch in views.split(self.batch_size)
-        )
-        deviation = float((views.double() - views.mean(dim=0, dtype=torch.float64)).square().sum())
-        return {"r2": 1 - error / deviation} if deviation > 0 else {}
+        r2 = reconstruction_r2(self._permuted(weights), self.encoder.reconstruct)
+        return {} if math.isnan(r2) else {"r2": r2}
 
     def _permuted(self, weights: Tensor) -> Tensor:
         """Return at most `VALIDATED` of some networks, permuted if the recipe permutes; always the same."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from representation.recipes import Augmentation
 from representation.training.augmentation import Augmenter
 from representation.training.linear_code import linear_code
+from representation.training.reconstruction import reconstruction_r2
 from zootools.architectures import Schema, build_schema
 from zootools.images.datasets import ImageData
 from zootools.spec import Mlp
@@ -81,3 +82,13 @@ def test_any_finite_weights_have_a_code_with_finite_numbers(rows: int, scale: fl
     assert code.mean.isfinite().all()
     value = code.r2(weights)
     assert math.isnan(value) if rows == 1 or not scale else math.isfinite(value)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e30])
+def test_the_r2_of_a_reconstruction_is_that_of_its_formula_for_weights_of_any_size(factor: float) -> None:
+    networks = torch.randn(50, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rebuilt = 0.5 * networks
+    expected = 1 - (networks - rebuilt).square().sum() / (networks - networks.mean(dim=0)).square().sum()
+    found = reconstruction_r2((factor * networks).float(), lambda rows: 0.5 * rows)
+    assert found == pytest.approx(float(expected), rel=1e-6)
+    assert math.isnan(reconstruction_r2(torch.full((3, 4), factor), lambda rows: rows))
