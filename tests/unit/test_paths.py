@@ -92,7 +92,7 @@ ALLOWED = {
     "zootools/storage/place.py:_fetch_one": CACHE,
     "zootools/storage/place.py:keep": CACHE,
     "zootools/building/preflight.py:_nearest": ITSELF,
-    "zootools/building/preflight.py:check_folder": ITSELF,
+    "zootools/storage/build_state.py:check_target": ITSELF,
     "zootools/building/preflight.py:check_space": ITSELF,
     "zootools/storage/shards.py:_map_shard": OPENED,
     "zootools/storage/table_reader.py:data_fault": OPENED,

@@ -13,12 +13,10 @@ from zootools.architectures import Schema
 from zootools.building.options import BuildOptions
 from zootools.choices import DEVICES, check_word, check_workers
 from zootools.errors import SpecError, StorageError, differences
-from zootools.filesystem.files import file_above
-from zootools.filesystem.inside import entries_inside
 from zootools.memory import memory_limit
 from zootools.spec import ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
-from zootools.storage.build_state import IMPORT, MANIFEST, ZooFolder
+from zootools.storage.build_state import IMPORT, ZooFolder
 from zootools.storage.records import StackRecord
 from zootools.training.table import BACKENDS
 
@@ -98,12 +96,8 @@ def choose_device(device: str) -> str:
 
 
 def check_folder(zoo: ZooFolder) -> None:
-    """Raise SpecError if the path is not a folder, or if the folder holds other files than those of a zoo."""
-    there = zoo.path if os.path.lexists(zoo.path) else file_above(zoo.path)
-    if there is not None and not there.is_dir():
-        raise SpecError(f"{zoo.path}: {there} is not a folder; expected one for the zoo (--out)")
-    if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
-        raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
+    """Raise SpecError if a build cannot write there (`ZooFolder.check_target`), or if an unfinished import is there."""
+    zoo.check_target()
     if zoo.has(IMPORT):
         raise SpecError(f"{zoo.path}: holds an import that is not finished; choose another folder with --out")
 

@@ -76,9 +76,7 @@ class ParquetSource:
         DamagedZooError where they cannot be read.
         """
         assert request.schema is not None, "`accepts` has said so"
-        schema, runs = (
-            (request.schema, True) if isinstance(request.schema, Schema) else read_schema(Path(request.schema))
-        )
+        schema, runs = read_schema(request.schema)
         place, files = parquet_files(request)
         chosen = with_weights(place.name, files)
         memory = Memory(sum(path.stat().st_size for path in chosen.values()))
@@ -111,12 +109,17 @@ def _counts(metadata: pa.Table) -> Counts:
     )
 
 
-def read_schema(path: Path) -> tuple[Schema, bool]:
+def read_schema(given: Schema | str | Path) -> tuple[Schema, bool]:
     """Read a layer schema from a JSON file: a schema, a zoo.json, or an index as other published zoos have it.
+
+    A schema in the place of the file is returned as it is.
 
     Returns the schema, and whether it is enough to run a network: an index has neither strides nor pooling, so the
     schema gets the smallest images that fit. Raises SpecError.
     """
+    if isinstance(given, Schema):
+        return given, True
+    path = Path(given)
     try:
         with open_regular(path) as file:
             data = file.read(MAX_SCHEMA + 1)

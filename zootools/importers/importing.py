@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from zootools import __version__
 from zootools.errors import BusyError, SpecError, StorageError
-from zootools.filesystem.files import FolderLock, exists, file_above
-from zootools.filesystem.inside import entries_inside, remove_tree_inside
+from zootools.filesystem.files import FolderLock, exists
+from zootools.filesystem.inside import remove_tree_inside
 from zootools.importers.check import NOT_RUN, Check, check_sample, images_of
 from zootools.importers.columns import merged
 from zootools.importers.importer import ImportOptions, LeftOut, Population
@@ -138,16 +138,12 @@ def _check_request(kind: str, path: Path, out: Path, check: Check, options: dict
 
 def _check_out(zoo: ZooFolder, path: Path) -> None:
     """Raise SpecError if the folder of the zoo cannot be made or holds something else."""
-    there = zoo.path if os.path.lexists(zoo.path) else file_above(zoo.path)
-    if there is not None and not there.is_dir():
-        raise SpecError(f"{zoo.path}: {there} is not a folder; expected one for the zoo (--out)")
     inner, outer = Path(os.path.realpath(zoo.path)), Path(os.path.realpath(path))
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         raise SpecError(f"{zoo.path}: is inside of what is imported, or the reverse; choose another folder with --out")
+    zoo.check_target()
     if zoo.has(PLAN):
         raise SpecError(f"{zoo.path}: holds a zoo that is being built; choose another folder with --out")
-    if zoo.path.is_dir() and not zoo.has(MANIFEST) and not zoo.has(".work") and entries_inside(zoo.path):
-        raise SpecError(f"{zoo.path}: holds files but no zoo; choose another folder with --out")
 
 
 @contextmanager
@@ -201,7 +197,8 @@ def _import(request: _Request) -> Manifest:
             bar.update(0, spool.rows / total)
         bar.update(0, 1)
         layout, properties, left_out = _laid_out(request, spool)
-        report, digest = _checked(request, spool, layout, properties)
+        metadata = metadata_of(layout, properties)
+        report, digest = _checked(request, spool, layout, metadata)
         what = replace(what, check=report, images_sha256=digest)
         written = 0
 
@@ -210,7 +207,7 @@ def _import(request: _Request) -> Manifest:
             written += count
             bar.update(1, written / max(len(layout.taken), 1))
 
-        return write_zoo(zoo, spool, layout, properties, what, left_out, tick)
+        return write_zoo(zoo, spool, layout, metadata, what, left_out, tick)
 
 
 def _laid_out(request: _Request, spool: Spool) -> tuple[Layout, pa.Table, list[LeftOut]]:
@@ -221,20 +218,13 @@ def _laid_out(request: _Request, spool: Spool) -> tuple[Layout, pa.Table, list[L
             f"{request.path}: no checkpoint can be imported",
             *(f"  {row.count:,} {row.why}, such as {row.examples[0]}" for row in counted(spool.left_out)[:5]),
         )
-    keys = pa.concat_tables(
-        [table.select(["model", "epoch", FINITE]) for table in spool.tables], promote_options="permissive"
-    )
-    splits = None
-    if any("split" in table.column_names for table in spool.tables):
-        parts = [
-            table["split"].cast(pa.string()) if "split" in table.column_names else pa.nulls(table.num_rows, pa.string())
-            for table in spool.tables
-        ]
-        splits = pa.chunked_array([chunk for part in parts for chunk in getattr(part, "chunks", [part])], pa.string())
+    wanted = ("model", "epoch", "split", FINITE)
+    parts = [table.select([name for name in wanted if name in table.column_names]) for table in spool.tables]
+    keys = pa.concat_tables(parts, promote_options="permissive")  # null where a block has no split
     layout = laid_out(
         keys["model"].cast(pa.string()),
         keys["epoch"].to_numpy().astype(np.int64),
-        splits,
+        keys["split"].cast(pa.string()) if "split" in keys.column_names else None,
         keys[FINITE].to_numpy(),
         facts.schema.size,
     )
@@ -243,13 +233,12 @@ def _laid_out(request: _Request, spool: Spool) -> tuple[Layout, pa.Table, list[L
     return layout, properties, [*spool.left_out, *layout.left_out, *columns_left_out]
 
 
-def _checked(request: _Request, spool: Spool, layout: Layout, properties: pa.Table) -> tuple[CheckReport, str | None]:
+def _checked(request: _Request, spool: Spool, layout: Layout, metadata: pa.Table) -> tuple[CheckReport, str | None]:
     """Evaluate a sample of the checkpoints; return the report, and the sha256 of the images if they were loaded."""
     facts, check = request.what.facts, request.check
     images, reason = images_of(facts.images, check)
     if images is None:
         return NOT_RUN.model_copy(update={"not_checked": reason}), None
-    metadata = metadata_of(layout, properties)
     report = check_sample(
         metadata, lambda rows: spool.gather(layout.taken[rows]), facts, images, check, str(request.path)
     )

@@ -96,8 +96,6 @@ def chosen_schema(options: ImportOptions) -> tuple[Schema, bool]:
     """
     if (options.model_schema is None) == (options.architecture is None):
         raise SpecError("expected one of --schema FILE (a layer schema) and --architecture NAME")
-    if isinstance(options.model_schema, Schema):
-        return options.model_schema, True
     if options.model_schema is not None:
         return read_schema(options.model_schema)
     return named_schema(options.architecture or "", options.images), True

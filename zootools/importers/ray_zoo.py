@@ -232,8 +232,6 @@ def _schema(
     path: Path, trials: Sequence[_Trial], parameters: Sequence[dict[str, Any]], options: ImportOptions
 ) -> tuple[Schema, bool]:
     """Return the layers of all models, and whether they are enough to run a network."""
-    if isinstance(options.model_schema, Schema):
-        return options.model_schema, True
     if options.model_schema is not None:
         return read_schema(options.model_schema)
     kinds = Counter((str(entry.get("model::type")), entry.get("model::channels_in", 1)) for entry in parameters)

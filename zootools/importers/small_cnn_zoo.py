@@ -159,8 +159,6 @@ def _chosen_schema(
     path: Path, options: ImportOptions, there: Sequence[str], metrics: Metrics, variables: Sequence[Variable]
 ) -> tuple[Schema, bool]:
     """Return the layers that the user gives, those of an export, or those of the published zoos."""
-    if isinstance(options.model_schema, Schema):
-        return options.model_schema, True
     if options.model_schema is not None or SCHEMA in there:
         return read_schema(options.model_schema or path / SCHEMA)
     if metrics.dataset not in _SIDES:

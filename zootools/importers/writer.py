@@ -15,7 +15,7 @@ from zootools.importers.layout import Layout
 from zootools.importers.spool import Spool
 from zootools.storage.build_state import FORMAT, MANIFEST, ZooFolder
 from zootools.storage.card import render_card
-from zootools.storage.imported import SOURCE_MODEL, CheckReport, Column, Imported, LeftOutCount, SourceFiles
+from zootools.storage.imported import OWN_COLUMNS, SOURCE_MODEL, CheckReport, Imported, LeftOutCount, SourceFiles
 from zootools.storage.manifest import PAGE, TABLE, Counts, Manifest, Splits, Stack
 from zootools.storage.shards import ShardInfo, shard_bytes, shard_name
 from zootools.storage.table_writer import write_parquet
@@ -65,17 +65,18 @@ def write_zoo(
     zoo: ZooFolder,
     spool: Spool,
     layout: Layout,
-    properties: pa.Table,
+    metadata: pa.Table,
     what: Import,
     left_out: Sequence[LeftOut],
     tick: Callable[[int], None],
 ) -> Manifest:
     """Write the zoo of an import, and zoo.json last; return its content. The blocks are kept.
 
+    ``metadata`` is what `metadata_of` returns.
     ``tick`` is called with the number of checkpoints whenever some have been written.
     """
-    metadata, schema = metadata_of(layout, properties), what.facts.schema
-    columns = [Column(name=SOURCE_MODEL, kind="string"), *columns_of(properties)]
+    schema = what.facts.schema
+    columns = columns_of(metadata.select([name for name in metadata.column_names if name not in OWN_COLUMNS]))
     imported = Imported(
         kind=what.kind,
         name=what.name,

@@ -19,7 +19,7 @@ from typing import Annotated, Any, BinaryIO, Final, Literal
 from pydantic import FailFast, Field, TypeAdapter
 
 from zootools.errors import DamagedZooError, SpecError
-from zootools.filesystem.files import check_held, durable_file, storage_error
+from zootools.filesystem.files import check_held, durable_file, file_above, storage_error
 from zootools.filesystem.inside import (
     NotPlainError,
     entries_inside,
@@ -133,6 +133,14 @@ class ZooFolder:
         """Raise DamagedZooError, before anything is computed, if a folder of the zoo is a link or not a folder."""
         for folder in FOLDERS:
             self.entries(folder)
+
+    def check_target(self) -> None:
+        """Raise SpecError if the path is not a folder, or if the folder holds other files than those of a zoo."""
+        there = self.path if os.path.lexists(self.path) else file_above(self.path)
+        if there is not None and not there.is_dir():
+            raise SpecError(f"{self.path}: {there} is not a folder; expected one for the zoo (--out)")
+        if self.path.is_dir() and not self.has(MANIFEST) and not self.has(".work") and entries_inside(self.path):
+            raise SpecError(f"{self.path}: holds files but no zoo; choose another folder with --out")
 
     @contextmanager
     def _asking(self, name: str, verb: str = "read") -> Iterator[None]:
