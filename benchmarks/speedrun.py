@@ -334,7 +334,7 @@ def render(record: Record) -> str:
 
 
 def read_record(path: Path) -> Record:
-    """Return the record in a file, an empty one if there is no file. Raises DamagedZooError if it is not a record."""
+    """Read a record; an empty one if there is no file. Raises DamagedZooError for a file that is not a record."""
     try:
         return Record.model_validate_json(path.read_bytes()) if path.exists() else Record()
     except ValidationError as error:

@@ -96,7 +96,11 @@ class Keys:
             raise SystemExit(f"{path}.{name}: has no docstring, which the tables of keys need")
         if targets:
             return [_links(targets), "", "required" if required else "", meaning]
-        return [*_type(next(o for o in field.get("anyOf", [field]) if o.get("type") != "null")), default, meaning]
+        options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
+        # A number that may also be a word, such as auto, has the bounds of the number.
+        words = [f"`{name}`" for option in options[1:] if "const" in option for name in _literals(option)]
+        kind, bounds = _type(options[0])
+        return [" or ".join([kind, *words]), bounds, default, meaning]
 
 
 def anchor(heading: str) -> str:

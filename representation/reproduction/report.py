@@ -280,7 +280,7 @@ def _rows(rows: Sequence[Row]) -> list[str]:
 
 
 def _remarks(state: ReproductionState) -> list[str]:
-    """Return the paragraphs before the first table: how to read it, and what it is not."""
+    """Return the paragraphs before the first table: how to read the report, and its limits."""
     learned = any(job.learns for item in state.items for job in item.jobs)
     shown = {zoo for item in state.items for zoo in item.needed_zoos} | {item.name for item in state.items}
     tetris = bool(shown & {"tetris_seed", "tetris_hyp", "figure6"})

@@ -58,7 +58,7 @@ def copy(written: tuple[Path, Written], tmp_path: Path) -> Path:
 
 
 def write_many(path: Path, size: int) -> None:
-    """Write trials of 50 checkpoints with at least so many bytes of weights."""
+    """Write trials of 50 checkpoints with at least this number of bytes of weights."""
     network = RayCnn("tanh", 0.0)
     one = 4 * sum(parameter.numel() for parameter in network.parameters())
     for number in range(size // one + 1):

@@ -43,7 +43,7 @@ def copy(written: tuple[Path, Written], tmp_path: Path) -> Path:
 
 
 def write_many(path: Path, size: int, steps: tuple[int, ...] = STEPS) -> None:
-    """Write a zoo of random weights with at least so many bytes."""
+    """Write a zoo of random weights with at least this number of bytes."""
     path.mkdir()
     models = size // (4 * PARAMETERS * len(steps)) + 1
     shape = (models * len(steps), PARAMETERS)

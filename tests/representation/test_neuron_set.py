@@ -1,4 +1,4 @@
-"""The set encoder: what permutations do to it, what it begins as, and what it never sees."""
+"""The set encoder: its symmetries, its start, its limits, and that no label reaches it."""
 
 import math
 from dataclasses import replace

@@ -20,7 +20,7 @@ MAX_BYTES = 1 << 30
 """Bytes of the table, uncompressed. The published ones have about 80 million."""
 
 CHUNK = 1 << 20
-"""Bytes that are unpacked at a time; gzip allocates what it is asked for."""
+"""Bytes that are unpacked at a time; gzip allocates as many at once as a read requests."""
 
 COLUMNS = {
     "modeldir": "model",

@@ -211,8 +211,8 @@ def read_manifest(folder: Path) -> Manifest:
         value = read_hashed(folder, "zoo.json")
     except FileNotFoundError:
         begun = is_file_inside(folder, IMPORT)
-        what = "an import that is not finished" if begun else "no finished zoo"
-        raise ZooNotFoundError(f"{folder}: holds {what} (there is no zoo.json)") from None
+        found = "an import that is not finished" if begun else "no finished zoo"
+        raise ZooNotFoundError(f"{folder}: holds {found} (there is no zoo.json)") from None
     if value.get("format") != FORMAT:
         raise DamagedZooError(f"format {value.get('format')!r}; this version of zootools reads {FORMAT}", path=path)
     manifest = validate(_MANIFEST, {**value, "files": _parse_files(value.get("files"), path)}, path)

@@ -54,7 +54,7 @@ class ImporterExample:
     """Functions that damage a copy of the population, by name: cut a file, exchange two. An import must then fail, or
     leave out what is damaged and count it; it must not import other weights."""
     write_large: Callable[[Path, int], None]
-    """Writes a population with at least so many bytes of weights, in many checkpoints, to a new path."""
+    """Writes a population with at least this number of bytes of weights, in many checkpoints, to a new path."""
     options: ImportOptions = field(default_factory=ImportOptions)
 
 
