@@ -237,6 +237,8 @@ READ: dict[str, tuple[pa.Array, list[Any], pa.DataType]] = {
     "category of numbers": (pa.array([7, 5, 7]).dictionary_encode(), [7, 5, 7], pa.int64()),
     "a.b": (pa.array([1, 2, 3]), [1, 2, 3], pa.int64()),
     "a": (pa.array([4, 5, 6]), [4, 5, 6], pa.int64()),
+    "list": (pa.array([[1], [2, 3], None]), [[1.0], [2.0, 3.0], None], pa.list_(pa.float64())),
+    "list of two": (pa.array([[0.5, 0.25]] * 3, pa.list_(pa.float32(), 2)), [[0.5, 0.25]] * 3, pa.list_(pa.float64())),
     "json": (pa.ExtensionArray.from_storage(pa.json_(), pa.array(["{}", "1", None])), ["{}", "1", None], pa.string()),
 }
 LEFT_OUT: dict[str, tuple[pa.Array, str]] = {
@@ -250,7 +252,9 @@ LEFT_OUT: dict[str, tuple[pa.Array, str]] = {
     "time": (pa.array([1, 2, 3], pa.time64("us")), "a date, time or duration (time64[us])"),
     "duration": (pa.array([1, 2, 3], pa.duration("s")), "a date, time or duration (duration[s])"),
     "struct": (pa.array([{"x": 1, "y": [2.0]}] * 3), "nested (struct<x: int64, y: list<element: double>>)"),
-    "list": (pa.array([[1], [2, 3], None]), "nested (list<element: int64>)"),
+    "list of texts": (pa.array([["a"], ["b", "c"], None]), "nested (list<element: string>)"),
+    "list with a gap": (pa.array([[1.0], [2.0, None], None]), "a list in which a number is missing"),
+    "long list": (pa.array([[1.0] * 7, [2.0], None]), "lists of more than 2 numbers, one for each output"),
     "map": (pa.array([[("k", 1)]] * 3, pa.map_(pa.string(), pa.int64())), "nested (map<string, int64"),
     "decimal beyond 64 bits": (pa.array([Decimal(2**70)] * 3, pa.decimal128(38, 0)), "does not fit into int64"),
     "long text": (pa.array(["x" * 10_001, "y", "z"]), "a text of 10001 bytes"),
@@ -574,7 +578,8 @@ KINDS: list[tuple[pa.DataType, st.SearchStrategy[Any], type | None]] = [
     (pa.null(), st.none(), None),
     (pa.binary(), st.binary(max_size=3), None),
     (pa.date32(), st.dates(), None),
-    (pa.list_(pa.int32()), st.lists(st.integers(0, 9), max_size=2), None),
+    (pa.list_(pa.int32()), st.lists(st.integers(0, 9), max_size=2), list),
+    (pa.list_(pa.string()), st.lists(TEXT, max_size=2), None),
     (pa.struct([("a", pa.int64())]), st.fixed_dictionaries({"a": INT64}), None),
 ]
 """Arrow's type, values of it, and as what they are read; None for what is left out."""

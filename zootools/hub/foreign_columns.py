@@ -28,6 +28,13 @@ _COMPUTED = ("status", "stack", "row")
 """Columns of every zoo that are computed here."""
 
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 _LEFT_OUT: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_temporal, "a date, time or duration"),
     (pa.types.is_nested, "nested"),
@@ -50,6 +57,10 @@ class Column:
     leaf: int
     """The number of the column in Parquet, where a nested field has several."""
 
+    def most_values(self, schema: Schema) -> int:
+        """Return how many values a row may have: one, or in a list one for each output of the network."""
+        return max(1, schema.classes) if pa.types.is_list(self.kind) else 1
+
 
 def stored_type(kind: pa.DataType) -> pa.DataType:
     """Return the storage type of an extension type, and any other type unchanged."""
@@ -63,9 +74,12 @@ def property_type(kind: pa.DataType) -> pa.DataType | str:
 
     Booleans stay. Whole numbers become int64, or uint64 where they need it, and stay exact; a float16 becomes a
     float32; a decimal number becomes the nearest float64, or an int64 where it has no digits after the point. Texts
-    become strings, categories (dictionaries) their values. A column without any value has the type null.
+    become strings, categories (dictionaries) their values; lists of numbers, such as the F scores of the classes, lists
+    of float64. A column without any value has the type null.
     """
     kind = stored_type(kind)
+    if _is_list(kind) and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        return pa.list_(pa.float64())
     if pa.types.is_dictionary(kind):
         return property_type(kind.value_type)
     if pa.types.is_boolean(kind) or pa.types.is_null(kind) or pa.types.is_uint64(kind):
@@ -119,15 +133,12 @@ def weights_column(path: Path, fields: pa.Schema, schema: Schema) -> str:
     return fitting[0]
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return any(is_it(kind) for is_it in _LISTS)
+
+
 def _is_float_list(kind: pa.DataType) -> bool:
-    lists = (
-        pa.types.is_list,
-        pa.types.is_large_list,
-        pa.types.is_fixed_size_list,
-        pa.types.is_list_view,
-        pa.types.is_large_list_view,
-    )
-    return any(is_it(kind) for is_it in lists) and pa.types.is_floating(kind.value_type)
+    return _is_list(kind) and pa.types.is_floating(kind.value_type)
 
 
 def property_columns(fields: pa.Schema, leaves: list[int], weights: str) -> tuple[list[Column], dict[str, str]]:
@@ -143,6 +154,8 @@ def property_columns(fields: pa.Schema, leaves: list[int], weights: str) -> tupl
             left_out[name] = "a zoo has a computed column of this name"
         elif isinstance(read_as, str):
             left_out[name] = read_as
+        elif name in IDENTITY and pa.types.is_list(read_as):
+            left_out[name] = f"nested ({kind})"[:80]
         else:
             columns.append(Column(index, name, read_as, leaves[index]))
     return columns, left_out
@@ -174,7 +187,7 @@ def weight_values(
 
 
 def property_values(array: pa.Array, kind: pa.DataType, path: Path, memory: Memory) -> pa.Array:
-    """Return a chunk of a column with the type as which it is read. Raises UnfitError where a value does not fit."""
+    """Return a chunk of a column with the type as which it is read. Raises UnfitError for a value that does not fit."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if kind == pa.string():
@@ -189,6 +202,8 @@ def property_values(array: pa.Array, kind: pa.DataType, path: Path, memory: Memo
         if kind == pa.string():
             raise
         raise UnfitError(f"a number does not fit into {kind}") from error
+    if pa.types.is_list(kind) and made.flatten().null_count:
+        raise UnfitError("a list in which a number is missing")
     made.validate(full=True)  # a text may not be UTF-8
     return made
 

@@ -151,6 +151,10 @@ def file_layout(path: Path, file: BufferedReader, schema: Schema) -> FileLayout 
     number = fields.names.index(name)
     weights = Column(number, name, fields.types[number], leaves[number])
     columns, left_out = property_columns(fields, leaves, name)
+    for column in columns:
+        if pa.types.is_list(column.kind) and pages[column.leaf].values > rows * column.most_values(schema):
+            left_out[column.name] = f"lists of more than {schema.classes} numbers, one for each output of the network"
+    columns = [column for column in columns if column.name not in left_out]
     return FileLayout(path, rows, schema, weights, columns, pages, fields.names, left_out)
 
 
@@ -161,11 +165,11 @@ def checked_size(layout: FileLayout) -> int:
     """
     path, rows, pages = layout.path, layout.rows, layout.pages
     for column in layout.columns:
-        held = pages[column.leaf]
-        if held.values > rows:
+        held, most = pages[column.leaf], rows * column.most_values(layout.schema)
+        if held.values > most:
             raise DamagedZooError(f"{path}: has more than the {rows} rows that it claims")
-        if column.kind != pa.string() and held.exceeds(rows):
-            raise ValueError(f"the {rows} values of {column.name!r} take {held.unpacked} bytes")
+        if column.kind != pa.string() and held.exceeds(most):
+            raise ValueError(f"the {most} values of {column.name!r} take {held.unpacked} bytes")
     name, size = layout.weights.name, layout.schema.size
     held, needed = pages[layout.weights.leaf], rows * size
     if held.values > needed:
@@ -175,7 +179,7 @@ def checked_size(layout: FileLayout) -> int:
         )
     if held.exceeds(needed):
         raise ValueError(f"the {needed} values of {name!r} take {held.unpacked} bytes")
-    numbers = 8 * rows * (len(layout.columns) - len(layout.texts))
+    numbers = 8 * sum(rows * c.most_values(layout.schema) for c in layout.columns if c.kind != pa.string())
     return 4 * needed + numbers + sum(pages[column.leaf].unpacked for column in layout.texts)
 
 

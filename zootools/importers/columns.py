@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.errors import SpecError
-from zootools.hub.foreign_columns import property_type, stored_type
+from zootools.hub.foreign_columns import property_type
 from zootools.importers.importer import Constant, LeftOut
 from zootools.storage.imported import COLUMN_TYPES, MAX_COLUMNS, MAX_TEXT, OWN_COLUMNS, SOURCE_MODEL, Column, ColumnKind
 
@@ -106,11 +106,6 @@ def _column(name: str, tables: Sequence[pa.Table], classes: int) -> pa.ChunkedAr
 
 def _read_as(kind: pa.DataType) -> pa.DataType | str:
     """Return the type of `COLUMN_TYPES` as which a type is read, null for a column of nulls, or why it is not read."""
-    kind = stored_type(kind)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        inner = property_type(kind.value_type)
-        if not isinstance(inner, str) and (pa.types.is_integer(inner) or pa.types.is_floating(inner)):
-            return pa.list_(pa.float64())
     read = property_type(kind)
     if isinstance(read, str):
         return f"is {read}"
