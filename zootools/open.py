@@ -24,7 +24,7 @@ def open_zoo(
     hub: str | Path | None = None,
     schema: str | Path | Schema | None = None,
     split: str | None = None,
-    where: pc.Expression | None = None,
+    where: str | pc.Expression | None = None,
     include_diverged: bool = False,
     verify: bool = True,
 ) -> Zoo:
@@ -38,7 +38,8 @@ def open_zoo(
         schema: for Parquet files with a weights column that zootools did not make: the layer schema, or a JSON file
             with it (a zoo.json will do) or with an index as published zoos have it (`zootools.hub.foreign`).
         split: only the checkpoints of this split.
-        where: only the checkpoints for which this condition on metadata columns holds.
+        where: only the checkpoints for which this condition on metadata columns holds, such as
+            ``"epoch == 25 and test_accuracy > 0.9"`` (`zootools.conditions`) or an Arrow expression.
         include_diverged: also the checkpoints of models that diverged later; `Zoo.counts` says how many they are.
         verify: compare every file with its sha256 before it is first read, and refuse weights that are not finite.
 

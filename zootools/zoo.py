@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.architectures import Schema
+from zootools.conditions import parse_condition
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
@@ -90,11 +91,15 @@ class Zoo:
         """The ids of the models, in the order of their first checkpoint."""
         return list(pc.unique(self.metadata["model_id"]).to_pylist())
 
-    def where(self, condition: pc.Expression) -> "Zoo":
-        """Return the checkpoints for which a condition on metadata columns holds.
+    def where(self, condition: str | pc.Expression) -> "Zoo":
+        """Return the checkpoints for which a condition on metadata columns holds: a text, or an Arrow expression.
 
-        ``zoo.where((pc.field("epoch") == 25) & (pc.field("test_accuracy") > 0.9))``
+        ``zoo.where("epoch == 25 and test_accuracy > 0.9")`` (`zootools.conditions.parse_condition`), or
+        ``zoo.where((pc.field("epoch") == 25) & (pc.field("test_accuracy") > 0.9))``.
+        Raises SpecError for a text that is not a condition, and for columns or types that do not fit the zoo.
         """
+        if isinstance(condition, str):
+            condition = parse_condition(condition, self.metadata.schema)
         try:
             return replace(self, metadata=self.metadata.filter(condition))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
