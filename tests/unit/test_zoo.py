@@ -19,5 +19,5 @@ def test_a_condition_as_text_selects_checkpoints(tiny_zoo: Path) -> None:
     ):
         table = chosen.metadata
         assert list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True)) == expected
-    with pytest.raises(SpecError, match="character 1: found 'acuracy'; .*did you mean 'test_accuracy'"):
+    with pytest.raises(SpecError, match=r"character 1: found 'acuracy'; .*did you mean 'test_accuracy'"):
         zoo.where("acuracy > 0.5")
