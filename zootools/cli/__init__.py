@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that ``zootools --help`` does not wait for torch.
 """
 
+import itertools
 import logging
 import select
 import sys
@@ -14,11 +15,12 @@ from click.exceptions import Exit, NoArgsIsHelpError
 
 from zootools import __version__
 from zootools.cli import build, hub, importing, look, read, represent, reproduce
+from zootools.cli.shared import Group
 from zootools.errors import InterruptedBuildError, StorageError, ZooError, redact
 from zootools.text import printable, say, tame_libraries
 
 
-class _Group(click.Group):
+class _Group(Group):
     """Turns errors of the library into a message and an exit code; prints tracebacks only with --debug."""
 
     def main(self, *arguments: Any, **settings: Any) -> NoReturn:
@@ -32,6 +34,10 @@ class _Group(click.Group):
         except click.Abort:
             code = InterruptedBuildError.exit_code
         sys.exit(code if isinstance(code, int) else 0)
+
+    def headings(self) -> dict[str, list[click.Command]]:
+        """Return `GROUPS`."""
+        return GROUPS
 
     def invoke(self, context: click.Context) -> Any:
         """Run the subcommand of a context; exits with the code of its error."""
@@ -109,24 +115,14 @@ def main(debug: bool) -> None:
         log.addHandler(_Notices())
 
 
-for command in (
-    build.build,
-    build.specs,
-    build.check,
-    build.doctor,
-    importing.import_command,
-    read.info,
-    read.status,
-    read.show,
-    read.export,
-    read.verify,
-    read.repair,
-    hub.publish,
-    hub.pull,
-    hub.hub,
-    represent.represent,
-    look.plot,
-    look.view,
-    reproduce.reproduce,
-):
+GROUPS: dict[str, list[click.Command]] = {
+    "Build": [build.build, build.specs, build.check, build.doctor, importing.import_command],
+    "Read": [read.info, read.status, read.show, read.verify, read.repair, read.export],
+    "Share": [hub.publish, hub.pull, hub.hub],
+    "Learn": [represent.represent, reproduce.reproduce],
+    "Look": [look.plot, look.view],
+}
+"""All commands, under the headings of ``zootools --help``."""
+
+for command in itertools.chain(*GROUPS.values()):
     main.add_command(command)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zootools.cli.shared import HUB, JSON, REVISION, ZOO, PathType, print_value, show_pairs
+from zootools.cli.shared import HUB, JSON, REVISION, ZOO, Group, PathType, print_value, show_pairs
 from zootools.text import say
 
 
@@ -88,7 +88,7 @@ def pull(name: str, folder: Path | None, revision: str | None, hub: str | None, 
     print_value({"zoo": str(folder), "name": place.name, "commit": place.commit}, as_json, show_pairs)
 
 
-@click.group()
+@click.group(cls=Group)
 def hub() -> None:
     """Find published zoos."""
 

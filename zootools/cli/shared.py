@@ -1,6 +1,7 @@
 """Options, output formats and signal handlers that several commands share."""
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -9,10 +10,28 @@ from typing import Any, NoReturn
 
 import click
 
+from zootools.cli.output import show_pairs as show_pairs
+from zootools.cli.output import show_table
 from zootools.engines.table import ENGINES
 from zootools.errors import did_you_mean
 from zootools.filesystem.files import file_above, home_expanded
 from zootools.text import say
+
+
+class Group(click.Group):
+    """Lists its commands with the whole first sentence of their help, under headings."""
+
+    def headings(self) -> dict[str, list[click.Command]]:
+        """Return the commands by the heading that they are listed under."""
+        return {"Commands": [self.commands[name] for name in sorted(self.commands)]}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands; the sentences of all headings begin in the same column."""
+        longest = max(len(name) for name in self.commands)
+        for heading, commands in self.headings().items():
+            rows = [(command.name or "", command.get_short_help_str(limit=1000)) for command in commands]
+            with formatter.section(heading):
+                formatter.write_dl(rows, col_spacing=2 + longest - max(len(name) for name, _ in rows))
 
 
 class Word(click.Choice[str]):
@@ -51,6 +70,16 @@ class PathType(click.Path):
         return super().convert(path, param, ctx)
 
 
+def _hush(context: click.Context, option: click.Parameter, quiet: bool) -> bool:
+    if quiet:
+        logging.getLogger("zootools").setLevel(logging.WARNING)
+    return quiet
+
+
+QUIET = click.option(
+    "-q", "--quiet", is_flag=True, callback=_hush, help="Print results and errors only: no progress, no notes."
+)
+"""For every command that prints progress; it receives ``quiet``, and also the notes of the library are left out."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 DATA = click.option(
     "--data",
@@ -91,18 +120,11 @@ def print_value(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, 
         show(value)
 
 
-def show_pairs(value: dict[str, Any]) -> None:
-    """Print one line per key."""
-    for key, item in value.items():
-        text = f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) and key != "seed" else item
-        say(f"{key.replace('_', ' '):<22} {text}")
-
-
 def show_accuracy(summary: dict[str, list[float]]) -> None:
     """Print minimum, quartiles and maximum by epoch (`zootools.storage.tables.accuracy_summary`)."""
-    say("test accuracy   minimum  quartile    median  quartile   maximum")
-    for epoch, values in summary.items():
-        say(f"  epoch {epoch:>6} " + " ".join(f"{value:9.4f}" for value in values))
+    say("test accuracy by epoch")
+    rows = [[int(epoch), *values] for epoch, values in summary.items()]
+    show_table(["epoch", "minimum", "quartile", "median", "quartile", "maximum"], rows, indent=2)
 
 
 def interruptible() -> None:
