@@ -342,10 +342,14 @@ def read_record(path: Path) -> Record:
 
 
 def commit() -> str:
-    """Return the short name of this checkout's commit, with ``-dirty`` if files differ from it."""
-    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(words, cwd=DOCS, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """Return the short name of this checkout's commit, with ``-dirty`` if other files than the record differ from it."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!speedrun.*")
+    return (_git("describe", "--always", "--exclude=*") or "unknown") + ("-dirty" if changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=DOCS, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 @click.command()
