@@ -342,7 +342,7 @@ def read_record(path: Path) -> Record:
 
 
 def commit() -> str:
-    """Return the short name of this checkout's commit, with ``-dirty`` if other files than the record differ from it."""
+    """Return the short name of this commit, with ``-dirty`` if files other than the record differ from it."""
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!speedrun.*")
     return (_git("describe", "--always", "--exclude=*") or "unknown") + ("-dirty" if changed else "")
 
