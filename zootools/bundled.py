@@ -23,6 +23,13 @@ def bundled_specs() -> dict[str, Path]:
     return {path.stem: path for path in sorted((_ROOT / "zoo_specs").glob("*.yaml"))}
 
 
+def bundled_spec(name: str) -> Path:
+    """Return the path of a bundled specification. Raises SpecError with the nearest name."""
+    if name not in (bundled := bundled_specs()):
+        raise SpecError(f"{name}: no bundled specification{did_you_mean(name, bundled)}")
+    return bundled[name]
+
+
 def find_spec(name_or_path: str) -> Path:
     """Return the path of a specification, given as a path or as the name of a bundled one.
 

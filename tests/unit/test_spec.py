@@ -4,13 +4,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from samples import SPEC_TEXT, make_spec
 
 from zootools.bundled import bundled_specs, find_spec
 from zootools.errors import SpecError
-from zootools.spec import MAX_MODELS, load_spec, parse_spec
+from zootools.spec import MAX_MODELS, Mlp, ZooSpec, load_spec, parse_spec
+from zootools.spec.json_schema import specification_schema
+from zootools.spec.model_configs import expand
+from zootools.spec.population import Grid, Sample, Seeds
+from zootools.spec.yaml_reader import read_yaml
+from zootools.storage.finish import spec_yaml
 
 WriteSpec = Callable[..., Path]
 
@@ -79,7 +85,18 @@ def test_numbers_without_a_point_are_numbers(write_spec: WriteSpec) -> None:
         (("cnn_small", "cnn_smal"), 3, "architecture.name: found 'cnn_smal'; did you mean 'cnn_small'?"),
         (("digits", "digit"), 2, "images.name: found 'digit'; did you mean 'digits'?"),
         (("[tanh, relu]", "[tanh, rely]"), 5, "grid.activation.1: found 'rely'; did you mean 'relu'?"),
-        (("[tanh, relu]", "tanh"), 5, "grid.activation: found 'tanh'; input should be a valid array"),
+        (("[tanh, relu]", "{choice: [tanh]}"), 5, "grid.activation: found the section {'choice': ['tanh']}; write act"),
+        (("[tanh, relu]", "tahn"), 5, "grid.activation.0: found 'tahn'; did you mean 'tanh'?"),
+        (("{fixed: [1, 2]}", "ten"), 9, "seeds: found the text 'ten'; write seeds: 10, seeds: [1, 2, 3] or seeds: {r"),
+        (("{fixed: [1, 2]}", "0"), 9, "seeds: found the number 0; write seeds: 10, "),
+        (("{fixed: [1, 2]}", "true"), 9, "seeds: found true; write seeds: 10, "),
+        (("{fixed: [1, 2]}", "{range: 10}"), 9, "seeds.range: found the number 10; write range: [1, 10]"),
+        (("{fixed: [1, 2]}", "{range: [1]}"), 9, "seeds.range: found the list [1]; write range: [1, 10]"),
+        (("{fixed: [1, 2]}", "{range: [1, 2, 3]}"), 9, "seeds.range: found the list [1, 2, 3]; write range: [1, 10]"),
+        (("{name: cnn_small}", "[cnn_small]"), 3, "architecture: found the list ['cnn_small']; write archit"),
+        (("{name: cnn_small}", "cnn_smal"), 3, "architecture.name: found 'cnn_smal'; did you mean 'cnn_small'?"),
+        (("{name: digits, train: 100, size: 28}", "3"), 2, "images: found the number 3; write images: mnist or image"),
+        (("{epochs: 5, batch_size: 10}", "5"), 10, "training: found the number 5; write training: {epochs: 10, batch"),
         (("[adam]", "[no]"), 7, "grid.optimizer.0: found 'no'; allowed: adam, rmsprop, sgd"),
         (("[adam]", "[adam, adam]"), 4, "grid: optimizer: duplicate value 'adam'"),
         (("[adam]", "[]"), 7, "grid.optimizer: found []"),
@@ -109,6 +126,98 @@ def test_a_fault_is_named_with_line_key_and_what_is_allowed(
         load_spec(path)
     lines = str(caught.value).splitlines()
     assert any(text.startswith(f"{path}:{line}: ") and message in text for text in lines), lines
+
+
+SHORT_FORMS = [
+    (("{name: cnn_small}", "cnn_small"), ()),
+    (("[adam]", "adam"), ()),
+    (("[1.0e-3, 1.0e-4]", "1e-3"), ("[1.0e-3, 1.0e-4]", "[1.0e-3]")),
+    (("{fixed: [1, 2]}", "[1, 2]"), ()),
+    (("{fixed: [1, 2]}", "10"), ("{fixed: [1, 2]}", "{range: [1, 10]}")),
+    (("{name: digits, train: 100, size: 28}", "mnist"), ("digits, train: 100, size: 28", "mnist, train: 60000")),
+    (("{name: digits, train: 100, size: 28}", "cifar10"), ("digits, train: 100, size: 28", "cifar10, train: 50000")),
+]
+"""A change to `SPEC_TEXT` that writes a short form, and the change that writes its long form; () for none."""
+
+
+@pytest.mark.parametrize(("short", "long"), SHORT_FORMS)
+def test_a_short_form_is_read_as_its_long_form(
+    write_spec: WriteSpec, short: tuple[str, str], long: tuple[str, str] | tuple[()]
+) -> None:
+    """Ids, and the spec.yaml of a zoo, are those of the long form."""
+    expected = load_spec(write_spec(long) if long else write_spec())
+    found = load_spec(write_spec(short))
+    assert found == expected
+    assert spec_yaml(found) == spec_yaml(expected)
+    assert expand(found) == expand(expected)
+
+
+def test_an_override_of_a_short_form_is_one_of_its_long_form(write_spec: WriteSpec) -> None:
+    path = write_spec(("{name: cnn_small}", "mlp"), ("{name: digits, train: 100, size: 28}", "mnist"))
+    overrides = ["architecture.hidden=[5]", "images.train=50", "seeds=3", "grid.lr=0.1", "grid.init=normal"]
+    spec = load_spec(path, overrides)
+    assert (spec.architecture, spec.images.train) == (Mlp(name="mlp", hidden=(5,)), 50)
+    assert (spec.seeds.range, spec.grid.lr, spec.grid.init) == ((1, 3), (0.1,), ("normal",))
+    assert load_spec(path, [*overrides, "seeds=[7, 9]", "architecture=cnn_large"]).seeds.fixed == (7, 9)
+
+
+def test_what_an_error_says_to_write_is_accepted() -> None:
+    """Every example of a key is a valid value of it, in the text of an error and in the JSON schema."""
+    checked = 0
+    for section, place in ((ZooSpec, ()), (Grid, ("grid",)), (Seeds, ("seeds",)), (Sample, ("sample",))):
+        for key, field in section.model_fields.items():
+            for example in field.examples or ():
+                values = make_spec().dump()
+                if place == ("sample",):
+                    values["grid"].pop(key, None)
+                    values["sample"] = {"count": 2, key: example}
+                elif place:
+                    values[place[0]] = {key: example} if place == ("seeds",) else values[place[0]] | {key: example}
+                else:
+                    values["grid"].pop("lr") if key == "sample" else None
+                    values[key] = example
+                parse_spec(values, f"{section.__name__}.{key}")
+                checked += 1
+    assert checked > 40
+
+
+# --- the JSON schema --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    jsonschema = pytest.importorskip("jsonschema", reason="lacks jsonschema (it comes with ray)")
+    found = specification_schema()
+    jsonschema.Draft202012Validator.check_schema(found)
+    return jsonschema.Draft202012Validator(found)
+
+
+def test_the_json_schema_accepts_every_bundled_specification_and_short_form(schema: Any, write_spec: WriteSpec) -> None:
+    paths = [*bundled_specs().values(), write_spec()]
+    assert {path: [error.message for error in schema.iter_errors(read_yaml(path)[0])] for path in paths} == {
+        path: [] for path in paths
+    }
+    for short, _ in SHORT_FORMS:
+        assert list(schema.iter_errors(read_yaml(write_spec(short))[0])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (("optimizer:", "optimiser:"), ["grid"]),
+        (("cnn_small", "cnn_smal"), ["architecture"]),
+        (("[adam]", "adm"), ["grid", "optimizer"]),
+        (("[1.0e-3, 1.0e-4]", "[-1]"), ["grid", "lr"]),
+        (("{fixed: [1, 2]}", "ten"), ["seeds"]),
+        (("epochs: 5", "epochs: 0"), ["training", "epochs"]),
+        (("size: 28", "sise: 28"), ["images"]),
+    ],
+)
+def test_the_json_schema_refuses_a_wrong_value_at_its_place(
+    schema: Any, write_spec: WriteSpec, change: tuple[str, str], place: list[str]
+) -> None:
+    errors = list(schema.iter_errors(read_yaml(write_spec(change))[0]))
+    assert [list(error.absolute_path) for error in errors] == [place]
 
 
 def test_all_faults_are_named_at_once(write_spec: WriteSpec) -> None:

@@ -131,26 +131,6 @@ def _show_result(result: dict[str, Any]) -> None:
 
 
 @click.command()
-@JSON
-def specs(as_json: bool) -> None:
-    """List the bundled specifications."""
-    from zootools.bundled import bundled_specs
-    from zootools.spec import load_spec
-
-    found = {name: load_spec(path) for name, path in bundled_specs().items()}
-    table = {
-        name: {"models": spec.model_count, "architecture": spec.architecture.name, "description": spec.description}
-        for name, spec in found.items()
-    }
-
-    def show(table: dict[str, Any]) -> None:
-        for name, row in table.items():
-            say(f"{name:<18} {row['models']:>6} x {row['architecture']:<16} {row['description']}")
-
-    print_value(table, as_json, show)
-
-
-@click.command()
 @click.argument("spec")
 @OVERRIDES
 @DATA

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from zootools.errors import StorageError
 from zootools.filesystem.files import open_regular
 from zootools.rng import stream
+from zootools.spec.images import TRAINING_IMAGES
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """Raw pixels ``[n, channels, height, width]`` and labels ``[n]``."""
@@ -352,9 +353,8 @@ def _like_mnist(name: str, torchvision: str) -> ImageSet:
         part: tuple(f"{torchvision}/raw/{stem}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
         for part, stem in (("train", "train"), ("test", "t10k"))
     }
-    return ImageSet(
-        name, (1, 28, 28), 10, _read_idx, _count_idx, counts=(60_000, 10_000), files=files, torchvision=torchvision
-    )
+    counts = (TRAINING_IMAGES[name], 10_000)
+    return ImageSet(name, (1, 28, 28), 10, _read_idx, _count_idx, counts=counts, files=files, torchvision=torchvision)
 
 
 def _parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -369,7 +369,7 @@ def _table(*rows: ImageSet) -> dict[str, ImageSet]:
 
 IMAGE_SETS = _table(
     ImageSet("tetris", (1, 4, 4), classes=4),
-    ImageSet("digits", (1, 8, 8), classes=10, read=_read_digits, counts=(1297, 500)),
+    ImageSet("digits", (1, 8, 8), classes=10, read=_read_digits, counts=(TRAINING_IMAGES["digits"], 500)),
     _like_mnist("mnist", "MNIST"),
     _like_mnist("fashion_mnist", "FashionMNIST"),
     _like_mnist("kmnist", "KMNIST"),
@@ -378,7 +378,7 @@ IMAGE_SETS = _table(
         (3, 32, 32),
         classes=10,
         read=_read_cifar10,
-        counts=(50_000, 10_000),
+        counts=(TRAINING_IMAGES["cifar10"], 10_000),
         files=_parts(_CIFAR10),
         md5=_CIFAR10,
         torchvision="CIFAR10",
@@ -388,7 +388,7 @@ IMAGE_SETS = _table(
         (3, 32, 32),
         classes=10,
         read=_read_svhn,
-        counts=(73_257, 26_032),
+        counts=(TRAINING_IMAGES["svhn"], 26_032),
         files=_parts(_SVHN),
         md5=_SVHN,
         torchvision="SVHN",
@@ -399,7 +399,7 @@ IMAGE_SETS = _table(
         (3, 96, 96),
         classes=10,
         read=_read_stl10,
-        counts=(5_000, 8_000),
+        counts=(TRAINING_IMAGES["stl10"], 8_000),
         files=_parts(_STL10),
         md5=_STL10,
         torchvision="STL10",
@@ -410,7 +410,7 @@ IMAGE_SETS = _table(
         (1, 16, 16),
         classes=10,
         read=_read_usps,
-        counts=(7_291, 2_007),
+        counts=(TRAINING_IMAGES["usps"], 2_007),
         files={"train": ("usps.bz2",), "test": ("usps.t.bz2",)},
         torchvision="USPS",
     ),

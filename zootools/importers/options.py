@@ -15,7 +15,7 @@ from zootools.hub.foreign import read_schema
 from zootools.images.shapes import image_shape
 from zootools.importers.importer import Constant, ImportOptions
 from zootools.spec import Cnn, Images
-from zootools.spec.sections import lower_first
+from zootools.spec.faults import lower_first
 from zootools.spec.yaml_reader import parse_scalar
 
 COMMON = frozenset({"name", "description", "license", "images", "constants"})

@@ -10,6 +10,18 @@ from zootools.spec.values import Count, Name, Seed, Size
 ImageSetName = Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "usps", "stl10"]
 """The data sets of `zootools.images.sets.IMAGE_SETS`, which has a row for each; tetris is made from a seed."""
 
+TRAINING_IMAGES: dict[str, int] = {
+    "digits": 1_297,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "kmnist": 60_000,
+    "cifar10": 50_000,
+    "svhn": 73_257,
+    "usps": 7_291,
+    "stl10": 5_000,
+}
+"""The published number of training images of each data set."""
+
 
 class TetrisImages(Section):
     """4x4 grey images of four tetris shapes, made from a seed (`zootools.images.datasets.load_images`)."""

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from zootools.errors import SpecError
 from zootools.hashing import canonical_json
+from zootools.spec.faults import lower_first
 from zootools.spec.population import Draw, Hyperparameters
-from zootools.spec.sections import lower_first
 from zootools.spec.zoo_spec import ZooSpec
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from zootools.errors import did_you_mean
-from zootools.spec.sections import Section, choices_of, lower_first
+from zootools.spec.faults import choices_of, lower_first
+from zootools.spec.sections import Section
 from zootools.spec.values import MAX_MODELS, Count, Seed
 
 Activation = Literal["tanh", "relu", "sigmoid", "gelu", "leaky_relu", "silu"]
@@ -61,23 +62,25 @@ class Hyperparameters(Section):
     """Initial value of every bias (the released code of the paper uses 0.01)."""
 
 
-Values = Field(default=None, min_length=1, max_length=10_000)
+def axis_field(*examples: Any) -> Any:
+    """Return the field of an axis: a list of values, or None."""
+    return Field(default=None, min_length=1, max_length=10_000, examples=list(examples))
 
 
 class Grid(Section):
     """The product of these lists is the set of configurations."""
 
-    activation: tuple[Activation, ...] | None = Values
-    init: tuple[Init, ...] | None = Values
-    optimizer: tuple[Optimizer, ...] | None = Values
-    lr: tuple[LearningRate, ...] | None = Values
-    weight_decay: tuple[Decay, ...] | None = Values
-    l2: tuple[Decay, ...] | None = Values
-    dropout: tuple[Rate, ...] | None = Values
-    train_fraction: tuple[Fraction, ...] | None = Values
-    momentum: tuple[Rate, ...] | None = Values
-    init_std: tuple[Positive, ...] | None = Values
-    bias_init: tuple[Finite, ...] | None = Values
+    activation: tuple[Activation, ...] | None = axis_field("tanh", ["tanh", "relu"])
+    init: tuple[Init, ...] | None = axis_field("kaiming_uniform", ["kaiming_uniform", "normal"])
+    optimizer: tuple[Optimizer, ...] | None = axis_field("adam", ["adam", "sgd"])
+    lr: tuple[LearningRate, ...] | None = axis_field(0.001, [0.001, 0.0001])
+    weight_decay: tuple[Decay, ...] | None = axis_field(0.001, [0.0, 0.001])
+    l2: tuple[Decay, ...] | None = axis_field(0.001, [0.0, 0.001])
+    dropout: tuple[Rate, ...] | None = axis_field(0.5, [0.0, 0.5])
+    train_fraction: tuple[Fraction, ...] | None = axis_field(0.5, [0.5, 1.0])
+    momentum: tuple[Rate, ...] | None = axis_field(0.9, [0.0, 0.9])
+    init_std: tuple[Positive, ...] | None = axis_field(0.1, [0.1, 0.5])
+    bias_init: tuple[Finite, ...] | None = axis_field(0.0, [0.0, 0.01])
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -96,11 +99,13 @@ class Grid(Section):
 class Draw(Section):
     """Distribution of one axis: exactly one of these; intervals are [low, high)."""
 
-    uniform: tuple[float, float] | None = None
+    uniform: tuple[float, float] | None = Field(default=None, examples=[[0.0, 0.5]])
     """Uniform between low and high."""
-    log_uniform: tuple[float, float] | None = None
+    log_uniform: tuple[float, float] | None = Field(default=None, examples=[[0.0001, 0.01]])
     """The logarithm is uniform between those of low and high."""
-    choice: Annotated[tuple[str | float, ...], Field(min_length=1, max_length=10_000)] | None = None
+    choice: Annotated[tuple[str | float, ...], Field(min_length=1, max_length=10_000)] | None = Field(
+        default=None, examples=[["tanh", "relu"], [0.1, 0.5]]
+    )
     """One of these values, with equal probability."""
 
     @model_validator(mode="after")
@@ -138,17 +143,17 @@ class Sample(Section):
     """Number of draws."""
     draw_seed: Seed = 0
     """Seed of the draws."""
-    activation: Draw | None = None
-    init: Draw | None = None
-    optimizer: Draw | None = None
-    lr: Draw | None = None
-    weight_decay: Draw | None = None
-    l2: Draw | None = None
-    dropout: Draw | None = None
-    train_fraction: Draw | None = None
-    momentum: Draw | None = None
-    init_std: Draw | None = None
-    bias_init: Draw | None = None
+    activation: Draw | None = Field(default=None, examples=[{"choice": ["tanh", "relu"]}])
+    init: Draw | None = Field(default=None, examples=[{"choice": ["normal", "orthogonal"]}])
+    optimizer: Draw | None = Field(default=None, examples=[{"choice": ["adam", "sgd"]}])
+    lr: Draw | None = Field(default=None, examples=[{"log_uniform": [0.0001, 0.01]}])
+    weight_decay: Draw | None = Field(default=None, examples=[{"uniform": [0.0, 0.5]}])
+    l2: Draw | None = Field(default=None, examples=[{"uniform": [0.0, 0.5]}])
+    dropout: Draw | None = Field(default=None, examples=[{"uniform": [0.0, 0.5]}])
+    train_fraction: Draw | None = Field(default=None, examples=[{"uniform": [0.1, 0.5]}])
+    momentum: Draw | None = Field(default=None, examples=[{"uniform": [0.0, 0.5]}])
+    init_std: Draw | None = Field(default=None, examples=[{"uniform": [0.1, 0.5]}])
+    bias_init: Draw | None = Field(default=None, examples=[{"uniform": [0.0, 0.5]}])
 
     @property
     def axes(self) -> dict[str, Draw]:
@@ -178,11 +183,13 @@ class RandomSeeds(Section):
 class Seeds(Section):
     """Exactly one of these. Every configuration is trained once with each of its seeds."""
 
-    range: tuple[Seed, Seed] | None = None
+    range: tuple[Seed, Seed] | None = Field(default=None, examples=[[1, 10]])
     """The first and the last seed, both included; every configuration gets all of them."""
-    fixed: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_MODELS)] | None = None
+    fixed: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_MODELS)] | None = Field(
+        default=None, examples=[[1, 2, 3]]
+    )
     """These seeds, for every configuration."""
-    random: RandomSeeds | None = None
+    random: RandomSeeds | None = Field(default=None, examples=[{"per_configuration": 5}])
     """Different random seeds for each configuration."""
 
     @model_validator(mode="after")

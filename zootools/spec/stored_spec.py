@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from zootools.errors import SpecError
 from zootools.spec.images import DatasetImages, FolderImages, Images, StoredImages, TetrisImages
-from zootools.spec.population import Activation, Draw, Grid, Init, Optimizer, Values
+from zootools.spec.population import Activation, Draw, Grid, Init, Optimizer, axis_field
 from zootools.spec.sections import Section, parse_section
 from zootools.spec.yaml_reader import Key
 from zootools.spec.zoo_spec import Architecture, Cnn, Mlp, ZooSpec
@@ -55,9 +55,9 @@ class UnknownArchitecture(Section):
 class StoredGrid(Grid):
     """A grid with values that this version does not know."""
 
-    activation: tuple[Word, ...] | None = Values  # type: ignore[assignment]
-    init: tuple[Word, ...] | None = Values  # type: ignore[assignment]
-    optimizer: tuple[Word, ...] | None = Values  # type: ignore[assignment]
+    activation: tuple[Word, ...] | None = axis_field()  # type: ignore[assignment]
+    init: tuple[Word, ...] | None = axis_field()  # type: ignore[assignment]
+    optimizer: tuple[Word, ...] | None = axis_field()  # type: ignore[assignment]
 
 
 class StoredSpec(ZooSpec):

@@ -14,6 +14,7 @@ from zootools.errors import SpecError
 from zootools.spec.images import Images
 from zootools.spec.population import Grid, Hyperparameters, Sample, Seeds
 from zootools.spec.sections import Section, load_section, parse_section
+from zootools.spec.short_forms import long_form
 from zootools.spec.values import MAX_CHECKPOINTS, MAX_MODELS, Count, Name
 
 CnnName = Literal["cnn_small", "cnn_unterthiner", "cnn_large"]
@@ -25,7 +26,9 @@ class Mlp(Section):
 
     name: Literal["mlp"]
     """Linear layers with the model's activation and dropout between them."""
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)]
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=16)] = Field(
+        examples=[[32, 32]]
+    )
     """Widths of the hidden layers."""
     bias: bool = True
     """Whether the layers have biases."""
@@ -54,7 +57,9 @@ class Training(Section):
     checkpoint_every: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Interval of the epochs whose checkpoints are kept, from epoch 0 (the initialisation) on; the last epoch is always
     kept."""
-    checkpoint_epochs: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] | None = None
+    checkpoint_epochs: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] | None = Field(
+        default=None, examples=[[0, 1, 2, 5, 10]]
+    )
     """Or: the epochs whose checkpoints are kept, in increasing order; the last epoch is always kept."""
 
     @model_validator(mode="after")
@@ -107,21 +112,21 @@ class ZooSpec(Section):
     """A sentence or two for the card and for searches."""
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")] = "cc-by-4.0"
     """Licence of the zoo, as the Hub spells it."""
-    images: Images
+    images: Images = Field(examples=["mnist", {"name": "mnist", "train": 10_000}])
     """The images that the models are trained on."""
-    architecture: Architecture
+    architecture: Architecture = Field(examples=["cnn_small", {"name": "mlp", "hidden": [32, 32]}])
     """The network of the models."""
-    grid: Grid
+    grid: Grid = Field(examples=[{"activation": "tanh", "init": "normal", "optimizer": "adam", "lr": [0.001, 0.0001]}])
     """The hyper-parameters of the models: all combinations of the lists of values."""
-    sample: Sample | None = None
+    sample: Sample | None = Field(default=None, examples=[{"count": 10, "lr": {"log_uniform": [0.0001, 0.01]}}])
     """Hyper-parameters that are drawn at random instead."""
-    seeds: Seeds
+    seeds: Seeds = Field(examples=[10, [1, 2, 3], {"range": [1, 10]}])
     """The seeds with which each configuration is trained."""
     models: Annotated[int, Field(ge=1, le=MAX_MODELS)] | None = None
     """Number of models to train: those with the smallest ids, which spreads them over the grid. `--models` sets it."""
-    training: Training
+    training: Training = Field(examples=[{"epochs": 10, "batch_size": 32}])
     """Training of every model."""
-    split: Split = Split()
+    split: Split = Field(default=Split(), examples=[{"train": 0.7, "validation": 0.15, "test": 0.15}])
     """Division of the models for what is learned from the zoo."""
 
     @model_validator(mode="after")
@@ -147,6 +152,11 @@ class ZooSpec(Section):
                 "allowed: keep fewer (training.checkpoint_every, checkpoint_epochs), or make several zoos"
             )
         return self
+
+    @classmethod
+    def long_form(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return plain values with the short forms written out (`zootools.spec.short_forms.long_form`)."""
+        return long_form(values)
 
     @property
     def unknown_names(self) -> list[str]:

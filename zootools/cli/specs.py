@@ -1,0 +1,63 @@
+"""Commands for specifications: the bundled ones, and the JSON schema for editors."""
+
+import json
+from typing import Any
+
+import click
+
+from zootools.cli.shared import JSON, print_value
+from zootools.text import say
+
+
+@click.command()
+@click.argument("name", required=False)
+@JSON
+def specs(name: str | None, as_json: bool) -> None:
+    """List the bundled specifications, or print the YAML text of one.
+
+    \b
+    Example:
+      zootools specs
+      zootools specs digits_seed > mine.yaml
+    """
+    if name is None:
+        _list(as_json)
+        return
+    from zootools.bundled import bundled_spec
+    from zootools.spec import load_spec
+
+    path = bundled_spec(name)
+    if as_json:
+        say(json.dumps(load_spec(path).dump()), limit=None)
+    else:
+        say(*path.read_text(encoding="utf-8").splitlines(), limit=None)
+
+
+def _list(as_json: bool) -> None:
+    from zootools.bundled import bundled_specs
+    from zootools.spec import load_spec
+
+    found = {name: load_spec(path) for name, path in bundled_specs().items()}
+    table = {
+        name: {"models": spec.model_count, "architecture": spec.architecture.name, "description": spec.description}
+        for name, spec in found.items()
+    }
+
+    def show(table: dict[str, Any]) -> None:
+        for name, row in table.items():
+            say(f"{name:<18} {row['models']:>6} x {row['architecture']:<16} {row['description']}")
+
+    print_value(table, as_json, show)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON schema of specifications, with which editors complete and check them.
+
+    \b
+    Example:
+      zootools schema > zoo.schema.json
+    """
+    from zootools.spec.json_schema import specification_schema
+
+    say(*json.dumps(specification_schema(), indent=2).splitlines(), limit=None)
