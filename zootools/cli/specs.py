@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from zootools.cli.output import show_table
 from zootools.cli.shared import JSON, print_value
 from zootools.text import say
 
@@ -44,8 +45,7 @@ def _list(as_json: bool) -> None:
     }
 
     def show(table: dict[str, Any]) -> None:
-        for name, row in table.items():
-            say(f"{name:<18} {row['models']:>6} x {row['architecture']:<16} {row['description']}")
+        show_table(["name", *next(iter(table.values()))], [[name, *row.values()] for name, row in table.items()])
 
     print_value(table, as_json, show)
 
