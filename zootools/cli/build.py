@@ -14,6 +14,7 @@ from zootools.cli.shared import (
     DATA,
     ENGINE,
     JSON,
+    SPEC,
     Word,
     interruptible,
     print_value,
@@ -62,7 +63,7 @@ def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("spec")
+@SPEC
 @click.option("-o", "--out", metavar="DIR|URL", help="A folder, or s3://BUCKET/PREFIX; default zoos/<name>.")
 @click.option("--models", type=click.IntRange(min=1), help="Train only this number of models, spread over the grid.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train for this number of epochs.")
@@ -131,7 +132,7 @@ def _show_result(result: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("spec")
+@SPEC
 @OVERRIDES
 @DATA
 @JSON

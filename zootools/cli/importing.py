@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from zootools.cli.completion import complete_specs
 from zootools.cli.shared import DATA, JSON, PathType, Word, interruptible, print_value, show_accuracy
 from zootools.importers.table import IMPORTERS
 from zootools.text import say
@@ -17,7 +18,10 @@ from zootools.text import say
 @click.option("--schema", type=PathType(dir_okay=False), help="The layer schema, a zoo.json, or an index (JSON).")
 @click.option("--architecture", metavar="NAME", help="Or: a network of zootools, such as cnn_small; needs --images.")
 @click.option(
-    "--images", metavar="SPEC", help="A specification (file or bundled name) whose images the models were trained on."
+    "--images",
+    metavar="SPEC",
+    shell_complete=complete_specs,
+    help="A specification (file or bundled name) whose images the models were trained on.",
 )
 @click.option(
     "--properties", type=PathType(dir_okay=False), help="A table (CSV, Parquet, JSON lines) with a row for each file."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zootools.cli.completion import complete_encoders
 from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, interruptible, print_value
 from zootools.errors import SpecError
 from zootools.extras import optional
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
     from zootools.zoo import Zoo
 
-ENCODER = click.option("--encoder", metavar="DIR", help="Also show the representation that this encoder computes.")
+ENCODER = click.option(
+    "--encoder",
+    metavar="DIR",
+    shell_complete=complete_encoders,
+    help="Also show the representation that this encoder computes.",
+)
 
 
 @click.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zootools.choices import EXPORTS
+from zootools.cli.completion import complete_models
 from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, Word, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 from zootools.text import say
@@ -102,7 +103,7 @@ def status(zoo: str, as_json: bool) -> None:
 
 @click.command()
 @ZOO
-@click.argument("model_id")
+@click.argument("model_id", shell_complete=complete_models)
 @JSON
 def show(zoo: str, model_id: str, as_json: bool) -> None:
     """Show one model over its epochs."""
@@ -129,7 +130,7 @@ def show(zoo: str, model_id: str, as_json: bool) -> None:
 
 @click.command()
 @ZOO
-@click.option("--model", "model_id", help="Only this model, by its id.")
+@click.option("--model", "model_id", shell_complete=complete_models, help="Only this model, by its id.")
 @click.option("--epoch", type=click.IntRange(min=0), help="Only this epoch; 0 is the initialisation.")
 @click.option(
     "--format",
@@ -217,7 +218,7 @@ def verify(zoo: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("zoo")
+@ZOO
 @JSON
 def repair(zoo: str, as_json: bool) -> None:
     """Remove damaged files from a zoo folder; the next build makes them again, with the same bytes."""

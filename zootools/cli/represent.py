@@ -4,18 +4,31 @@ from pathlib import Path
 
 import click
 
+from zootools.cli.completion import complete_recipes, complete_zoos
 from zootools.cli.shared import ADDRESS, ENGINE, JSON, SCHEMA, PathType, interruptible, print_value
 from zootools.text import say
 
 
 @click.command()
-@click.option("--zoo", required=True, help="The zoo: a folder, or a name on a hub.")
-@click.option("--recipe", default="default", show_default=True, help="A bundled recipe, or a recipe file.")
+@click.option("--zoo", required=True, shell_complete=complete_zoos, help="The zoo: a folder, or a name on a hub.")
+@click.option(
+    "--recipe",
+    default="default",
+    show_default=True,
+    shell_complete=complete_recipes,
+    help="A bundled recipe, or a recipe file.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe.")
 @click.option("-o", "--out", type=PathType(new=True), help="Encoders and results; default representations/ZOO/RECIPE.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders to train.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train each encoder for this number of epochs.")
-@click.option("--transfer-to", multiple=True, metavar="ZOO", help="Also score on another zoo with the same layers.")
+@click.option(
+    "--transfer-to",
+    multiple=True,
+    metavar="ZOO",
+    shell_complete=complete_zoos,
+    help="Also score on another zoo with the same layers.",
+)
 @click.option("--baselines-only", is_flag=True, help="Train no encoder: weights, statistics, PCA, UMAP.")
 @ENGINE
 @ADDRESS

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
+from zootools.cli.completion import complete_figures
 from zootools.cli.shared import DATA, JSON, PathType, interruptible, print_value
 from zootools.text import say
 
 
 @click.command()
-@click.argument("what", nargs=-1, required=True, metavar="WHAT...")
+@click.argument("what", nargs=-1, required=True, metavar="WHAT...", shell_complete=complete_figures)
 @click.option(
     "--scale",
     default="smoke",

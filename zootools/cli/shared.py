@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from zootools.cli.completion import complete_specs, complete_zoos
 from zootools.cli.output import show_pairs as show_pairs
 from zootools.cli.output import show_table
 from zootools.engines.table import ENGINES
@@ -86,8 +87,11 @@ DATA = click.option(
     type=PathType(),
     help="The folder of image files and downloads; else $ZOOTOOLS_DATA, else the user's cache.",
 )
-ZOO = click.argument("zoo")
+ZOO = click.argument("zoo", shell_complete=complete_zoos)
 """A folder, a name on a hub (ORG/NAME or ORG/NAME@REVISION), or the URL of an object store."""
+
+SPEC = click.argument("spec", shell_complete=complete_specs)
+"""A YAML file, or the name of a bundled specification."""
 
 HUB = click.option(
     "--hub",
