@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
+from zootools.cli.completion import complete_spec_names
 from zootools.cli.output import show_table
 from zootools.cli.shared import JSON, print_value
 from zootools.text import say
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_spec_names)
 @JSON
 def specs(name: str | None, as_json: bool) -> None:
     """List the bundled specifications, or print the YAML text of one.
