@@ -14,6 +14,7 @@ from zootools.cli.shared import (
     DATA,
     ENGINE,
     JSON,
+    QUIET,
     Word,
     interruptible,
     print_value,
@@ -75,6 +76,7 @@ def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Run the checks of a build; print models, checkpoints, bytes and time; write nothing.",
 )
+@QUIET
 @JSON
 def build(
     spec: str,
@@ -83,6 +85,7 @@ def build(
     epochs: int | None,
     overrides: tuple[str, ...],
     dry_run: bool,
+    quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -107,7 +110,7 @@ def build(
         print_value(_plan(zoo_spec, out, options), as_json, _show_plan)
         return
     interruptible()
-    manifest = build_zoo(zoo_spec, out, **options)
+    manifest = build_zoo(zoo_spec, out, **options, quiet=quiet)
     result = {"zoo": str(out), **manifest.counts.model_dump(), "test_accuracy": manifest.test_accuracy}
     print_value(result, as_json, _show_result)
 
