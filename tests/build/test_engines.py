@@ -45,7 +45,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
 def test_an_engine_of_one_class_and_one_row_builds_the_same_bytes(toy: type[Engine], tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     spec = load_spec(tmp_path / "tiny.yaml")
-    assert preview(spec, tmp_path / "toy", engine="toy").models == 6
+    assert preview(spec, tmp_path / "toy", engine="toy").size.models == 6
     for engine in ("local", "toy"):
         build(spec, tmp_path / engine, engine=engine, backend="torch", workers=1, quiet=True)
     assert tree(tmp_path / "toy") == tree(tmp_path / "local")

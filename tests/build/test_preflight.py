@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -38,6 +39,8 @@ from zootools.memory import memory_limit
 from zootools.progress import Progress
 from zootools.spec import load_spec, parse_spec
 from zootools.storage.build_state import ZooFolder
+from zootools.storage.manifest import read_manifest
+from zootools.storage.reopening import reopen
 from zootools.storage.status import status
 from zootools.training.table import BACKENDS, choose_backend
 
@@ -284,6 +287,15 @@ def refusals(tmp_path: Path, specs: Path, tiny: Path) -> Iterator[tuple[str, Pat
     assert not zoo.work.exists()
 
 
+ABOUT_THIS_MACHINE = {
+    "grown under another fingerprint",
+    "too many workers",
+    "too large stacks",
+    "too large images",
+}
+"""The refusals that depend on the machine, which `check` does not look at."""
+
+
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Return the paths below a folder, with the times of their last changes."""
     return {
@@ -292,8 +304,14 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_dry_run_refuses_what_the_build_refuses_and_writes_nothing(tmp_path: Path, specs: Path, tiny: Path) -> None:
-    """The same code and the same words, and the folders are as they were."""
+def refusal(stderr: str) -> str:
+    """Return what a command has printed on stderr, without the lines that say what a build is doing."""
+    doing = ("zootools: kernel: ", "backend ", "images: ", "plan: ", "training: ")
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith(doing))
+
+
+def test_a_dry_run_and_check_refuse_what_a_build_refuses(tmp_path: Path, specs: Path, tiny: Path) -> None:
+    """The same code and the same words; they write nothing."""
     tried = 0
     for what, out, options, message in refusals(tmp_path, specs, tiny):
         before = snapshot(tmp_path), snapshot(tiny)
@@ -302,12 +320,58 @@ def test_a_dry_run_refuses_what_the_build_refuses_and_writes_nothing(tmp_path: P
         assert (snapshot(tmp_path), snapshot(tiny)) == before, what
         assert (dry.stdout, message in dry.stderr) == ("", True), (what, dry.output)
         assert "Traceback" not in dry.stderr
+        changes = {"--epochs": "training.epochs=", "--models": "models="}
+        pairs = [(changes.get(key, ""), value) for key, value in zip(options[::2], options[1::2], strict=True)]
+        sets = [word for change, value in pairs for word in ("--set", f"{change}{value}")]
+        if what not in ABOUT_THIS_MACHINE:
+            checked = run("check", specs / "tiny.yaml", "--out", out, "--json", *sets)
+            assert (checked.exit_code, checked.stdout, checked.stderr) == (dry.exit_code, "", dry.stderr), what
+            assert (snapshot(tmp_path), snapshot(tiny)) == before, what
         done = run(*words)
         assert snapshot(tiny) == before[1], what
-        assert (done.exit_code, done.stdout, done.stderr) == (dry.exit_code, "", dry.stderr), what
+        assert (done.exit_code, done.stdout) == (dry.exit_code, ""), what
+        assert refusal(done.stderr) == refusal(dry.stderr), what
         assert dry.exit_code in (2, 3, 74)
         tried += 1
     assert tried >= 13
+
+
+def test_what_a_folder_has_is_counted_before_the_build(tmp_path: Path, specs: Path, tiny: Path) -> None:
+    grown = ["--set", "seeds.range=[1, 4]", "--out"]
+    for options, counts in (
+        ([*grown, tmp_path / "new"], (0, 8)),
+        (["--out", tiny], (6, 0)),
+        ([*grown, tiny], (6, 2)),
+    ):
+        found = json.loads(run("check", specs / "tiny.yaml", *options, "--json").stdout)
+        assert (found["there"], found["to_train"]) == counts
+    shown = run("build", specs / "tiny.yaml", *grown, tiny, "--backend", "torch", "--dry-run").stdout
+    assert f"{tiny}: 6 there, 2 to train" in shown
+    # Of two stacks one is to be trained again.
+    begun = tmp_path / "begun"
+    shutil.copytree(tiny, begun)
+    zoo, spec = ZooFolder(begun), load_spec(specs / "tiny.yaml")
+    plan = reopen(zoo, read_manifest(begun), spec)
+    zoo.write_plan(plan)
+    record = zoo.read_record(0)
+    assert record is not None
+    zoo.restart_stack(0, record)
+    found = preview(spec, begun, backend="torch").present
+    assert found is not None
+    assert (found.there, found.to_train, found.model_epochs) == (3, 3, 9)
+
+
+def test_a_build_says_what_it_does_also_with_json(tmp_path: Path, specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # which has no kernel yet
+    out = tmp_path / "zoo"
+    done = run("build", specs / "tiny.yaml", "--out", out, "--workers", "1", "--backend", "native", "--json")
+    assert json.loads(done.stdout)["ok"] == 6
+    said = done.stderr.splitlines()
+    assert "kernel: compiling the one of mlp" in said[0]
+    assert said[1].startswith("backend native: ")
+    assert said[2] == "images: reading tetris"
+    assert said[3] == "plan: 6 models in 2 stacks of at most 3; 0 stacks are trained"
+    assert said[-1].startswith("training: 18 of 18 model-epochs")
 
 
 @pytest.mark.slow
@@ -350,7 +414,7 @@ def test_a_dry_run_compares_the_images_that_are_at_hand(tmp_path: Path) -> None:
     dry, done = run(*grown, "--dry-run"), run(*grown)
     assert dry.exit_code == done.exit_code == 2
     assert "the images differ from those that this zoo was begun with" in dry.stderr
-    assert dry.stderr == done.stderr
+    assert refusal(dry.stderr) == refusal(done.stderr)
     (data / "pets/train/cat/50.png").unlink()
     for command in (["check", path, "--data", data], words):
         few = run(*command)

@@ -20,24 +20,31 @@ from zootools.building.planning import Estimate, check_spec, estimate
 from zootools.building.preflight import (
     check_arguments,
     check_fingerprints,
-    check_folder,
     check_images_fit,
-    check_same_images,
     check_space,
     choose_device,
+    images_of,
     workers_that_fit,
 )
-from zootools.building.resuming import finished_manifest, planned_stacks, stored_plan, write_plan
+from zootools.building.resuming import (
+    Present,
+    finished_manifest,
+    look_into,
+    planned_stacks,
+    stored_plan,
+    write_plan,
+)
 from zootools.engines.engine import RETRIES, BuildJob, Engine
 from zootools.engines.table import open_engine
 from zootools.errors import DamagedZooError, WorkerError
 from zootools.filesystem.files import FolderLock, sweep_temporaries
 from zootools.hashing import pretty_json
+from zootools.images.shapes import has_images
 from zootools.object_store.sync import Output, open_output
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, expand
-from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
+from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.finish import finish_zoo
 from zootools.storage.manifest import Manifest
 from zootools.storage.records import Plan, StackRecord
@@ -64,7 +71,19 @@ class _Request:
     schema: Schema
 
 
-def preview(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> Estimate:
+@dataclass(frozen=True)
+class Preview:
+    """The result of `preview`."""
+
+    size: Estimate
+    """The size of the whole zoo."""
+    present: Present | None
+    """What the folder has of it; None for an object store, into which only a build looks."""
+    images: bool
+    """Whether the images are on this machine; otherwise a build downloads them."""
+
+
+def preview(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> Preview:
     """Run every check that `build` runs before it trains; return the size of the build.
 
     Nothing is written to ``out`` or downloaded. The contents of an object store, and images that are not on this
@@ -73,28 +92,21 @@ def preview(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) ->
     Raises what `build` raises, except BusyError.
     """
     request = _check_request(spec, out, BuildOptions(**options))
-    output, zoo, data = request.output, ZooFolder(request.output.folder), request.options.data
-    size = estimate(spec, data)
-    present = output.present()
-    if present is not None:
-        check_folder(zoo)
-        if (zoo.has(PLAN) or zoo.has(MANIFEST)) and finished_manifest(output, zoo, spec, expand(spec)) is not None:
-            return size
+    zoo, data = ZooFolder(request.output.folder), request.options.data
+    size, there = estimate(spec, data), has_images(spec.images, data)
+    present = look_into(request.output, spec)
+    if present is not None and present.finished is not None:
+        return Preview(size, present, there)
     _check_machine(request, zoo, size)
-    old, records = stored_plan(present, spec) if present is not None else (None, [])
+    old = None if present is None else present.plan
     backend = _choose_backend(request)
-    if old is None:  # the models themselves, of which there may be a million, are not needed
+    if present is None or old is None:  # the models themselves, of which there may be a million, are not needed
         _count_workers(request, size.largest_stack, backend)
     else:
-        _check_training(request, old, records, expand(spec), backend)
-    from zootools.images.datasets import load_images
-    from zootools.images.shapes import has_images
-
-    if has_images(spec.images, data):
-        images = load_images(spec.images, data)
-        if old is not None:
-            check_same_images(old.images_sha256, images.digest)
-    return size
+        _check_training(request, old, present.records, expand(spec), backend)
+    if there:
+        images_of(spec.images, data, old)
+    return Preview(size, present, there)
 
 
 def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> Manifest:
@@ -136,11 +148,9 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
     begun = time.time()
     request = _check_request(spec, out, BuildOptions(**options))
     output, zoo, models = request.output, ZooFolder(request.output.folder), expand(spec)
-    if output.present() is not None:
-        check_folder(zoo)
-        finished = finished_manifest(output, zoo, spec, models)
-        if finished is not None and not zoo.has(".work"):
-            return finished
+    present = look_into(output, spec, models)
+    if present is not None and present.finished is not None and not zoo.has(".work"):
+        return present.finished
     _check_machine(request, zoo, estimate(spec, request.options.data, models))
     with (
         FolderLock(zoo.lock) as lock,
@@ -256,21 +266,25 @@ def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], l
 
     The images are freed on return: workers map the stored file.
     """
-    from zootools.images.datasets import load_images
     from zootools.storage.image_tensors import save_images
 
+    def tell(text: str) -> None:
+        if not request.options.quiet:
+            say(text, err=True)
+
     backend = _choose_backend(request)
-    if not request.options.quiet:
-        say(f"backend {backend.name}: {backend.reason}", err=True)
+    tell(f"backend {backend.name}: {backend.reason}")
     old, records = stored_plan(zoo, request.spec)
     stacks, workers = _check_training(request, old, records, models, backend)
-    images = load_images(request.spec.images, request.options.data)
-    if old is not None:
-        check_same_images(old.images_sha256, images.digest)
+    tell(f"images: reading {request.spec.images.name}")
+    images = images_of(request.spec.images, request.options.data, old)
     plan = Plan(request.spec, request.schema, images.digest, stacks)
     write_plan(zoo, plan, old, records)
     request.output.put_plan()
     save_images(images, zoo)
+    done = sum(record is not None and record.done for record in records)
+    largest = max(map(len, stacks))
+    tell(f"plan: {len(models):,} models in {len(stacks):,} stacks of at most {largest:,}; {done:,} stacks are trained")
     return BuildJob(zoo, lock.descriptor, plan, images.classes, backend, workers)
 
 

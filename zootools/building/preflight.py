@@ -14,13 +14,14 @@ from zootools.building.options import BuildOptions
 from zootools.choices import DEVICES, check_word, check_workers
 from zootools.errors import SpecError, StorageError, differences
 from zootools.memory import memory_limit
-from zootools.spec import ZooSpec, parse_spec
+from zootools.spec import Images, ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
 from zootools.storage.build_state import IMPORT, ZooFolder
-from zootools.storage.records import StackRecord
+from zootools.storage.records import Plan, StackRecord
 from zootools.training.table import BACKENDS
 
 if TYPE_CHECKING:
+    from zootools.images.datasets import ImageData
     from zootools.training.backend import Backend
 
 POPULATION = ("grid", "sample", "seeds", "models")
@@ -126,13 +127,20 @@ def check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> N
         )
 
 
-def check_same_images(there: str, here: str) -> None:
-    """Raise SpecError if the images differ from those that the zoo was begun with (by sha256)."""
-    if there != here:
+def images_of(images: Images, data: Path | None, old: Plan | None) -> "ImageData":
+    """Return the images of a specification (`load_images`).
+
+    Raises SpecError if they differ, by sha256, from those that the zoo of the plan ``old`` was begun with.
+    """
+    from zootools.images.datasets import load_images
+
+    loaded = load_images(images, data)
+    if old is not None and (there := old.images_sha256) != (here := loaded.digest):
         raise SpecError(
             f"the images differ from those that this zoo was begun with (sha256 {here[:12]}..., "
             f"in the zoo {there[:12]}...); one zoo cannot have models of both"
         )
+    return loaded
 
 
 def check_fingerprints(records: Sequence[StackRecord | None], present: Mapping[str, Any]) -> None:

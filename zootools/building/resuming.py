@@ -2,20 +2,104 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from zootools.architectures import Schema
-from zootools.building.planning import plan_stacks
-from zootools.building.preflight import check_growth
+from zootools.building.planning import check_spec, plan_stacks
+from zootools.building.preflight import check_folder, check_growth, images_of
 from zootools.errors import SpecError
-from zootools.object_store.sync import Output
+from zootools.images.shapes import has_images
+from zootools.object_store.sync import Output, open_output
 from zootools.spec import ZooSpec
-from zootools.spec.model_configs import ModelConfig
+from zootools.spec.model_configs import ModelConfig, count_models, expand
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import spec_yaml
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_spec
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.reopening import reopened
+from zootools.storage.status import epochs_done
+
+
+@dataclass(frozen=True)
+class Present:
+    """What a folder has of the models of a specification before a build begins."""
+
+    there: int
+    """Models that are trained to the end, diverged ones included."""
+    to_train: int
+    """Models that a build trains, from their beginning or from the last whole epoch of their stack."""
+    model_epochs: int
+    """Epochs that these models lack, summed over the models."""
+    finished: Manifest | None = None
+    """The manifest, if nothing is left to do."""
+    plan: Plan | None = None
+    """The plan of the zoo in the folder, if it has one and something is left to do."""
+    records: Sequence[StackRecord | None] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class SpecCheck:
+    """A specification that can be built into a folder."""
+
+    schema: Schema
+    present: Present | None
+    """None for an object store, into which only a build looks."""
+    images: bool
+    """Whether the images are on this machine; otherwise a build downloads them."""
+
+
+def check_build(spec: ZooSpec, out: Path | str, data: Path | None = None) -> SpecCheck:
+    """Run the checks of a build that do not depend on the machine; return the layers and what the folder has.
+
+    Numbers and sizes of the images are checked in the headers of their files. Pixels are only read if the folder has
+    a zoo that a build would continue. Nothing is written or downloaded.
+
+    Args:
+        spec: the specification.
+        out: the folder, or the URL of an object store, whose content is not checked.
+        data: the folder of the image files (`zootools.paths.data_folder`).
+
+    Raises SpecError, StorageError and DamagedZooError as a build does.
+    """
+    schema, output = check_spec(spec, data), open_output(out)
+    present = look_into(output, spec)
+    images = has_images(spec.images, data)
+    if images and present is not None and present.plan is not None:
+        images_of(spec.images, data, present.plan)
+    return SpecCheck(schema, present, images)
+
+
+def look_into(output: Output, spec: ZooSpec, models: Sequence[ModelConfig] | None = None) -> Present | None:
+    """Return what a folder has of the models of a specification; None for an object store.
+
+    Args:
+        output: where the zoo is to be built.
+        spec: the specification.
+        models: its models (`expand`), if already computed; otherwise they are computed only if the folder has a zoo.
+
+    Raises SpecError if a build would be refused: the folder has other files, or a zoo of another specification.
+    """
+    zoo = output.present()
+    if zoo is None:
+        return None
+    check_folder(zoo)
+    epochs = spec.training.epochs
+    if not (zoo.has(PLAN) or zoo.has(MANIFEST)):
+        count = count_models(spec)
+        return Present(0, count, count * epochs)
+    models = expand(spec) if models is None else models
+    finished = finished_manifest(output, zoo, spec, models)
+    if finished is not None:
+        return Present(len(models), 0, 0, finished)
+    plan, records = stored_plan(zoo, spec)
+    if plan is None:  # another process has removed it since
+        return Present(0, len(models), len(models) * epochs)
+    stacks = list(zip(map(len, plan.stacks), records, strict=True))
+    there = sum(size for size, record in stacks if record is not None and record.done)
+    done = sum(size * epochs_done(record, spec) for size, record in stacks)
+    return Present(there, len(models) - there, len(models) * epochs - done, None, plan, records)
 
 
 def finished_manifest(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Sequence[ModelConfig]) -> Manifest | None:

@@ -14,6 +14,7 @@ from zootools.cli.shared import (
     DATA,
     ENGINE,
     JSON,
+    QUIET,
     SPEC,
     Word,
     interruptible,
@@ -25,12 +26,14 @@ from zootools.text import say
 from zootools.training.table import BACKENDS
 
 if TYPE_CHECKING:
+    from zootools.building.resuming import Present
     from zootools.spec import ZooSpec
 
 
 OVERRIDES = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the specification."
 )
+OUT = click.option("-o", "--out", metavar="DIR|URL", help="A folder, or s3://BUCKET/PREFIX; default zoos/<name>.")
 HOW_TO_TRAIN = (
     click.option(
         "--device",
@@ -64,7 +67,7 @@ def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @SPEC
-@click.option("-o", "--out", metavar="DIR|URL", help="A folder, or s3://BUCKET/PREFIX; default zoos/<name>.")
+@OUT
 @click.option("--models", type=click.IntRange(min=1), help="Train only this number of models, spread over the grid.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Train for this number of epochs.")
 @OVERRIDES
@@ -74,6 +77,7 @@ def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Run the checks of a build; print models, checkpoints, bytes and time; write nothing.",
 )
+@QUIET
 @JSON
 def build(
     spec: str,
@@ -82,6 +86,7 @@ def build(
     epochs: int | None,
     overrides: tuple[str, ...],
     dry_run: bool,
+    quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -103,10 +108,10 @@ def build(
     zoo_spec = load_spec(find_spec(spec), [*overrides, *changes])
     out = out or f"zoos/{zoo_spec.name}"
     if dry_run:
-        print_value(_plan(zoo_spec, out, options), as_json, show_pairs)
+        print_value(_plan(zoo_spec, out, options), as_json, _show_plan)
         return
     interruptible()
-    manifest = build_zoo(zoo_spec, out, **options, quiet=as_json)
+    manifest = build_zoo(zoo_spec, out, **options, quiet=quiet)
     result = {"zoo": str(out), **manifest.counts.model_dump(), "test_accuracy": manifest.test_accuracy}
     print_value(result, as_json, _show_result)
 
@@ -118,9 +123,30 @@ def _plan(spec: "ZooSpec", out: str, options: dict[str, Any]) -> dict[str, Any]:
     from zootools.building.builder import preview
     from zootools.building.throughput import seconds_per_model_sample
 
-    plan: dict[str, Any] = {"name": spec.name, **asdict(preview(spec, out, **options))}
-    rate = seconds_per_model_sample(spec, options["data"], options["workers"], options["backend"])
-    return plan | {"estimated_seconds": round(rate * plan["model_samples"], 1)}
+    checked = preview(spec, out, **options)
+    plan: dict[str, Any] = {"name": spec.name, **_folder(out, checked.present)}
+    plan |= {"images_present": checked.images, **asdict(checked.size)}
+    whole = checked.size.models * spec.training.epochs
+    left = checked.present.model_epochs if checked.present else whole
+    rate = seconds_per_model_sample(spec, options["data"], options["workers"], options["backend"]) if left else 0.0
+    return plan | {"estimated_seconds": round(rate * checked.size.model_samples * left / whole, 1)}
+
+
+def _folder(out: str, present: "Present | None") -> dict[str, Any]:
+    """Return the folder of a build, and how many of its models are there; nobody has looked into an object store."""
+    if present is None:
+        return {"folder": out}
+    return {"folder": out, "there": present.there, "to_train": present.to_train}
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    """Print a plan, or the result of ``check``, with the numbers of models in one line with the folder."""
+    shown = {key: value for key, value in plan.items() if key not in ("there", "to_train", "images_present")}
+    if "there" in plan:
+        shown["folder"] = f"{plan['folder']}: {plan['there']:,} there, {plan['to_train']:,} to train"
+    if "images_present" in plan:
+        shown["images"] = "on this machine" if plan["images_present"] else "missing; the build downloads them"
+    show_pairs(shown)
 
 
 def _show_result(result: dict[str, Any]) -> None:
@@ -133,30 +159,35 @@ def _show_result(result: dict[str, Any]) -> None:
 
 @click.command()
 @SPEC
+@OUT
 @OVERRIDES
 @DATA
 @JSON
-def check(spec: str, overrides: tuple[str, ...], data: Path | None, as_json: bool) -> None:
-    """Validate a specification, and print the number of its models and parameters.
+def check(spec: str, out: str | None, overrides: tuple[str, ...], data: Path | None, as_json: bool) -> None:
+    """Validate a specification against its images and the folder of its zoo; print the number of models and parameters.
 
-    `zootools build --dry-run` also checks the folder, the image files that exist already, and this machine.
+    What `zootools build` would refuse, this refuses in the same words. `zootools build --dry-run` also checks this
+    machine, and estimates the time.
     """
-    from zootools.building.planning import check_spec
+    from zootools.building.resuming import check_build
     from zootools.bundled import find_spec
     from zootools.spec import load_spec
     from zootools.spec.model_configs import count_models
 
     zoo_spec = load_spec(find_spec(spec), overrides)
-    schema = check_spec(zoo_spec, data)
+    out = out or f"zoos/{zoo_spec.name}"
+    checked = check_build(zoo_spec, out, data)
     value = {
         "name": zoo_spec.name,
+        **_folder(out, checked.present),
+        "images_present": checked.images,
         "configurations": zoo_spec.configuration_count,
         "models": count_models(zoo_spec),
         "checkpoints_per_model": len(zoo_spec.training.kept_epochs),
-        "parameters": schema.size,
-        "layers": [layer.name for layer in schema.layers],
+        "parameters": checked.schema.size,
+        "layers": [layer.name for layer in checked.schema.layers],
     }
-    print_value(value, as_json, show_pairs)
+    print_value(value, as_json, _show_plan)
 
 
 @click.command()

@@ -5,6 +5,7 @@ Compiled kernels are kept in the user's cache.
 
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -20,6 +21,8 @@ from zootools.architectures import Layer, Schema
 from zootools.errors import SpecError, StorageError, ZooError, did_you_mean
 from zootools.filesystem.files import write_durably
 from zootools.paths import cache_folder
+
+LOG = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("vec.h", "layers.h", "network.h")
@@ -152,6 +155,7 @@ def compile_kernel(schema: Schema) -> bytes:
     try:
         if (kernel := _cached(path)) is not None:
             return kernel
+        LOG.info("kernel: compiling the one of %s for this processor, once", schema.name)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / path.name
             _run([*command, *flags, f"-I{_FOLDER}", "-x", "c++", "-", "-o", str(output)], source)
