@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from zootools.errors import SpecError, did_you_mean
 from zootools.storage.mapped_weights import WeightRows
 
-Item = dict[str, Tensor | str]
+Item = dict[str, Any]
 """A checkpoint: its weights, float32 ``[parameters]``, and the values of columns.
 
-Numbers and truth values are tensors of no dimension, lists tensors of one.
+Numbers and truth values are tensors of no dimension, lists tensors of one; texts are texts.
 """
 
 
@@ -59,7 +59,7 @@ class CheckpointDataset(Dataset[Item]):
         ]
 
 
-Column = npt.NDArray[Any] | pa.Array
+Column: TypeAlias = npt.NDArray[Any] | pa.Array
 """Numbers ``[rows]`` or ``[rows, elements]`` as an array of NumPy; texts, ``[rows]``, as one of Arrow."""
 
 
