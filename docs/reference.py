@@ -17,6 +17,7 @@ PACKAGES = ("zootools", "representation")
 MORE = {
     "representation.loss_kinds": ("LossKind",),
     "zootools.building.options": ("BuildOptions",),
+    "zootools.checkpoint_dataset": ("CheckpointDataset",),
     "zootools.conditions": ("parse_condition",),
     "zootools.engines.engine": ("BuildJob", "Engine"),
     "zootools.errors": (),

@@ -5,11 +5,14 @@
 >>> zoo.module(zoo.models[0], epoch=75)
 """
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,27 +21,37 @@ from zootools.conditions import parse_condition
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
-from zootools.storage.imported import Imported
+from zootools.storage.imported import COLUMN_NAME, Imported
 from zootools.storage.manifest import Counts, count_outcomes, read_manifest
 from zootools.storage.manifest_checks import check_against_origin, check_tables, stored_origin
+from zootools.storage.mapped_weights import MappedWeights, WeightRows
 from zootools.storage.place import Place
 from zootools.storage.records import Plan, Stop
-from zootools.storage.shards import gather_weights, shard_name
+from zootools.storage.shards import shard_name
 from zootools.storage.table_reader import read_metadata
 from zootools.storage.table_writer import add_weights
 from zootools.storage.tables import SPLITS, check_scores, is_accuracy_summary, metadata_table
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
+from zootools.text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
     from zootools.architectures.networks import Network
+    from zootools.checkpoint_dataset import CheckpointDataset
+
+_BLOCK = 256
+"""Checkpoints that an iteration reads at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Zoo:
-    """The checkpoints of a zoo, or some of them. Weights are read when they are requested."""
+    """The checkpoints of a zoo, or some of them. Weights are read when they are requested.
+
+    ``zoo[0]`` is a checkpoint: a dictionary of its metadata and its ``weights``, float32 ``[parameters]``. ``zoo[:10]``
+    is a zoo again. Iteration yields one checkpoint after the other.
+    """
 
     folder: Path
     stored_spec: ZooSpec | None
@@ -51,12 +64,12 @@ class Zoo:
     """The numbers of models and checkpoints of the whole zoo."""
     stopped: dict[str, Stop]
     """The diverged models of the whole zoo."""
-    files: VerifiedFiles = field(default_factory=lambda: VerifiedFiles(Path(), {}), repr=False, compare=False)
+    files: VerifiedFiles = field(default_factory=lambda: VerifiedFiles(Path(), {}), compare=False)
     """The shards, each compared with its sha256 before it is first read."""
     finished: bool = True
     place: Place | None = None
     """Where the zoo was found (`zootools.hub.locate`): its name and, if it came from a hub, its commit."""
-    left_out: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    left_out: dict[str, str] = field(default_factory=dict, compare=False)
     """Columns of a population of another tool that were not read, and why (`zootools.hub.foreign`)."""
     imported: Imported | None = None
     """The record of the import of a zoo that zootools did not build; None for a built one."""
@@ -86,6 +99,28 @@ class Zoo:
     def __len__(self) -> int:
         return int(self.metadata.num_rows)
 
+    def __repr__(self) -> str:
+        size = f"{len(self.models):,} models, {len(self):,} checkpoints of {self.schema.size:,} weights"
+        return printable(f"<Zoo {self.name}: {size}, in {self.folder}>")
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Zoo": ...
+
+    def __getitem__(self, index: int | slice) -> "dict[str, Any] | Zoo":
+        if isinstance(index, slice):
+            return replace(self, metadata=self.metadata[index])
+        place = range(len(self))[index]
+        return next(iter(self[place : place + 1]))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self), _BLOCK):
+            block = self[start : start + _BLOCK]
+            for row, weights in zip(block.metadata.to_pylist(), block.weights(), strict=True):
+                yield row | {"weights": weights}
+
     @cached_property
     def models(self) -> list[str]:
         """The ids of the models, in the order of their first checkpoint."""
@@ -111,6 +146,39 @@ class Zoo:
             raise SpecError(f"split: found {name!r}{did_you_mean(name, SPLITS)}")
         return self.where(pc.field("split") == name)
 
+    def with_column(self, name: str, values: Iterable[Any]) -> "Zoo":
+        """Return the same checkpoints with one more column of metadata, which `where` and probes then know.
+
+        Args:
+            name: the new name: letters, digits and ``_``.
+            values: one number, text or truth value for each checkpoint, in the order of `metadata`; None or NaN where
+                it is not known. A sequence, an array, or a tensor on the CPU.
+
+        Raises SpecError for a name that is taken, another number of values, or values of several types.
+        """
+        if not re.fullmatch(COLUMN_NAME, name):
+            raise SpecError(f"with_column: found the name {name!r:.120}; expected letters, digits and _")
+        if name in (*self.metadata.column_names, "weights"):
+            raise SpecError(f"with_column: there is a column {name} already")
+        try:
+            column = pa.array(np.asarray(values) if hasattr(values, "__array__") else list(values))
+        except (pa.ArrowException, TypeError, ValueError, RuntimeError) as error:
+            raise SpecError(f"with_column: {name}: {error}") from error
+        if len(column) != len(self):
+            raise SpecError(f"with_column: {name}: found {len(column):,} values for {len(self):,} checkpoints")
+        return replace(self, metadata=self.metadata.append_column(name, column))
+
+    def mapped_weights(self) -> WeightRows:
+        """Return the flat weights of all checkpoints, in the order of `metadata`, without reading them.
+
+        `WeightRows.take` reads rows. The files of a zoo that is not on this machine are downloaded first.
+        """
+        table = self.metadata
+        if self.place is not None and self.place.fetches:
+            shards = table.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
+            self.place.fetch(shard_name(shard["stack"], shard["epoch"]) for shard in shards)
+        return MappedWeights(self.files, self.schema, table["stack"], table["epoch"], table["row"])
+
     def weights(self) -> "Tensor":
         """Return the flat weights of all checkpoints, in the order of `metadata`.
 
@@ -119,11 +187,21 @@ class Zoo:
         """
         import torch
 
-        table = self.metadata
-        if self.place is not None and self.place.fetches:
-            shards = table.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
-            self.place.fetch(shard_name(shard["stack"], shard["epoch"]) for shard in shards)
-        return torch.from_numpy(gather_weights(self.files, self.schema, table["stack"], table["epoch"], table["row"]))
+        return torch.from_numpy(self.mapped_weights().read_all())
+
+    def dataset(self, columns: Sequence[str] = ()) -> "CheckpointDataset":
+        """Return the checkpoints as a data set for ``torch.utils.data.DataLoader``, in the order of `metadata`.
+
+        An item is a dictionary: ``weights``, float32 ``[parameters]``, and the values of ``columns``. A number that is
+        not known is NaN. Weights are read when an item is requested, also by the workers of a loader, which open the
+        files themselves; a copy of the data set for a worker contains no weights.
+
+        Raises SpecError for a column that does not exist, or whose values a loader cannot collate; DamagedZooError,
+        from the loader, for a shard that is missing or was changed.
+        """
+        from zootools.checkpoint_dataset import CheckpointDataset
+
+        return CheckpointDataset(self.mapped_weights(), self.metadata, columns)
 
     def model(self, model_id: str) -> "Zoo":
         """Return the checkpoints of one model. Raises ZooNotFoundError with the most similar id."""

@@ -49,6 +49,7 @@ def test_a_source_is_a_class_and_a_row_in_the_table(tmp_path: Path, monkeypatch:
     zoo = open_zoo(tmp_path / "weights.npy")
     assert zoo.models == ["0", "1", "2"]
     assert torch.equal(zoo.split("test").weights(), torch.from_numpy(flat[1:2]))
+    assert torch.equal(zoo.where("split == 'train'").dataset(["model_id"])[1]["weights"], torch.from_numpy(flat[2]))
     assert len(open_zoo(tmp_path / "weights.npy", include_diverged=True)) == 4
     with pytest.raises(ZooNotFoundError, match="is not there"):
         open_zoo(tmp_path / "nothing.npy")

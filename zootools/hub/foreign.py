@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,6 @@ from zootools.storage.manifest import Counts
 from zootools.storage.place import Place
 from zootools.zoo import Zoo
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 LOG = logging.getLogger(__name__)
 
 MAX_SCHEMA = 10 << 20
@@ -46,20 +43,37 @@ _SPLIT = re.compile(r"(?:^|[/_.-])(train|validation|valid|val|dev|test)(?:[/_.-]
 _ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ForeignZoo(Zoo):
     """A population that zootools did not build: without manifest and specification, its weights in memory."""
 
-    flat: npt.NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32), repr=False, compare=False
-    )
+    flat: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32), compare=False)
     """float32 ``[rows, parameters]``; the column ``row`` of the metadata has the row of a checkpoint."""
 
-    def weights(self) -> "Tensor":
-        """Return the flat weights of all checkpoints: float32 ``[checkpoints, parameters]``."""
-        import torch
+    def mapped_weights(self) -> "FlatWeights":
+        """Return the flat weights of all checkpoints, which are in memory."""
+        return FlatWeights(self.flat, self.metadata["row"].to_numpy())
 
-        return torch.from_numpy(self.flat[self.metadata["row"].to_numpy()])
+
+@dataclass(frozen=True)
+class FlatWeights:
+    """Rows of weights in memory; `zootools.storage.mapped_weights.WeightRows`."""
+
+    flat: npt.NDArray[np.float32]
+    """float32 ``[rows, parameters]``."""
+    rows: npt.NDArray[np.int64]
+    """The row of each checkpoint."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Return a copy of some rows."""
+        return self.flat[self.rows[np.asarray(places, np.int64)]]
+
+    def read_all(self) -> npt.NDArray[np.float32]:
+        """Return a copy of all rows."""
+        return self.flat[self.rows]
 
 
 class ParquetSource:

@@ -41,7 +41,8 @@ MAX_TEXT = 400
 MAX_LISTED = 1000
 """Files of a population that are listed one by one; of more only the digest over all is stored."""
 
-ColumnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+COLUMN_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
+ColumnName = Annotated[str, Field(pattern=COLUMN_NAME)]
 _Sentence = Annotated[str, Field(max_length=2000)]
 _Count = Annotated[int, Field(ge=0, le=10**12)]
 

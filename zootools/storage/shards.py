@@ -9,10 +9,11 @@ import json
 import mmap
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,14 @@ class ShardInfo:
     """The models of the rows."""
     properties: dict[str, list[Any]]
     """The columns of scores by name: for every row a number, or a list of numbers."""
+
+
+class Shard(NamedTuple):
+    """The values of a shard that is read or mapped."""
+
+    values: npt.NDArray[np.float32]
+    """float32 ``[models * parameters]``, in the order of the file (`_spans`)."""
+    models: int
 
 
 def shard_name(stack: int, epoch: int) -> str:
@@ -123,7 +132,7 @@ def check_shard(files: VerifiedFiles, schema: Schema, name: str, imported: Impor
     Raises DamagedZooError unless its tensors are those of the schema, finite, and have one row for each model.
     """
     info = read_info(files.folder, name, imported)
-    values, models = _map_shard(files, name, schema)
+    values, models = open_shard(files, name, schema)
     if models != len(info.model_ids):
         raise DamagedZooError(
             f"has {models} rows, but the ids of {len(info.model_ids)} models", path=files.folder / name
@@ -146,7 +155,12 @@ def _read_header(folder: Path, name: str) -> bytes:
 
 
 def gather_weights(
-    files: VerifiedFiles, schema: Schema, stacks: npt.ArrayLike, epochs: npt.ArrayLike, rows: npt.ArrayLike
+    files: VerifiedFiles,
+    schema: Schema,
+    stacks: npt.ArrayLike,
+    epochs: npt.ArrayLike,
+    rows: npt.ArrayLike,
+    opened: Callable[[str], Shard] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Copy the weights of checkpoints from mapped shards into one array.
 
@@ -156,6 +170,7 @@ def gather_weights(
         stacks: the stack of each checkpoint, integers ``[checkpoints]``, in any order.
         epochs: the epoch of each checkpoint.
         rows: the row of each checkpoint in the shard of its stack and epoch.
+        opened: returns a shard by its name; by default each is opened once, and closed.
 
     Returns float32 ``[checkpoints, parameters]``. Raises DamagedZooError for a shard whose sha256 or layout is not the
     expected one, and for weights that are not finite, which no builder stores.
@@ -175,7 +190,7 @@ def gather_weights(
     ]
     files.check(names)
     for name, start, end, straight in zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True):
-        (values, count), group = _map_shard(files, name, schema), order[start:end]
+        (values, count), group = opened(name) if opened else open_shard(files, name, schema), order[start:end]
         picked = rows[group]
         if picked.min() < 0 or picked.max() >= count:
             raise DamagedZooError(f"has no row {picked.max()}", path=files.folder / name)
@@ -195,8 +210,8 @@ def _is_finite(values: npt.NDArray[np.float32]) -> bool:
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
-def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDArray[np.float32], int]:
-    """Map a shard; return its values in the order of the file (`_spans`), and the number of its models.
+def open_shard(files: VerifiedFiles, name: str, schema: Schema, small: int = SMALL) -> Shard:
+    """Map a shard, or read it if it has fewer than ``small`` bytes.
 
     Only the layout that `shard_bytes` writes is accepted, byte by byte, so that no two readers can interpret a file
     differently. Raises DamagedZooError with the difference.
@@ -207,7 +222,7 @@ def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDA
             # Small files are read faster than mapped.
             mapped = (
                 os.pread(file.fileno(), size, 0)
-                if size < SMALL
+                if size < small
                 else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             )
     except (OSError, ValueError) as error:
@@ -223,7 +238,7 @@ def _map_shard(files: VerifiedFiles, name: str, schema: Schema) -> tuple[npt.NDA
     expected = files.expected_rows(name)
     if expected is not None and models != expected:
         raise DamagedZooError(f"has {models} rows, expected {expected}", path=files.folder / name)
-    return np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models
+    return Shard(np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models)
 
 
 def _is_as_written(header: bytes, schema: Schema, models: int) -> bool:

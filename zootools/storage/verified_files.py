@@ -60,6 +60,13 @@ class VerifiedFiles:
         self._intact: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the lock, for a process that reads the same files; it does not hash them again."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def check(self, names: Iterable[str]) -> None:
         """Hash those of some files that have not been hashed yet, in threads.
 
