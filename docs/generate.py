@@ -218,7 +218,10 @@ def _default(option: click.Option) -> str:
 
 def exit_codes() -> str:
     """Return a table of exit codes, from the errors that have them."""
-    rows = [["0", "Done."], ["1", "An internal error in zootools; please report it with the output of `--debug`."]]
+    rows = [
+        ["0", "Done."],
+        ["1", "`diff`: the zoos differ. Else an internal error; please report it with the output of `--debug`."],
+    ]
     classes, found = [ZooError], dict[int, list[str]]()
     for error in classes:
         classes += error.__subclasses__()

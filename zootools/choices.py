@@ -10,6 +10,9 @@ MAX_WORKERS = 1024
 EXPORTS = ("index-dict", "numpy", "state-dicts")
 """The formats of whole zoos (`zootools.importers.export`)."""
 
+TABLES = ("csv", "json", "parquet")
+"""The formats of a table of models (`zootools.listing`)."""
+
 
 def check_word(name: str, value: object, choices: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``choices``. Raises SpecError with the nearest choice."""

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from zootools.architectures import Schema
 from zootools.conditions import parse_condition
-from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest
+from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
+from zootools.selection import Epoch, best_row, best_rows, full_id, last_rows, rows_at, unknown_model
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.imported import COLUMN_NAME, Imported
@@ -203,14 +204,46 @@ class Zoo:
 
         return CheckpointDataset(self.mapped_weights(), self.metadata, columns)
 
+    def model_id(self, prefix: str) -> str:
+        """Return the id of the only model whose id begins with ``prefix``.
+
+        Raises ZooNotFoundError, with the candidates, if there are several, and with the most similar id if there is
+        none.
+        """
+        if (found := full_id(self.models, prefix)) is None:
+            raise ZooNotFoundError(f"{self.folder}: {unknown_model(self.models, prefix)}")
+        return found
+
     def model(self, model_id: str) -> "Zoo":
-        """Return the checkpoints of one model. Raises ZooNotFoundError with the most similar id."""
-        rows = self.where(pc.field("model_id") == model_id)
-        if not len(rows):
-            near = nearest(model_id, self.models[:1000])
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise ZooNotFoundError(f"{self.folder}: no model {model_id!r} among {len(self.models)}{hint}")
-        return rows
+        """Return the checkpoints of one model, by its id or the beginning of it that no other id has (`model_id`)."""
+        return self.where(pc.field("model_id") == self.model_id(model_id))
+
+    def last(self) -> "Zoo":
+        """Return the last checkpoint of each model: the one at its largest epoch."""
+        return replace(self, metadata=last_rows(self.metadata))
+
+    def best(self, metric: str) -> "Zoo":
+        """Return the best checkpoint of each model, the earliest of equal ones; models without any value have none.
+
+        The best is the one with the lowest loss or error (`zootools.selection.lower_is_better`), the generalization
+        gap closest to zero, the highest mean of the F scores (``test_f1``), the highest value of any other metric.
+        Raises SpecError, with the nearest metric, for an unknown one.
+        """
+        return replace(self, metadata=best_rows(self.metadata, metric))
+
+    def best_checkpoint(self, metric: str) -> "Zoo":
+        """Return the one checkpoint with the best value of a metric (`best`): the earliest, then the smallest id.
+
+        Raises SpecError, with the nearest metric, for an unknown one, and if no checkpoint has a value.
+        """
+        return replace(self, metadata=best_row(self.metadata, metric))
+
+    def at(self, epoch: Epoch) -> "Zoo":
+        """Return one checkpoint per model: at an epoch, ``"last"``, or ``"best"``; models without it have none.
+
+        The best is that of `best` by the accuracy on the validation set, or on the test set without one.
+        """
+        return replace(self, metadata=rows_at(self.metadata, epoch))
 
     def to_dataset(self, weights: bool = True) -> "Dataset":
         """Return the checkpoints as a `datasets.Dataset`, in the order of `metadata`.
@@ -227,21 +260,24 @@ class Zoo:
         table = self.metadata.combine_chunks()
         return Dataset(add_weights(table, self.weights().numpy()) if weights else table)
 
-    def checkpoint(self, model_id: str, epoch: int) -> "Zoo":
-        """Return the one checkpoint of a model at an epoch. Raises ZooNotFoundError with the stored epochs."""
+    def checkpoint(self, model_id: str, epoch: Epoch) -> "Zoo":
+        """Return the one checkpoint of a model (`model`) at an epoch (`at`).
+
+        Raises ZooNotFoundError with the stored epochs.
+        """
         rows = self.model(model_id)
-        chosen = rows.where(pc.field("epoch") == epoch)
+        chosen = rows.at(epoch)
         if not len(chosen):
             epochs = rows.metadata["epoch"].to_pylist()
-            raise ZooNotFoundError(f"{self.folder}: model {model_id} has no epoch {epoch}; stored: {epochs}")
+            raise ZooNotFoundError(f"{self.folder}: model {rows.models[0]} has no epoch {epoch}; stored: {epochs}")
         return chosen
 
-    def state_dict(self, model_id: str, epoch: int) -> "dict[str, Tensor]":
+    def state_dict(self, model_id: str, epoch: Epoch) -> "dict[str, Tensor]":
         """Return the parameters of a checkpoint by name, as ``nn.Module.load_state_dict`` takes them."""
         flat = self.checkpoint(model_id, epoch).weights()[0]
         return {p.name: flat[p.offset : p.end].view(p.shape) for p in self.schema.parameters}
 
-    def module(self, model_id: str, epoch: int) -> "Network":
+    def module(self, model_id: str, epoch: Epoch) -> "Network":
         """Return a runnable network with a checkpoint's weights, in evaluation mode.
 
         Raises SpecError for a population of another tool whose schema is an index, or whose activation is not known.

@@ -126,7 +126,7 @@ def test_overrides_are_recorded(folder: Path, tmp_path: Path) -> None:
         (("info", "nowhere"), 2, "nowhere: there is no such folder"),
         (("info", "zoos"), 2, "no finished zoo"),
         (("build", "tiny.yaml", "--out", "tiny.yaml/zoo"), 2, "tiny.yaml is not a folder"),
-        (("show", "zoos/tiny", "0"), 2, "no model '0'"),
+        (("show", "zoos/tiny", "x"), 2, "no model 'x'"),
         (("build", "mnist_seed", "--data", "empty", "--out", "x", "--models", "1"), 74, "could not be downloaded"),
     ],
 )

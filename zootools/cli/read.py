@@ -1,29 +1,20 @@
-"""Commands that read a zoo."""
+"""Commands that read a zoo as a whole."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zootools.choices import EXPORTS
-from zootools.cli.completion import complete_models
-from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, Word, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 from zootools.text import say
 
 if TYPE_CHECKING:
+    from zootools.difference import Matching
     from zootools.storage.imported import Imported
 
-BY_EPOCH = (
-    "epoch",
-    *(f"{images}_{score}" for images in ("train", "validation", "test") for score in ("loss", "accuracy")),
-    "generalization_gap",
-)
-"""Columns of the metadata that change from epoch to epoch."""
-CHECKPOINT = "safetensors"
-"""The format of one checkpoint; the others are of whole zoos."""
+MOST_NAMES = 5
+"""Names of models, checkpoints or files that are printed of each kind; `--json` has all of them."""
 
 
 @click.command()
@@ -103,92 +94,6 @@ def status(zoo: str, as_json: bool) -> None:
 
 @click.command()
 @ZOO
-@click.argument("model_id", shell_complete=complete_models)
-@JSON
-def show(zoo: str, model_id: str, as_json: bool) -> None:
-    """Show one model over its epochs."""
-    from zootools.open import open_zoo
-
-    opened = open_zoo(zoo, include_diverged=True)
-    rows = opened.model(model_id).metadata.to_pylist()
-    changing = [name for name in BY_EPOCH if name in rows[0]]
-    fixed = {key: rows[0][key] for key in rows[0] if key not in (*changing, "test_f1", "row", "stack")}
-    value = {
-        **fixed,
-        "stopped": asdict(opened.stopped[model_id]) if model_id in opened.stopped else None,
-        "epochs": [{k: row[k] for k in changing} for row in rows],
-    }
-
-    def show_rows(value: dict[str, Any]) -> None:
-        show_pairs({key: item for key, item in value.items() if key != "epochs" and item is not None})
-        say(" ".join(f"{name:>19}" for name in changing))
-        for row in value["epochs"]:
-            say(" ".join(f"{row[name]:>19.6g}" for name in changing))
-
-    print_value(value, as_json, show_rows)
-
-
-@click.command()
-@ZOO
-@click.option("--model", "model_id", shell_complete=complete_models, help="Only this model, by its id.")
-@click.option("--epoch", type=click.IntRange(min=0), help="Only this epoch; 0 is the initialisation.")
-@click.option(
-    "--format",
-    "form",
-    type=Word((CHECKPOINT, *EXPORTS)),
-    default=CHECKPOINT,
-    show_default=True,
-    help="One checkpoint as a file, or all of them in a new folder, as other tools read them.",
-)
-@click.option("-o", "--output", required=True, metavar="FILE|DIR", type=PathType(), help="The file, or the folder.")
-@SCHEMA
-def export(zoo: str, model_id: str | None, epoch: int | None, form: str, output: Path, schema: Path | None) -> None:
-    """Write one checkpoint as a safetensors file, parameters by name, or a whole zoo for other tools.
-
-    \b
-    safetensors  one checkpoint, of --model at --epoch
-    index-dict   index_dict.json, and flat weights in Parquet files
-    numpy        weights.npy, metrics.csv.gz, layout.csv: the files of the Small CNN Zoo, in the order of TensorFlow
-    state-dicts  a safetensors file for each checkpoint, and a table of their properties
-
-    Diverged models are exported by --format safetensors only. `zootools import` reads every folder back.
-    """
-    if form == CHECKPOINT:
-        _export_checkpoint(zoo, model_id, epoch, output, schema)
-        return
-    import pyarrow.compute as pc
-
-    from zootools.importers.export import export_zoo
-    from zootools.open import open_zoo
-
-    opened = open_zoo(zoo, schema=schema)
-    if model_id is not None:
-        opened = opened.model(model_id)
-    if epoch is not None:
-        opened = opened.where(pc.field("epoch") == epoch)
-    count = export_zoo(opened, output, form)
-    say(f"{output}: {count:,} checkpoints of {opened.schema.size:,} parameters", err=True)
-
-
-def _export_checkpoint(zoo: str, model_id: str | None, epoch: int | None, output: Path, schema: Path | None) -> None:
-    from safetensors.torch import save
-
-    from zootools.filesystem.files import check_output, write_output
-    from zootools.open import open_zoo
-
-    if model_id is None or epoch is None:
-        missing = "--model" if model_id is None else "--epoch"
-        raise click.UsageError(f"--format {CHECKPOINT} writes one checkpoint, and needs {missing}")
-    example = f"{model_id}-epoch-{epoch}.safetensors"
-    check_output(output, example)
-    state = open_zoo(zoo, schema=schema, include_diverged=True).state_dict(model_id, epoch)
-    write_output(output, save(state, {"zootools": json.dumps({"epoch": epoch, "model_id": model_id})}), example)
-    # On stderr, because the file may be stdout itself (-o /dev/stdout).
-    say(f"{output}: {sum(tensor.numel() for tensor in state.values()):,} parameters", err=True)
-
-
-@click.command()
-@ZOO
 @JSON
 def verify(zoo: str, as_json: bool) -> None:
     """Compare every file of a zoo with its manifest and with the data it is derived from; exit code 3 for any fault.
@@ -245,3 +150,58 @@ def repair(zoo: str, as_json: bool) -> None:
         say("now build the zoo again with its specification" if value["dropped"] else "nothing to repair")
 
     print_value({"zoo": zoo, "dropped": dropped, "left_alone": left}, as_json, show)
+
+
+@click.command()
+@click.argument("first", metavar="ZOO")
+@click.argument("second", metavar="ZOO")
+@JSON
+def diff(first: str, second: str, as_json: bool) -> None:
+    """Compare two zoos: specifications, models, scores of common checkpoints, files; exit code 1 if they differ.
+
+    Files are compared by the digests in the manifests, so no weights are fetched; `zootools verify` compares the files
+    of one zoo with its manifest. README.md, build.json and zoo.json are not compared.
+
+    \b
+    Example:
+      zootools diff zoos/digits_seed ORG/digits_seed
+    """
+    import sys
+
+    from zootools.difference import diff as compare
+
+    found = compare(first, second)
+
+    def show(value: dict[str, Any]) -> None:
+        if found.equal:
+            counts = (("models", found.models), ("checkpoints", found.checkpoints), ("files", found.files))
+            say("equal: " + ", ".join(f"{matching.both:,} {name}" for name, matching in counts))
+            return
+        for key in found.specification:
+            missing = "no such key"
+            say(f"specification  {key.key}: {key.first or missing} in the first, {key.second or missing} in the second")
+        for name in ("models", "checkpoints", "files"):
+            _show_matching(name, getattr(found, name), found.changed if name == "files" else [])
+        if found.columns_in_one:
+            say(f"{'columns':<14} in one zoo only: {', '.join(found.columns_in_one)}")
+        for column in found.columns:
+            most = "" if column.largest is None else f", by at most {column.largest:g}"
+            say(f"{'column':<14} {column.column}: {column.checkpoints:,} of {found.checkpoints.both:,} differ{most}")
+
+    print_value(found.to_json(), as_json, show)
+    if not found.equal:
+        sys.exit(1)
+
+
+def _show_matching(what: str, found: "Matching", changed: list[str]) -> None:
+    """Print how many names two zoos share, and the first ones that are in one only or (``changed``) differ."""
+    equal = f"{found.both - len(changed):,} equal" if what == "files" else f"{found.both:,} in both"
+    say(f"{what:<14} {equal}, {len(changed):,} differ" if what == "files" else f"{what:<14} {equal}")
+    for where, names in (
+        ("differ", changed),
+        ("only in the first", found.only_first),
+        ("only in the second", found.only_second),
+    ):
+        if names:
+            more = f", ... ({len(names) - MOST_NAMES:,} more)" if len(names) > MOST_NAMES else ""
+            say(f"{'':<14} {where}: {', '.join(names[:MOST_NAMES])}{more}")
