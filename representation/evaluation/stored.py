@@ -76,9 +76,14 @@ class BaselineScores:
 
     def score(self, baseline: Baseline) -> Scored:
         """Add the scores of a baseline to those of the scorer; it is fitted only if the cache does not have them."""
-        components, seed = getattr(baseline, "components", None), getattr(baseline, "seed", 0)
-        about = {"method": baseline.name, "components": components, "seed": seed}
-        identity = BaselineIdentity(data=self.scorer.digest, code=self._code, packages=self._packages, **about)
+        identity = BaselineIdentity(
+            data=self.scorer.digest,
+            code=self._code,
+            packages=self._packages,
+            method=baseline.name,
+            components=getattr(baseline, "components", None),
+            seed=getattr(baseline, "seed", 0),
+        )
         name = hashlib.sha256(canonical_json(identity.model_dump()).encode()).hexdigest()[:32] + ".json"
         stored = self._read(name, identity)
         found = stored or self._compute(baseline, identity)
@@ -90,13 +95,13 @@ class BaselineScores:
 
     def _compute(self, baseline: Baseline, identity: BaselineIdentity) -> StoredScores:
         alone, home = replace(self.scorer, scores=[], excluded={}), self.scorer.home
-        seconds = None
+        seconds: Seconds | None = None
         try:
             method = Method.fitted(baseline, home.splits["train"].weights, home.schema, identity.seed)
         except UnfitError as error:
             alone.excluded[baseline.name] = str(error)
         else:
-            seconds = tuple(alone.score(method))
+            seconds = alone.score(method)
         return StoredScores(identity=identity, scores=tuple(alone.scores), excluded=alone.excluded, seconds=seconds)
 
     def _read(self, name: str, identity: BaselineIdentity) -> StoredScores | None:
