@@ -253,11 +253,11 @@ def _check_fitness(
     recipe, rows = identity.recipe, len(home.splits["train"])
     check_memory(home.schema, recipe, rows, training=bool(folders) and options.engine == "local")
     check_writable(table.parent, TABLES + len(folders) * bytes_on_disk(home.schema, recipe))
+    if any(folder.exists() for folder in folders):
+        check_folders(Weights.of(zoo, recipe, quiet=True), recipe, folders)
     found = read_identity(table)
     if found is not None:
         check_identity(table, "table of results", found, identity)
-    if any(folder.exists() for folder in folders):
-        check_folders(Weights.of(zoo, recipe, quiet=True), recipe, folders)
 
 
 def _methods(
