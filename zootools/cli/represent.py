@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from zootools.cli.completion import complete_recipes, complete_zoos
+from zootools.cli.completion import complete_encoders, complete_recipes, complete_zoos
 from zootools.cli.shared import ADDRESS, ENGINE, JSON, SCHEMA, PathType, interruptible, print_value
 from zootools.text import say
 
@@ -36,6 +36,7 @@ from zootools.text import say
 @click.option(
     "--encoder",
     metavar="FOLDER|NAME",
+    shell_complete=complete_encoders,
     help="Train nothing, and score this encoder: its folder, or ORG/NAME[@REVISION] on the Hub.",
 )
 @ENGINE
