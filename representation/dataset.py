@@ -1,7 +1,9 @@
 """Data for probes: the weights and properties of a zoo by split, and which properties can be predicted."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from representation.recipes import Recipe
 from representation.targets import Target, inexact, read_targets
 from zootools.architectures import Schema
 from zootools.errors import SpecError
+from zootools.hashing import canonical_json
 from zootools.spec.sections import Section
 from zootools.storage.tables import SPLITS
 from zootools.zoo import Zoo
@@ -106,6 +109,15 @@ class ZooDataset:
             found._note_wild_weights()
         return found
 
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the layers, and of the weights of every split."""
+        digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
+        for split, part in self.splits.items():
+            digest.update(canonical_json([split, list(part.weights.shape)]).encode())
+            digest.update(part.weights.contiguous().numpy().data)
+        return digest.hexdigest()
+
     def _note(self, text: str, kind: Literal["left_out", "not_scored", "remark"] = "remark", target: str = "") -> None:
         self.notes.append(Note(zoo=self.name, text=text, kind=kind, target=target))
 
@@ -185,14 +197,14 @@ def _largest(weights: Tensor) -> Tensor:
     return torch.maximum(weights.amax(dim=1), -weights.amin(dim=1))
 
 
-def check_same_layers(home: Zoo, other: Zoo) -> None:
-    """Raise SpecError unless the models of both zoos have the same parameters, by name and shape."""
-    here, there = ([(p.name, p.shape) for p in zoo.schema.parameters] for zoo in (home, other))
+def check_same_layers(home: Schema, home_name: str, other: Schema, other_name: str) -> None:
+    """Raise SpecError, with the first difference, unless two schemas have the same parameters, by name and shape."""
+    here, there = ([(p.name, p.shape) for p in schema.parameters] for schema in (home, other))
     if here != there:
         mine, theirs = next((a, b) for a, b in zip([*here, None], [*there, None], strict=False) if a != b)
         raise SpecError(
-            f"{other.folder}: cannot transfer from {home.folder}: representation and probes need the same layers, "
-            f"but where the first has {_parameter(mine)}, the other has {_parameter(theirs)}"
+            f"{other_name}: does not fit {home_name}: representation and probes need the same layers, "
+            f"but where {home_name} has {_parameter(mine)}, {other_name} has {_parameter(theirs)}"
         )
 
 

@@ -5,10 +5,9 @@
 >>> print(results.render())
 """
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,23 +16,28 @@ from torch import Tensor
 
 from representation.dataset import ZooDataset, check_same_layers
 from representation.encoders.encoder import Encoder
-from representation.evaluation.baselines import Umap, UnfitError, baselines
-from representation.evaluation.results import Results
+from representation.evaluation.baselines import Umap, baselines
+from representation.evaluation.results import Results, ResultsIdentity, read_identity
 from representation.evaluation.rows import Rows
 from representation.evaluation.scoring import LINEAR_CODE, Method, Scorer
+from representation.evaluation.stored import BaselineScores
+from representation.existing import ExistingEncoder
+from representation.output import DIGITS, TABLES, check_writable, default_out
 from representation.recipes import Recipe, load_recipe
 from representation.search.run import search_recipes
-from representation.search.space import Trial
 from representation.training.distributed import train_encoders
-from representation.training.memory import check_memory, memory_named
+from representation.training.folder import check_identity
+from representation.training.memory import bytes_on_disk, check_memory, memory_named
 from representation.training.start import best_linear_code, start_encoder
 from representation.training.train import Weights, check_folders, train_encoder, training_data
 from zootools.choices import check_word
-from zootools.errors import SpecError, StorageError
+from zootools.errors import SpecError
 from zootools.extras import optional
 from zootools.open import open_zoo
 from zootools.zoo import Zoo
 
+DEFAULT = "default"
+"""The recipe where none is named."""
 ENCODER_ENGINES = ("local", "ray")
 """The engines of `zootools.engines.table.ENGINES` that train encoders."""
 
@@ -42,6 +46,9 @@ ENCODER_ENGINES = ("local", "ray")
 class RepresentOptions:
     """How to train encoders. `represent` takes the fields as keyword arguments."""
 
+    encoder: Encoder | str | Path | None = None
+    """An existing encoder to score, and to train none: the encoder, its folder, or its name
+    (`representation.existing`). ``out`` is then by default named after the encoder."""
     epochs: int | None = None
     """Number of epochs to train, instead of ``training.epochs`` of the recipe."""
     search: str | Path | None = None
@@ -61,7 +68,7 @@ class RepresentOptions:
         """Return the overrides of the recipe."""
         return [] if self.epochs is None or baselines_only else [f"training.epochs={self.epochs}"]
 
-    def check(self, baselines_only: bool) -> None:
+    def check(self, baselines_only: bool, seeds: int) -> None:
         """Raise SpecError for options that exclude each other, or need a package that is not installed."""
         check_word("engine", self.engine, ENCODER_ENGINES)
         if self.track is not None and self.engine != "local":
@@ -70,11 +77,23 @@ class RepresentOptions:
             optional("trackio", "track", "track")
         if self.search is not None and baselines_only:
             raise SpecError("search: baselines have no recipe to search for")
+        if self.encoder is not None:
+            training = {
+                "baselines_only": baselines_only,
+                "seeds": seeds != 1,
+                "epochs": self.epochs is not None,
+                "search": self.search is not None,
+                "engine": self.engine != "local",
+                "track": self.track is not None,
+            }
+            if given := [name for name, used in training.items() if used]:
+                raise SpecError(f"encoder: an existing encoder is not trained; leave out {', '.join(given)}")
 
 
 class RepresentKeywords(TypedDict, total=False):
     """The fields of `RepresentOptions` as keyword arguments; mypy compares the two."""
 
+    encoder: Encoder | str | Path | None
     epochs: int | None
     search: str | Path | None
     engine: str
@@ -85,7 +104,7 @@ class RepresentKeywords(TypedDict, total=False):
 
 def represent(
     zoo: Zoo | str | Path,
-    recipe: str = "default",
+    recipe: str | None = None,
     out: Path | None = None,
     *,
     overrides: Sequence[str] = (),
@@ -96,49 +115,85 @@ def represent(
 ) -> Results:
     """Train encoders on a zoo's weights, and fit linear probes of every property of its models to their output.
 
-    The baselines (`representation.evaluation.baselines`) are scored beside the encoders.
+    The baselines (`representation.evaluation.baselines`) are scored beside the encoders; their scores are kept in the
+    user's cache (`representation.evaluation.stored`).
 
     Args:
         zoo: the zoo, its folder, or its name.
-        recipe: the name of a bundled recipe, or a recipe file.
-        out: folder of encoders and results; ``representations/<zoo>/<recipe>`` by default. Encoders in it that are
-            finished are not trained again.
+        recipe: the name of a bundled recipe, or a recipe file; by default that of an existing encoder, else
+            ``default``.
+        out: folder of encoders and results; by default that of `representation.output.default_out`. Encoders in it
+            that are finished are not trained again.
         overrides: changes of the recipe, such as ``"loss.kind=ED"``.
         seeds: number of encoders to train, with the seeds 0, 1, ...
         transfer_to: other zoos of the same layer schema; encoder and probes are scored on their test splits too.
         baselines_only: train no encoder.
-        keywords: the fields of `RepresentOptions`: where to train, and whether to search for a recipe first.
+        keywords: the fields of `RepresentOptions`: where to train, whether to search for a recipe first, or an
+            existing encoder.
 
     Raises SpecError for zoos that cannot be probed: without models in the training or the test split, without a
-    property that varies, or of another layer schema than the first.
+    property that varies, or of another layer schema than the first, or than the existing encoder; and for an ``out``
+    that belongs to another zoo or recipe. Raises StorageError for one that cannot be written to.
     """
     options = RepresentOptions(**keywords)
-    options.check(baselines_only)
-    overrides = [*overrides, *options.changes(baselines_only)]
-    settings, home_zoo = load_recipe(recipe, overrides), _opened(zoo)
-    out = out or default_out(home_zoo, str(options.search or recipe))
-    data = _Data.of(home_zoo, [_opened(other) for other in transfer_to], settings)
-    notes = data.notes
+    options.check(baselines_only, seeds)
+    home_zoo = _opened(zoo)
+    run = _Run.of(home_zoo, recipe, out, [*overrides, *options.changes(baselines_only)], options.encoder)
+    if out is None and options.search is not None:
+        run = replace(run, out=default_out(home_zoo, str(options.search)))
+    check_writable(run.out)
+    data = _Data.of(home_zoo, [_opened(other) for other in transfer_to], run.recipe)
+    notes = data.notes + run.notes
     if options.search is not None:
-        training_data(home_zoo, settings)  # refuses a zoo with too few models before the search begins
-        best, how = _search(data.home, recipe, out, overrides, options)
-        settings, overrides, out = best.recipe, [*overrides, *best.changes], out / f"trial-{best.number:05d}"
+        run, how = _searched(run, home_zoo, data.home, options)
         notes.append(how)
-    folders = [] if baselines_only else [out / f"seed-{seed}" for seed in range(seeds)]
-    _check_fitness(home_zoo, data.home, settings, out, folders, options)
-    train = None if baselines_only else _training(home_zoo, settings, folders, options)
+    table = run.out / ("baselines.parquet" if baselines_only else "results.parquet")
+    folders = [run.out / f"seed-{seed}" for seed in range(0 if baselines_only or run.existing else seeds)]
+    identity = run.identity(data.home)
+    _check_fitness(home_zoo, data.home, identity, table, folders, options)
     scorer = Scorer(data.home, data.others, data.targets, data.excluded)
-    rows = Rows(data.home.name, data.targets)
-    for method in _methods(data.home, settings, seeds, train, data.excluded):
-        before = len(scorer.scores)
-        seconds = scorer.score(method)
-        if not options.quiet:
-            rows.show(method, seconds, scorer.scores[before:])
-    notes += scorer.notes
-    label = " ".join([Path(recipe).stem, *overrides])
-    results = Results.of(scorer.scores, data.home.name, label, data.home.counts, notes, data.excluded)
-    results.save(out / ("baselines.parquet" if baselines_only else "results.parquet"))
+    method = None if baselines_only else _methods(run, home_zoo, len(data.home.splits["train"]), folders, options)
+    notes += _score(scorer, run.recipe, seeds, method, options.quiet)
+    label = " ".join([Path(run.name).stem, *run.overrides])
+    results = Results.of(scorer.scores, data.home.name, label, data.home.counts, notes + scorer.notes, data.excluded)
+    results.save(table, identity)
     return results
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one call of `represent` scores, and where its results go."""
+
+    recipe: Recipe
+    name: str
+    """Of the recipe, or of the existing encoder."""
+    overrides: Sequence[str]
+    out: Path
+    existing: ExistingEncoder | None
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        zoo: Zoo,
+        recipe: str | None,
+        out: Path | None,
+        overrides: Sequence[str],
+        encoder: Encoder | str | Path | None,
+    ) -> "_Run":
+        """Load the recipe, and the existing encoder if there is one. Raises SpecError if that does not fit the zoo."""
+        if encoder is None:
+            name = DEFAULT if recipe is None else recipe
+            return cls(load_recipe(name, overrides), name, overrides, out or default_out(zoo, name), None, [])
+        existing = ExistingEncoder.load(encoder, recipe)
+        existing.check(zoo)
+        out = out or default_out(zoo, f"{Path(existing.name).name}-{existing.sha256[:DIGITS]}")
+        return cls(existing.adapted(overrides), existing.name, overrides, out, existing, existing.notes)
+
+    def identity(self, home: ZooDataset) -> ResultsIdentity:
+        """Return what the results belong to."""
+        sha256 = self.existing.sha256 if self.existing is not None else None
+        return ResultsIdentity(recipe=self.recipe, weights_sha256=home.digest, encoder_sha256=sha256)
 
 
 @dataclass(frozen=True)
@@ -155,7 +210,7 @@ class _Data:
     def of(cls, zoo: Zoo, others: Sequence[Zoo], recipe: Recipe) -> "_Data":
         """Read the zoos. Raises SpecError for zoos that cannot be probed."""
         for other in others:
-            check_same_layers(zoo, other)
+            check_same_layers(zoo.schema, str(zoo.folder), other.schema, str(other.folder))
         home = ZooDataset.of(zoo, recipe)
         targets, excluded = home.choose()
         away = [ZooDataset.of(other, recipe).as_transfer(home, targets) for other in others]
@@ -172,44 +227,61 @@ class _Data:
         return [str(note) for dataset in (self.home, *self.others) for note in dataset.notes]
 
 
-def _search(
-    home: ZooDataset, recipe: str, out: Path, overrides: Sequence[str], options: RepresentOptions
-) -> tuple[Trial, str]:
+def _searched(run: _Run, zoo: Zoo, home: ZooDataset, options: RepresentOptions) -> tuple[_Run, str]:
+    """Search for a recipe; return the run with the best one, and a sentence about it."""
+    training_data(zoo, run.recipe)  # refuses a zoo with too few models before the search begins
     space = Path(str(options.search))
-    return search_recipes(home, recipe, space, out, overrides=overrides, address=options.address, quiet=options.quiet)
+    best, how = search_recipes(
+        home, run.name, space, run.out, overrides=run.overrides, address=options.address, quiet=options.quiet
+    )
+    out = run.out / f"trial-{best.number:05d}"
+    return replace(run, recipe=best.recipe, overrides=[*run.overrides, *best.changes], out=out), how
 
 
 def _check_fitness(
-    zoo: Zoo, home: ZooDataset, recipe: Recipe, out: Path, folders: Sequence[Path], options: RepresentOptions
+    zoo: Zoo,
+    home: ZooDataset,
+    identity: ResultsIdentity,
+    table: Path,
+    folders: Sequence[Path],
+    options: RepresentOptions,
 ) -> None:
     """Refuse, before anything is computed, an encoder that does not fit into memory and folders that cannot be used.
 
-    ``folders`` are those of the encoders to train.
+    ``table`` is the file of the results, ``folders`` are those of the encoders to train.
     """
-    training = bool(folders) and options.engine == "local"
-    check_memory(home.schema, recipe, len(home.splits["train"]), training=training)
-    above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise StorageError(f"{above}: {'is not writable' if above.is_dir() else 'is not a folder'}; use another --out")
+    recipe, rows = identity.recipe, len(home.splits["train"])
+    check_memory(home.schema, recipe, rows, training=bool(folders) and options.engine == "local")
+    check_writable(table.parent, TABLES + len(folders) * bytes_on_disk(home.schema, recipe))
     if any(folder.exists() for folder in folders):
         check_folders(Weights.of(zoo, recipe, quiet=True), recipe, folders)
+    found = read_identity(table)
+    if found is not None:
+        check_identity(table, "table of results", found, identity)
 
 
-def _training(zoo: Zoo, recipe: Recipe, folders: Sequence[Path], options: RepresentOptions) -> Callable[[int], Encoder]:
-    """Return a function from a seed to its trained encoder. On a cluster all are trained before it returns."""
+def _methods(
+    run: _Run, zoo: Zoo, fitted_on: int, folders: Sequence[Path], options: RepresentOptions
+) -> Callable[[int], Method]:
+    """Return a function from a seed to its encoder as a method. On a cluster all are trained before it returns.
+
+    An existing encoder is not trained; its method is that of every seed.
+    """
+    if (existing := run.existing) is not None:
+        return lambda seed: existing.method(run.recipe)
+    encoders: list[Encoder] = []
     if options.engine == "ray":
-        encoders = train_encoders(zoo, recipe, folders, address=options.address, quiet=options.quiet)
-        return encoders.__getitem__
+        encoders = train_encoders(zoo, run.recipe, folders, address=options.address, quiet=options.quiet)
 
-    def train(seed: int) -> Encoder:
-        return train_encoder(zoo, recipe, folders[seed], seed, quiet=options.quiet, track=options.track)
+    def train(seed: int) -> Method:
+        begun = time.process_time()
+        if encoders:
+            encoder = encoders[seed]
+        else:
+            encoder = train_encoder(zoo, run.recipe, folders[seed], seed, quiet=options.quiet, track=options.track)
+        return Method.of_encoder(encoder, run.recipe, seed, fitted_on, time.process_time() - begun)
 
     return train
-
-
-def default_out(zoo: Zoo, recipe: str) -> Path:
-    """Return the default folder of the encoders for a zoo and a recipe."""
-    return Path("representations") / Path(zoo.name).name / Path(recipe).stem
 
 
 def embed(zoo: Zoo | str | Path, encoder: Encoder | str | Path | None = None) -> Tensor:
@@ -222,7 +294,7 @@ def embed(zoo: Zoo | str | Path, encoder: Encoder | str | Path | None = None) ->
     """
     opened = _opened(zoo)
     if encoder is None:
-        encoder = train_encoder(opened, load_recipe("default"), default_out(opened, "default") / "seed-0")
+        encoder = train_encoder(opened, load_recipe(DEFAULT), default_out(opened, DEFAULT) / "seed-0")
     if not isinstance(encoder, Encoder):
         encoder = Encoder.from_pretrained(str(encoder))
     return encoder.embed(opened.weights())
@@ -232,40 +304,42 @@ def _opened(zoo: Zoo | str | Path) -> Zoo:
     return zoo if isinstance(zoo, Zoo) else open_zoo(zoo)
 
 
-def _methods(
-    home: ZooDataset,
-    recipe: Recipe,
-    seeds: int,
-    train: Callable[[int], Encoder] | None,
-    excluded: dict[str, str],
-) -> Iterator[Method]:
-    """Yield the fitted methods: once for each seed, or only once if they do not depend on it.
+def _score(
+    scorer: Scorer, recipe: Recipe, seeds: int, encoder: Callable[[int], Method] | None, quiet: bool
+) -> list[str]:
+    """Score all methods: once for each seed, or only once if they do not depend on it. Return remarks.
 
     Beside an encoder that reconstructs is the best linear code of the same length, which bounds linear encoders.
 
-    Methods that cannot be fitted are added to ``excluded``, with the reason.
+    Methods that cannot be fitted are added to ``scorer.excluded``, with the reason.
     """
-    weights = home.splits["train"].weights
+    cached, rows = BaselineScores(scorer), Rows(scorer.home.name, scorer.targets)
+    schema, weights = scorer.home.schema, scorer.home.splits["train"].weights
+
+    def score(method: Method) -> None:
+        before = len(scorer.scores)
+        seconds = scorer.score(method)
+        if not quiet:
+            rows.show(method.name, method.seed, seconds, scorer.scores[before:])
+
     begun, code = time.process_time(), None
     if recipe.loss.reconstructs or recipe.encoder.starts_from_pca:
-        code = best_linear_code(home.schema, recipe, weights)
+        code = best_linear_code(schema, recipe, weights)
         if code is None:
-            excluded[LINEAR_CODE] = f"{home.schema.size:,} weights without permutations: too large"
+            scorer.excluded[LINEAR_CODE] = f"{schema.size:,} weights without permutations: too large"
     seconds = time.process_time() - begun
     for seed in range(seeds):
-        for baseline in baselines(recipe.sized(home.schema.size).encoder.length, len(weights), seed):
+        for baseline in baselines(recipe.sized(schema.size).encoder.length, len(weights), seed):
             if seed == 0 or baseline.seeded:
-                try:
-                    yield Method.fitted(baseline, weights, home.schema, seed)
-                except UnfitError as error:
-                    excluded[baseline.name] = str(error)
-        with torch.random.fork_rng(devices=[]), memory_named(home.schema, recipe, len(weights), training=False):
+                scored = cached.score(baseline)
+                if scored.seconds is not None and not quiet:
+                    rows.show(baseline.name, seed, scored.seconds, scored.scores, scored.stored)
+        with torch.random.fork_rng(devices=[]), memory_named(schema, recipe, len(weights), training=False):
             torch.manual_seed(seed)
-            untrained = start_encoder(home.schema, recipe, weights, code)
-        yield Method("untrained", untrained.embed, seed)
+            untrained = start_encoder(schema, recipe, weights, code)
+        score(Method("untrained", untrained.embed, seed))
         if seed == 0 and code is not None and recipe.loss.reconstructs:
-            yield Method.of_linear_code(code, home.schema, recipe, len(weights), seconds)
-        if train is not None:
-            begun = time.process_time()
-            encoder = train(seed)
-            yield Method.of_encoder(encoder, recipe, seed, len(weights), time.process_time() - begun)
+            score(Method.of_linear_code(code, schema, recipe, len(weights), seconds))
+        if encoder is not None:
+            score(encoder(seed))
+    return cached.notes

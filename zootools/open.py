@@ -1,6 +1,7 @@
 """Opening a zoo, wherever it is: a folder, a name on a hub, an object store, Parquet files of other tools."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -51,6 +52,7 @@ def open_zoo(
         LOG.info("%s: %s", path, note)
     if not include_diverged:
         zoo = zoo.where(pc.field("status") == "ok")
+    zoo = replace(zoo, opened=len(zoo))
     if split is not None:
         zoo = zoo.split(split)
     return zoo if where is None else zoo.where(where)

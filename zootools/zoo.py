@@ -76,6 +76,8 @@ class Zoo:
     """The record of the import of a zoo that zootools did not build; None for a built one."""
     runs: bool = True
     """Whether the schema is enough to run a network; that of an index is not."""
+    opened: int | None = field(default=None, repr=False, compare=False)
+    """Number of checkpoints when `zootools.open.open_zoo` had opened the zoo, before any condition of its caller."""
 
     @property
     def spec(self) -> ZooSpec:
@@ -121,6 +123,11 @@ class Zoo:
             block = self[start : start + _BLOCK]
             for row, weights in zip(block.metadata.to_pylist(), block.weights(), strict=True):
                 yield row | {"weights": weights}
+
+    @property
+    def is_part(self) -> bool:
+        """Whether these are not all checkpoints that were opened."""
+        return len(self) != (self.counts.checkpoints if self.opened is None else self.opened)
 
     @cached_property
     def models(self) -> list[str]:

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 from pydantic import field_validator
 
 from representation.paper import published
-from zootools.filesystem.files import durable_path
+from representation.recipes import Recipe
+from zootools.errors import SpecError
+from zootools.filesystem.files import durable_path, open_regular
 from zootools.spec.sections import Section
 from zootools.text import printable
 
@@ -37,6 +39,16 @@ TRAIN = "reconstruction (train)"
 """Row of the rendered table for the reconstruction of the training networks."""
 PERCENT = ("r2", "accuracy")
 """Metrics that are shown in percent, as in the paper."""
+
+
+class ResultsIdentity(Section):
+    """What the results in a folder belong to."""
+
+    recipe: Recipe
+    weights_sha256: str
+    """Hash of the weights of all splits (`ZooDataset.digest`)."""
+    encoder_sha256: str | None = None
+    """Hash of an existing encoder that was scored; None for encoders of the folder itself."""
 
 
 class Score(Section):
@@ -118,10 +130,14 @@ class Results:
         rows = [{"zoo": zoo, "recipe": recipe, **dict(score)} for score in scores]
         return cls(pa.Table.from_pylist(rows, SCHEMA), zoo, recipe, counts, notes, excluded)
 
-    def save(self, path: Path) -> None:
-        """Write the table as Parquet, with the other fields as JSON in its schema's metadata (key ``zootools``)."""
+    def save(self, path: Path, identity: ResultsIdentity | None = None) -> None:
+        """Write the table as Parquet, with the other fields as JSON in its schema's metadata (key ``zootools``).
+
+        ``identity`` is written beside them, for `read_identity`.
+        """
+        about = self._about() | ({} if identity is None else {"identity": identity.dump()})
         with durable_path(path) as temporary:
-            pq.write_table(self.table.replace_schema_metadata({"zootools": json.dumps(self._about())}), temporary)
+            pq.write_table(self.table.replace_schema_metadata({"zootools": json.dumps(about)}), temporary)
 
     def to_json(self) -> dict[str, Any]:
         """Return `summary` and the other fields as plain values."""
@@ -180,6 +196,22 @@ class Results:
             scored = max((row["rows"] for row in mine if row["split"] == "train" and row["probe"]), default=most)
             less = f" (probes on {scored:,})" if scored < most else ""
             yield f"{name} {mine[0]['fitted_on']:,} checkpoints{less}"
+
+
+def read_identity(path: Path) -> ResultsIdentity | None:
+    """Return the identity that a file of `Results.save` was written with.
+
+    None where there is no file, or no identity in it, as in files of older versions. Raises SpecError for any other
+    file.
+    """
+    try:
+        with open_regular(path) as file:
+            about = json.loads(pq.read_schema(file).metadata[b"zootools"])
+        return ResultsIdentity.model_validate_json(json.dumps(about["identity"])) if "identity" in about else None
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SpecError(f"{path}: exists, and is not a table of results; use another --out") from error
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 
 from representation.evaluation.results import PERCENT, Score
-from representation.evaluation.scoring import Method, Seconds
+from representation.evaluation.scoring import Seconds
 from zootools.text import printable, say
 
 NAME, NUMBER = 24, 7
@@ -35,8 +35,11 @@ class Rows:
     def _width(target: str) -> int:
         return max(NUMBER, len(printable(target)) + 2)
 
-    def show(self, method: Method, seconds: Seconds, scores: Sequence[Score]) -> None:
-        """Print the row of a method with these scores; before the first one, the names of the columns."""
+    def show(self, method: str, seed: int, seconds: Seconds, scores: Sequence[Score], stored: bool = False) -> None:
+        """Print the row of a method with these scores; before the first one, the names of the columns.
+
+        Instead of the seconds of scores that were ``stored``, the row has that word.
+        """
         if not self.begun:
             self.begun = True
             say("processor seconds of fit, embedding and probe, then test scores of the paper's probe in %", err=True)
@@ -49,8 +52,8 @@ class Rows:
             and score.metric in PERCENT
             and score.probe in (None, "paper")
         }
-        cells = [f"{value:{NUMBER}.1f}" for value in seconds]
+        cells = ["stored".rjust(3 * NUMBER)] if stored else [f"{value:{NUMBER}.1f}" for value in seconds]
         for target in self.columns:
             value = shown.get(target)
             cells.append(("" if value is None else f"{100 * value:.1f}").rjust(self._width(target)))
-        say((f"{method.name}, seed {method.seed}".ljust(NAME) + "".join(cells)).rstrip(), err=True)
+        say((f"{method}, seed {seed}".ljust(NAME) + "".join(cells)).rstrip(), err=True)

@@ -1,10 +1,11 @@
 """Scoring: how well a linear probe predicts each property from the features of a method."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from representation.training.augmentation import Augmenter
 from representation.training.linear_code import LinearCode
 from representation.training.reconstruction import reconstruction_r2
 from zootools.architectures import Schema
+from zootools.hashing import canonical_json
 
 PROBES = ("paper", "standardised")
 LINEAR_CODE = "linear code"
@@ -62,7 +64,7 @@ class Method:
     def of_encoder(
         cls, encoder: Encoder, recipe: Recipe, seed: int = 0, fitted_on: int | None = None, seconds: float = 0.0
     ) -> "Method":
-        """Return a trained encoder as a method that is named after its loss."""
+        """Return an encoder that was trained by a recipe as a method that is named after its loss."""
 
         def rebuilt(networks: Tensor) -> float:
             return reconstruction_r2(permuted_views(encoder.schema, networks, recipe), encoder.reconstruct)
@@ -134,6 +136,19 @@ class Scorer:
         larger = _larger_batches(len(train))
         text = f"batches of {10 * larger} at {larger} times the learning rate instead of batches of 10"
         return [f"{self.home.name}: the paper's softmax layers are trained in {text}"]
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything that decides the scores of a method that is given: data, names, targets and probes."""
+        digest = hashlib.sha256(canonical_json([self.targets, list(self.probes)]).encode())
+        for zoo, split, part in self._parts():
+            digest.update(canonical_json([zoo.name, split, zoo.schema.to_json(), list(part.weights.shape)]).encode())
+            digest.update(part.weights.contiguous().numpy().data)
+            for name in self.targets:
+                if name in part.targets:
+                    digest.update(canonical_json([name, part.targets[name].classes]).encode())
+                    digest.update(part.targets[name].values.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def score(self, method: Method) -> Seconds:
         """Fit probes of every target to a method's features, and score them on every split of every zoo.

@@ -68,6 +68,11 @@ def estimate(schema: Schema, recipe: Recipe, rows: int, training: bool = True) -
     return Need(parameters, (TRAINED + STORED) * parameters, size * kept * views)
 
 
+def bytes_on_disk(schema: Schema, recipe: Recipe) -> int:
+    """Return the bytes of an encoder in training: itself, and its state, which a commit writes beside the old one."""
+    return (4 + 2 * STORED) * estimate(schema, recipe, 1).parameters
+
+
 def check_memory(
     schema: Schema, recipe: Recipe, rows: int, training: bool = True, device: torch.device | None = None
 ) -> None:

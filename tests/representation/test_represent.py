@@ -29,6 +29,7 @@ from representation.encoders.attention import projection_head
 from representation.evaluation.probes import ALPHAS
 from representation.evaluation.results import SCHEMA, Results, Score
 from representation.evaluation.scoring import permuted_views
+from representation.output import default_out
 from representation.paper import published
 from representation.recipes import load_recipe
 from representation.targets import IDENTITY, read_targets
@@ -47,12 +48,16 @@ BASELINES = {"W", "PCA-linear", "PCA-cosine", "PCA-rbf", "s(W)", "s(W) Unterthin
 
 
 @pytest.fixture(scope="module", autouse=True)
-def frugal() -> Iterator[None]:
-    """One thread, which is what matrices of this size need; and no UMAP: compiling it takes longer than all of this."""
+def frugal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread, which is what matrices of this size need; and no UMAP: compiling it takes longer than all of this.
+
+    The cache, in which scores of baselines are kept, is empty at first.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setitem(sys.modules, "umap", None)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
     torch.set_num_threads(threads)
 
@@ -233,8 +238,9 @@ def test_beside_a_reconstruction_is_that_of_the_best_linear_code_and_that_of_tra
 
 
 def test_only_a_stated_number_of_training_checkpoints_is_used_where_it_is_expensive(
-    varied: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    varied: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("representation.evaluation.baselines.MAX_FIT", 20)
     monkeypatch.setattr("representation.evaluation.scoring.MAX_ADAM", 30)
     monkeypatch.setattr("representation.evaluation.scoring.MAX_REBUILT", 10)
@@ -253,6 +259,144 @@ def test_only_a_stated_number_of_training_checkpoints_is_used_where_it_is_expens
         assert score(results, method="PCA-linear", split=split, **where)["rows"] == count
     rebuilt = {"method": "linear code", "target": "reconstruction"}
     assert [score(results, split=split, **rebuilt)["rows"] for split in ("train", "test")] == [10, test]
+
+
+# --- existing encoders, stored baselines, default folders ------------------------------------------------------
+
+
+def test_an_existing_encoder_has_the_scores_of_its_training_and_trains_nothing(
+    learned: Results, varied: Path, folder: Path, tmp_path: Path
+) -> None:
+    encoder = folder / "out" / "seed-0"
+    results = represent(varied, out=tmp_path / "again", encoder=encoder, transfer_to=[varied], quiet=True)
+    rows = [row for row in learned.table.to_pylist() if row["seed"] == 0]
+    for old, new in zip(rows, results.table.to_pylist(), strict=True):
+        changes = {"recipe": "seed-0"}
+        if old["method"] == "EcD":
+            changes["fitted_on"] = None  # what an encoder was trained on is not in its folder
+        assert new == old | changes | {"value": pytest.approx(old["value"], abs=1e-6, nan_ok=True)}
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["results.parquet"]
+
+
+def test_an_encoder_whose_recipe_is_not_known_is_scored_without_its_decoder(
+    learned: Results, varied: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "hub" / "me" / "enc").mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "out" / "seed-0" / name, tmp_path / "hub" / "me" / "enc" / name)
+    monkeypatch.setenv("ZOOTOOLS_HUB", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    words = ["represent", str(varied), "--encoder", "me/enc", "--json"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    scored = [entry for entry in found["scores"] if entry["method"] == "encoder"]
+    assert "epoch" in {entry["target"] for entry in scored}
+    assert "reconstruction" not in {entry["target"] for entry in scored}
+    assert any("the encoder me/enc: no recipe is known" in note for note in found["notes"])
+    (path,) = (tmp_path / "representations" / "varied").iterdir()
+    assert re.fullmatch("enc-[0-9a-f]{8}", path.name)
+    assert [file.name for file in path.iterdir()] == ["results.parquet"]
+
+
+def test_an_encoder_of_other_layers_is_refused_with_the_difference(
+    learned: Results, folder: Path, tmp_path: Path
+) -> None:
+    wide = Encoder.build(
+        build_schema(Mlp(name="mlp", hidden=(6,), bias=False), (1, 4, 4), 4), load_recipe("smoke").encoder
+    )
+    with pytest.raises(SpecError, match=r"the encoder encoder: does not fit .*varied.*\[5, 16\].*\[6, 16\]"):
+        represent(folder / "varied", out=tmp_path / "out", encoder=wide)
+    for changes in ({"seeds": 2}, {"epochs": 3}, {"engine": "ray"}, {"baselines_only": True}):
+        with pytest.raises(SpecError, match=f"an existing encoder is not trained; leave out {next(iter(changes))}"):
+            represent(folder / "varied", out=tmp_path / "out", encoder=wide, **changes)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_baselines_are_computed_once_and_stored_rows_are_the_same(
+    varied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    capsys.readouterr()
+
+    def stored(out: str, *changes: str) -> tuple[Results, set[str]]:
+        overrides = ["epochs.first=3", *changes]  # a third of the checkpoints are enough
+        results = represent(varied, "smoke", tmp_path / out, overrides=overrides, baselines_only=True)
+        lines = capsys.readouterr().err.splitlines()
+        return results, {line.split(",")[0] for line in lines if " stored " in line}
+
+    first, none = stored("a")
+    again, names = stored("b")
+    assert (none, names) == (set(), BASELINES - {"untrained"})
+    assert (again.table, again.notes, again.excluded) == (first.table, first.notes, first.excluded)
+    # PCA has as many components as the encoder has numbers; the others do not depend on the recipe.
+    assert stored("c", "encoder.latent=5")[1] == {"W", "s(W)", "s(W) Unterthiner"}
+    assert stored("d", "epochs.first=2")[1] == set()
+
+
+def test_a_stored_baseline_that_is_not_what_was_written_is_computed_again(
+    varied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options: Any = {"overrides": ["epochs.first=3"], "baselines_only": True, "quiet": True}
+    first = represent(varied, "smoke", tmp_path / "a", **options)
+    one, two, three, *_ = sorted((tmp_path / "cache" / "zootools" / "baselines").iterdir())
+    good = two.read_bytes()
+    one.write_bytes(one.read_bytes().replace(b'"rows": 1', b'"rows": 2', 1))
+    two.write_bytes(three.read_bytes())  # intact, of another baseline
+    three.unlink()
+    three.symlink_to(tmp_path / "nowhere")
+    again = represent(varied, "smoke", tmp_path / "b", **options)
+    assert again.table == first.table
+    assert [str(path) in " ".join(again.notes) for path in (one, two, three)] == [True, True, True]
+    assert json.loads(two.read_bytes())["scores"] == json.loads(good)["scores"]
+    # A cache that cannot be written stops nothing.
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    third = represent(varied, "smoke", tmp_path / "c", **options)
+    assert third.table == first.table
+    assert any("not kept for the next call" in note for note in third.notes)
+
+
+def test_default_folders_of_other_parts_and_versions_are_different(varied: Path, tmp_path: Path) -> None:
+    zoo = open_zoo(varied)
+    assert default_out(zoo, "smoke") == Path("representations/varied/smoke")
+    some = zoo.where(pc.field("lr") > 0.005)
+    parts = [zoo, some, zoo.split("train"), open_zoo(varied, where=pc.field("epoch") == 3)]
+    for org, tag in (("me", "v1"), ("you", "v1")):
+        publish(varied, f"{org}/varied", hub=tmp_path / org, tag=tag)
+        parts.append(open_zoo(f"{org}/varied", hub=tmp_path / org))
+    commit = parts[-1].place.commit if parts[-1].place is not None else None
+    assert commit is not None
+    assert default_out(parts[-1], "smoke") == Path(f"representations/you--varied@{commit[:8]}/smoke")
+    assert len({default_out(part, "smoke") for part in parts}) == len(parts)
+    assert default_out(zoo.where(pc.field("lr") > 0.005), "smoke") == default_out(some, "smoke")
+
+
+def test_a_folder_with_the_results_of_another_zoo_or_recipe_is_refused_before_anything_is_computed(
+    varied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    represent(varied, "smoke", out, baselines_only=True, quiet=True)
+    kept = (out / "baselines.parquet").read_bytes()
+    with pytest.raises(SpecError, match=r"holds another table of results(.|\n)*encoder.latent: 16 there, 9 now"):
+        represent(varied, "smoke", out, overrides=["encoder.latent=9"], baselines_only=True)
+    part = open_zoo(varied, where=pc.field("lr") > 0.005)
+    with pytest.raises(SpecError, match=r"holds another table of results(.|\n)*weights_sha256"):
+        represent(part, "smoke", out, baselines_only=True)
+    assert (out / "baselines.parquet").read_bytes() == kept
+    (out / "baselines.parquet").write_text("mine")
+    with pytest.raises(SpecError, match=r"baselines.parquet: exists, and is not a table of results"):
+        represent(varied, "smoke", out, baselines_only=True)
+    assert "seed 0" not in capsys.readouterr().err
+
+
+def test_the_zoo_is_an_argument_or_an_option(varied: Path, in_folder: Path) -> None:
+    for words in (["represent"], ["represent", str(varied), "--zoo", str(varied)]):
+        refused = CliRunner().invoke(main, words)
+        assert refused.exit_code == 2
+        assert refused.stderr.splitlines()[-1].startswith(("Error: missing argument ZOO", "Error: found two zoos"))
+    assert list(in_folder.iterdir()) == []
 
 
 # --- the paper's figures --------------------------------------------------------------------------------------
@@ -344,7 +488,7 @@ def test_labels_of_another_zoo_are_matched_by_name(varied: Path, folder: Path) -
 def test_transfer_to_other_layers_is_refused(varied: Path, folder: Path) -> None:
     zoo = open_zoo(varied)
     with_biases = build_schema(Mlp(name="mlp", hidden=(5,)), (1, 4, 4), 4)
-    expected = r"where the first has fc2.weight of shape \[4, 5\], the other has fc1.bias of shape \[5\]"
+    expected = r"where \S+varied has fc2.weight of shape \[4, 5\], \S+varied has fc1.bias of shape \[5\]"
     with pytest.raises(SpecError, match=expected):
         represent(zoo, "smoke", folder / "x", transfer_to=[replace(zoo, schema=with_biases)], baselines_only=True)
 
