@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from zootools.architectures import Schema
 from zootools.conditions import parse_condition
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
+from zootools.images.shapes import names_of_classes
 from zootools.selection import Epoch, best_row, best_rows, full_id, last_rows, rows_at, unknown_model
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
@@ -76,6 +77,8 @@ class Zoo:
     """The record of the import of a zoo that zootools did not build; None for a built one."""
     runs: bool = True
     """Whether the schema is enough to run a network; that of an index is not."""
+    class_names: tuple[str, ...] = ()
+    """The names of the classes of the images, in the order of the labels and of `test_f1`; empty if not known."""
 
     @property
     def spec(self) -> ZooSpec:
@@ -351,6 +354,7 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
         finished=not manifest.is_partial,
         imported=imported,
         runs=imported is None or imported.runs,
+        class_names=names_of_classes(origin.images, manifest.images, manifest.classes),
     )
 
 
@@ -367,4 +371,7 @@ def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
         raise DamagedZooError(f"the scores in its shards: {error}", path=store.path) from error
     counts = Counts(**count_outcomes(plan, records).model_dump(), checkpoints=metadata.num_rows)
     checked = VerifiedFiles(store.path, files, verify)
-    return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False)
+    names = names_of_classes(plan.spec.images, plan.images, plan.schema.classes)
+    return Zoo(
+        store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False, class_names=names
+    )

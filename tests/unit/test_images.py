@@ -32,7 +32,7 @@ def test_a_new_data_set_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch, t
         count = known.counts[part == "test"]
         return np.full((count, *known.shape), 51, np.uint8), np.arange(count) % known.classes
 
-    monkeypatch.setitem(IMAGE_SETS, "toy", ImageSet("toy", (2, 6, 5), classes=3, read=read, counts=(9, 6)))
+    monkeypatch.setitem(IMAGE_SETS, "toy", ImageSet("toy", (2, 6, 5), ("a", "b", "c"), read=read, counts=(9, 6)))
     toy = DatasetImages.model_construct(name="toy", train=7, validation=2, test=6)  # type: ignore[arg-type]
     assert image_shape(toy, tmp_path) == ((2, 6, 5), 3)
     check_images(toy, tmp_path)
