@@ -21,7 +21,7 @@ from zootools.conditions import parse_condition
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
 from zootools.images.shapes import names_of_classes
 from zootools.selection import Epoch, best_row, best_rows, full_id, last_rows, rows_at, unknown_model
-from zootools.spec import ZooSpec
+from zootools.spec import ImageFacts, ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.imported import COLUMN_NAME, Imported
 from zootools.storage.manifest import Counts, count_outcomes, read_manifest
@@ -77,8 +77,9 @@ class Zoo:
     """The record of the import of a zoo that zootools did not build; None for a built one."""
     runs: bool = True
     """Whether the schema is enough to run a network; that of an index is not."""
-    class_names: tuple[str, ...] = ()
-    """The names of the classes of the images, in the order of the labels and of `test_f1`; empty if not known."""
+    image_facts: ImageFacts = field(default_factory=ImageFacts, repr=False, compare=False)
+    """What the files of the images say and the specification does not: names of classes, mean and standard deviation
+    of each channel."""
 
     @property
     def spec(self) -> ZooSpec:
@@ -93,6 +94,12 @@ class Zoo:
         if (origin := self.stored_spec or self.imported) is not None:
             return origin.name
         return self.place.name if self.place is not None else self.folder.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes of the images, in the order of the labels and of `test_f1`; empty if not known."""
+        origin = self.stored_spec or self.imported
+        return names_of_classes(origin and origin.images, self.image_facts, self.schema.classes)
 
     @property
     def notes(self) -> list[str]:
@@ -354,7 +361,7 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
         finished=not manifest.is_partial,
         imported=imported,
         runs=imported is None or imported.runs,
-        class_names=names_of_classes(origin.images, manifest.images, manifest.classes),
+        image_facts=manifest.images,
     )
 
 
@@ -371,7 +378,14 @@ def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
         raise DamagedZooError(f"the scores in its shards: {error}", path=store.path) from error
     counts = Counts(**count_outcomes(plan, records).model_dump(), checkpoints=metadata.num_rows)
     checked = VerifiedFiles(store.path, files, verify)
-    names = names_of_classes(plan.spec.images, plan.images, plan.schema.classes)
     return Zoo(
-        store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False, class_names=names
+        store.path,
+        plan.spec,
+        plan.schema,
+        metadata,
+        counts,
+        stopped,
+        files=checked,
+        finished=False,
+        image_facts=plan.images,
     )

@@ -1,6 +1,7 @@
 """Image data as tensors: loaded and normalised once, then indexed by the trainers. No loader processes."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +111,7 @@ def load_images(images: Images, data: Path | None = None) -> ImageData:
         if isinstance(images, FolderImages):
             # A name that is not UTF-8 cannot be stored as it is.
             raw = class_folders(root / images.folder / "train")
-            names = [name.encode(errors="backslashreplace").decode() for name in raw]
+            names = [os.fsencode(name).decode(errors="backslashreplace") for name in raw]
         parts = _folder(images, root) if isinstance(images, FolderImages) else _known(images, root)
         (train, labels), (test, test_labels) = (
             (_prepare(pixels, images), torch.from_numpy(numbers)) for pixels, numbers in parts
