@@ -89,8 +89,8 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> "ImageData":
         """Return the images on a device."""
-        subsets = (subset.to(device) for subset in (self.train, self.validation, self.test))
-        return ImageData(*subsets, self.classes, self.facts)
+        train, validation, test = (subset.to(device) for subset in (self.train, self.validation, self.test))
+        return ImageData(train, validation, test, self.classes, self.facts)
 
 
 def load_images(images: Images, data: Path | None = None) -> ImageData:
