@@ -77,7 +77,7 @@ class Keys:
                 yield key, self._resolve(option)
             if "$ref" in (values := option.get("additionalProperties") or {}):
                 yield f"{key}.KEY", self._resolve(values)
-        for option in field.get("oneOf", ()):
+        for option in field.get("oneOf", ()) if "discriminator" in field else ():
             variant = self._resolve(option)
             names = _literals(variant["properties"][field["discriminator"]["propertyName"]])
             yield f"{key}: {', '.join(names)}", variant
@@ -96,10 +96,13 @@ class Keys:
             raise SystemExit(f"{path}.{name}: has no docstring, which the tables of keys need")
         if targets:
             return [_links(targets), "", "required" if required else "", meaning]
-        options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
+        alternatives = field.get("anyOf") or field.get("oneOf") or [field]
+        options = [option for option in alternatives if option.get("type") != "null"]
         # A number that may also be a word, such as auto, has the bounds of the number.
         words = [f"`{name}`" for option in options[1:] if "const" in option for name in _literals(option)]
         kind, bounds = _type(options[0])
+        if "oneOf" in field:  # a number, or a list of such numbers
+            kind = " or ".join(_type(option)[0] for option in options)
         return [" or ".join([kind, *words]), bounds, default, meaning]
 
 

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 from zootools.architectures import Schema
 from zootools.conditions import parse_condition
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean
+from zootools.images.shapes import names_of_classes
 from zootools.selection import Epoch, best_row, best_rows, full_id, last_rows, rows_at, unknown_model
-from zootools.spec import ZooSpec
+from zootools.spec import ImageFacts, ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.imported import COLUMN_NAME, Imported
 from zootools.storage.manifest import Counts, count_outcomes, read_manifest
@@ -78,6 +79,9 @@ class Zoo:
     """Whether the schema is enough to run a network; that of an index is not."""
     opened: int | None = field(default=None, repr=False, compare=False)
     """Number of checkpoints when `zootools.open.open_zoo` had opened the zoo, before any condition of its caller."""
+    image_facts: ImageFacts = field(default_factory=ImageFacts, repr=False, compare=False)
+    """What the files of the images say and the specification does not: names of classes, mean and standard deviation
+    of each channel."""
 
     @property
     def spec(self) -> ZooSpec:
@@ -92,6 +96,12 @@ class Zoo:
         if (origin := self.stored_spec or self.imported) is not None:
             return origin.name
         return self.place.name if self.place is not None else self.folder.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes of the images, in the order of the labels and of `test_f1`; empty if not known."""
+        origin = self.stored_spec or self.imported
+        return names_of_classes(origin and origin.images, self.image_facts, self.schema.classes)
 
     @property
     def notes(self) -> list[str]:
@@ -358,6 +368,7 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
         finished=not manifest.is_partial,
         imported=imported,
         runs=imported is None or imported.runs,
+        image_facts=manifest.images,
     )
 
 
@@ -374,4 +385,14 @@ def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
         raise DamagedZooError(f"the scores in its shards: {error}", path=store.path) from error
     counts = Counts(**count_outcomes(plan, records).model_dump(), checkpoints=metadata.num_rows)
     checked = VerifiedFiles(store.path, files, verify)
-    return Zoo(store.path, plan.spec, plan.schema, metadata, counts, stopped, files=checked, finished=False)
+    return Zoo(
+        store.path,
+        plan.spec,
+        plan.schema,
+        metadata,
+        counts,
+        stopped,
+        files=checked,
+        finished=False,
+        image_facts=plan.images,
+    )

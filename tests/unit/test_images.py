@@ -12,9 +12,9 @@ from samples import mnist_folder
 from zootools.errors import SpecError, StorageError, ZooError
 from zootools.images.datasets import load_images
 from zootools.images.sets import IMAGE_SETS, ImageSet
-from zootools.images.shapes import check_images, image_shape
+from zootools.images.shapes import check_images, image_shape, names_of_classes
 from zootools.paths import data_folder
-from zootools.spec import DatasetImages, FolderImages, TetrisImages
+from zootools.spec import DatasetImages, FolderImages, ImageFacts, TetrisImages
 
 
 def tetris(**changes: Any) -> TetrisImages:
@@ -32,7 +32,7 @@ def test_a_new_data_set_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch, t
         count = known.counts[part == "test"]
         return np.full((count, *known.shape), 51, np.uint8), np.arange(count) % known.classes
 
-    monkeypatch.setitem(IMAGE_SETS, "toy", ImageSet("toy", (2, 6, 5), classes=3, read=read, counts=(9, 6)))
+    monkeypatch.setitem(IMAGE_SETS, "toy", ImageSet("toy", (2, 6, 5), ("a", "b", "c"), read=read, counts=(9, 6)))
     toy = DatasetImages.model_construct(name="toy", train=7, validation=2, test=6)  # type: ignore[arg-type]
     assert image_shape(toy, tmp_path) == ((2, 6, 5), 3)
     check_images(toy, tmp_path)
@@ -282,3 +282,49 @@ def test_a_damaged_picture_is_refused_with_its_name(pictures: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:40])
     with pytest.raises(StorageError, match=r"0\.png"):
         load_images(folder_images(), pictures)
+
+
+# --- mean, std and classes ---------------------------------------------------------------------------------
+
+
+def test_every_class_of_a_known_set_has_a_name_of_its_own() -> None:
+    assert IMAGE_SETS["cifar10"].class_names[3] == "cat"
+    assert IMAGE_SETS["fashion_mnist"].class_names[9] == "Ankle boot"
+    for known in IMAGE_SETS.values():
+        assert len(set(known.class_names)) == known.classes == (4 if known.name == "tetris" else 10), known.name
+    assert names_of_classes(tetris(), ImageFacts(), 4) == ("I", "O", "T", "L")
+    assert names_of_classes(digits(), ImageFacts(), 4) == ()
+
+
+def test_channels_have_a_mean_and_a_deviation_of_their_own(pictures: Path) -> None:
+    means, deviations = (0.1, 0.2, 0.3), (1.0, 2.0, 4.0)
+    own = load_images(folder_images(mean=means, std=deviations), pictures)
+    for channel, (mean, std) in enumerate(zip(means, deviations, strict=True)):
+        one = load_images(folder_images(mean=mean, std=std), pictures)
+        assert torch.equal(own.train.images[:, channel], one.train.images[:, channel])
+        assert torch.equal(own.test.images[:, channel], one.test.images[:, channel])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": (0.1, 0.2)}, r"images\.mean: found 2 values, but the images have 3 channels"),
+        ({"std": (0.1, 0.2, 0.3), "greyscale": True}, r"images\.std: found 3 values, but the images have 1 channel;"),
+        ({"normalise": "auto"}, r"images\.normalise: all training images have the same pixels in channel 1"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_the_images_is_refused(
+    pictures: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        load_images(folder_images(**changes), pictures)
+
+
+def test_auto_makes_the_training_images_of_digits_standard() -> None:
+    images = load_images(digits(train=1000, validation=100, normalise="auto"))
+    assert abs(images.train.images.double().mean()) < 1e-5
+    assert abs(images.train.images.double().std(correction=0) - 1) < 1e-5
+    (mean,), (std,) = images.facts.mean, images.facts.std
+    same = load_images(digits(train=1000, validation=100, mean=mean, std=std))
+    assert same.facts == ImageFacts()
+    assert torch.equal(same.test.images, images.test.images)

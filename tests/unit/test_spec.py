@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from samples import SPEC_TEXT, make_spec
 
+from zootools.building.planning import check_spec
 from zootools.bundled import bundled_specs, find_spec
 from zootools.errors import SpecError
 from zootools.spec import MAX_MODELS, Mlp, ZooSpec, load_spec, parse_spec
+from zootools.spec.images import TRAINING_IMAGES
 from zootools.spec.json_schema import specification_schema
 from zootools.spec.model_configs import expand
 from zootools.spec.population import Grid, Sample, Seeds
 from zootools.spec.yaml_reader import read_yaml
+from zootools.starter import write_starter
 from zootools.storage.finish import spec_yaml
 
 WriteSpec = Callable[..., Path]
@@ -110,6 +113,11 @@ def test_numbers_without_a_point_are_numbers(write_spec: WriteSpec) -> None:
         (("epochs: 5", "epochs: 0"), 10, "training.epochs: found 0; input should be greater than or equal to 1"),
         (("epochs: 5, ", ""), 10, "training.epochs: is missing"),
         (("size: 28", "greyscale: no"), 2, "images.greyscale: found 'no'; input should be a valid boolean"),
+        (("size: 28", "mean: x"), 2, "images.mean: found 'x'; input should be a valid number"),
+        (("size: 28", "std: [1, 0]"), 2, "images.std.1: found 0; input should be greater than 0"),
+        (("size: 28", "normalise: auto, std: 1"), 2, "normalise: auto computes mean and std; remove std, or normalise"),
+        (("name: example", "name: example\nhomepage: ftp://x"), 2, "homepage: found 'ftp://x', which does not match"),
+        (("name: example", "name: example\nauthors: Ada"), 2, "authors: found the text 'Ada'; write authors: [Ada"),
         (("size: 28", "std: 0"), 2, "images.std: found 0; input should be greater than 0"),
         (("{fixed: [1, 2]}", "{fixed: [1], range: [1, 2]}"), 9, "expected exactly one of range, fixed and random"),
         (("{fixed: [1, 2]}", "{fixed: [1, 1]}"), 9, "fixed: duplicate seed 1"),
@@ -361,3 +369,33 @@ def test_checking_a_specification_imports_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- zootools.starter -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("images", ["tetris", *TRAINING_IMAGES])
+def test_a_starter_is_valid_for_every_image_set(images: str, tmp_path: Path) -> None:
+    """Its models fit the images, by the published numbers where there are no files."""
+    path = write_starter(f"my_{images}", images, tmp_path, tmp_path)
+    spec = load_spec(path)
+    assert (path.name, spec.name, spec.images.name) == (f"my_{images}.yaml", f"my_{images}", images)
+    check_spec(spec, tmp_path)
+    assert spec.model_count == 16
+
+
+def test_a_starter_overwrites_nothing_and_refuses_odd_words(tmp_path: Path) -> None:
+    path = write_starter("12.yaml", "digits", folder=tmp_path)  # a name that YAML reads as a number
+    assert load_spec(path).name == "12"
+    path.write_text("mine")
+    for name, images, message in (
+        ("12", "digits", r"12\.yaml: exists already"),
+        ("a/b", "digits", r"name: found 'a/b'; expected at most 100 letters"),
+        ("a: b", "digits", r"name: found 'a: b'"),
+        ("new", "mnits", r"images: found 'mnits'; did you mean 'mnist'\?.*or the name of a folder of pictures in"),
+        ("new", "..", r"images: found '\.\.'"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            write_starter(name, images, tmp_path, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["12.yaml"]
+    assert path.read_text() == "mine"

@@ -278,7 +278,7 @@ def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], l
     stacks, workers = _check_training(request, old, records, models, backend)
     tell(f"images: reading {request.spec.images.name}")
     images = images_of(request.spec.images, request.options.data, old)
-    plan = Plan(request.spec, request.schema, images.digest, stacks)
+    plan = Plan(request.spec, request.schema, images.digest, stacks, images.facts)
     write_plan(zoo, plan, old, records)
     request.output.put_plan()
     save_images(images, zoo)

@@ -116,7 +116,7 @@ def main(debug: bool) -> None:
 
 
 GROUPS: dict[str, list[click.Command]] = {
-    "Build": [build.build, specs.specs, specs.schema, build.check, build.doctor, importing.import_command],
+    "Build": [build.build, specs.specs, specs.new, specs.schema, build.check, build.doctor, importing.import_command],
     "Read": [read.info, read.status, models.models, models.show, read.diff, read.verify, read.repair, models.export],
     "Share": [hub.publish, hub.pull, hub.hub],
     "Learn": [represent.represent, reproduce.reproduce],

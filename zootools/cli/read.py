@@ -12,6 +12,7 @@ from zootools.text import say
 if TYPE_CHECKING:
     from zootools.difference import Matching
     from zootools.storage.imported import Imported
+    from zootools.zoo import Zoo
 
 MOST_NAMES = 5
 """Names of models, checkpoints or files that are printed of each kind; `--json` has all of them."""
@@ -42,6 +43,7 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
         "parameters": opened.schema.size,
         "architecture": opened.schema.name,
         "images": origin.images.name if origin and origin.images else None,
+        **_about(opened),
         "imported": _import_of(opened.imported),
         "axes": {name: str(axis) if not isinstance(axis, tuple) else list(axis) for name, axis in axes.items()},
         "test_accuracy": accuracy_summary(opened.metadata) if origin else {},
@@ -59,6 +61,20 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
             show_accuracy(value["test_accuracy"])
 
     print_value(value, as_json, show)
+
+
+def _about(zoo: "Zoo") -> dict[str, Any]:
+    """Return what is known about the images and the authors of a zoo, for `info`; keys without a value are left out."""
+    spec, facts = zoo.stored_spec, zoo.image_facts
+    found = {
+        "classes": list(zoo.class_names),
+        "mean": facts.mean,
+        "std": facts.std,
+        "authors": list(spec.authors) if spec else [],
+        "homepage": spec.homepage if spec else None,
+        "citation": spec.citation if spec else "",
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def _import_of(imported: "Imported | None") -> dict[str, Any] | None:

@@ -1,13 +1,14 @@
-"""Commands for specifications: the bundled ones, and the JSON schema for editors."""
+"""Commands for specifications: the bundled ones, new ones, and the JSON schema for editors."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from zootools.cli.completion import complete_spec_names
 from zootools.cli.output import show_table
-from zootools.cli.shared import JSON, print_value
+from zootools.cli.shared import DATA, JSON, print_value
 from zootools.text import say
 
 
@@ -49,6 +50,30 @@ def _list(as_json: bool) -> None:
         show_table(["name", *next(iter(table.values()))], [[name, *row.values()] for name, row in table.items()])
 
     print_value(table, as_json, show)
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--images",
+    default="digits",
+    show_default=True,
+    metavar="SET|FOLDER",
+    help="A known image set, such as mnist, or the name of a folder of pictures in the data folder.",
+)
+@DATA
+def new(name: str, images: str, data: Path | None) -> None:
+    """Write NAME.yaml, a commented specification to start from; an existing file is never overwritten.
+
+    \b
+    Example:
+      zootools new mine --images fashion_mnist
+      zootools new flowers --images flowers --data pictures
+    """
+    from zootools.starter import write_starter
+
+    path = write_starter(name, images, data)
+    say(f"{path}: written; next: zootools check {path}")
 
 
 @click.command()

@@ -1,7 +1,9 @@
 """Image data as tensors: loaded and normalised once, then indexed by the trainers. No loader processes."""
 
 import hashlib
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zootools.errors import SpecError, StorageError
-from zootools.images.folders import list_pictures, read_picture
+from zootools.images.folders import class_folders, list_pictures, read_picture
 from zootools.images.sets import IMAGE_SETS, PARTS, Arrays, ImageSet, missing_files, read_part, reason_of
 from zootools.images.shapes import check_counts, image_shape
 from zootools.paths import data_folder
 from zootools.rng import stream
-from zootools.spec import DatasetImages, FolderImages, Images, TetrisImages
+from zootools.spec import DatasetImages, FolderImages, ImageFacts, Images, TetrisImages
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class ImageData:
     validation: Subset
     test: Subset
     classes: int
+    facts: ImageFacts = field(default_factory=ImageFacts)
+    """What the specification does not determine: names of classes, mean and standard deviation."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -85,7 +89,8 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> "ImageData":
         """Return the images on a device."""
-        return ImageData(self.train.to(device), self.validation.to(device), self.test.to(device), self.classes)
+        train, validation, test = (subset.to(device) for subset in (self.train, self.validation, self.test))
+        return ImageData(train, validation, test, self.classes, self.facts)
 
 
 def load_images(images: Images, data: Path | None = None) -> ImageData:
@@ -102,15 +107,24 @@ def load_images(images: Images, data: Path | None = None) -> ImageData:
         loaded = _tetris(images)
     else:
         root = data_folder(data)
+        names: list[str] = []
+        if isinstance(images, FolderImages):
+            # A name that is not UTF-8 cannot be stored as it is.
+            raw = class_folders(root / images.folder / "train")
+            names = [os.fsencode(name).decode(errors="backslashreplace") for name in raw]
         parts = _folder(images, root) if isinstance(images, FolderImages) else _known(images, root)
         (train, labels), (test, test_labels) = (
             (_prepare(pixels, images), torch.from_numpy(numbers)) for pixels, numbers in parts
         )
+        facts = ImageFacts(class_names=names, **_moments(images, train[: images.train]))
+        for pixels in (train, test):
+            pixels.sub_(per_channel(facts.mean or images.mean)).div_(per_channel(facts.std or images.std))
         loaded = ImageData(
             Subset(train[: images.train], labels[: images.train]),
             Subset(train[images.train :], labels[images.train :]),
             Subset(test, test_labels),
             classes,
+            facts,
         )
     fault = loaded.fault(shape)
     if fault:
@@ -119,7 +133,7 @@ def load_images(images: Images, data: Path | None = None) -> ImageData:
 
 
 def _prepare(raw: npt.NDArray[np.uint8], images: DatasetImages | FolderImages) -> Tensor:
-    """Scale to [0, 1], centre-crop, average the channels to grey, resize (bilinear, antialiased), normalise."""
+    """Scale to [0, 1], centre-crop, average the channels to grey, resize (bilinear, antialiased)."""
     pixels = torch.from_numpy(np.require(raw, requirements=["C", "W"]))
     if images.crop is not None:
         top, left = ((side - images.crop) // 2 for side in pixels.shape[2:])
@@ -131,8 +145,36 @@ def _prepare(raw: npt.NDArray[np.uint8], images: DatasetImages | FolderImages) -
             result = result.mean(dim=1, keepdim=True)
         if images.size is not None and result.shape[2:] != (images.size, images.size):
             result = F.interpolate(result, (images.size, images.size), mode="bilinear", antialias=True)
-        prepared.append((result - images.mean) / images.std)
+        prepared.append(result)
     return torch.cat(prepared)
+
+
+def per_channel(values: float | Sequence[float]) -> Tensor | float:
+    """Return mean or standard deviation as images ``[n, channels, height, width]`` take them: ``[channels, 1, 1]``."""
+    return values if isinstance(values, float) else torch.tensor(values, dtype=torch.float32)[:, None, None]
+
+
+def _moments(images: DatasetImages | FolderImages, pixels: Tensor) -> dict[str, list[float]]:
+    """Return mean and standard deviation of each channel of ``pixels``, if the specification leaves them to these.
+
+    They have six digits, because the last bits of a sum differ between machines. Raises SpecError for a channel with
+    equal pixels everywhere.
+    """
+    if images.normalise is None:
+        return {}
+    count, dimensions = pixels[:, 0].numel(), (0, 2, 3)
+    mean = sum(chunk.double().sum(dimensions) for chunk in pixels.split(4096)) / count
+    squares = sum((chunk.double() - mean[:, None, None]).square().sum(dimensions) for chunk in pixels.split(4096))
+    found = {
+        key: [float(f"{value:.6g}") for value in values.tolist()]
+        for key, values in (("mean", mean), ("std", (squares / count).sqrt()))
+    }
+    if 0.0 in found["std"]:
+        channel = found["std"].index(0.0)
+        raise SpecError(
+            f"images.normalise: all training images have the same pixels in channel {channel}; remove normalise"
+        )
+    return found
 
 
 # --- tetris ------------------------------------------------------------------------------------------

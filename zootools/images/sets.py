@@ -42,7 +42,8 @@ class ImageSet:
     name: str
     shape: tuple[int, int, int]
     """``(channels, height, width)`` of the raw pictures."""
-    classes: int
+    class_names: tuple[str, ...]
+    """The names of the classes, in the order of the labels."""
     read: "Callable[[ImageSet, Path, str], Arrays] | None" = None
     """Reads one part below a data folder; None for tetris, whose images are drawn."""
     count: "Callable[[ImageSet, Path, str], int] | None" = None
@@ -57,6 +58,11 @@ class ImageSet:
     """The class of torchvision.datasets that downloads the set."""
     by_split: bool = False
     """Whether that class selects a part with ``split="train"``, and not with ``train=True``."""
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
 
 
 def read_part(known: ImageSet, root: Path, part: str) -> Arrays:
@@ -347,14 +353,24 @@ _SVHN = {
 }
 
 
-def _like_mnist(name: str, torchvision: str) -> ImageSet:
-    """Return the row of a set that replaces MNIST: its shape, classes, counts and names of files."""
+_DIGITS = tuple(map(str, range(10)))
+_CLOTHES = (
+    "T-shirt/top",
+    *("Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"),
+    "Ankle boot",
+)
+
+
+def _like_mnist(name: str, torchvision: str, class_names: tuple[str, ...]) -> ImageSet:
+    """Return the row of a set that replaces MNIST: its shape, counts and names of files."""
     files = {
         part: tuple(f"{torchvision}/raw/{stem}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
         for part, stem in (("train", "train"), ("test", "t10k"))
     }
     counts = (TRAINING_IMAGES[name], 10_000)
-    return ImageSet(name, (1, 28, 28), 10, _read_idx, _count_idx, counts=counts, files=files, torchvision=torchvision)
+    return ImageSet(
+        name, (1, 28, 28), class_names, _read_idx, _count_idx, counts=counts, files=files, torchvision=torchvision
+    )
 
 
 def _parts(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -368,15 +384,15 @@ def _table(*rows: ImageSet) -> dict[str, ImageSet]:
 
 
 IMAGE_SETS = _table(
-    ImageSet("tetris", (1, 4, 4), classes=4),
-    ImageSet("digits", (1, 8, 8), classes=10, read=_read_digits, counts=(TRAINING_IMAGES["digits"], 500)),
-    _like_mnist("mnist", "MNIST"),
-    _like_mnist("fashion_mnist", "FashionMNIST"),
-    _like_mnist("kmnist", "KMNIST"),
+    ImageSet("tetris", (1, 4, 4), ("I", "O", "T", "L")),
+    ImageSet("digits", (1, 8, 8), _DIGITS, read=_read_digits, counts=(TRAINING_IMAGES["digits"], 500)),
+    _like_mnist("mnist", "MNIST", _DIGITS),
+    _like_mnist("fashion_mnist", "FashionMNIST", _CLOTHES),
+    _like_mnist("kmnist", "KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
     ImageSet(
         "cifar10",
         (3, 32, 32),
-        classes=10,
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         read=_read_cifar10,
         counts=(TRAINING_IMAGES["cifar10"], 10_000),
         files=_parts(_CIFAR10),
@@ -386,7 +402,7 @@ IMAGE_SETS = _table(
     ImageSet(
         "svhn",
         (3, 32, 32),
-        classes=10,
+        _DIGITS,
         read=_read_svhn,
         counts=(TRAINING_IMAGES["svhn"], 26_032),
         files=_parts(_SVHN),
@@ -397,7 +413,7 @@ IMAGE_SETS = _table(
     ImageSet(
         "stl10",
         (3, 96, 96),
-        classes=10,
+        ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
         read=_read_stl10,
         counts=(TRAINING_IMAGES["stl10"], 8_000),
         files=_parts(_STL10),
@@ -408,7 +424,7 @@ IMAGE_SETS = _table(
     ImageSet(
         "usps",
         (1, 16, 16),
-        classes=10,
+        _DIGITS,
         read=_read_usps,
         counts=(TRAINING_IMAGES["usps"], 2_007),
         files={"train": ("usps.bz2",), "test": ("usps.t.bz2",)},

@@ -9,7 +9,8 @@ from zootools.errors import SpecError, StorageError
 from zootools.images.folders import class_folders, list_pictures
 from zootools.images.sets import IMAGE_SETS, PARTS, count_part, missing_files, present
 from zootools.paths import data_folder
-from zootools.spec import FolderImages, Images, TetrisImages
+from zootools.spec import DatasetImages, FolderImages, ImageFacts, Images, TetrisImages
+from zootools.spec.sections import Section
 
 
 def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, int, int], int]:
@@ -29,8 +30,14 @@ def image_shape(images: Images, data: Path | None = None) -> tuple[tuple[int, in
         return (channels, height, width), classes
     if images.crop is not None and images.crop > min(height, width):
         raise SpecError(f"images.crop: {images.crop} is larger than the images ({(height, width)})")
-    side = images.size or images.crop
-    return (1 if images.greyscale else channels, side or height, side or width), classes
+    side, channels = images.size or images.crop, 1 if images.greyscale else channels
+    for key, values in (("mean", images.mean), ("std", images.std)):
+        if isinstance(values, tuple) and len(values) != channels:
+            raise SpecError(
+                f"images.{key}: found {len(values)} values, but the images have {channels} channel"
+                f"{'s' * (channels > 1)}; expected one number, or a list of one for each channel"
+            )
+    return (channels, side or height, side or width), classes
 
 
 def check_images(images: Images, data: Path | None = None) -> None:
@@ -72,6 +79,20 @@ def image_faults(data: Path | None = None) -> list[str]:
                 except StorageError as error:
                     faults.append(str(error))
     return faults
+
+
+def names_of_classes(images: Section | None, facts: ImageFacts, classes: int) -> tuple[str, ...]:
+    """Return the names of the classes of a zoo's images, in the order of the labels; empty if they are not known.
+
+    Args:
+        images: the section of the specification; None if the images are not known.
+        facts: of the images, as the zoo stores them.
+        classes: the number of classes of the zoo's models.
+    """
+    names = tuple(facts.class_names)
+    if not names and isinstance(images, TetrisImages | DatasetImages):
+        names = IMAGE_SETS[images.name].class_names
+    return names if len(names) == classes else ()
 
 
 def has_images(images: Images, data: Path | None = None) -> bool:

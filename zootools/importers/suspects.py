@@ -7,7 +7,7 @@ import numpy as np
 
 from zootools.architectures import Layer, Parameter, Schema
 from zootools.architectures.networks import ACTIVATIONS
-from zootools.images.datasets import Subset
+from zootools.images.datasets import Subset, per_channel
 from zootools.importers.evaluation import Sample, Weights, score
 from zootools.importers.importer import Facts
 from zootools.spec.images import StoredImages
@@ -62,7 +62,7 @@ def suspects(schema: Schema, facts: Facts) -> Iterator[Suspect]:
     """Yield the mistakes that can have been made with these layers and images."""
     for what, change in _orders(schema).items():
         yield Suspect(what, _reordered(change))
-    if isinstance(facts.images, StoredImages):
+    if isinstance(facts.images, StoredImages) and facts.images.normalise is None:
         images = facts.images
         for what, (mean, std) in NORMALISATIONS.items():
             if (mean, std) != (images.mean, images.std):
@@ -160,7 +160,7 @@ def _biases_first(schema: Schema) -> Callable[[Weights], Weights]:
 
 def _renormalised(images: StoredImages, mean: float, std: float) -> Callable[[Sample, Subset], tuple[Sample, Subset]]:
     def apply(sample: Sample, subset: Subset) -> tuple[Sample, Subset]:
-        pixels = subset.images * images.std + images.mean
+        pixels = subset.images * per_channel(images.std) + per_channel(images.mean)
         return sample, Subset((pixels - mean) / std, subset.labels)
 
     return apply
@@ -168,8 +168,8 @@ def _renormalised(images: StoredImages, mean: float, std: float) -> Callable[[Sa
 
 def _inverted(images: StoredImages) -> Callable[[Sample, Subset], tuple[Sample, Subset]]:
     def apply(sample: Sample, subset: Subset) -> tuple[Sample, Subset]:
-        pixels = subset.images * images.std + images.mean
-        return sample, Subset((1 - pixels - images.mean) / images.std, subset.labels)
+        mean, std = per_channel(images.mean), per_channel(images.std)
+        return sample, Subset((1 - (subset.images * std + mean) - mean) / std, subset.labels)
 
     return apply
 

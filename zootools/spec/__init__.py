@@ -1,6 +1,6 @@
 """Specifications of zoos: the sections of the YAML file, and the models that follow from it."""
 
-from zootools.spec.images import DatasetImages, FolderImages, Images, ImageSetName, TetrisImages
+from zootools.spec.images import DatasetImages, FolderImages, ImageFacts, Images, ImageSetName, TetrisImages
 from zootools.spec.population import Activation, Draw, Hyperparameters, Init, Optimizer
 from zootools.spec.stored_spec import parse_stored_spec
 from zootools.spec.values import MAX_CHECKPOINTS, MAX_MODELS, Name, Seed
@@ -17,6 +17,7 @@ __all__ = [
     "Draw",
     "FolderImages",
     "Hyperparameters",
+    "ImageFacts",
     "ImageSetName",
     "Images",
     "Init",

@@ -1,14 +1,16 @@
 """The sections ``images`` of a specification: the data that the models are trained on."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from zootools.spec.sections import Section
 from zootools.spec.values import Count, Name, Seed, Size
 
 ImageSetName = Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "usps", "stl10"]
 """The data sets of `zootools.images.sets.IMAGE_SETS`, which has a row for each; tetris is made from a seed."""
+
+MAX_CHANNELS = 4
 
 TRAINING_IMAGES: dict[str, int] = {
     "digits": 1_297,
@@ -46,6 +48,25 @@ class TetrisImages(Section):
     """Divisor of the noisy pixels after the subtraction."""
 
 
+def _form(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "number"
+
+
+Mean = Annotated[float, Field(ge=-10, le=10)]
+Deviation = Annotated[float, Field(gt=0, le=10)]
+Means = Annotated[
+    Annotated[Mean, Tag("number")]
+    | Annotated[tuple[Mean, ...], Field(min_length=1, max_length=MAX_CHANNELS), Tag("list")],
+    Discriminator(_form),
+]
+Deviations = Annotated[
+    Annotated[Deviation, Tag("number")]
+    | Annotated[tuple[Deviation, ...], Field(min_length=1, max_length=MAX_CHANNELS), Tag("list")],
+    Discriminator(_form),
+]
+"""One number, or one for each channel."""
+
+
 class StoredImages(Section):
     """Images from files: crop, greyscale, size, mean and std are applied in this order."""
 
@@ -61,10 +82,18 @@ class StoredImages(Section):
     """Side to which images are resized (bilinear, antialiased), in pixels."""
     greyscale: bool = False
     """Whether the channels are averaged to one."""
-    mean: Annotated[float, Field(ge=-10, le=10)] = 0.0
-    """Subtracted from the pixels, which are in [0, 1]; the same in every channel."""
-    std: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Divisor of the pixels after the subtraction."""
+    mean: Means = 0.0
+    """Subtracted from the pixels, which are in [0, 1]: one number, or a list of one for each channel."""
+    std: Deviations = 1.0
+    """Divisor of the pixels after the subtraction: one number, or a list of one for each channel."""
+    normalise: Literal["auto"] | None = None
+    """`auto`: mean and std of each channel are those of the training images; zoo.json and the card have the numbers."""
+
+    @model_validator(mode="after")
+    def _one_normalisation(self) -> Self:
+        if self.normalise is not None and (given := sorted({"mean", "std"} & self.model_fields_set)):
+            raise ValueError(f"normalise: auto computes mean and std; remove {' and '.join(given)}, or normalise")
+        return self
 
 
 class DatasetImages(StoredImages):
@@ -81,6 +110,19 @@ class FolderImages(StoredImages):
     """Pictures in folders, one per class; classes are numbered by their sorted names."""
     folder: Name
     """Name of the folder below the data folder (`--data`, else $ZOOTOOLS_DATA, else the user's cache)."""
+
+
+class ImageFacts(Section):
+    """The facts about the images of a zoo that its specification does not determine; zoo.json has them."""
+
+    class_names: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=10_000)] = Field(
+        default_factory=list
+    )
+    """The names of the classes of a folder of pictures: those of its folders, in the order of the labels."""
+    mean: Annotated[list[float], Field(max_length=MAX_CHANNELS)] = Field(default_factory=list)
+    """With `normalise: auto` the mean of each channel of the training images."""
+    std: Annotated[list[float], Field(max_length=MAX_CHANNELS)] = Field(default_factory=list)
+    """With `normalise: auto` the standard deviation of each channel of the training images."""
 
 
 Images = Annotated[TetrisImages | DatasetImages | FolderImages, Discriminator("name")]

@@ -15,7 +15,7 @@ from zootools.spec.images import Images
 from zootools.spec.population import Grid, Hyperparameters, Sample, Seeds
 from zootools.spec.sections import Section, load_section, parse_section
 from zootools.spec.short_forms import long_form
-from zootools.spec.values import MAX_CHECKPOINTS, MAX_MODELS, Count, Name
+from zootools.spec.values import MAX_CHECKPOINTS, MAX_MODELS, Count, Line, Name
 
 CnnName = Literal["cnn_small", "cnn_unterthiner", "cnn_large"]
 """The networks of `zootools.architectures.registry.CNNS`, which has a row for each."""
@@ -112,6 +112,14 @@ class ZooSpec(Section):
     """A sentence or two for the card and for searches."""
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")] = "cc-by-4.0"
     """Licence of the zoo, as the Hub spells it."""
+    authors: Annotated[tuple[Line, ...], Field(max_length=100)] = Field(default=(), examples=[["Ada Lovelace"]])
+    """The names of the authors, for the card."""
+    citation: Annotated[str, Field(max_length=10_000)] = ""
+    """How to cite the zoo, for the card: a BibTeX entry, or a sentence."""
+    homepage: Annotated[str, Field(max_length=500, pattern=r"^https?://[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]+$")] | None = (
+        None
+    )
+    """The address of a page about the zoo, for the card; it begins with `https://` or `http://`."""
     images: Images = Field(examples=["mnist", {"name": "mnist", "train": 10_000}])
     """The images that the models are trained on."""
     architecture: Architecture = Field(examples=["cnn_small", {"name": "mlp", "hidden": [32, 32]}])

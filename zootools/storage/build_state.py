@@ -31,7 +31,7 @@ from zootools.filesystem.inside import (
     remove_tree_inside,
 )
 from zootools.hashing import canonical_json, pretty_json
-from zootools.spec import parse_stored_spec
+from zootools.spec import ImageFacts, parse_stored_spec
 from zootools.spec.model_configs import count_models
 from zootools.spec.sections import Section
 from zootools.storage.hashed_json import MAX_BYTES, add_hash, parse_hashed, read_hashed, validate
@@ -69,6 +69,7 @@ class _PlanFile(Section):
     spec: dict[str, Any]
     layer_schema: LayerSchema = Field(alias="schema")
     images_sha256: Digest
+    images: ImageFacts = Field(default_factory=ImageFacts)
     stacks: Annotated[list[Annotated[list[ModelId], FailFast(), Field(min_length=1)]], FailFast(), Field(min_length=1)]
     sha256: Digest
 
@@ -198,7 +199,7 @@ class ZooFolder:
                 f"stacks: found {len(set(ids))} models {len(ids)} times; the specification makes {models}",
                 path=self.plan,
             )
-        return Plan(spec, file.layer_schema, file.images_sha256, file.stacks)
+        return Plan(spec, file.layer_schema, file.images_sha256, file.stacks, file.images)
 
     def write_plan(self, plan: Plan) -> None:
         """Store the plan."""
@@ -209,6 +210,8 @@ class ZooFolder:
             "images_sha256": plan.images_sha256,
             "stacks": plan.stacks,
         }
+        if images := plan.images.dump():
+            value["images"] = images
         self.write(PLAN, pretty_json(add_hash(value)))
 
     # --- records -----------------------------------------------------------------------------------------

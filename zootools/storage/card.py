@@ -6,6 +6,7 @@ from typing import Any
 
 from zootools.bundled import CARD_TEMPLATE
 from zootools.hashing import canonical_json
+from zootools.images.shapes import names_of_classes
 from zootools.spec import ZooSpec
 from zootools.storage.imported import Imported, Origin
 from zootools.storage.manifest import PAGE, Manifest
@@ -16,17 +17,26 @@ from zootools.zoo_name import parse_name
 _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 
+MAX_CLASSES = 100
+"""Maximal number of classes that a card names."""
+
 MAX_NAMES = 8
 """Maximal number of repositories that are read from a card; its description can name other zoos."""
 
 _LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 
 
-def render_card(manifest: Manifest, origin: Origin, location: str | None = None) -> str:
-    """Return the text of README.md.
+def render_card(
+    manifest: Manifest, origin: Origin, location: str | None = None, *, without_classes: bool = False
+) -> str:
+    """Return the text of README.md. Equal arguments give equal bytes.
 
-    ``location`` is the argument that readers pass to ``load_dataset``: the repository of a published zoo, by default
-    the zoo's name. Equal manifests, specifications and locations give equal bytes.
+    Args:
+        manifest: of the zoo.
+        origin: the specification, or the record of the import.
+        location: the argument that readers pass to ``load_dataset``: the repository of a published zoo, by default the
+            zoo's name.
+        without_classes: return the card of version 0.1.0, which does not name the classes.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -62,6 +72,8 @@ def render_card(manifest: Manifest, origin: Origin, location: str | None = None)
         parameters=schema.size,
         layers=", ".join(layer.name for layer in schema.layers),
         images=origin.images.name if origin.images is not None else None,
+        classes="" if without_classes else _classes(manifest, origin),
+        channels=list(zip(manifest.images.mean, manifest.images.std, strict=True)),
         page=PAGE if PAGE in manifest.files else None,
         **(_import(origin) if isinstance(origin, Imported) else _training(origin)),
     )
@@ -74,6 +86,10 @@ def _training(spec: ZooSpec) -> dict[str, Any]:
     return {
         "imported": None,
         "runs": True,
+        "authors": ", ".join(map(_escaped, spec.authors)),
+        "homepage": spec.homepage,
+        "citation": spec.citation.strip(),
+        "fence": _fence(spec.citation),
         "architecture": spec.architecture.name,
         "batch_size": spec.training.batch_size,
         "first_epoch": kept[0],
@@ -100,6 +116,25 @@ def _import(imported: Imported) -> dict[str, Any]:
 def _plain(text: str) -> str:
     """Return a text of strangers as one line without the characters that make tables, links, code or HTML."""
     return re.sub(r"[^\w .,:;/=+()-]", "_", printable(text, None))
+
+
+def _classes(manifest: Manifest, origin: Origin) -> str:
+    """Return the numbered names of the classes; empty if none has more than one letter, such as those of digits."""
+    names = names_of_classes(origin.images, manifest.images, manifest.classes)
+    if all(len(name) == 1 for name in names):
+        return ""
+    more = f", ... ({len(names) - MAX_CLASSES:,} more)" if len(names) > MAX_CLASSES else ""
+    return ", ".join(f"{number} {_escaped(name)}" for number, name in enumerate(names[:MAX_CLASSES])) + more
+
+
+def _escaped(text: str) -> str:
+    """Return a text as one line of Markdown that shows its characters and has no other meaning."""
+    return re.sub(r"([\\`*_{}\[\]()#<>|&!~$@])", r"\\\1", printable(text, None))
+
+
+def _fence(text: str) -> str:
+    """Return a fence of Markdown that no line of a text ends."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def accuracy_picture(summary: dict[str, list[float]]) -> str:

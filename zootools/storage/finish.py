@@ -80,6 +80,7 @@ def _manifest(plan: Plan, records: Sequence[StackRecord], table: pa.Table, files
         schema=plan.schema,
         classes=plan.schema.classes,
         images_sha256=plan.images_sha256,
+        images=plan.images,
         counts=Counts(checkpoints=table.num_rows, **count_outcomes(plan, records).model_dump()),
         splits=Splits(**{split: splits[split] for split in SPLITS}),
         test_accuracy=accuracy_summary(table),

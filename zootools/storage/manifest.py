@@ -16,7 +16,7 @@ from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.filesystem.inside import is_file_inside
 from zootools.hashing import canonical_json, pretty_json
-from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, Name
+from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, ImageFacts, Name
 from zootools.spec.sections import Section
 from zootools.storage.build_state import FORMAT, IMPORT
 from zootools.storage.file_rules import check_file_names, check_sizes
@@ -144,6 +144,8 @@ class Manifest(Section):
     classes: Annotated[int, Field(ge=1, le=10_000)]
     images_sha256: Digest | None = None
     """None only in an imported zoo whose images are not known."""
+    images: ImageFacts = Field(default_factory=ImageFacts)
+    """Names of classes, mean and standard deviation, where the specification does not determine them."""
     counts: Counts
     splits: Splits
     test_accuracy: Annotated[

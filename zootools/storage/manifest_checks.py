@@ -109,6 +109,8 @@ def check_against_origin(manifest: Manifest, origin: Origin, source: Path) -> Ch
         raise DamagedZooError(f"name: found {manifest.name!r}, expected {origin.name!r}", path=source)
     if isinstance(origin, Imported):
         keys = imported_keys(manifest, origin, source)
+        if manifest.images.dump():
+            raise DamagedZooError("images: an imported zoo has none of these facts", path=source)
     else:
         keys = _keys_of_spec(manifest, origin, source)
     named = {name for name in manifest.files if name.startswith("checkpoints/")}
@@ -160,6 +162,8 @@ def _histories(stack: Stack) -> list[int]:
 def _keys_of_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> CheckpointKeys:
     if fault := schema_fault(manifest.layer_schema, spec):
         raise DamagedZooError(f"schema: {fault}", path=source)
+    if fault := _image_fault(manifest, spec):
+        raise DamagedZooError(f"images.{fault}", path=source)
     for number, stack in enumerate(manifest.stacks):
         if stack.epoch > spec.training.epochs or (stack.all_stopped and stack.epoch != stack.last_stop):
             raise DamagedZooError(
@@ -168,6 +172,24 @@ def _keys_of_spec(manifest: Manifest, spec: ZooSpec, source: Path) -> Checkpoint
                 path=source,
             )
     return checkpoint_keys(manifest, spec, source)
+
+
+def _image_fault(manifest: Manifest, spec: ZooSpec) -> str:
+    """Return why the facts about the images cannot be those of a specification, or an empty string.
+
+    A zoo of version 0.1.0 has no names of classes. Images that this version does not know are not compared.
+    """
+    facts, images = manifest.images, spec.images
+    if not isinstance(images, TetrisImages | DatasetImages | FolderImages):
+        return ""
+    if (names := len(facts.class_names)) not in {0, manifest.classes if isinstance(images, FolderImages) else 0}:
+        return f"class_names: found {names} names of {manifest.classes} classes of {images.name}"
+    computed = isinstance(images, DatasetImages | FolderImages) and images.normalise is not None
+    channels = manifest.layer_schema.input_shape[0] if computed else 0
+    for key, values in (("mean", facts.mean), ("std", facts.std)):
+        if len(values) != channels:
+            return f"{key}: found {len(values)} numbers, expected {channels}"
+    return ""
 
 
 def check_tables(manifest: Manifest, source: Path) -> None:

@@ -1,6 +1,6 @@
 """The content of plan, records and manifest as validated models: files, divergences, resumptions, stacks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, Pl
 
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, SpecError
-from zootools.spec import ZooSpec
+from zootools.spec import ImageFacts, ZooSpec
 from zootools.spec.model_configs import ModelConfig, expand
 from zootools.storage.verified_files import FileInfo
 
@@ -108,6 +108,7 @@ class Plan:
     images_sha256: str
     stacks: list[list[str]]
     """The model ids of each stack, in the order of the rows of its shards."""
+    images: ImageFacts = field(default_factory=ImageFacts)
 
     @cached_property
     def _models(self) -> dict[str, ModelConfig]:

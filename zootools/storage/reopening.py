@@ -43,4 +43,4 @@ def reopened(zoo: ZooFolder, manifest: Manifest, spec: ZooSpec) -> tuple[Plan, l
         )
     stacks = [stack.models for stack in manifest.stacks]
     assert manifest.images_sha256 is not None, "a zoo that was built has images"
-    return Plan(spec, manifest.layer_schema, manifest.images_sha256, stacks), records
+    return Plan(spec, manifest.layer_schema, manifest.images_sha256, stacks, manifest.images), records

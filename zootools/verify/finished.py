@@ -176,7 +176,11 @@ def card_fault(folder: Path, manifest: Manifest, origin: Origin, repository: str
     except OSError as error:
         return unreadable(error)
     named = [None, *card_repositories(card)] if repository is None else [repository]
-    if any(card == render_card(manifest, origin, name).encode() for name in named):
+    if any(
+        card == render_card(manifest, origin, name, without_classes=old).encode()
+        for name in named
+        for old in (False, True)
+    ):
         return None
     return f"is not the card{f' of {repository}' if repository else ''} that zoo.json and spec.yaml make"
 
