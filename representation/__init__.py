@@ -7,21 +7,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from representation.comparison import compare
     from representation.encoders import Encoder
+    from representation.encoders.tokens import Tokenizer
     from representation.evaluation.results import Results
     from representation.pipeline import RepresentOptions, embed, represent
-    from representation.recipes import Recipe, load_recipe
+    from representation.recipes import Augmentation, Recipe, load_recipe
+    from representation.training.augmentation import Augmenter
+    from representation.training.losses import nt_xent
     from representation.training.train import train_encoder
 
-__all__ = ["Encoder", "Recipe", "RepresentOptions", "Results", "embed", "load_recipe", "represent", "train_encoder"]
+__all__ = [
+    "Augmentation",
+    "Augmenter",
+    "Encoder",
+    "Recipe",
+    "RepresentOptions",
+    "Results",
+    "Tokenizer",
+    "compare",
+    "embed",
+    "load_recipe",
+    "nt_xent",
+    "represent",
+    "train_encoder",
+]
 
 _HOME = {
+    "Augmentation": "representation.recipes",
+    "Augmenter": "representation.training.augmentation",
     "Encoder": "representation.encoders",
     "Recipe": "representation.recipes",
     "RepresentOptions": "representation.pipeline",
     "Results": "representation.evaluation.results",
+    "Tokenizer": "representation.encoders.tokens",
+    "compare": "representation.comparison",
     "embed": "representation.pipeline",
     "load_recipe": "representation.recipes",
+    "nt_xent": "representation.training.losses",
     "represent": "representation.pipeline",
     "train_encoder": "representation.training.train",
 }

@@ -46,6 +46,8 @@ class ZooSplit:
 
     weights: Tensor
     targets: dict[str, Target]
+    places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """The rows in the metadata of the zoo that was read, int64 ``[rows]``; empty if they are not known."""
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -84,6 +86,9 @@ class ZooDataset:
             reason = f"has no checkpoints; {diverged} of {zoo.counts.expected} models diverged"
             raise PlacedError(zoo.folder, reason)
         chosen = recipe.epochs.select(zoo)
+        places = torch.tensor(
+            pc.is_in(zoo.metadata["epoch"], pc.unique(chosen.metadata["epoch"])).to_pylist()
+        ).nonzero()
         found = cls(name, zoo.schema, {}, {})
         if diverged:
             found._note(f"{diverged} models that diverged are left out", "left_out")
@@ -104,7 +109,7 @@ class ZooDataset:
             models = part.metadata["model_id"].filter(pa.array(taken.numpy())).unique()
             found.counts |= {f"{split}_models": len(models), f"{split}_checkpoints": len(weights)}
             kept = {key: replace(target, values=target.values[rows][taken]) for key, target in targets.items()}
-            found.splits[split] = ZooSplit(weights, kept)
+            found.splits[split] = ZooSplit(weights, kept, places[rows, 0][taken])
         if recipe.largest_weight is None:
             found._note_wild_weights()
         return found

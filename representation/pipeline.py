@@ -142,7 +142,7 @@ def represent(
     if out is None and options.search is not None:
         run = replace(run, out=default_out(home_zoo, str(options.search)))
     check_writable(run.out)
-    data = _Data.of(home_zoo, [_opened(other) for other in transfer_to], run.recipe)
+    data = ProbeData.of(home_zoo, [_opened(other) for other in transfer_to], run.recipe)
     notes = data.notes + run.notes
     if options.search is not None:
         run, how = _searched(run, home_zoo, data.home, options)
@@ -197,7 +197,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Data:
+class ProbeData:
     """The zoos of one call of `represent`, and which of their properties are probed."""
 
     home: ZooDataset
@@ -207,7 +207,7 @@ class _Data:
     """Targets and methods without scores, and why."""
 
     @classmethod
-    def of(cls, zoo: Zoo, others: Sequence[Zoo], recipe: Recipe) -> "_Data":
+    def of(cls, zoo: Zoo, others: Sequence[Zoo], recipe: Recipe) -> "ProbeData":
         """Read the zoos. Raises SpecError for zoos that cannot be probed."""
         for other in others:
             check_same_layers(zoo.schema, str(zoo.folder), other.schema, str(other.folder))

@@ -51,6 +51,20 @@ class Method:
     """Most checkpoints of a split that are embedded and scored; None for all."""
     seconds: float = 0.0
     """Processor seconds that it took to fit the method."""
+    features: Mapping[str, Tensor] | None = None
+    """Features ``[rows, d]`` of the splits of the zoo itself, of a method that is not a function of weights."""
+
+    @property
+    def has_features(self) -> bool:
+        """Whether probes can be fitted to the method."""
+        return self.embed is not None or self.features is not None
+
+    def features_of(self, split: str, weights: Tensor) -> Tensor:
+        """Return the features ``[rows, d]`` of the weights ``[rows, parameters]`` of a split."""
+        if self.features is not None:
+            return self.features[split]
+        assert self.embed is not None
+        return self.embed(weights)
 
     @classmethod
     def fitted(cls, baseline: Baseline, weights: Tensor, schema: Schema, seed: int = 0) -> "Method":
@@ -156,9 +170,9 @@ class Scorer:
         Return the processor seconds that it took.
         """
         times = [time.process_time()]
-        if method.embed is not None:
+        if method.has_features:
             places = [_Place(zoo, split, part) for zoo, split, part in self._parts(method.scored_on)]
-            problem = _embed(places, method.embed)
+            problem = _embed(places, method)
             times.append(time.process_time())
             if problem:
                 self.excluded[method.name] = problem
@@ -167,7 +181,7 @@ class Scorer:
         if method.reconstruction is not None:
             self._score_reconstruction(method, method.reconstruction)
         times.append(time.process_time())
-        embedding = times[1] - times[0] if method.embed is not None else 0.0
+        embedding = times[1] - times[0] if method.has_features else 0.0
         return Seconds(method.seconds, embedding, times[-1] - times[0] - embedding)
 
     def _parts(self, most: int | None = None) -> Iterator[tuple[ZooDataset, str, ZooSplit]]:
@@ -226,11 +240,11 @@ class _Place:
     features: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def _embed(places: Sequence[_Place], function: Callable[[Tensor], Tensor]) -> str:
+def _embed(places: Sequence[_Place], method: Method) -> str:
     """Compute the features of all places; return why they cannot be scored, or an empty string."""
     try:
         for place in places:
-            place.features = function(place.part.weights)
+            place.features = method.features_of(place.split, place.part.weights)
     except UnfitError as error:
         return str(error)
     if not all(place.features.isfinite().all() for place in places):

@@ -1,5 +1,6 @@
 """The documentation: complete, linked, and true as far as its examples say something."""
 
+import ast
 import re
 import shlex
 import shutil
@@ -61,6 +62,22 @@ def test_the_examples_of_a_page_run(page: Path, zoo: Path, tmp_path: Path, monke
     reader = Reader(page, monkeypatch)
     for example in found:
         reader.follow(example)
+
+
+def test_an_encoder_of_ones_own_needs_forty_lines_and_public_names_only() -> None:
+    found = [
+        example.text for example in examples(ROOT / "docs" / "your-own-encoder.md") if example.language == "python"
+    ]
+    lines = [line for text in found for line in text.splitlines() if line.strip()]
+    assert 20 < len(lines) <= 40
+    imports = [node for node in ast.walk(ast.parse("\n".join(found))) if isinstance(node, ast.ImportFrom)]
+    ours = {node.module: {alias.name for alias in node.names} for node in imports}
+    assert {module for module in ours if module and module.startswith(("zootools", "representation"))} == {
+        "zootools",
+        "representation",
+    }
+    assert ours["zootools"] <= {*zootools.__all__}
+    assert ours["representation"] <= {*representation.__all__}
 
 
 WRONG = """\
