@@ -9,7 +9,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -131,12 +131,13 @@ class _Entry:
 
 def _entries(name: str, values: Embedding | Sequence[Embedding], rows: int) -> list[_Entry]:
     """Return the entries of a method, one for each seed. Raises SpecError for anything that is none."""
-    if not isinstance(values, list | tuple):
-        entries = [_Entry(name, 0, f"methods[{name!r}]", values)]
+    place = f"methods[{name!r}]"
+    if isinstance(values, list | tuple):
+        entries = [_Entry(name, seed, f"{place}[{seed}]", value) for seed, value in enumerate(values)]
     else:
-        entries = [_Entry(name, seed, f"methods[{name!r}][{seed}]", value) for seed, value in enumerate(values)]
+        entries = [_Entry(name, 0, place, cast(Embedding, values))]
     if not entries:
-        raise SpecError(f"methods[{name!r}]: found an empty list; expected a function or a matrix for each seed")
+        raise SpecError(f"{place}: found an empty list; expected a function or a matrix for each seed")
     for entry in entries:
         if callable(entry.value):
             continue

@@ -123,4 +123,4 @@ def test_what_cannot_be_compared_is_named(
     zoo: Zoo, methods: dict[str, Any], keywords: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SpecError, match=re.escape(message)):
-        compare(zoo, methods, **({"baselines": (), "quiet": True} | keywords))
+        compare(zoo, methods, quiet=True, **keywords)
