@@ -78,17 +78,17 @@ def compare(
     scorer = Scorer(data.home, data.others, _chosen(data, targets, excluded), excluded)
     cached, rows = BaselineScores(scorer), Rows(data.home.name, scorer.targets)
     for seed in range(max([entry.seed + 1 for entry in given], default=1)):
-        for baseline in _baselines(settings, data.home, seed):
-            if baseline.name in baselines and (seed == 0 or baseline.seeded):
-                scored = cached.score(baseline)
-                if scored.seconds is not None and not quiet:
-                    rows.show(baseline.name, seed, scored.seconds, scored.scores, scored.stored)
         for entry in given:
             if entry.seed == seed:
                 before = len(scorer.scores)
                 seconds = scorer.score(entry.method(data.home))
                 if not quiet:
                     rows.show(entry.name, seed, seconds, scorer.scores[before:])
+        for baseline in _baselines(settings, data.home, seed):
+            if baseline.name in baselines and (seed == 0 or baseline.seeded):
+                scored = cached.score(baseline)
+                if scored.seconds is not None and not quiet:
+                    rows.show(baseline.name, seed, scored.seconds, scored.scores, scored.stored)
     notes = [*data.notes, *cached.notes, *scorer.notes]
     return Results.of(scorer.scores, data.home.name, Path(recipe).stem, data.home.counts, notes, excluded)
 
@@ -116,7 +116,7 @@ class _Entry:
     @torch.no_grad()
     def _embed(self, weights: Tensor) -> Tensor:
         assert callable(self.value)
-        parts = []
+        parts = list[Tensor]()
         for batch in weights.split(MAX_BATCH):
             part = _matrix(self.place, self.value(batch.clone()))
             if len(part) != len(batch) or (parts and part.shape[1] != parts[0].shape[1]):
