@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zootools.choices import DEVICES, MAX_WORKERS
+from zootools.cli.output import in_words, show_pairs
 from zootools.cli.shared import (
     ADDRESS,
     DATA,
@@ -20,7 +21,6 @@ from zootools.cli.shared import (
     interruptible,
     print_value,
     show_accuracy,
-    show_pairs,
 )
 from zootools.text import say
 from zootools.training.table import BACKENDS
@@ -194,13 +194,28 @@ def check(spec: str, out: str | None, overrides: tuple[str, ...], data: Path | N
 @DATA
 @JSON
 def doctor(data: Path | None, as_json: bool) -> None:
-    """Check whether this machine can build zoos, and print its properties for an issue."""
+    """Check whether this machine can build zoos, and print its properties for an issue.
+
+    Opens the image files in the data folder, counts their images, and names those that are damaged. Exit code 2 if
+    there is a problem.
+
+    \b
+    Examples:
+      zootools doctor
+      zootools doctor --data images
+    """
+    from dataclasses import asdict
+
     from zootools.doctor import examine
 
-    findings = examine(data)
+    findings = asdict(examine(data))
 
     def show(findings: dict[str, Any]) -> None:
-        show_pairs(findings["machine"])
+        machine = dict(findings["machine"])
+        images, incomplete = machine.pop("images"), machine.pop("incomplete_images")
+        show_pairs(machine | {f"images of {name}": in_words(counts) for name, counts in images.items()})
+        for name, missing in incomplete.items():
+            say(f"images of {name} are incomplete, and are downloaded when needed; missing: {', '.join(missing)}")
         for problem in findings["problems"]:
             say(f"PROBLEM: {problem}")
         if not findings["problems"]:
