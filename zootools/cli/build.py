@@ -95,7 +95,7 @@ def build(
     SPEC is a YAML file, or the name of a bundled one (see `zootools specs`).
 
     \b
-    Example:
+    Examples:
       zootools build tetris_seed
       zootools build mnist_seed --models 16 --epochs 3 --set training.batch_size=10
       zootools build mnist_hyp --engine ray --address auto
@@ -168,6 +168,11 @@ def check(spec: str, out: str | None, overrides: tuple[str, ...], data: Path | N
 
     What `zootools build` would refuse, this refuses in the same words. `zootools build --dry-run` also checks this
     machine, and estimates the time.
+
+    \b
+    Examples:
+      zootools check mine.yaml
+      zootools check mnist_seed --set training.epochs=10
     """
     from zootools.building.resuming import check_build
     from zootools.bundled import find_spec

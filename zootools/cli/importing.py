@@ -62,7 +62,7 @@ def import_command(
     imported from where, and what was left out, is on the card and in zoo.json.
 
     \b
-    Example:
+    Examples:
       zootools import state-dicts runs -o zoos/mine --schema schema.json --path-pattern 'seed{seed:int}/{epoch:int}.pt'
       zootools import parquet table.parquet -o zoos/mine --schema schema.json
     """

@@ -40,7 +40,7 @@ def reproduce(
     with our value beside the paper's in each cell, or the reason why it is missing. The same command again resumes.
 
     \b
-    Example:
+    Examples:
       zootools reproduce table1 table3
       zootools reproduce all --scale cpu --data images
       zootools reproduce all --scale full --dry-run
