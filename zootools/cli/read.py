@@ -42,7 +42,9 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
         counts = opened.counts.model_dump()
     else:
         counts = {key: value for key, value in read_status(opened.folder).to_json().items() if key != "state"}
-    axes = {**spec.grid.axes, **(spec.sample.axes if spec.sample else {})} if spec else {}
+    axes: dict[str, Any] = {name: list(values) for name, values in spec.grid.axes.items()} if spec else {}
+    if spec and spec.sample:
+        axes |= {name: draw.dump() for name, draw in spec.sample.axes.items()}
     value = {
         "name": opened.name,
         "finished": opened.finished,
@@ -53,7 +55,7 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
         "images": origin.images.name if origin and origin.images else None,
         **_about(opened),
         "imported": _import_of(opened.imported),
-        "axes": {name: list(axis) if isinstance(axis, tuple) else axis.dump() for name, axis in axes.items()},
+        "axes": axes,
         "test_accuracy": accuracy_summary(opened.metadata) if origin else {},
         "left_out": opened.left_out,
     }
