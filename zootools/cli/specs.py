@@ -66,7 +66,7 @@ def new(name: str, images: str, data: Path | None) -> None:
     """Write NAME.yaml, a commented specification to start from; an existing file is never overwritten.
 
     \b
-    Example:
+    Examples:
       zootools new mine --images fashion_mnist
       zootools new flowers --images flowers --data pictures
     """
