@@ -179,12 +179,12 @@ def commands() -> str:
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     if context.parent is not None:
-        text, _, example = cleandoc(command.help or "").partition("\b\nExample:\n")
+        text, *example = re.split(r"\x08\nExamples?:\n", cleandoc(command.help or ""))
         yield f"### {context.command_path}"
         yield f"`{' '.join([context.command_path, *command.collect_usage_pieces(context)])}`"
         yield text.strip()
         if example:
-            yield f"```text\n{cleandoc(example).strip()}\n```"
+            yield f"```text\n{cleandoc(example[0]).strip()}\n```"
     options = [option for option in command.params if isinstance(option, click.Option)]
     if options:
         rows = [[_spelling(option, context), _meaning(option), _default(option)] for option in options]

@@ -166,6 +166,17 @@ def test_help_imports_neither_torch_nor_datasets() -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == ""
 
 
+def test_info_of_a_folder_imports_nothing_that_takes_long() -> None:
+    zoo = Path(__file__).parents[1] / "data" / "golden_mlp"
+    script = (
+        "import sys; from click.testing import CliRunner; from zootools.cli import main;"
+        f"assert CliRunner().invoke(main, ['info', {str(zoo)!r}]).exit_code == 0;"
+        "names = ('torch', 'datasets', 'pandas', 'scipy', 'fsspec', 'huggingface_hub', 'jinja2', 'PIL');"
+        "print(*[name for name in names if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == ""
+
+
 def test_every_command_is_in_the_readme() -> None:
     from zootools.cli import main
 

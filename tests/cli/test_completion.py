@@ -41,6 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("{")
     (folder / "encoders/e/model.safetensors").touch()
+    (folder / "zoos/linked").mkdir()
+    (folder / "zoos/linked/zoo.json").symlink_to(folder / "zoos/mine/zoo.json")
     (folder / "mine.yaml").touch()
     (folder / "notes.txt").touch()
     return folder
@@ -68,6 +70,7 @@ def test_names_paths_and_models_are_completed(folder: Path) -> None:
     # Where there is no zoo, the shell completes folders, and a broken manifest has no models.
     assert completions("zootools info encoders", folder) == ["dir,encoders"]
     assert completions("zootools show unfinished ", folder) == []
+    assert completions("zootools show zoos/linked ", folder) == []
 
 
 def test_reproduce_completes_what_it_accepts() -> None:

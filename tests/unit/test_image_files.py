@@ -33,7 +33,7 @@ from zootools.doctor import examine
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
 from zootools.images.datasets import load_images
 from zootools.images.sets import IMAGE_SETS, read_part
-from zootools.images.shapes import check_images, has_images, image_faults
+from zootools.images.shapes import check_images, find_images, has_images
 from zootools.spec import DatasetImages, FolderImages, TetrisImages
 from zootools.storage.build_state import IMAGES, ZooFolder
 from zootools.storage.image_tensors import image_tensors, images_of_tensors, map_images
@@ -76,6 +76,11 @@ def raw(tmp_path: Path) -> Path:
         (folder / pictures).write_bytes(idx(PICTURES))
         (folder / labels).write_bytes(idx(LABELS))
     return folder
+
+
+def image_faults(root: Path) -> list[str]:
+    """Return the faults of the image files in a data folder."""
+    return [fault for images in find_images(root) for fault in images.faults]
 
 
 def refused(root: Path, images: DatasetImages | FolderImages) -> str:
@@ -176,12 +181,22 @@ def test_a_broken_file_is_said_to_be_there_by_its_name(raw: Path, tmp_path: Path
     assert image_faults(tmp_path) == [message]
 
 
-def test_doctor_names_files_that_are_not_what_their_set_promises(raw: Path, tmp_path: Path) -> None:
-    assert examine(tmp_path)["problems"] == []
+def test_doctor_counts_the_images_and_names_files_that_are_not_what_their_set_promises(
+    raw: Path, tmp_path: Path
+) -> None:
+    findings = examine(tmp_path)
+    assert findings.problems == []
+    assert findings.machine["images"] == {"mnist": {"train": 20, "test": 20}}
     (raw / TRAIN_PICTURES).write_bytes(idx(PICTURES[:, :20, :20]))
-    (problem,) = examine(tmp_path)["problems"]
+    findings = examine(tmp_path)
+    (problem,) = findings.problems
+    assert findings.machine["images"] == {}
     assert TRAIN_PICTURES in problem
     assert "20 x 20" in problem
+    (raw / TRAIN_PICTURES).unlink()
+    findings = examine(tmp_path)
+    assert findings.problems == []
+    assert findings.machine["incomplete_images"] == {"mnist": [f"MNIST/raw/{TRAIN_PICTURES}"]}
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zootools.choices import DEVICES, MAX_WORKERS
+from zootools.cli.output import in_words, show_pairs
 from zootools.cli.shared import (
     ADDRESS,
     DATA,
@@ -20,7 +21,6 @@ from zootools.cli.shared import (
     interruptible,
     print_value,
     show_accuracy,
-    show_pairs,
 )
 from zootools.text import say
 from zootools.training.table import BACKENDS
@@ -95,7 +95,7 @@ def build(
     SPEC is a YAML file, or the name of a bundled one (see `zootools specs`).
 
     \b
-    Example:
+    Examples:
       zootools build tetris_seed
       zootools build mnist_seed --models 16 --epochs 3 --set training.batch_size=10
       zootools build mnist_hyp --engine ray --address auto
@@ -168,6 +168,11 @@ def check(spec: str, out: str | None, overrides: tuple[str, ...], data: Path | N
 
     What `zootools build` would refuse, this refuses in the same words. `zootools build --dry-run` also checks this
     machine, and estimates the time.
+
+    \b
+    Examples:
+      zootools check mine.yaml
+      zootools check mnist_seed --set training.epochs=10
     """
     from zootools.building.resuming import check_build
     from zootools.bundled import find_spec
@@ -194,13 +199,28 @@ def check(spec: str, out: str | None, overrides: tuple[str, ...], data: Path | N
 @DATA
 @JSON
 def doctor(data: Path | None, as_json: bool) -> None:
-    """Check whether this machine can build zoos, and print its properties for an issue."""
+    """Check whether this machine can build zoos, and print its properties for an issue.
+
+    Opens the image files in the data folder, counts their images, and names those that are damaged. Exit code 2 if
+    there is a problem.
+
+    \b
+    Examples:
+      zootools doctor
+      zootools doctor --data images
+    """
+    from dataclasses import asdict
+
     from zootools.doctor import examine
 
-    findings = examine(data)
+    findings = asdict(examine(data))
 
     def show(findings: dict[str, Any]) -> None:
-        show_pairs(findings["machine"])
+        machine = dict(findings["machine"])
+        images, incomplete = machine.pop("images"), machine.pop("incomplete_images")
+        show_pairs(machine | {f"images of {name}": in_words(counts) for name, counts in images.items()})
+        for name, missing in incomplete.items():
+            say(f"images of {name} are incomplete, and are downloaded when needed; missing: {', '.join(missing)}")
         for problem in findings["problems"]:
             say(f"PROBLEM: {problem}")
         if not findings["problems"]:

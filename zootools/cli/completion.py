@@ -17,7 +17,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from zootools.bundled import bundled_specs
-from zootools.filesystem.files import home_expanded, open_regular
+from zootools.filesystem.files import home_expanded
+from zootools.filesystem.inside import is_file_inside, open_inside
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -76,7 +77,7 @@ def complete_models(context: click.Context, parameter: click.Parameter, typed: s
 def _models(zoo: str) -> Iterator[str]:
     """Yield the ids of models in a zoo.json, as far as it has the form of one."""
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        with open_regular(home_expanded(zoo) / "zoo.json") as file:
+        with open_inside(home_expanded(zoo), "zoo.json") as file:
             manifest: Any = json.loads(file.read(LARGEST_MANIFEST))
         yield from (model for stack in manifest["stacks"] for model in stack["models"] if isinstance(model, str))
 
@@ -96,7 +97,7 @@ def _files(typed: str) -> Iterator[str]:
 def _marked(typed: str, files: Iterable[str]) -> Iterator[str]:
     """Yield the folders that contain one of some files, spelled as typed."""
     for folder, _ in _below(typed, DEPTH):
-        if folder and any(os.path.isfile(home_expanded(folder) / file) for file in files):  # noqa: PTH113 (no errors)
+        if folder and any(is_file_inside(home_expanded(folder), file) for file in files):
             yield folder.rstrip("/")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from zootools.cli.completion import complete_specs
-from zootools.cli.shared import DATA, JSON, PathType, Word, interruptible, print_value, show_accuracy
+from zootools.cli.shared import DATA, JSON, QUIET, PathType, Word, interruptible, print_value, show_accuracy
 from zootools.importers.table import IMPORTERS
 from zootools.text import say
 
@@ -43,6 +43,7 @@ from zootools.text import say
     help="Evaluate N checkpoints on their images; 0 for none. Default 16 if the image files are there.",
 )
 @DATA
+@QUIET
 @JSON
 def import_command(
     kind: str,
@@ -53,6 +54,7 @@ def import_command(
     constants: tuple[str, ...],
     check: int | None,
     data: Path | None,
+    quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -62,7 +64,7 @@ def import_command(
     imported from where, and what was left out, is on the card and in zoo.json.
 
     \b
-    Example:
+    Examples:
       zootools import state-dicts runs -o zoos/mine --schema schema.json --path-pattern 'seed{seed:int}/{epoch:int}.pt'
       zootools import parquet table.parquet -o zoos/mine --schema schema.json
     """
@@ -78,7 +80,7 @@ def import_command(
         out,
         check=check,
         data=data,
-        quiet=as_json,
+        quiet=quiet,
         model_schema=schema,
         images=load_spec(find_spec(images)).images if images is not None else None,
         constants=parse_constants(constants) if constants else None,

@@ -11,7 +11,7 @@ import click
 from zootools.choices import EXPORTS
 from zootools.cli.completion import complete_models
 from zootools.cli.output import in_words, show_pairs, show_table
-from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, Word, print_value
+from zootools.cli.shared import JSON, SCHEMA, ZOO, PathType, Word, print_value, without_pandas
 from zootools.text import say
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def models(
     column that is the same in all rows. Diverged models are listed too (`--where "status == 'ok'"` leaves them out).
 
     \b
-    Example:
+    Examples:
       zootools models zoos/digits_seed --where "test_accuracy > 0.5" --sort -test_accuracy
       zootools models zoos/digits_seed --epoch best --columns model_id,epoch,test_accuracy --csv -o models.csv
     """
@@ -103,6 +103,7 @@ def models(
         check_output(output, f"models.{form}")
     elif form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("--parquet prints bytes, not text; give a file with -o, or a pipe")
+    without_pandas()
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
     table = model_table(opened, epoch=epoch, where=where, sort=sort, columns=columns)
     if form is None:
@@ -147,9 +148,15 @@ def show(zoo: str, model_id: str, epoch: "Epoch | None", as_json: bool) -> None:
     """Show one model over its epochs.
 
     MODEL is its id, or as many characters of its beginning as no other id has.
+
+    \b
+    Examples:
+      zootools show zoos/digits_seed 0fc2
+      zootools show zoos/digits_seed 0fc2 --epoch best
     """
     from zootools.open import open_zoo
 
+    without_pandas()
     opened = open_zoo(zoo, include_diverged=True)
     model_id = opened.model_id(model_id)
     chosen = opened.model(model_id) if epoch is None else opened.checkpoint(model_id, epoch)
@@ -217,7 +224,7 @@ def export(
     Diverged models are exported by --format safetensors --model only. `zootools import` reads every folder back.
 
     \b
-    Example:
+    Examples:
       zootools export zoos/digits_seed --best test_accuracy -o best.safetensors
       zootools export zoos/digits_seed --epoch last --format state-dicts -o exported
     """

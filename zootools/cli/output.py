@@ -110,14 +110,15 @@ def width(text: str) -> int:
 
 
 def _cells(values: Sequence[object], name: str) -> list[str]:
-    """Return the values of a column as text; all decimals of a column have the same number of digits where they fit."""
-    numbers = [abs(value) for value in values if isinstance(value, float) and value == value and value]
-    short = all(float(f"{number:.4g}") == number for number in numbers)
-    fixed = not short and all(1e-3 <= number < 1e5 for number in numbers)
+    """Return the values of a column as text; decimals have four digits, and the same number of them if that fits."""
     plain = name.rpartition("_")[2] not in ("bytes", "seconds")
+    texts = {value: f"{value:.4g}" for value in values if isinstance(value, float) and plain}
+    if all(1e-3 <= abs(value) < 1e5 for value in texts if value):  # False for nan and infinity
+        digits = max((len(text.partition(".")[2]) for text in texts.values()), default=0)
+        texts = {value: f"{value:.{min(digits, 4)}f}" for value in texts}
     return [
-        "" if value is None else f"{value:.{'4f' if fixed else '4g'}}" if isinstance(value, float) and plain else text
-        for value, text in zip(values, (in_words(value, name) for value in values), strict=True)
+        "" if value is None else texts[value] if isinstance(value, float) and plain else in_words(value, name)
+        for value in values
     ]
 
 

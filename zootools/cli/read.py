@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
+from zootools.cli.output import in_words, show_pairs
+from zootools.cli.shared import JSON, QUIET, SCHEMA, ZOO, print_value, show_accuracy, without_pandas
 from zootools.errors import DamagedZooError
 from zootools.text import say
 
@@ -23,18 +24,27 @@ MOST_NAMES = 5
 @SCHEMA
 @JSON
 def info(zoo: str, schema: Path | None, as_json: bool) -> None:
-    """Describe the contents of a zoo."""
+    """Describe the contents of a zoo.
+
+    \b
+    Examples:
+      zootools info zoos/digits_seed
+      zootools info my-group/tetris_seed --json
+    """
     from zootools.open import open_zoo
     from zootools.storage.status import status as read_status
     from zootools.storage.tables import accuracy_summary
 
+    without_pandas()
     opened = open_zoo(zoo, schema=schema, include_diverged=True)
     spec, origin = opened.stored_spec, opened.stored_spec or opened.imported
     if opened.finished:
         counts = opened.counts.model_dump()
     else:
         counts = {key: value for key, value in read_status(opened.folder).to_json().items() if key != "state"}
-    axes = {**spec.grid.axes, **(spec.sample.axes if spec.sample else {})} if spec else {}
+    axes: dict[str, Any] = {name: list(values) for name, values in spec.grid.axes.items()} if spec else {}
+    if spec and spec.sample:
+        axes |= {name: draw.dump() for name, draw in spec.sample.axes.items()}
     value = {
         "name": opened.name,
         "finished": opened.finished,
@@ -45,18 +55,19 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
         "images": origin.images.name if origin and origin.images else None,
         **_about(opened),
         "imported": _import_of(opened.imported),
-        "axes": {name: str(axis) if not isinstance(axis, tuple) else list(axis) for name, axis in axes.items()},
+        "axes": axes,
         "test_accuracy": accuracy_summary(opened.metadata) if origin else {},
         "left_out": opened.left_out,
     }
 
     def show(value: dict[str, Any]) -> None:
-        later = ("axes", "imported", "test_accuracy", "left_out")
-        show_pairs({k: v for k, v in value.items() if k not in later and v is not None})
-        show_pairs(value["imported"] or {})
-        show_pairs({f"axis {name}": axis for name, axis in value["axes"].items()})
+        outcomes = {key: value[key] for key in ("ok", "diverged", "failed", "missing") if key in value}
+        models = {"models": f"{in_words(value['expected'])}: {in_words(outcomes)}"} if outcomes else {}
+        later = ("test_accuracy", "left_out", "imported", "expected", *outcomes)
+        shown = {key: item for key, item in value.items() if key not in later and (item or item == 0)}
+        show_pairs({"name": shown.pop("name"), **models, **shown, **(value["imported"] or {})})
         for name, reason in value["left_out"].items():
-            show_pairs({"left out": f"{name!r}: {reason}"})
+            say(f"left out: {name}: {reason}")
         if value["test_accuracy"]:
             show_accuracy(value["test_accuracy"])
 
@@ -98,7 +109,12 @@ def _import_of(imported: "Imported | None") -> dict[str, Any] | None:
 @ZOO
 @JSON
 def status(zoo: str, as_json: bool) -> None:
-    """Print the progress of a build, while it runs or afterwards."""
+    """Print the progress of a build, while it runs or afterwards.
+
+    \b
+    Examples:
+      zootools status zoos/digits_seed
+    """
     from zootools.hub.locate import locate
     from zootools.object_store.reader import build_status_of
     from zootools.object_store.urls import folder_of
@@ -110,13 +126,18 @@ def status(zoo: str, as_json: bool) -> None:
 
 @click.command()
 @ZOO
+@QUIET
 @JSON
-def verify(zoo: str, as_json: bool) -> None:
+def verify(zoo: str, quiet: bool, as_json: bool) -> None:
     """Compare every file of a zoo with its manifest and with the data it is derived from; exit code 3 for any fault.
 
     Tables are compared with the checkpoints, models and layers with the specification, the card with all of them.
     Hidden files at the top of the folder are ignored. After an interruption, files that were hashed before are not
     hashed again.
+
+    \b
+    Examples:
+      zootools verify zoos/digits_seed
     """
     import sys
 
@@ -126,8 +147,7 @@ def verify(zoo: str, as_json: bool) -> None:
     from zootools.verify import card_repository, place_faults
 
     place = locate(zoo)
-    quiet = as_json or not sys.stderr.isatty()
-    with tqdm(desc="verifying", unit="B", unit_scale=True, disable=quiet) as bar:
+    with tqdm(desc="verifying", unit="B", unit_scale=True, disable=quiet or not sys.stderr.isatty()) as bar:
         found = [str(fault) for fault in place_faults(place, bar.update)]
     print_value({"zoo": zoo, "faults": found}, as_json, lambda value: None)
     if found:
@@ -142,7 +162,12 @@ def verify(zoo: str, as_json: bool) -> None:
 @ZOO
 @JSON
 def repair(zoo: str, as_json: bool) -> None:
-    """Remove damaged files from a zoo folder; the next build makes them again, with the same bytes."""
+    """Remove damaged files from a zoo folder; the next build makes them again, with the same bytes.
+
+    \b
+    Examples:
+      zootools repair zoos/digits_seed
+    """
     from zootools.errors import SpecError, ZooNotFoundError, nearest_path
     from zootools.filesystem.files import exists
     from zootools.object_store.urls import folder_of
@@ -179,7 +204,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
     of one zoo with its manifest. README.md, build.json and zoo.json are not compared.
 
     \b
-    Example:
+    Examples:
       zootools diff zoos/digits_seed ORG/digits_seed
     """
     import sys

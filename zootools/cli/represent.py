@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from zootools.cli.completion import complete_encoders, complete_recipes, complete_zoos
-from zootools.cli.shared import ADDRESS, ENGINE, JSON, SCHEMA, PathType, interruptible, print_value
+from zootools.cli.shared import ADDRESS, ENGINE, JSON, QUIET, SCHEMA, PathType, interruptible, print_value
 from zootools.text import say
 
 
@@ -49,6 +49,7 @@ from zootools.text import say
 )
 @click.option("--track", metavar="NAME", help="Log the training to this trackio project.")
 @SCHEMA
+@QUIET
 @JSON
 def represent(
     zoo: str | None,
@@ -66,6 +67,7 @@ def represent(
     search: Path | None,
     track: str | None,
     schema: Path | None,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Learn a representation of a zoo's weights, and measure how well a linear probe predicts each property.
@@ -77,7 +79,7 @@ def represent(
     kept in the user's cache.
 
     \b
-    Example:
+    Examples:
       zootools represent zoos/tetris_seed
       zootools represent zoos/digits_hyp --recipe smoke --set loss.kind=ED --seeds 3
       zootools represent zoos/digits_hyp --encoder encoders/digits_seed
@@ -106,6 +108,6 @@ def represent(
         engine=engine,
         address=address,
         track=track,
-        quiet=as_json,
+        quiet=quiet,
     )
     print_value(results.to_json(), as_json, lambda value: say(*results.render().split("\n")))

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from zootools.cli.completion import complete_figures
-from zootools.cli.shared import DATA, JSON, PathType, interruptible, print_value
+from zootools.cli.shared import DATA, JSON, QUIET, PathType, interruptible, print_value
 from zootools.text import say
 
 
@@ -23,6 +23,7 @@ from zootools.text import say
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes; default one per core.")
 @DATA
 @click.option("--dry-run", is_flag=True, help="Print zoos, encoders and an estimate of the time; write nothing.")
+@QUIET
 @JSON
 def reproduce(
     what: tuple[str, ...],
@@ -32,6 +33,7 @@ def reproduce(
     workers: int | None,
     data: Path | None,
     dry_run: bool,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Reproduce tables and figures of the paper: build the zoos, train the encoders, write a report.
@@ -40,7 +42,7 @@ def reproduce(
     with our value beside the paper's in each cell, or the reason why it is missing. The same command again resumes.
 
     \b
-    Example:
+    Examples:
       zootools reproduce table1 table3
       zootools reproduce all --scale cpu --data images
       zootools reproduce all --scale full --dry-run
@@ -60,7 +62,7 @@ def reproduce(
     from representation.reproduction.run import reproduce as reproduce_items
 
     interruptible()
-    state = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=as_json)
+    state = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=quiet)
 
     found = summary(state)
 

@@ -19,7 +19,7 @@ def specs(name: str | None, as_json: bool) -> None:
     """List the bundled specifications, or print the YAML text of one.
 
     \b
-    Example:
+    Examples:
       zootools specs
       zootools specs digits_seed > mine.yaml
     """
@@ -66,7 +66,7 @@ def new(name: str, images: str, data: Path | None) -> None:
     """Write NAME.yaml, a commented specification to start from; an existing file is never overwritten.
 
     \b
-    Example:
+    Examples:
       zootools new mine --images fashion_mnist
       zootools new flowers --images flowers --data pictures
     """
@@ -81,7 +81,7 @@ def schema() -> None:
     """Print the JSON schema of specifications, with which editors complete and check them.
 
     \b
-    Example:
+    Examples:
       zootools schema > zoo.schema.json
     """
     from zootools.spec.json_schema import specification_schema

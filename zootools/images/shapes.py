@@ -3,11 +3,12 @@
 Separate from `zootools.images.datasets`, because a specification is checked without importing torch.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from zootools.errors import SpecError, StorageError
 from zootools.images.folders import class_folders, list_pictures
-from zootools.images.sets import IMAGE_SETS, PARTS, count_part, missing_files, present
+from zootools.images.sets import IMAGE_SETS, PARTS, count_part, missing_files
 from zootools.paths import data_folder
 from zootools.spec import DatasetImages, FolderImages, ImageFacts, Images, TetrisImages
 from zootools.spec.sections import Section
@@ -68,17 +69,39 @@ def check_counts(images: Images, train: int, test: int) -> None:
             raise SpecError(f"images: {name} asks for {wanted:,} images, but {images.name} has {found:,}")
 
 
-def image_faults(data: Path | None = None) -> list[str]:
-    """Return the errors of the files of known image sets in the data folder; missing sets are not errors."""
-    root, faults = data_folder(data), list[str]()
+@dataclass(frozen=True)
+class FoundImages:
+    """A known image set in the data folder, some of whose files are there."""
+
+    name: str
+    counts: dict[str, int]
+    """The number of images by part, ``train`` and ``test``, of the parts whose files are all there and undamaged."""
+    missing: list[str]
+    """The files that are not there, and are downloaded when they are needed."""
+    faults: list[str]
+    """What is wrong with its files, each named."""
+
+
+def find_images(data: Path | None = None) -> list[FoundImages]:
+    """Open the files of all known image sets in the data folder, and count their images.
+
+    Headers, labels, sizes and published digests are compared with `zootools.images.sets.IMAGE_SETS`. Sets without any
+    file are left out.
+    """
+    root, found = data_folder(data), list[FoundImages]()
     for known in IMAGE_SETS.values():
+        missing = missing_files(known, root)
+        if len(missing) == sum(map(len, known.files.values())):
+            continue
+        counts, faults = dict[str, int](), list[str]()
         for part in PARTS:
-            if any(present(root / file) for file in known.files.get(part, ())):
+            if not set(missing).intersection(known.files[part]):
                 try:
-                    count_part(known, root, part)
+                    counts[part] = count_part(known, root, part)
                 except StorageError as error:
                     faults.append(str(error))
-    return faults
+        found.append(FoundImages(known.name, counts, missing, faults))
+    return found
 
 
 def names_of_classes(images: Section | None, facts: ImageFacts, classes: int) -> tuple[str, ...]:
