@@ -279,6 +279,17 @@ def unpacked(column: dict[str, str]) -> list[Any]:
     return list(np.frombuffer(base64.b64decode(column["data"]), f"<{column['type']}").tolist())
 
 
+def test_the_scores_of_a_class_have_its_name(tiny_zoo: Path, tmp_path: Path) -> None:
+    view(tiny_zoo, "-o", tmp_path / "view.html")
+    columns = {column["title"]: column for column in data_of(tmp_path / "view.html")["columns"]}
+    zoo = open_zoo(tiny_zoo)
+    for number, letter in enumerate("IOTL"):
+        values = unpacked(columns[f"F score of {letter}"]["values"])
+        expected = [scores[number] for scores in zoo.metadata["test_f1"].to_pylist()]
+        assert np.allclose(sorted(values), sorted(expected))
+        assert not columns[f"F score of {letter}"]["filter"]
+
+
 def test_large_seeds_keep_their_digits(tmp_path: Path) -> None:
     """JavaScript rounds whole numbers beyond 2^53."""
     seeds = [(1 << 53) + 1, (1 << 53) + 2, (1 << 62) + 1, (1 << 63) - 1]

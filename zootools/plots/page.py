@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from zootools.errors import SpecError
 from zootools.extras import optional
 from zootools.plots.limits import beyond, frame, limits
 from zootools.plots.portrait import Plane, Portrait, is_number, is_text, is_whole, labels, numbers
 from zootools.plots.style import NAMES, PALETTE, looks, readable, title_of
+from zootools.zoo import Zoo
 
 MAX_PAGE_POINTS = 50_000
 """Maximal number of checkpoints in a page: WebGL draws them without stutter, and the file stays below 20 MB."""
@@ -81,7 +83,7 @@ def _content(portrait: Portrait) -> dict[str, Any]:
         "models": [name[:MAX_TEXT] for name in names],
         "model": _packed(encoded.indices.to_numpy(), "u4"),
         "planes": [_plane(label, where) for label, where in portrait.planes.items()],
-        "columns": list(_columns(table)),
+        "columns": [*_columns(table), *_class_scores(portrait.zoo)],
         "colour": next(iter(reversed(portrait.properties)), None),
     }
 
@@ -128,6 +130,16 @@ def _columns(table: pa.Table) -> Iterator[dict[str, Any]]:
                 "filter": few,
                 "colour": few and name != "split",
             }
+
+
+def _class_scores(zoo: Zoo) -> Iterator[dict[str, Any]]:
+    """Yield the F score of each class, by the names of the classes, as columns to colour by and to read."""
+    if zoo.stored_spec is None or not 0 < len(zoo.class_names) <= MAX_CHOICES:
+        return
+    for number, name in enumerate(zoo.class_names):
+        column = pc.list_element(zoo.metadata["test_f1"], number)
+        about = {"name": f"test_f1_{number}", "title": readable(f"F score of {name}")}
+        yield about | _numbers(column, about["name"]) | {"filter": False}
 
 
 def _numbers(column: pa.ChunkedArray, name: str) -> dict[str, Any]:
