@@ -1,6 +1,7 @@
 """Publishing a zoo: to a hub folder, or to the Hub."""
 
 import shutil
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,7 @@ from zootools.hub import folder as hub_folder
 from zootools.hub.names import hub_setting, require_name
 from zootools.hub.release import Published, Release, prepare
 from zootools.storage.verified_files import file_fault, unreadable
+from zootools.zoo_name import ZooName
 
 
 def publish(
@@ -55,12 +57,22 @@ def publish(
 def _publish_to_folder(release: Release, hub: Path, tag: str | None) -> Published:
     name, commit = release.name, hub_folder.commit_id(release.manifest.sha256, release.files["README.md"].sha256)
     hub_folder.check_target(hub, name, tag, commit)
-    new = not hub_folder.has_version(hub, name, commit)
+    new, before = not hub_folder.has_version(hub, name, commit), _links(hub, name)
     with hub_folder.staging_folder(hub, name) as staged:
         if new:
             _copy(release, hub, staged)
         hub_folder.add_version(hub, name, tag, commit, staged)
-    return Published(commit, str(hub), len(release.files), release.size, int(new))
+    changes = ["1 commit"] if new else []
+    changes += [f"{link} names this version" for link, there in _links(hub, name).items() if there != before.get(link)]
+    return Published(commit, str(hub), len(release.files), release.size, int(new), name, tag, tuple(changes))
+
+
+def _links(hub: Path, name: ZooName) -> dict[str, str]:
+    """Return the commits of main, branches and tags of a zoo in a hub folder."""
+    with suppress(DamagedZooError):
+        main = hub_folder.find_version(hub, ZooName(name.org, name.name))
+        return {**({"main": main.name} if main else {}), **hub_folder.tags(hub, name)}
+    return {}
 
 
 def _copy(release: Release, hub: Path, staged: str) -> None:

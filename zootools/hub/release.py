@@ -11,6 +11,7 @@ from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import link_or_copy
 from zootools.filesystem.inside import NotPlainError, open_inside
 from zootools.hub.locate import locate
+from zootools.object_store.urls import is_url
 from zootools.storage.build_state import ZooFolder, epoch_of
 from zootools.storage.card import render_card
 from zootools.storage.file_rules import check_file_names, check_sizes
@@ -23,6 +24,8 @@ from zootools.storage.verified_files import FileInfo
 from zootools.verify import faults
 from zootools.zoo_name import ZooName
 
+DEFAULT_HUB = "https://huggingface.co"
+"""The Hub that zootools and `datasets` use unless they are set to another one."""
 MAX_FILES = 10_000
 MAX_FILES_PER_FOLDER = 1_000
 
@@ -61,6 +64,38 @@ class Published:
     """Bytes of all files."""
     commits: int
     """The number of commits that were made; 0 where this version was already published."""
+    name: ZooName
+    """The name, with the branch if it is not main."""
+    tag: str | None = None
+    changes: tuple[str, ...] = ()
+    """The changes that were made, in words; none where nothing was left to do."""
+
+    @property
+    def address(self) -> str:
+        """The folder of the published version, or the address of its page on the Hub."""
+        if not is_url(self.where):
+            revision = self._revision
+            return str(Path(self.where) / self.name.org / f"{self.name.name}{f'@{revision}' if revision else ''}")
+        return f"{self.where}/datasets/{self.name.repo_id}" + (f"/tree/{self._revision}" if self._revision else "")
+
+    @property
+    def load(self) -> tuple[str, str]:
+        """Two lines of Python that load this version: by zootools, and by `datasets`."""
+        revision = f", revision={self._revision!r}" if self._revision else ""
+        if not is_url(self.where):
+            hub, data_set, pinned = f", hub={self.where!r}", self.address, ""
+        else:
+            hub, data_set, pinned = "", self.name.repo_id, revision
+            if self.where != DEFAULT_HUB:
+                hub = f", hub={self.where!r}"
+        return (
+            f"from zootools import open_zoo; zoo = open_zoo({self.name.repo_id!r}{revision}{hub})",
+            f"from datasets import load_dataset; rows = load_dataset({data_set!r}{pinned})",
+        )
+
+    @property
+    def _revision(self) -> str | None:
+        return self.tag or (self.name.revision if self.name.revision != "main" else None)
 
 
 @contextmanager

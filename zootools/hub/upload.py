@@ -57,8 +57,10 @@ def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: 
     tagged = target.tagged(tag) if tag else None
     if tagged is not None and (operations or tagged != before.commit):
         raise SpecError(f"{name}: the tag {tag} is already that of another version; a tag never moves")
+    changes = []
     if public is False and not before.private:
         target.set_private(True)
+        changes.append("private")
     after = before
     if len(operations) > FILES_PER_COMMIT:
         after = target.commit_by_pull_request(release, before)
@@ -67,11 +69,17 @@ def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: 
         after = target.commit(release, operations, before)
     if left := difference(release, after):
         raise HubError(f"{name}: has other content than was sent ({left[0].path_in_repo}); publish it again")
+    if operations:
+        changes.append(f"{target.commits} commit{'s' if target.commits > 1 else ''}")
     if tag is not None and tagged is None:
         target.tag(tag, after.commit)
+        changes.append(f"{tag} names this version")
     if public and before.private:
         target.set_private(False)
-    return Published(after.commit, target.api.endpoint, len(release.files), release.size, target.commits)
+        changes.append("public")
+    return Published(
+        after.commit, target.api.endpoint, len(release.files), release.size, target.commits, name, tag, tuple(changes)
+    )
 
 
 def check_access(name: ZooName, endpoint: str | None) -> None:
