@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from zootools.cli.output import show_table
-from zootools.cli.shared import HUB, JSON, QUIET, REVISION, ZOO, Group, PathType, print_value, show_pairs
+from zootools.cli.shared import HUB, JSON, QUIET, REVISION, Group, PathType, print_value, show_pairs
 from zootools.text import say
 
 
 @click.command()
-@ZOO
+@click.argument("zoo")
 @click.argument("name", metavar="ORG/NAME")
 @HUB
 @click.option("--public/--private", default=None, help="Who may read the zoo; a new one is private by default.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zootools.cli.shared import JSON, SCHEMA, ZOO, print_value, show_accuracy, show_pairs
+from zootools.cli.shared import JSON, SCHEMA, ZOO, located, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 from zootools.text import say
 
@@ -169,6 +169,7 @@ def repair(zoo: str, as_json: bool) -> None:
 
 
 @click.command()
+@located(["first"], ["second"])
 @click.argument("first", metavar="ZOO")
 @click.argument("second", metavar="ZOO")
 @JSON

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import link_or_copy
 from zootools.filesystem.inside import NotPlainError, open_inside
+from zootools.hub.byte_progress import ByteProgress
 from zootools.hub.locate import locate
 from zootools.object_store.urls import is_url
 from zootools.storage.build_state import ZooFolder, epoch_of
@@ -18,6 +19,7 @@ from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.finish import finish_zoo
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_origin
+from zootools.storage.part import require_whole
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.unhashed import read_unhashed
 from zootools.storage.verified_files import FileInfo
@@ -99,20 +101,23 @@ class Published:
 
 
 @contextmanager
-def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iterator[Release]:
+def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False, quiet: bool = True) -> Iterator[Release]:
     """A context that yields the release of a zoo under a name; every file has been verified.
+
+    Unless ``quiet``, the progress of the verification is printed to stderr.
 
     Raises ZooNotFoundError for a folder without a zoo, SpecError for an unfinished zoo unless ``allow_partial``,
     DamagedZooError when a file is not what the manifest promises.
     """
     place = locate(zoo)
+    require_whole(place.folder, "published")
     place.fetch_all()
     zoo = place.folder
     plan = ZooFolder(zoo).read_plan()
     if not allow_partial and (plan is not None or read_manifest(zoo).is_partial):
         raise SpecError(f"{zoo}: is not finished; finish it with zootools build, or publish it with --allow-partial")
     with nullcontext(zoo) if plan is None else _partial(zoo, plan) as folder:
-        yield _release(folder, name)
+        yield _release(folder, name, quiet)
 
 
 @contextmanager
@@ -135,10 +140,11 @@ def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
         yield folder
 
 
-def _release(zoo: Path, name: ZooName) -> Release:
+def _release(zoo: Path, name: ZooName, quiet: bool) -> Release:
     manifest = read_manifest(zoo)
-    # The card is rendered again, so a fault of the one in the folder does not matter.
-    found = [str(fault) for fault in faults(zoo) if fault.name != "README.md"]
+    with ByteProgress(sum(info.size for info in manifest.files.values()), "verifying", quiet) as progress:
+        # The card is rendered again, so a fault of the one in the folder does not matter.
+        found = [str(fault) for fault in faults(zoo, progress.tick) if fault.name != "README.md"]
     if found:
         raise DamagedZooError(
             f"{zoo}: not published, because it has {len(found)} faults", *(f"  {fault}" for fault in found)
