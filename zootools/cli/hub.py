@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from zootools.cli.completion import complete_zoos
 from zootools.cli.output import show_table
 from zootools.cli.shared import HUB, JSON, QUIET, REVISION, Group, PathType, print_value, show_pairs
 from zootools.text import say
 
 
 @click.command()
-@click.argument("zoo")
+@click.argument("zoo", shell_complete=complete_zoos)
 @click.argument("name", metavar="ORG/NAME")
 @HUB
 @click.option("--public/--private", default=None, help="Who may read the zoo; a new one is private by default.")

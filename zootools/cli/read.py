@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zootools.cli.completion import complete_zoos
 from zootools.cli.shared import JSON, SCHEMA, ZOO, located, print_value, show_accuracy, show_pairs
 from zootools.errors import DamagedZooError
 from zootools.text import say
@@ -139,7 +140,7 @@ def verify(zoo: str, as_json: bool) -> None:
 
 
 @click.command()
-@ZOO
+@click.argument("zoo", shell_complete=complete_zoos)
 @JSON
 def repair(zoo: str, as_json: bool) -> None:
     """Remove damaged files from a zoo folder; the next build makes them again, with the same bytes."""

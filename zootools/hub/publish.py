@@ -10,9 +10,9 @@ from zootools.errors import DamagedZooError, StorageError
 from zootools.filesystem.files import durable_file
 from zootools.filesystem.inside import open_inside
 from zootools.hub import folder as hub_folder
-from zootools.hub.byte_progress import ByteProgress
 from zootools.hub.names import hub_setting, require_name
 from zootools.hub.release import Published, Release, prepare
+from zootools.percent import PercentProgress
 from zootools.storage.verified_files import file_fault, unreadable
 from zootools.zoo_name import ZooName
 
@@ -80,7 +80,7 @@ def _links(hub: Path, name: ZooName) -> dict[str, str]:
 
 def _copy(release: Release, hub: Path, staged: str, quiet: bool) -> None:
     """Copy the files of a release to the folder ``staged`` of a hub, and compare the copies with their sha256."""
-    with ByteProgress(release.size, "copying", quiet) as progress:
+    with PercentProgress(release.size, "copying", quiet) as progress:
         for file, info in release.files.items():
             with durable_file(hub / staged / file, hub) as copy, _open(release, file) as source:
                 shutil.copyfileobj(source, copy)

@@ -8,10 +8,10 @@ from pathlib import Path
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import durable_file, write_durably
 from zootools.filesystem.inside import is_snapshot, names_inside, open_inside, remove_inside
-from zootools.hub.byte_progress import ByteProgress
 from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import require_name
 from zootools.object_store.urls import is_url
+from zootools.percent import PercentProgress
 from zootools.storage.build_state import MANIFEST
 from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_origin
@@ -113,7 +113,7 @@ def _copy_missing(place: Place, folder: Path, missing: dict[str, FileInfo], quie
     """Fetch files to a place, and copy them to a folder; progress counts both as one half."""
     place.fetch(["build.json"])
     total = (1 + place.fetches) * sum(info.size for info in missing.values())
-    with ByteProgress(total, "pulling", quiet) as progress:
+    with PercentProgress(total, "pulling", quiet) as progress:
         place.fetch(missing, progress.tick)
         for file, info in missing.items():
             _copy(place.folder, folder, file, info, progress.tick)

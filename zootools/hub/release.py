@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import link_or_copy
 from zootools.filesystem.inside import NotPlainError, open_inside
-from zootools.hub.byte_progress import ByteProgress
 from zootools.hub.locate import locate
 from zootools.object_store.urls import is_url
+from zootools.percent import PercentProgress
 from zootools.storage.build_state import ZooFolder, epoch_of
 from zootools.storage.card import render_card
 from zootools.storage.file_rules import check_file_names, check_sizes
@@ -142,7 +142,7 @@ def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
 
 def _release(zoo: Path, name: ZooName, quiet: bool) -> Release:
     manifest = read_manifest(zoo)
-    with ByteProgress(sum(info.size for info in manifest.files.values()), "verifying", quiet) as progress:
+    with PercentProgress(sum(info.size for info in manifest.files.values()), "verifying", quiet) as progress:
         # The card is rendered again, so a fault of the one in the folder does not matter.
         found = [str(fault) for fault in faults(zoo, progress.tick) if fault.name != "README.md"]
     if found:

@@ -19,7 +19,6 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from zootools import __version__
 from zootools.errors import DamagedZooError, HubError, SpecError, ZooError, ZooNotFoundError
 from zootools.filesystem.inside import is_snapshot, stat_inside
-from zootools.hub.byte_progress import ByteProgress
 from zootools.hub.calls import (
     CONFLICT,
     FAILURES,
@@ -32,6 +31,7 @@ from zootools.hub.calls import (
 )
 from zootools.hub.release import Published, Release
 from zootools.hub.repository import Content, hub_api, read_content
+from zootools.percent import PercentProgress
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 from zootools.zoo_name import ZooName
 
@@ -153,7 +153,7 @@ class Target:
         for addition in additions:
             if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo].sha256:
                 raise DamagedZooError(f"{release.folder / addition.path_in_repo}: changed while it was published")
-        with ByteProgress(sum(a.upload_info.size for a in additions), "uploading", self.quiet) as progress:
+        with PercentProgress(sum(a.upload_info.size for a in additions), "uploading", self.quiet) as progress:
             for batch in batched(additions, FILES_PER_BATCH):
                 sent_by_library(
                     lambda batch=batch: self.api.preupload_lfs_files(  # type: ignore[misc]

@@ -1,15 +1,15 @@
-"""Progress of work that is counted in bytes, on stderr."""
+"""Progress of work whose parts are of different size, in percent, on stderr."""
 
 from typing import Self
 
 from zootools.progress import Progress
 
 
-class ByteProgress:
-    """Counts bytes, and prints the finished share in percent with an estimate of the remaining time.
+class PercentProgress:
+    """Prints the finished share of some work in percent, with an estimate of the remaining time.
 
     Args:
-        total: the bytes in all.
+        total: the size of the work: bytes, or steps.
         activity: the first word of every line.
         quiet: print nothing.
     """
@@ -22,11 +22,11 @@ class ByteProgress:
         self._progress.update(0, 0)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.__exit__(*_)
+    def __exit__(self, *error: object) -> None:
+        self._progress.__exit__(*error)
 
-    def tick(self, count: int) -> None:
-        """Record that ``count`` more bytes are finished."""
+    def tick(self, count: int = 1) -> None:
+        """Record that ``count`` more of the total are finished."""
         self._done += count
         if self._total:
             self._progress.update(0, self._done / self._total)
