@@ -69,15 +69,7 @@ def pull(
         LOG.info("%s: %s of %s checkpoints are chosen", name, f"{len(chosen):,}", f"{len(zoo):,}")
     _copy_missing(place, folder, {f: i for f, i in files.items() if file_fault(folder, f, i) is not None}, quiet)
     if not only.is_everything:
-        part = Part(
-            zoo=place.repository or place.name,
-            commit=place.commit,
-            manifest=manifest.sha256,
-            where=only.where,
-            epochs=list(only.epochs or ()),
-            weights=only.weights,
-        )
-        write_durably(folder / PART, part.to_bytes(), folder)
+        write_durably(folder / PART, _part(place, manifest, only).to_bytes(), folder)
     for file in ("build.json", "README.md", MANIFEST):
         data = read_unhashed(place.folder, file)
         if data is None and file != "build.json":
@@ -107,6 +99,17 @@ def _check_target(folder: Path, manifest: Manifest, only: Selection) -> None:
         )
     if MANIFEST in present and part is None and not only.is_everything:
         raise SpecError(f"{folder}: holds the whole zoo already; choose another folder for a part of it")
+
+
+def _part(place: Place, manifest: Manifest, only: Selection) -> Part:
+    return Part(
+        zoo=place.repository or place.name,
+        commit=place.commit,
+        manifest=manifest.sha256,
+        where=only.where,
+        epochs=list(only.epochs or ()),
+        weights=only.weights,
+    )
 
 
 def _copy_missing(place: Place, folder: Path, missing: dict[str, FileInfo], quiet: bool) -> None:
