@@ -6,6 +6,7 @@ from typing import Protocol
 
 from zootools.architectures import Schema
 from zootools.zoo import Zoo
+from zootools.zoo_name import Address
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class Request:
     hub: str | Path | None = None
     schema: str | Path | Schema | None = None
     verify: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.path, Address):
+            object.__setattr__(self, "revision", self.revision or self.path.revision)
+            object.__setattr__(self, "hub", self.hub or self.path.hub)
 
 
 class Source(Protocol):

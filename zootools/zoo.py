@@ -24,9 +24,10 @@ from zootools.selection import Epoch, best_row, best_rows, full_id, last_rows, r
 from zootools.spec import ImageFacts, ZooSpec
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.imported import COLUMN_NAME, Imported
-from zootools.storage.manifest import Counts, count_outcomes, read_manifest
+from zootools.storage.manifest import PAGE, Counts, Manifest, count_outcomes, read_manifest
 from zootools.storage.manifest_checks import check_against_origin, check_tables, stored_origin
 from zootools.storage.mapped_weights import MappedWeights, WeightRows
+from zootools.storage.part import PART, Part, Selection, read_part
 from zootools.storage.place import Place
 from zootools.storage.records import Plan, Stop
 from zootools.storage.shards import shard_name
@@ -75,6 +76,8 @@ class Zoo:
     """Columns of a population of another tool that were not read, and why (`zootools.hub.foreign`)."""
     imported: Imported | None = None
     """The record of the import of a zoo that zootools did not build; None for a built one."""
+    part: Part | None = None
+    """What the folder is a part of (`zootools.storage.part`); None for a whole zoo."""
     runs: bool = True
     """Whether the schema is enough to run a network; that of an index is not."""
     opened: int | None = field(default=None, repr=False, compare=False)
@@ -105,9 +108,12 @@ class Zoo:
 
     @property
     def notes(self) -> list[str]:
-        """One sentence for every name in the specification that this version of zootools does not know."""
+        """One sentence for every name in the specification that is unknown here, and one for a part of a zoo."""
         names = self.stored_spec.unknown_names if self.stored_spec is not None else []
-        return [f"{name} is not known to this version of zootools" for name in names]
+        notes = [f"{name} is not known to this version of zootools" for name in names]
+        if self.part is not None:
+            notes.append(f"is a part of {self.part.zoo}: {self.part.selection}")
+        return notes
 
     def __len__(self) -> int:
         return int(self.metadata.num_rows)
@@ -158,6 +164,17 @@ class Zoo:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise SpecError(f"where: {error}; columns: {', '.join(self.metadata.column_names)}") from error
 
+    def select(self, only: Selection) -> "Zoo":
+        """Return the chosen checkpoints. Raises SpecError for epochs of which none is stored, and as `where` does."""
+        zoo = self
+        if only.epochs is not None:
+            stored = pc.unique(self.metadata["epoch"]).to_pylist()
+            if not {*only.epochs} & {*stored}:
+                shown = ", ".join(map(str, only.epochs))
+                raise SpecError(f"{self.name}: epochs: found {shown:.80}; stored: {str(sorted(stored))[1:-1]:.200}")
+            zoo = zoo.where(pc.field("epoch").isin(list(only.epochs)))
+        return zoo if only.where is None else zoo.where(only.where)
+
     def split(self, name: str) -> "Zoo":
         """Return the checkpoints of one split: ``train``, ``validation`` or ``test``."""
         if name not in SPLITS:
@@ -189,8 +206,14 @@ class Zoo:
     def mapped_weights(self) -> WeightRows:
         """Return the flat weights of all checkpoints, in the order of `metadata`, without reading them.
 
-        `WeightRows.take` reads rows. The files of a zoo that is not on this machine are downloaded first.
+        `WeightRows.take` reads rows. The files of a zoo that is not on this machine are downloaded first. Raises
+        SpecError for a part of a zoo that has metadata only.
         """
+        if self.part is not None and not self.part.weights:
+            raise SpecError(
+                f"{self.folder}: has the metadata of {self.part.zoo} only; `zootools pull {self.part.zoo} "
+                f"{self.folder}` fetches the weights"
+            )
         table = self.metadata
         if self.place is not None and self.place.fetches:
             shards = table.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
@@ -356,8 +379,10 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
             raise DamagedZooError(f"the metadata's column {name} is not what zoo.json makes", path=folder)
     if not is_accuracy_summary(manifest.test_accuracy, metadata):
         raise DamagedZooError("test_accuracy: is not that of the metadata", path=folder / "zoo.json")
-    imported = manifest.imported
-    return Zoo(
+    imported, part = manifest.imported, read_part(folder)
+    if part is not None and part.manifest != manifest.sha256:
+        raise DamagedZooError("is of another zoo than zoo.json", path=folder / PART)
+    zoo = Zoo(
         folder,
         origin if isinstance(origin, ZooSpec) else None,
         schema,
@@ -367,9 +392,24 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
         files=files,
         finished=not manifest.is_partial,
         imported=imported,
+        part=part,
         runs=imported is None or imported.runs,
         image_facts=manifest.images,
     )
+    return zoo if part is None else zoo.select(part.selection)
+
+
+def part_files(chosen: Zoo, manifest: Manifest, only: Selection) -> list[str]:
+    """Return the files of a manifest that a part needs: those of the zoo as a whole, and shards of chosen checkpoints.
+
+    A part has neither the tables with weights, which are derived from all shards, nor the interactive page.
+    """
+    shards = set[str]()
+    if only.weights:
+        pairs = chosen.metadata.group_by(["stack", "epoch"]).aggregate([]).to_pylist()
+        shards = {shard_name(pair["stack"], pair["epoch"]) for pair in pairs}
+    left_out = ("checkpoints/", "data/", PAGE)
+    return [file for file in manifest.files if file in shards or not file.startswith(left_out)]
 
 
 def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:

@@ -39,3 +39,10 @@ def parse_name(text: str, revision: str | None = None) -> ZooName | None:
     if revision is not None and parse_name(f"org/name@{revision}") is None:
         raise SpecError(f"revision: found {revision!r}; expected a branch, a tag or a commit")
     return ZooName(match[1], match[2], revision or match[3])
+
+
+class Address(str):
+    """The path, name or URL of a zoo, with the hub and the revision that were given beside it (``--hub``)."""
+
+    hub: str | None = None
+    revision: str | None = None

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from hub_server import HubServer
@@ -146,6 +147,9 @@ def test_a_mistyped_path_is_answered_with_the_nearest_one_and_never_asks_the_hub
     assert "did you mean 'a-text.txt'" in command("info", "a-txt.txt")[1]
     assert "is a link to 'nowhere', where nothing is" in command("info", "a-link-to-nothing")[1]
     assert command("info", "me/zoo.parquet")[0] == 2
+    # Both parts may be mistyped, and zoos are built in zoos/.
+    assert "did you mean 'zoos/tetris_seed'" in command("info", "zoo/tetris_sed")[1]
+    assert "did you mean 'zoos/tetris_seed'" in command("verify", "tetris_sed")[1]
     assert server.requests == []
     # A name on the hub that starts like a folder here can still be given, with its revision.
     code, output = command("info", "zoos/tetris_sed")
@@ -153,6 +157,29 @@ def test_a_mistyped_path_is_answered_with_the_nearest_one_and_never_asks_the_hub
     assert "no such data set on the Hub" in command("info", "zoos/tetris_sed@main")[1]
     assert "no such data set on the Hub" in command("info", "me/zoo")[1]
     assert len(server.requests) == 2
+
+
+def test_every_command_that_takes_a_zoo_takes_its_hub_and_revision(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zootools.hub.publish import publish
+
+    publish(tiny_zoo, "group/tiny", hub=tmp_path / "hub", tag="v1")
+    monkeypatch.chdir(tmp_path)
+    taking = [words for words in commands() if any(parameter.name == "zoo" for parameter in words[1].params)]
+    assert len(taking) > 6
+    for name, found in taking:
+        options = {option for parameter in found.params for option in parameter.opts}
+        assert name == "repair" or {"--hub", "--revision"} <= options, name
+    for words in (["info"], ["verify"], ["status"]):
+        assert command(*words, "group/tiny", "--hub", tmp_path / "hub", "--revision", "v1")[0] == 0
+        assert "no revision 'v2'" in command(*words, "group/tiny", "--hub", tmp_path / "hub", "--revision", "v2")[1]
+    code, output = command("info", tiny_zoo, "--revision", "v1")
+    assert (code, "only names have revisions" in output) == (2, True)
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    return list(main.commands.items())
 
 
 def test_names_and_paths_are_told_apart(things: Path) -> None:

@@ -5,13 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from samples import TINY_ZOO
 
 from zootools import build, open_zoo
+from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError
 from zootools.hashing import pretty_json
 from zootools.hub.catalog import describe, zoos
@@ -20,6 +24,7 @@ from zootools.hub.pull import pull
 from zootools.spec import parse_spec
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.hashed_json import add_hash
+from zootools.storage.manifest import UNHASHED
 from zootools.verify import faults, repair
 from zootools.zoo_name import parse_name
 
@@ -118,7 +123,7 @@ def test_publishing_again_changes_nothing_and_a_tag_never_moves(hub: Path, tiny_
     before = sorted(hub.rglob("*"))
     newest = describe("group/tiny", hub=hub).commit
     again = publish(hub / "group/tiny", "group/tiny", hub=hub)
-    assert (again.commit, again.commits) == (newest, 0)
+    assert (again.commit, again.commits, again.changes) == (newest, 0, ())
     assert sorted(hub.rglob("*")) == before
     with pytest.raises(SpecError, match="a tag never moves"):
         publish(hub / "group/tiny", "group/tiny", hub=hub, tag="v1")
@@ -229,3 +234,31 @@ def test_names_that_are_one_on_some_systems_and_sizes_beyond_reason_are_refused(
         check_sizes("zoo", {"a": (5 << 30) + 1})
     with pytest.raises(DamagedZooError, match="that a zoo may have"):
         check_sizes("zoo", {str(n): 5 << 30 for n in range(41)})
+
+
+def test_after_publishing_the_two_lines_load_the_zoo(tiny_zoo: Path, tmp_path: Path) -> None:
+    words = ["publish", str(tiny_zoo), "group/tiny", "--hub", str(tmp_path / "hub"), "--tag", "v1"]
+    first = CliRunner().invoke(main, words)
+    assert first.exit_code == 0
+    assert "nothing to do" not in first.stderr
+    done = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (done["changes"], Path(done["address"]).is_dir()) == ([], True)
+    for line in done["load"]:
+        assert f"  {line}\n" in first.stdout
+        loaded: dict[str, Any] = {}
+        exec(line.replace("load_dataset(", f"load_dataset(cache_dir={str(tmp_path / 'cache')!r}, path="), loaded)
+        assert len(loaded.get("zoo", [])) == 36 or sum(map(len, loaded["rows"].values())) == 36
+    again = CliRunner().invoke(main, words)
+    assert (again.exit_code, again.stdout) == (0, first.stdout.replace("1\nfiles", "0\nfiles"))
+    assert again.stderr == "nothing to do: this version was already published\n"
+
+
+def test_a_listing_has_models_size_and_date(hub: Path) -> None:
+    (entry,) = zoos(hub=hub)
+    files = hub / ".versions" / "group" / "tiny" / entry.commit
+    listed = sum(path.stat().st_size for path in files.rglob("*") if path.is_file() and path.name not in UNHASHED)
+    assert (entry.models, entry.bytes) == (12, listed)
+    assert entry.date == datetime.now(UTC).date().isoformat()
+    shown = CliRunner().invoke(main, ["hub", "list", "--hub", str(hub)]).stdout.splitlines()
+    assert shown[0].split() == ["name", "models", "bytes", "date", "description"]
+    assert shown[1].split()[:2] == ["group/tiny", "12"]

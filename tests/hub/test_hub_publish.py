@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -59,10 +61,12 @@ def test_a_zoo_is_published_with_one_commit(server: HubServer, tiny_zoo: Path) -
     check_history(server, tiny_zoo)
     repo = server.repos[NAME]
     assert done.commits == 1
+    assert done.changes == ("1 commit", "v1.0 names this version")
+    assert done.address == f"{server.url}/datasets/{NAME}/tree/v1.0"
     assert repo.private
     assert repo.refs["main"][1:] == [done.commit] == [repo.tags["v1.0"]]
     again = publish(tiny_zoo, NAME, hub=server.url, tag="v1.0", public=True)
-    assert (again.commit, again.commits) == (done.commit, 0)
+    assert (again.commit, again.commits, again.changes) == (done.commit, 0, ("public",))
     assert not repo.private
     publish(tiny_zoo, NAME, hub=server.url, public=False)
     assert repo.private
@@ -305,3 +309,28 @@ def test_large_files_go_through_xet_where_the_hub_has_it(server: HubServer, tiny
     assert not [request for request in server.requests if request.path.startswith("/blobs")]
     stored = sum(path.stat().st_size for path in (tmp_path / "xet").rglob("*") if path.is_file())
     assert stored > sum(path.stat().st_size for path in tiny_zoo.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        "GET /api/datasets/group/tiny/revision",
+        "POST .*/preupload/",
+        "POST .*/objects/batch",
+        "PUT /blobs/",
+        "POST .*/commit/",
+        "GET .*/refs",
+        "POST .*/tag/",
+    ],
+)
+def test_a_request_that_fails_is_sent_again_by_one_layer_only(
+    server: HubServer, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)  # of every library
+    server.faults = [Fault(failing, 503, 9999)]
+    with pytest.raises(StorageError, match="the Hub failed"):
+        publish(tiny_zoo, NAME, hub=server.url, tag="v1")
+    sent = Counter((r.method, r.path) for r in server.requests if re.search(failing, f"{r.method} {r.path}"))
+    ours, of_the_library = 1 + len(calls.PAUSES), 6
+    assert 1 < max(sent.values()) <= max(ours, of_the_library), sent

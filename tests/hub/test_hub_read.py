@@ -215,7 +215,11 @@ def test_a_manifest_from_a_stranger_is_read_with_suspicion(
 def test_a_listing_finds_zoos_by_their_tag(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     published.repos["group/other"] = published.repos[NAME].__class__(False)
     published.repos["group/other"].add("main", {"train.csv": Blob(b"a\n", False)})
-    assert [entry.name for entry in zoos(hub=published.url)] == [NAME]
+    published.requests.clear()
+    (entry,) = zoos(hub=published.url)
+    assert [request.path for request in published.requests] == ["/api/datasets"]
+    size = sum(len(blob.data) for blob in published.repos[NAME].head().values())
+    assert (entry.name, entry.models, entry.bytes, entry.date) == (NAME, 12, size, "2026-11-26")
     assert zoos("nothing", hub=published.url) == []
     info = describe(NAME, hub=published.url)
     assert info.tags == {"v1": published.repos[NAME].refs["main"][-1]}

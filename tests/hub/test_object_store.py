@@ -26,7 +26,7 @@ from fsspec.registry import _registry
 from zootools import build, load_spec, open_zoo
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, ZooNotFoundError
-from zootools.object_store.client import ConflictError, ObjectStore
+from zootools.object_store.client import PAUSES, ConflictError, ObjectStore
 from zootools.object_store.urls import folder_of
 from zootools.storage.build_state import ZooFolder
 
@@ -83,7 +83,7 @@ class Machine:
 
     @property
     def change(self) -> dict[str, Any]:
-        environment = {**self.server.environment, "XDG_CACHE_HOME": str(self.cache), "AWS_MAX_ATTEMPTS": "1"}
+        environment = {**self.server.environment, "XDG_CACHE_HOME": str(self.cache)}
         return {"environment": environment, "haste": FAST}
 
     def start(self, spec: Path, wait: bool = False) -> Build:
@@ -312,9 +312,8 @@ def test_a_store_that_fails_now_and_then_gets_the_same_zoo(
 
     s3.door = fail
     here = machine("here")
-    here_change = here.change
-    here_change["environment"]["AWS_MAX_ATTEMPTS"] = "3"
-    for _ in range(5):  # a call may fail five times in a row; then the same command resumes
+    here_change = here.change | {"haste": [*FAST[:2], [0.02] * 5]}
+    for _ in range(5):  # a call may fail six times in a row; then the same command resumes
         code = here.builders.build(specs["tiny"], URL, **here_change)
         assert code in (0, 74), Path(f"{specs['tiny']}.log").read_text()
         if code == 0:
@@ -323,6 +322,29 @@ def test_a_store_that_fails_now_and_then_gets_the_same_zoo(
     s3.door = lambda method, name: None
     assert here.build(specs["tiny"]) == 0
     assert stored(s3) == built(TINY)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+def test_a_request_that_fails_is_sent_again_by_one_layer_only(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    waits: list[float] = []
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    store = ObjectStore(URL)
+    s3.put("zoo/there", b"x")
+    assert store.read("there") == b"x"
+    s3.requests.clear()
+    s3.door = lambda asked, name: "500" if asked == method else None
+    call = {
+        "GET": lambda: store.read("there"),
+        "HEAD": lambda: store.tag("there"),
+        "PUT": lambda: store.swap("new", b"y", None),
+    }[method]
+    with pytest.raises(StorageError, match="run the same command again"):
+        call()
+    assert len([asked for asked, _ in s3.requests if asked == method]) == 1 + len(PAUSES) == 1 + len(waits)
 
 
 # --- one builder ---------------------------------------------------------------------------------------

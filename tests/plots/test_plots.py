@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -26,6 +27,7 @@ from samples import TINY_ZOO
 from representation.evaluation.baselines import flatten
 from zootools import build, open_zoo
 from zootools.cli import main
+from zootools.errors import SpecError
 from zootools.plots import (
     Portrait,
     accuracy,
@@ -39,7 +41,7 @@ from zootools.plots import (
     write_pictures,
 )
 from zootools.plots.limits import beyond, frame, limits
-from zootools.plots.panels import MAX_BOXES
+from zootools.plots.panels import MAX_BOXES, Colours
 from zootools.plots.portrait import MAX_POINTS
 from zootools.plots.style import looks, styled
 from zootools.plots.writing import image_bytes
@@ -438,3 +440,40 @@ def test_what_is_missing_is_named(tiny_zoo: Path, monkeypatch: pytest.MonkeyPatc
         assert done.stderr == "zootools: zootools plot needs matplotlib: pip install 'zootools[plots]'\n"
     monkeypatch.setitem(sys.modules, "umap", None)
     assert flatten(open_zoo(tiny_zoo).weights())[1] == "PCA"
+
+
+def test_only_the_pictures_that_are_asked_for_are_drawn(look_zoo: Path, tmp_path: Path) -> None:
+    words = ["plot", str(look_zoo), "--only", "accuracy", "--only", "gap", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {"accuracy", "gap"}
+    assert "drawing: 100 of 100 percent" in done.stderr
+    refused = CliRunner().invoke(main, ["plot", str(look_zoo), "--only", "acuracy"])
+    assert (refused.exit_code, "did you mean 'accuracy'" in refused.stderr) == (2, True)
+    refused = CliRunner().invoke(main, ["plot", str(look_zoo), "--only", "representation"])
+    assert (refused.exit_code, "needs --encoder" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [("init", {"initialisation", "normal", "uniform"}), ("test_loss", {"test loss"}), ("seed", {"seed"})],
+)
+def test_points_are_coloured_by_any_column(portrait: Portrait, colour: str, expected: set[str]) -> None:
+    coloured = portrait.coloured_by(colour)
+    for name, draw, reason in pictures(coloured):
+        if name not in ("accuracy", "losses"):
+            assert reason == ""
+            assert expected <= words(image_bytes(draw(), "svg")), name
+
+
+def test_a_column_that_is_none_is_refused_with_the_nearest(portrait: Portrait) -> None:
+    with pytest.raises(SpecError, match="colour: found 'ini'; did you mean 'init'"):
+        portrait.coloured_by("ini")
+    with pytest.raises(SpecError, match="colour: found 'test_f1'"):
+        portrait.coloured_by("test_f1")
+
+
+def test_the_colours_of_rates_are_logarithmic() -> None:
+    table = pa.table({"lr": [1e-3, 1e-4], "accuracy": [0.5, 0.1], "loss": [1e-3, 1.0], "weight_decay": [0.0, 1e-3]})
+    logarithmic = {name: isinstance(Colours.of([table], name).norm, LogNorm) for name in table.column_names}
+    assert logarithmic == {"lr": True, "accuracy": False, "loss": True, "weight_decay": False}

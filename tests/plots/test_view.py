@@ -125,6 +125,26 @@ def test_a_page_shows_models_and_follows_its_filters(browser: Any, page_file: Pa
         assert page.eval_on_selector("#plane", "select => select.selectedOptions[0].label").endswith("z")
         assert traces(page) == [["scattergl", 120]]
 
+        # Before the first click the best models are listed, and a click on one shows it.
+        best = page.locator("#best-models tr td:last-child").all_text_contents()
+        accuracies: dict[str, float] = {}
+        for row in table:
+            accuracies[row["model_id"]] = max(row["test_accuracy"], accuracies.get(row["model_id"], 0))
+        expected = sorted(accuracies.values(), reverse=True)[:20]
+        np.testing.assert_allclose([float(text) for text in best], expected, rtol=1e-4)
+        page.locator("#best-models button").first.click()
+        page.wait_for_selector("#model:not([hidden])")
+        assert not page.locator("#best").is_visible()
+        assert page.text_content("#model-name").split()[1].rstrip(",") in accuracies
+        # The names of the curves are above them.
+        assert page.locator("#loss-names > span").all_text_contents() == ["━ training loss", "━ test loss"]
+        names, curves = (page.locator(kind).bounding_box() for kind in ("#loss-names", "#loss"))
+        assert names["y"] + names["height"] <= curves["y"]
+        assert page.locator("#model g.legend").count() == 0
+        page.locator("#back").click()
+        page.wait_for_selector("#best:not([hidden])")
+        assert not page.locator("#model").is_visible()
+
         # A click shows the model's way, what it is, and its curves.
         page.select_option("#plane", label="PCA of the weights W")
         click_on(page, 0, 57)
@@ -343,7 +363,7 @@ def test_the_page_needs_no_matplotlib_and_pictures_say_that_they_do(tiny_zoo: Pa
         command = [sys.executable, "-c", WITHOUT, *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
 
-    made = run("view", str(tiny_zoo), "--no-open", "-o", "page.html")
+    made = run("view", str(tiny_zoo), "--no-open", "--quiet", "-o", "page.html")
     assert (made.returncode, made.stderr) == (0, "")
     assert data_of(tmp_path / "page.html")["name"] == "tiny"
     refused = run("plot", str(tiny_zoo))
@@ -417,3 +437,12 @@ LINK = """
 [view.html](view.html) is an interactive page of this zoo: download it and open it in a browser. It needs no network.
 
 """
+
+
+def test_the_colours_of_rates_are_logarithmic(tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    grid = TINY_ZOO["grid"] | {"lr": [0.1, 0.2, 0.4]}
+    build(parse_spec(TINY_ZOO | {"grid": grid, "seeds": {"fixed": [1]}}, "test"), zoo, workers=1, quiet=True)
+    view(zoo, "-o", tmp_path / "page.html")
+    log = {column["name"]: column.get("log") for column in data_of(tmp_path / "page.html")["columns"]}
+    assert (log["lr"], log["epoch"], log["test_accuracy"]) == (True, False, False)

@@ -286,7 +286,15 @@ class Handler(BaseHTTPRequestHandler):
             if set(wanted) <= set(card.get("tags", [])) and all(word in repo_id for word in words):
                 if repo.private and self._token() is None:
                     continue
-                found.append({"id": repo_id, "sha": repo.resolve("main"), "tags": card.get("tags", [])})
+                entry = {
+                    "sha": repo.resolve("main"),
+                    "tags": card.get("tags", []),
+                    "description": self._text(repo.head())[:400],
+                    "lastModified": "2026-11-26T09:30:00.000Z",
+                    "mainSize": sum(len(blob.data) for blob in repo.head().values()),
+                }
+                asked = self.query.get("expand") or list(entry)
+                found.append({"id": repo_id} | {key: value for key, value in entry.items() if key in asked})
         self._json(found)
 
     def _info(self, repo_id: str, revision: str | None) -> None:
@@ -520,6 +528,11 @@ class Handler(BaseHTTPRequestHandler):
     def _card(files: Files) -> dict[str, Any]:
         text = files["README.md"].data.decode() if "README.md" in files else ""
         return yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+
+    @staticmethod
+    def _text(files: Files) -> str:
+        text = files["README.md"].data.decode() if "README.md" in files else ""
+        return text.split("\n---\n", 1)[-1]
 
     @staticmethod
     def _entry(path: str, blob: Blob) -> dict[str, Any]:

@@ -45,7 +45,6 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_MAX_ATTEMPTS": "2",
         }
         self._backend.reset()
         self._backend.create_bucket(BUCKET, "us-east-1")

@@ -17,6 +17,7 @@ from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import spec_yaml
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_spec
+from zootools.storage.part import require_whole
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.reopening import reopened
 from zootools.storage.status import epochs_done
@@ -115,6 +116,7 @@ def finished_manifest(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Seq
     if not zoo.has(MANIFEST):
         return None
     manifest = read_manifest(zoo.path)
+    require_whole(zoo.path, "built")
     if manifest.imported is not None:
         raise SpecError(f"{zoo.path}: holds a zoo that was imported; choose another folder with --out")
     check_growth(_recorded_spec(zoo, manifest, spec), spec, models)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zootools.cli.completion import complete_zoos
 from zootools.cli.output import in_words, show_pairs
-from zootools.cli.shared import JSON, QUIET, SCHEMA, ZOO, print_value, show_accuracy, without_pandas
+from zootools.cli.shared import JSON, QUIET, SCHEMA, ZOO, located, print_value, show_accuracy, without_pandas
 from zootools.errors import DamagedZooError
 from zootools.text import say
 
@@ -159,7 +160,7 @@ def verify(zoo: str, quiet: bool, as_json: bool) -> None:
 
 
 @click.command()
-@ZOO
+@click.argument("zoo", shell_complete=complete_zoos)
 @JSON
 def repair(zoo: str, as_json: bool) -> None:
     """Remove damaged files from a zoo folder; the next build makes them again, with the same bytes.
@@ -194,6 +195,7 @@ def repair(zoo: str, as_json: bool) -> None:
 
 
 @click.command()
+@located(["first"], ["second"])
 @click.argument("first", metavar="ZOO")
 @click.argument("second", metavar="ZOO")
 @JSON

@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from zootools.cli.completion import complete_encoders, complete_recipes, complete_zoos
-from zootools.cli.shared import ADDRESS, ENGINE, JSON, QUIET, SCHEMA, PathType, interruptible, print_value
+from zootools.cli.shared import ADDRESS, ENGINE, JSON, QUIET, SCHEMA, PathType, interruptible, located, print_value
 from zootools.text import say
 
 
 @click.command()
+@located(["zoo", "named_zoo"], ["transfer_to"])
 @click.argument("zoo", required=False, shell_complete=complete_zoos)
 @click.option(
     "--zoo", "named_zoo", metavar="ZOO", shell_complete=complete_zoos, help="The zoo, instead of the argument."

@@ -1,5 +1,6 @@
 """Options, output formats and signal handlers that several commands share."""
 
+import functools
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from zootools.engines.table import ENGINES
 from zootools.errors import did_you_mean
 from zootools.filesystem.files import file_above, home_expanded
 from zootools.text import say
+from zootools.zoo_name import Address
 
 
 class Group(click.Group):
@@ -90,9 +92,6 @@ DATA = click.option(
     type=PathType(),
     help="The folder of image files and downloads; else $ZOOTOOLS_DATA, else the user's cache.",
 )
-ZOO = click.argument("zoo", shell_complete=complete_zoos)
-"""A folder, a name on a hub (ORG/NAME or ORG/NAME@REVISION), or the URL of an object store."""
-
 SPEC = click.argument("spec", shell_complete=complete_specs)
 """A YAML file, or the name of a bundled specification."""
 
@@ -117,6 +116,42 @@ ADDRESS = click.option(
     "--address", metavar="HOST:PORT|auto", help="The Ray cluster to join; else $RAY_ADDRESS, else one on this machine."
 )
 REVISION = click.option("--revision", help="A branch, tag or commit.")
+
+
+def located(names: Sequence[str], others: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator of commands that adds --hub and --revision to arguments or options which name zoos.
+
+    The parameters ``names`` and ``others`` (texts, or tuples of them) are passed on with what the options say
+    (`zootools.zoo_name.Address`), so the command gives them to `open_zoo` or `locate` as they are. The revision is that
+    of ``names``; of the others it is written after the name, as ORG/NAME@REVISION.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(*arguments: Any, hub: str | None, revision: str | None, **values: Any) -> None:
+            for name in (*names, *others):
+                chosen = revision if name in names else None
+                value = values[name]
+                if isinstance(value, tuple):
+                    values[name] = tuple(_address(zoo, hub, chosen) for zoo in value)
+                elif value is not None:
+                    values[name] = _address(value, hub, chosen)
+            command(*arguments, **values)
+
+        return HUB(REVISION(run))
+
+    return decorate
+
+
+def _address(zoo: str, hub: str | None, revision: str | None) -> Address:
+    address = Address(zoo)
+    address.hub, address.revision = hub, revision
+    return address
+
+
+def ZOO(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the argument ZOO with --hub and --revision: a folder, a name on a hub, or the URL of an object store."""
+    return click.argument("zoo", shell_complete=complete_zoos)(located(["zoo"])(command))
 
 
 def print_value(value: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:

@@ -161,11 +161,11 @@ def each_request_once() -> Iterator[None]:
     client.timeout = SILENCE
     if "send" not in vars(client):
         client.send = _sending(client.send)  # type: ignore[method-assign]
-    _HERE.once, _HERE.heads = True, set()
+    outer, _HERE.once, _HERE.heads = _HERE.once, True, set()
     try:
         yield
     finally:
-        _HERE.once = False
+        _HERE.once = outer
 
 
 def _sending(send: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Listing the zoos of a hub, and describing one of them."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from zootools.hub.names import hub_setting, require_name
 from zootools.storage.manifest import Counts, read_manifest
 from zootools.storage.manifest_checks import stored_origin
 
+_MODELS = re.compile(r"model zoo\W{0,6}([0-9]{1,9}) neural networks", re.ASCII)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -20,6 +23,12 @@ class Entry:
     name: str
     description: str
     commit: str
+    models: int | None = None
+    """The number of models that the zoo should have; None where the listing does not contain it."""
+    bytes: int | None = None
+    """The size of all files, in bytes; None where the listing does not contain it."""
+    date: str | None = None
+    """The day of the last publication, in UTC, such as ``2026-11-26``; None where the listing does not contain it."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +55,42 @@ class ZooDescription:
 
 
 def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
-    """Return the zoos of a hub (see `hub_setting`) with ``word`` in their name or description."""
+    """Return the zoos of a hub (see `hub_setting`) with ``word`` in their name or description.
+
+    No weights are downloaded. A hub folder is read for manifests; the Hub gets one request for all zoos, so the number
+    of models is what the beginning of each card says.
+    """
     setting = hub_setting(hub)
     if isinstance(setting, Path):
         hub_folder.require(setting)
         return [e for e in _in_folder(setting) if word.lower() in f"{e.name} {e.description}".lower()]
     from zootools.hub import remote
 
-    return [Entry(*found) for found in remote.zoos(word, setting)]
+    return [
+        Entry(info.name, info.description, info.commit, _models_of(info.description), info.bytes, info.date)
+        for info in remote.zoos(word, setting)
+    ]
+
+
+def _models_of(description: str) -> int | None:
+    """Return the number of models in the text of a card (CARD_TEMPLATE.md); None where it was cut off before."""
+    match = _MODELS.search(description)
+    return int(match[1]) if match else None
 
 
 def _in_folder(hub: Path) -> Iterator[Entry]:
     for name in hub_folder.names(hub):
         folder = hub_folder.find_version(hub, name)
         assert folder is not None
+        commit, date = hub_folder.commit_of(folder) or "", hub_folder.date_of(hub, name)
         try:
-            description = stored_origin(folder, read_manifest(folder)).description
+            manifest = read_manifest(folder)
+            description = stored_origin(folder, manifest).description
         except DamagedZooError as error:
-            description = f"damaged: {error}"
-        yield Entry(name.repo_id, description, hub_folder.commit_of(folder) or "")
+            yield Entry(name.repo_id, f"damaged: {error}", commit, date=date)
+        else:
+            size = sum(info.size for info in manifest.files.values())
+            yield Entry(name.repo_id, description, commit, manifest.counts.expected, size, date)
 
 
 def describe(name: str, *, revision: str | None = None, hub: str | Path | None = None) -> ZooDescription:

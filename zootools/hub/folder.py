@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from zootools.errors import DamagedZooError, SpecError, ZooNotFoundError, did_you_mean, nearest_path
@@ -112,6 +113,13 @@ def names(hub: Path) -> Iterator[ZooName]:
                     folder = find_version(hub, name)
                     if folder is not None and is_file_inside(folder, MANIFEST):
                         yield name
+
+
+def date_of(hub: Path, name: ZooName) -> str | None:
+    """Return the day on which the newest version of a zoo was published, in UTC, such as ``2026-11-26``."""
+    with suppress(OSError):
+        return datetime.fromtimestamp(stat_inside(hub, name.repo_id).st_mtime, UTC).date().isoformat()
+    return None
 
 
 def tags(hub: Path, name: ZooName) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """Where a zoo is: in an object store, by its URL; in a folder, by its path; or on a hub, by its name."""
 
+import difflib
 import logging
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from zootools.errors import HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
@@ -160,7 +163,8 @@ def name_of(request: Request) -> ZooName:
     if name is None:
         raise _no_such_folder(request.path)
     in_folder = isinstance(setting, Path) and hub_folder.find_version(setting, name) is not None
-    if name.revision is None and request.hub is None and not in_folder and looks_like_a_path(path):
+    by_name = name.revision is not None or request.hub is not None or in_folder
+    if not by_name and (looks_like_a_path(path) or neighbour(path) is not None):
         raise _no_such_folder(request.path)
     return name
 
@@ -170,10 +174,33 @@ def looks_like_a_path(path: Path) -> bool:
     return path.suffix.lower() in FILE_ENDINGS or os.path.lexists(path.parts[0])
 
 
+def neighbour(path: Path) -> Path | None:
+    """Return the path most similar to ``ORG/NAME`` or ``NAME`` of which both parts may be mistyped, None without one.
+
+    For ``zoo/tetris_sed`` that is ``zoos/tetris_seed``, and for ``tetris_sed`` too: zoos are built in ``zoos``.
+    """
+    if len(path.parts) == 1:
+        folders, word = ["zoos"], path.parts[0]
+    else:
+        folders, word = difflib.get_close_matches(path.parts[0], _entries(Path()), n=3, cutoff=0.7), path.parts[1]
+    for folder in folders:
+        if near := difflib.get_close_matches(word, _entries(Path(folder)), n=1, cutoff=0.8):
+            return Path(folder, near[0])
+    return None
+
+
+def _entries(folder: Path) -> list[str]:
+    with suppress(OSError):
+        return sorted(entry.name for entry in islice(folder.iterdir(), 10_000))
+    return []
+
+
 def _no_such_folder(path: str | Path) -> ZooNotFoundError:
     """Return the error for a path where nothing is, with the nearest name that is there."""
     folder = folder_of(path)
     assert folder is not None, "a URL is not looked for as a path"
     name = parse_name(str(path))
     hint = f" (of a zoo on the Hub with this name give the revision too: {name.repo_id}@main)" if name else ""
-    return ZooNotFoundError(f"{path}: there is no such folder{nearest_path(folder)}{hint}")
+    near = neighbour(folder) if len(folder.parts) in (1, 2) and not folder.is_absolute() else None
+    meant = f"; did you mean {str(near)!r}?" if near is not None else nearest_path(folder)
+    return ZooNotFoundError(f"{path}: there is no such folder{meant}{hint}")

@@ -11,18 +11,23 @@ from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import link_or_copy
 from zootools.filesystem.inside import NotPlainError, open_inside
 from zootools.hub.locate import locate
+from zootools.object_store.urls import is_url
+from zootools.percent import PercentProgress
 from zootools.storage.build_state import ZooFolder, epoch_of
 from zootools.storage.card import render_card
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.finish import finish_zoo
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_origin
+from zootools.storage.part import require_whole
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.unhashed import read_unhashed
 from zootools.storage.verified_files import FileInfo
 from zootools.verify import faults
 from zootools.zoo_name import ZooName
 
+DEFAULT_HUB = "https://huggingface.co"
+"""The Hub that zootools and `datasets` use unless they are set to another one."""
 MAX_FILES = 10_000
 MAX_FILES_PER_FOLDER = 1_000
 
@@ -61,23 +66,58 @@ class Published:
     """Bytes of all files."""
     commits: int
     """The number of commits that were made; 0 where this version was already published."""
+    name: ZooName
+    """The name, with the branch if it is not main."""
+    tag: str | None = None
+    changes: tuple[str, ...] = ()
+    """The changes that were made, in words; none where nothing was left to do."""
+
+    @property
+    def address(self) -> str:
+        """The folder of the published version, or the address of its page on the Hub."""
+        if not is_url(self.where):
+            revision = self._revision
+            return str(Path(self.where) / self.name.org / f"{self.name.name}{f'@{revision}' if revision else ''}")
+        return f"{self.where}/datasets/{self.name.repo_id}" + (f"/tree/{self._revision}" if self._revision else "")
+
+    @property
+    def load(self) -> tuple[str, str]:
+        """Two lines of Python that load this version: by zootools, and by `datasets`."""
+        revision = f", revision={self._revision!r}" if self._revision else ""
+        if not is_url(self.where):
+            hub, data_set, pinned = f", hub={self.where!r}", self.address, ""
+        else:
+            hub, data_set, pinned = "", self.name.repo_id, revision
+            if self.where != DEFAULT_HUB:
+                hub = f", hub={self.where!r}"
+        return (
+            f"from zootools import open_zoo; zoo = open_zoo({self.name.repo_id!r}{revision}{hub})",
+            f"from datasets import load_dataset; rows = load_dataset({data_set!r}{pinned})",
+        )
+
+    @property
+    def _revision(self) -> str | None:
+        return self.tag or (self.name.revision if self.name.revision != "main" else None)
 
 
 @contextmanager
-def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False) -> Iterator[Release]:
+def prepare(zoo: str | Path, name: ZooName, allow_partial: bool = False, quiet: bool = True) -> Iterator[Release]:
     """A context that yields the release of a zoo under a name; every file has been verified.
+
+    Unless ``quiet``, the progress of the verification is printed to stderr.
 
     Raises ZooNotFoundError for a folder without a zoo, SpecError for an unfinished zoo unless ``allow_partial``,
     DamagedZooError when a file is not what the manifest promises.
     """
     place = locate(zoo)
+    require_whole(place.folder, "published")
     place.fetch_all()
     zoo = place.folder
     plan = ZooFolder(zoo).read_plan()
     if not allow_partial and (plan is not None or read_manifest(zoo).is_partial):
         raise SpecError(f"{zoo}: is not finished; finish it with zootools build, or publish it with --allow-partial")
     with nullcontext(zoo) if plan is None else _partial(zoo, plan) as folder:
-        yield _release(folder, name)
+        yield _release(folder, name, quiet)
 
 
 @contextmanager
@@ -100,10 +140,11 @@ def _partial(zoo: Path, plan: Plan) -> Iterator[Path]:
         yield folder
 
 
-def _release(zoo: Path, name: ZooName) -> Release:
+def _release(zoo: Path, name: ZooName, quiet: bool) -> Release:
     manifest = read_manifest(zoo)
-    # The card is rendered again, so a fault of the one in the folder does not matter.
-    found = [str(fault) for fault in faults(zoo) if fault.name != "README.md"]
+    with PercentProgress(sum(info.size for info in manifest.files.values()), "verifying", quiet) as progress:
+        # The card is rendered again, so a fault of the one in the folder does not matter.
+        found = [str(fault) for fault in faults(zoo, progress.tick) if fault.name != "README.md"]
     if found:
         raise DamagedZooError(
             f"{zoo}: not published, because it has {len(found)} faults", *(f"  {fault}" for fault in found)

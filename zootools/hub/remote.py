@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.hf_api import ExpandDatasetProperty_T
 from tqdm import tqdm
 
 from zootools import __version__
@@ -31,6 +32,8 @@ SLACK = 1 << 20
 """Bytes by which a download may exceed the size of its file before it is stopped."""
 TAG = "zootools"
 """The tag on the Hub by which zoos are found."""
+LISTED: tuple[ExpandDatasetProperty_T, ...] = ("description", "lastModified", "mainSize", "sha")
+"""The properties of a data set that a listing asks for."""
 MAX_LISTED = 1000
 """Zoos in a listing, at most."""
 
@@ -142,15 +145,39 @@ def parquet_place(name: ZooName, endpoint: str | None = None) -> tuple[Place, di
     return place, files
 
 
-def zoos(word: str, endpoint: str | None) -> Iterator[tuple[str, str, str]]:
-    """Yield name, description and commit of the zoos on the Hub (found by `TAG`) whose text has ``word`` in it."""
+@dataclass(frozen=True)
+class ListedZoo:
+    """A zoo in the Hub's listing."""
+
+    name: str
+    description: str
+    """The beginning of the card, in one line."""
+    commit: str
+    bytes: int | None
+    """The size of the newest version."""
+    date: str | None
+    """The day of the last commit."""
+
+
+def zoos(word: str, endpoint: str | None) -> Iterator[ListedZoo]:
+    """Yield the zoos on the Hub (found by `TAG`) whose text has ``word`` in it; one request for up to 100 zoos."""
     found = retried(
-        lambda: list(hub_api(endpoint).list_datasets(filter=TAG, search=word or None, limit=MAX_LISTED)),
+        lambda: list(
+            hub_api(endpoint).list_datasets(filter=TAG, search=word or None, limit=MAX_LISTED, expand=list(LISTED))
+        ),
         "the Hub",
         first=True,
     )
     for info in found:
-        yield info.id, " ".join((info.description or "").split()), info.sha or ""
+        # `mainSize` is a property that releases of huggingface-hub before 2.4 keep, but do not know.
+        size = getattr(info, "main_size", None) or getattr(info, "mainSize", None)
+        yield ListedZoo(
+            info.id,
+            " ".join((info.description or "").split()),
+            info.sha or "",
+            size if isinstance(size, int) else None,
+            info.last_modified.date().isoformat() if info.last_modified else None,
+        )
 
 
 def tags(name: ZooName, endpoint: str | None) -> dict[str, str]:

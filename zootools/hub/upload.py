@@ -7,7 +7,7 @@ it was made. Readers see the old version until the commit, and the new version a
 
 import hashlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +31,15 @@ from zootools.hub.calls import (
 )
 from zootools.hub.release import Published, Release
 from zootools.hub.repository import Content, hub_api, read_content
+from zootools.percent import PercentProgress
 from zootools.storage.verified_files import FileInfo, VerifiedFiles
 from zootools.zoo_name import ZooName
 
 FILES_PER_COMMIT = 1000
 """A larger difference is uploaded through a pull request: one commit could exceed the Hub's time limit."""
+
+FILES_PER_BATCH = 64
+"""Files that are sent between two updates of the progress; each batch costs two requests."""
 
 LARGE = (".safetensors", ".parquet")
 """Endings of the files that the Hub stores as large files, by their sha256."""
@@ -47,18 +51,22 @@ Operation = CommitOperationAdd | CommitOperationDelete
 T = TypeVar("T")
 
 
-def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: str | None) -> Published:
+def upload(
+    release: Release, endpoint: str | None, *, public: bool | None, tag: str | None, quiet: bool = True
+) -> Published:
     """Make a branch of a repository equal to a release; see `zootools.hub.publish.publish` for arguments and errors."""
     name = release.name
-    target = Target(name, endpoint)
+    target = Target(name, endpoint, quiet)
     before = target.open()
     operations = difference(release, before)
     _check_target(name, before, release)
     tagged = target.tagged(tag) if tag else None
     if tagged is not None and (operations or tagged != before.commit):
         raise SpecError(f"{name}: the tag {tag} is already that of another version; a tag never moves")
+    changes = []
     if public is False and not before.private:
         target.set_private(True)
+        changes.append("private")
     after = before
     if len(operations) > FILES_PER_COMMIT:
         after = target.commit_by_pull_request(release, before)
@@ -67,11 +75,17 @@ def upload(release: Release, endpoint: str | None, *, public: bool | None, tag: 
         after = target.commit(release, operations, before)
     if left := difference(release, after):
         raise HubError(f"{name}: has other content than was sent ({left[0].path_in_repo}); publish it again")
+    if operations:
+        changes.append(f"{target.commits} commit{'s' if target.commits > 1 else ''}")
     if tag is not None and tagged is None:
         target.tag(tag, after.commit)
+        changes.append(f"{tag} names this version")
     if public and before.private:
         target.set_private(False)
-    return Published(after.commit, target.api.endpoint, len(release.files), release.size, target.commits)
+        changes.append("public")
+    return Published(
+        after.commit, target.api.endpoint, len(release.files), release.size, target.commits, name, tag, tuple(changes)
+    )
 
 
 def check_access(name: ZooName, endpoint: str | None) -> None:
@@ -95,8 +109,8 @@ def difference(release: Release, content: Content) -> list[Operation]:
 class Target:
     """One branch of one repository, and the calls that change it."""
 
-    def __init__(self, name: ZooName, endpoint: str | None) -> None:
-        self.name = name
+    def __init__(self, name: ZooName, endpoint: str | None, quiet: bool = True) -> None:
+        self.name, self.quiet = name, quiet
         self.branch = name.revision or constants.DEFAULT_REVISION
         self.api = hub_api(endpoint)
         self.commits = 0
@@ -139,12 +153,15 @@ class Target:
         for addition in additions:
             if addition.upload_info.sha256.hex() != release.files[addition.path_in_repo].sha256:
                 raise DamagedZooError(f"{release.folder / addition.path_in_repo}: changed while it was published")
-        sent_by_library(
-            lambda: self.api.preupload_lfs_files(
-                self.name.repo_id, additions, repo_type="dataset", revision=self.branch, free_memory=False
-            ),
-            str(self.name),
-        )
+        with PercentProgress(sum(a.upload_info.size for a in additions), "uploading", self.quiet) as progress:
+            for batch in batched(additions, FILES_PER_BATCH):
+                sent_by_library(
+                    lambda batch=batch: self.api.preupload_lfs_files(  # type: ignore[misc]
+                        self.name.repo_id, batch, repo_type="dataset", revision=self.branch, free_memory=False
+                    ),
+                    str(self.name),
+                )
+                progress.tick(sum(addition.upload_info.size for addition in batch))
 
     def commit(self, release: Release, operations: list[Operation], parent: Content) -> Content:
         """Make one commit on top of ``parent``, and return its content.
@@ -188,7 +205,7 @@ class Target:
         if self.branch != constants.DEFAULT_REVISION:
             raise SpecError(f"{self.name}: more than {FILES_PER_COMMIT} files can only be published to main")
         number = self._call(lambda: self._pull_request(release)) or self._open_pull_request(release, parent)
-        side = Target(ZooName(self.name.org, self.name.name, f"refs/pr/{number}"), self.api.endpoint)
+        side = Target(ZooName(self.name.org, self.name.name, f"refs/pr/{number}"), self.api.endpoint, self.quiet)
         content = side.content()
         while batch := difference(release, content)[:FILES_PER_COMMIT]:
             side.send_blobs(release, batch)
@@ -232,6 +249,12 @@ class Target:
 
     def _call(self, call: Callable[[], T]) -> T:
         return retried(call, str(self.name))
+
+
+def batched(additions: list[CommitOperationAdd], size: int) -> Iterator[list[CommitOperationAdd]]:
+    """Yield the additions in lists of at most ``size``."""
+    for start in range(0, len(additions), size):
+        yield additions[start : start + size]
 
 
 def _check_target(name: ZooName, content: Content, release: Release) -> None:

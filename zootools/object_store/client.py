@@ -22,7 +22,14 @@ from zootools.filesystem.inside import NotPlainError, path_inside
 LOG = logging.getLogger(__name__)
 
 PAUSES: tuple[float, ...] = (1, 4, 15, 60)
-"""Seconds before each retry of a call that failed for a transient reason; clients of fsspec may retry by themselves."""
+"""Seconds before each retry of a call that failed for a transient reason.
+
+The client of S3 sends each request once: with its own retries, those of botocore and these, one inside the other, a
+request that fails would be sent 125 times. Other clients of fsspec may retry by themselves.
+"""
+
+_ONCE = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
+"""The setting of botocore for requests that are not retried."""
 
 _S3 = ("s3", "s3a")
 _ONE_PUT = 5 << 30
@@ -64,8 +71,10 @@ class ObjectStore:
         self._conditional = protocol in _S3
         try:
             # A cached listing would give the old sizes of objects.
-            options = {"use_listings_cache": False} if self._conditional else {}
+            options = {"use_listings_cache": False, "config_kwargs": _ONCE} if self._conditional else {}
             self._files, self._root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
+            if self._conditional:
+                self._files.retries = 1  # the number of attempts
         except ImportError as error:
             install = "pip install 'zootools[s3]'" if self._conditional else str(error).rstrip(".")
             raise SpecError(f"{self.url}: needs a package that is not installed: {install}") from None

@@ -34,9 +34,9 @@ def mean_weight(portrait: Portrait) -> Figure:
     """Draw the test accuracy over the mean weight."""
     with styled():
         figure, (axes,) = _figure(1, 5.0, 3.6)
-        colours = Colours.of([portrait.zoo.metadata], "epoch")
+        colours = Colours.of([portrait.zoo.metadata], portrait.colour or "epoch")
         axes.set_title(panels.mean_weights(axes, portrait.mean_weights, portrait.zoo.metadata, colours))
-        colours.bar([axes])
+        colours.explain(axes)
         return _titled(figure, portrait, "test accuracy over mean weight", portrait.sampling)
 
 
@@ -45,11 +45,11 @@ def gap(portrait: Portrait) -> Figure:
     with styled():
         figure, (left, right) = _figure(2, 4.0, 3.3)
         left_out = panels.boxes(left, portrait.shown, "generalization_gap")
-        table, colours = portrait.zoo.metadata, Colours.of([portrait.zoo.metadata], "epoch")
+        table, colours = portrait.zoo.metadata, Colours.of([portrait.zoo.metadata], portrait.colour or "epoch")
         x, y = numbers(table["test_accuracy"]), numbers(table["generalization_gap"])
         right.set_title(panels.at_border(colours.scatter(right, x, y, table)))
         right.set_xlabel(title_of("test_accuracy"))
-        colours.bar([right])
+        colours.explain(right)
         for axes in (left, right):
             axes.set_ylabel("generalisation gap\n(training minus test accuracy)")
         return _titled(
@@ -89,23 +89,30 @@ def embedding(portrait: Portrait, label: str) -> Figure:
 
 
 def figure_4(portraits: Sequence[Portrait]) -> Figure:
-    """Draw the weight spaces of several zoos side by side, coloured by initialisation, as in the paper's Figure 4."""
+    """Draw the weight spaces of several zoos side by side, coloured by initialisation, as in the paper's Figure 4.
+
+    `Portrait.colour` of the first zoo replaces the initialisation.
+    """
     with styled():
-        return _drawn([[_planes(portraits, ["W"], "init", [_heading(portrait) for portrait in portraits])]])
+        colour = portraits[0].colour or "init"
+        return _drawn([[_planes(portraits, ["W"], colour, [_heading(portrait) for portrait in portraits])]])
 
 
 def figure_7(portraits: Sequence[Portrait]) -> Figure:
     """Draw the paper's Figure 7, with one column per zoo.
 
     The rows are accuracy over epochs, accuracy over mean weight, and the weight space coloured by activation,
-    initialisation and epoch, if these vary. For a single zoo all axes are side by side.
+    initialisation and epoch, if these vary, or by `Portrait.colour` of the first zoo. For a single zoo all axes are
+    side by side.
     """
     with styled():
-        names = [name for name in ("activation", "init", "epoch") if any(name in p.properties for p in portraits)]
-        epochs = Colours.of([portrait.zoo.metadata for portrait in portraits], "epoch")
+        chosen = portraits[0].colour
+        rows = ("activation", "init", "epoch") if chosen is None else (chosen,)
+        names = [name for name in rows if any(name in portrait.properties for portrait in portraits)]
+        points = Colours.of([portrait.zoo.metadata for portrait in portraits], chosen or "epoch")
         groups = [
             AxesGroup([partial(_accuracies, portrait, len(portraits) > 1) for portrait in portraits]),
-            AxesGroup([partial(_mean_weights, portrait, epochs) for portrait in portraits], epochs),
+            AxesGroup([partial(_mean_weights, portrait, points) for portrait in portraits], points),
             *(_planes(portraits, ["W"], name) for name in names),
         ]
         if len(portraits) > 1:

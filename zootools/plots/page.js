@@ -162,8 +162,8 @@ function pointTraces(rows) {
     }
     return [...parts.keys()].sort((a, b) => b - a).map((kind) => [parts.get(kind), style(kind)]);
   }
-  // The scale stays what it is while filters change. Learning rates and the like span powers of ten.
-  const [low, high] = column.scale, log = low > 0 && high > 100 * low, scale = (v) => (log ? Math.log10(v) : v);
+  // The scale stays what it is while filters change. Learning rates and the like are logarithmic.
+  const [low, high] = column.scale, log = column.log, scale = (v) => (log ? Math.log10(v) : v);
   const ends = [];
   if (low > column.range[0]) ends.push(`${brief(low)} and less`);
   if (high < column.range[1]) ends.push(`${brief(high)} and more`);
@@ -200,6 +200,7 @@ function draw() {
   };
   updateCounts(rows);
   updateLegend();
+  updateBest(rows);
   const said = [[plane.beyond, "far beyond, drawn at the border"], [plane.missing, `not drawn: ${plane.label} is not finite`]];
   element("beyond").textContent = said.filter(([count]) => count).map(([count, what]) => `${grouped(count)} checkpoints ${what}`).join("; ");
   // Named one by one: plotly has a button that sends the picture to a server.
@@ -229,6 +230,33 @@ function updateLegend() {
   element("legend").replaceChildren(...entries);
 }
 
+// --- the best models ---------------------------------------------------------------------------------------------
+
+const MOST = 20;
+const score = ["test_accuracy", "validation_accuracy", "train_accuracy"].map((name) => columns.find((c) => c.name === name && !c.labels)).find(Boolean)
+  ?? columns.find((column) => !column.labels && column.name.endsWith("accuracy"));
+
+/** List the models whose best visible checkpoint is the best; their settings are a click away. */
+function updateBest(rows) {
+  if (!score) return;
+  const best = new Map();
+  for (const row of rows) {
+    const before = best.get(model[row]);
+    if (Number.isFinite(score.values[row]) && (before === undefined || score.values[row] > score.values[before])) best.set(model[row], row);
+  }
+  const chosen = [...best.values()].sort((a, b) => score.values[b] - score.values[a] || a - b).slice(0, MOST);
+  const table = element("best-models"), head = node("tr");
+  for (const [title, kind] of [["model", ""], ["epoch", "number"], [score.title, "number"]]) head.append(node("th", title, kind));
+  const lines = chosen.map((row) => {
+    const line = node("tr"), button = node("button", zoo.models[model[row]].slice(0, 16));
+    button.onclick = () => choose(row);
+    line.append(node("td"), node("td", String(epochs[row]), "number"), node("td", shown(score, row), "number"));
+    line.firstChild.append(button);
+    return line;
+  });
+  table.replaceChildren(head, ...lines);
+}
+
 // --- one model ---------------------------------------------------------------------------------------------------
 
 function rowsOf(number) {
@@ -243,6 +271,7 @@ function choose(row) {
   for (const column of columns)
     (way.every((other) => shown(column, other) === shown(column, way[0])) && column.name !== "epoch" ? constant : changing).push(column);
   element("model").hidden = false;
+  element("best").hidden = true;
   element("model-name").textContent = `model ${zoo.models[model[row]]}, epoch ${epochs[row]}`;
   fill(element("configuration"), "the model", constant, row);
   fill(element("checkpoint"), "this checkpoint", changing, row);
@@ -261,8 +290,15 @@ function fill(table, title, chosen, row) {
 
 function curves(kind, way, row, range) {
   const chosen = columns.filter((column) => !column.labels && column.name.endsWith(kind));
-  element(kind).hidden = !chosen.length;
+  element(kind).hidden = element(`${kind}-names`).hidden = !chosen.length;
   if (!chosen.length) return;
+  // Names of curves are text above them: a legend of plotly covers the curves as soon as it needs two lines.
+  element(`${kind}-names`).replaceChildren(...chosen.map((column, index) => {
+    const name = node("span"), line = node("span", "━");
+    line.style.color = CURVES[index % CURVES.length];
+    name.append(line, ` ${column.title}`);
+    return name;
+  }));
   const traces = chosen.map((column, index) => ({
     x: way.map((other) => epochs[other]), y: way.map((other) => column.values[other]), name: escaped(column.title),
     mode: way.length > 1 ? "lines" : "markers", line: { color: CURVES[index % CURVES.length], width: 2 },
@@ -272,7 +308,7 @@ function curves(kind, way, row, range) {
   const unit = kind === "loss" ? "loss (cross-entropy, nats)" : "accuracy";
   const first = epochs[way[0]], last = epochs[way[way.length - 1]];
   const layout = {
-    margin: { l: 50, r: 10, t: 30, b: 34 }, legend: { orientation: "h", y: 1.18 }, font: { size: 11 },
+    margin: { l: 50, r: 10, t: 8, b: 34 }, showlegend: false, font: { size: 11 },
     xaxis: {
       title: { text: "epoch", standoff: 6 }, zeroline: false, ticks: "outside", ...wholeTicks(first, last, epochs),
       range: first === last ? [first - 1, last + 1] : [first, last],
@@ -293,6 +329,13 @@ function options(select, entries, change) {
   select.onchange = () => { change(entries[select.value][1]); draw(); };
 }
 
+element("best").hidden = !score;
+element("back").onclick = () => {
+  state.row = null;
+  element("model").hidden = true;
+  element("best").hidden = !score;
+  draw();
+};
 element("name").textContent = zoo.name;
 element("sampling").textContent = zoo.sampling;
 options(element("plane"), planes.map((plane) => [`${plane.method} of ${plane.title}`, plane]), (plane) => { state.plane = plane; });

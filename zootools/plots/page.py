@@ -21,7 +21,7 @@ from zootools.errors import SpecError
 from zootools.extras import optional
 from zootools.plots.limits import beyond, frame, limits
 from zootools.plots.portrait import Plane, Portrait, is_number, is_text, is_whole, labels, numbers
-from zootools.plots.style import NAMES, PALETTE, looks, readable, title_of
+from zootools.plots.style import NAMES, PALETTE, is_logarithmic, looks, readable, title_of
 from zootools.zoo import Zoo
 
 MAX_PAGE_POINTS = 50_000
@@ -155,6 +155,7 @@ def _numbers(column: pa.ChunkedArray, name: str) -> dict[str, Any]:
         "choices": known.astype(_kind(known)).tolist() if few else None,
         "range": [float(known[0]), float(known[-1])] if len(known) else None,
         "scale": limits(values),
+        "log": is_logarithmic(name, *limits(values)),
         "whole": is_whole(column),
         "filter": len(known) > 1,
         "colour": len(known) > 1,

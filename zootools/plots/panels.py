@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 
 from zootools.plots.limits import Array, beyond, frame, limits
 from zootools.plots.portrait import Plane, is_number, labels, numbers
-from zootools.plots.style import DIVERGED, GREY, NUMBERS, OTHERS, PALETTE, looks, readable, title_of
+from zootools.plots.style import DIVERGED, GREY, NUMBERS, OTHERS, PALETTE, is_logarithmic, looks, readable, title_of
 
 MAX_BOXES = 26
 """Maximal number of epochs shown as boxes."""
@@ -94,9 +94,9 @@ class Colours:
 
     @property
     def norm(self) -> Normalize:
-        """The scale of numbers: logarithmic if positive values span more than two powers of ten."""
+        """The scale of numbers (`style.is_logarithmic`)."""
         low, high = limits(self.values)
-        if low > 0 and high > 100 * low:
+        if is_logarithmic(self.name, low, high):
             return LogNorm(low, high)
         return Normalize(low, high) if low < high else Normalize(low - 0.5, high + 0.5)
 
@@ -155,15 +155,33 @@ class Colours:
         else:
             ticks(bar.ax.yaxis, self.values)
 
-    def legend(self, axes: Axes, width: float) -> None:
-        """Draw the legend of labels into empty axes that are ``width`` inches wide."""
-        axes.axis("off")
-        handles = [
+    def explain(self, axes: Axes) -> None:
+        """Draw the colour bar beside the only axes that have these colours, or the legend below the whole figure."""
+        if not self.looks:
+            self.bar([axes])
+            return
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.set_figheight(figure.get_figheight() + self.height(figure.get_figwidth()))
+        figure.legend(
+            handles=self._handles,
+            title=title_of(self.name),
+            loc="outside lower center",
+            ncols=self.columns(figure.get_figwidth()),
+        )
+
+    @property
+    def _handles(self) -> list[Line2D]:
+        return [
             Line2D([], [], linestyle="", marker=marker, color=colour, markersize=5, label=label)
             for label, (colour, marker) in self.entries
         ]
+
+    def legend(self, axes: Axes, width: float) -> None:
+        """Draw the legend of labels into empty axes that are ``width`` inches wide."""
+        axes.axis("off")
         axes.legend(
-            handles=handles,
+            handles=self._handles,
             title=title_of(self.name),
             loc="upper left",
             ncols=self.columns(width),

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zootools.errors import DamagedZooError, SpecError
+from zootools.errors import DamagedZooError, SpecError, did_you_mean
 from zootools.plots.limits import Array
 from zootools.storage.imported import SOURCE_MODEL
 from zootools.zoo import Zoo
@@ -47,6 +47,9 @@ class Portrait:
     planes: Mapping[str, Plane] = field(default_factory=dict)
     """The points of the sampled checkpoints, by the representation they are computed from: ``W``, ``s(W)``, ``z``."""
 
+    colour: str | None = None
+    """The column that all points are coloured by; None for the properties that the paper uses."""
+
     @classmethod
     def of(cls, zoo: Zoo, limit: int = MAX_POINTS, whole_models: bool = False) -> "Portrait":
         """Draw the sample of a zoo, always the same one, and read its weights once.
@@ -73,6 +76,17 @@ class Portrait:
     def with_plane(self, label: str, points: npt.ArrayLike, method: str) -> "Portrait":
         """Return a portrait with the points ``[sample, 2]`` of an additional representation."""
         return replace(self, planes={**self.planes, label: Plane(np.asarray(points, np.float64), method)})
+
+    def coloured_by(self, column: str) -> "Portrait":
+        """Return a portrait whose points are coloured by a column of numbers or labels.
+
+        Raises SpecError for a column that the zoo does not have, or which has neither.
+        """
+        table = self.zoo.metadata
+        known = [name for name in table.column_names if is_number(table[name]) or is_text(table[name])]
+        if column not in known:
+            raise SpecError(f"colour: found {column!r}{did_you_mean(column, known)}")
+        return replace(self, colour=column)
 
     @cached_property
     def diverged(self) -> int:
@@ -115,6 +129,8 @@ class Portrait:
     @cached_property
     def properties(self) -> list[str]:
         """The properties to colour points by: those of the paper that vary, else the first four that vary."""
+        if self.colour is not None:
+            return [self.colour]
         varying = [name for name in self.zoo.metadata.column_names if _varies(self.zoo.metadata[name])]
         return [name for name in COLOURED_BY if name in varying] or [n for n in varying if n not in _NO_PROPERTY][:4]
 

@@ -22,6 +22,9 @@ MAX_LABEL = 24
 NAMES = {"W": "the weights W", "s(W)": "the weight statistics s(W)", "z": "the learned representation z"}
 """The names of representations in titles."""
 
+RATES = frozenset({"lr", "learning_rate", "weight_decay", "l2", "l2reg"})
+"""Columns of which a factor, not a difference, is one step."""
+
 _TITLES = {
     "init": "initialisation",
     "lr": "learning rate",
@@ -60,6 +63,11 @@ def styled() -> Iterator[None]:
 def title_of(name: str) -> str:
     """Return the name of a property in titles and labels."""
     return readable(_TITLES.get(name, name.replace("_", " ")))
+
+
+def is_logarithmic(name: str, low: float, high: float) -> bool:
+    """Return whether the colours of a column are logarithmic: positive rates, and what spans two powers of ten."""
+    return low > 0 and high > (low if name in RATES else 100 * low)
 
 
 def readable(text: str) -> str:

@@ -2,19 +2,32 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zootools.errors import ZooError
+from zootools.errors import SpecError, ZooError, did_you_mean
 from zootools.filesystem.files import write_output
 from zootools.plots import figures
 from zootools.plots.portrait import Portrait
 from zootools.plots.style import styled
 
 _FILES = {"W": "weights", "s(W)": "statistics", "z": "representation"}
+PICTURES = {
+    "accuracy": (),
+    "mean-weight": (),
+    "gap": (),
+    "losses": (),
+    "weights": ("W",),
+    "statistics": ("s(W)",),
+    "representation": ("z",),
+    "figure-4": ("W",),
+    "figure-7": ("W",),
+    "figure-8": ("W", "s(W)", "z"),
+}
+"""All pictures by name, and the planes of a portrait that each shows."""
 
 
 def pictures(portrait: Portrait) -> Iterator[tuple[str, Callable[[], Figure], str]]:
@@ -28,7 +41,7 @@ def pictures(portrait: Portrait) -> Iterator[tuple[str, Callable[[], Figure], st
     flat = "" if portrait.properties else "no property varies"
     for label in portrait.planes:
         yield _FILES.get(label, label), lambda label=label: figures.embedding(portrait, label), flat  # type: ignore[misc]
-    no_init = "" if "init" in portrait.properties else "the initialisation does not vary"
+    no_init = "" if portrait.colour or "init" in portrait.properties else "the initialisation does not vary"
     if "W" in portrait.planes:
         yield "figure-4", lambda: figures.figure_4([portrait]), no_init
         yield "figure-7", lambda: figures.figure_7([portrait]), lacks("test_accuracy")
@@ -36,10 +49,33 @@ def pictures(portrait: Portrait) -> Iterator[tuple[str, Callable[[], Figure], st
         yield "figure-8", lambda: figures.figure_8(portrait), flat
 
 
-def write_pictures(portrait: Portrait, folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """Write every picture of a zoo as SVG and PNG; return the files, and the reasons why others could not be drawn."""
+def planes_of(names: Collection[str]) -> set[str]:
+    """Return the planes that pictures show. Raises SpecError for a name that no picture has."""
+    for name in names:
+        if name not in PICTURES:
+            raise SpecError(f"picture: found {name!r}{did_you_mean(name, PICTURES)}")
+    return {label for name in names for label in PICTURES[name]}
+
+
+def write_pictures(
+    portrait: Portrait,
+    folder: Path,
+    only: Collection[str] = tuple(PICTURES),
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[list[Path], dict[str, str]]:
+    """Write pictures of a zoo as SVG and PNG; return the files, and the reasons why others could not be drawn.
+
+    Args:
+        portrait: the zoo, with the planes that the pictures show.
+        folder: where the files are written.
+        only: names of `PICTURES`.
+        tick: called after every picture.
+    """
     files, skipped = [], {}
     for name, draw, reason in pictures(portrait):
+        if name not in only:
+            continue
+        tick()
         if reason:
             skipped[name] = reason
             continue

@@ -25,6 +25,7 @@ from zootools.storage.manifest import (
     read_manifest,
 )
 from zootools.storage.manifest_checks import stored_origin
+from zootools.storage.part import require_whole
 from zootools.storage.records import Fingerprint, Plan, StackRecord
 from zootools.storage.shards import read_info, stack_of
 from zootools.storage.table_writer import write_parquet
@@ -123,6 +124,7 @@ def add_page(folder: Path, page: bytes) -> None:
     at work.
     """
     read_manifest(folder)
+    require_whole(folder, "given a page")
     if VERSIONS in folder.resolve().parts:
         raise SpecError(f"{folder}: is a published version, which never changes; add the page before publishing")
     with FolderLock(ZooFolder(folder).lock) as lock:

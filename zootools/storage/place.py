@@ -7,7 +7,7 @@ after it has been hashed.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,8 +49,11 @@ class Place:
         """The names of all files of the place, if they are known without reading `folder`."""
         return ()
 
-    def fetch(self, files: Iterable[str]) -> None:
-        """Download some files, given by their names in the manifest, if `folder` lacks them."""
+    def fetch(self, files: Iterable[str], tick: Callable[[int], None] = lambda count: None) -> None:
+        """Download some files, given by their names in the manifest, if `folder` lacks them.
+
+        ``tick`` is called, one call at a time, with the size of every file of the manifest, in bytes.
+        """
 
     def fetch_all(self) -> None:
         """Download all files of the zoo that `folder` lacks."""
@@ -92,17 +95,21 @@ class FetchedPlace(Place, ABC):
         """The files of the manifest; none until it has been read."""
         return self.manifest.files if self.manifest is not None else {}
 
-    def fetch(self, files: Iterable[str]) -> None:
-        """Download and verify the files that are not in `folder` yet.
+    def fetch(self, files: Iterable[str], tick: Callable[[int], None] = lambda count: None) -> None:
+        """Download and verify the files that are not in `folder` yet; see `Place.fetch`.
 
         Raises DamagedZooError for a file that differs from the manifest, HubError, StorageError.
         """
-        missing = [file for file in dict.fromkeys(files) if not is_file_inside(self.folder, file)]
+        wanted = list(dict.fromkeys(files))
+        missing = [file for file in wanted if not is_file_inside(self.folder, file)]
         if missing:
             size = sum(self.listing[file].size for file in missing if file in self.listing)
             LOG.info("%s: fetching %d files, %.1f MB", self.name, len(missing), size / 1e6)
+        sizes = {file: info.size for file, info in self.promised.items()}
+        tick(sum(sizes.get(file, 0) for file in {*wanted} - {*missing}))
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(self._fetch_one, missing))
+            for file, _ in zip(missing, pool.map(self._fetch_one, missing), strict=True):
+                tick(sizes.get(file, 0))
 
     def fetch_all(self) -> None:
         """Download and hash every file of the manifest, and the card."""

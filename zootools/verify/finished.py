@@ -6,14 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zootools.errors import DamagedZooError, SpecError
-from zootools.filesystem.inside import names_inside, read_inside
+from zootools.errors import DamagedZooError, SpecError, ZooError
+from zootools.filesystem.inside import is_file_inside, names_inside, read_inside
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, count_models, expand
 from zootools.storage.card import card_repositories, render_card
 from zootools.storage.imported import Imported, Origin
-from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
+from zootools.storage.manifest import PAGE, UNHASHED, Manifest, read_manifest
 from zootools.storage.manifest_checks import CheckpointKeys, check_against_origin, stored_origin, table_set_faults
+from zootools.storage.part import PART, read_part
 from zootools.storage.table_reader import data_fault, read_metadata, same_values
 from zootools.storage.tables import (
     accuracy_summary,
@@ -28,6 +29,7 @@ from zootools.storage.verified_files import VerifiedFiles, unreadable
 from zootools.verify.fault import UNLISTED, Fault, is_ignored
 from zootools.verify.files import IntactFiles, file_faults, in_threads
 from zootools.verify.shards import Shards
+from zootools.zoo import open_folder, part_files
 
 
 def finished_faults(folder: Path, tick: Callable[[int], None], repository: str | None) -> Iterator[Fault]:
@@ -37,7 +39,13 @@ def finished_faults(folder: Path, tick: Callable[[int], None], repository: str |
     except DamagedZooError as error:
         yield Fault("zoo.json", error.reason)
         return
-    files, damaged = VerifiedFiles(folder, manifest.files), set[str]()
+    try:
+        left_out = _left_out(folder, manifest)
+    except DamagedZooError as error:
+        yield Fault(PART, error.reason)
+        return
+    there = {name: info for name, info in manifest.files.items() if name not in left_out}
+    files, damaged = VerifiedFiles(folder, there), set(left_out)
     intact = IntactFiles(folder)
     for fault in file_faults(files, tick, intact):
         damaged.add(fault.name)
@@ -45,7 +53,7 @@ def finished_faults(folder: Path, tick: Callable[[int], None], repository: str |
     if "spec.yaml" not in damaged:
         yield from _content_faults(files, manifest, damaged, repository)
     yield from build_log_faults(folder)
-    known = {*manifest.files, *UNHASHED}
+    known = {*manifest.files, *UNHASHED, PART}
     try:
         unlisted = [name for name in names_inside(folder) if not (name in known or is_ignored(name))]
     except OSError as error:
@@ -53,6 +61,24 @@ def finished_faults(folder: Path, tick: Callable[[int], None], repository: str |
         yield Fault(str(error.filename), unreadable(error))
     yield from (Fault(name, UNLISTED) for name in unlisted)
     intact.forget()
+
+
+def _left_out(folder: Path, manifest: Manifest) -> set[str]:
+    """Return the files that a part of a zoo need not have, and does not have; none for a whole zoo.
+
+    What it needs follows from part.json and the metadata. If the metadata is damaged, that is found in any case, and
+    nothing else is missed. Raises DamagedZooError.
+    """
+    part = read_part(folder)
+    if part is None:
+        return set()
+    if part.manifest != manifest.sha256:
+        raise DamagedZooError("is of another zoo than zoo.json")
+    try:
+        needed = part_files(open_folder(folder), manifest, part.selection)
+    except ZooError:
+        needed = [name for name in manifest.files if not name.startswith(("checkpoints/", "data/", PAGE))]
+    return {name for name in {*manifest.files} - {*needed} if not is_file_inside(folder, name)}
 
 
 def build_log_faults(folder: Path) -> Iterator[Fault]:

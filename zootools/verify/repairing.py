@@ -11,6 +11,7 @@ from zootools.storage.build_state import IMAGES, MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import derive_again
 from zootools.storage.manifest import read_manifest
 from zootools.storage.manifest_checks import stored_spec
+from zootools.storage.part import require_whole
 from zootools.storage.reopening import reopen
 from zootools.storage.shards import shard_name
 from zootools.verify.fault import UNLISTED, Fault
@@ -30,6 +31,7 @@ def repair(folder: Path) -> list[Fault]:
     zoo = ZooFolder(folder)
     if not zoo.has(PLAN) and not zoo.has(MANIFEST):
         raise ZooNotFoundError(f"{folder}: holds no zoo")
+    require_whole(folder, "repaired")
     with FolderLock(zoo.lock) as lock:
         zoo = ZooFolder(folder, lock.descriptor)
         found = list(faults(folder))
