@@ -25,12 +25,14 @@ from representation.recipes import Epochs
 from zootools import open_zoo
 from zootools.architectures.networks import stacked_forward
 from zootools.images.datasets import Subset, load_images
-from zootools.importers.evaluation import BATCH, Sample, groups, tensors
+from zootools.importers.evaluation import Sample, groups, tensors
 from zootools.zoo import Zoo
 
 Hits = npt.NDArray[np.float64]
 """1 where a checkpoint classifies an image as it is labelled, else 0, ``[checkpoints, images]``."""
 DIVISIONS = 50
+FORWARD = 50_000
+"""Networks times images of a forward pass, which bounds the memory."""
 
 
 def hits(zoo: Zoo, subset: Subset) -> Hits:
@@ -42,10 +44,11 @@ def hits(zoo: Zoo, subset: Subset) -> Hits:
     with torch.no_grad():
         for group, activation in groups(sample):
             weights = tensors(zoo.schema, sample.weights[group])
-            for start in range(0, len(subset), BATCH):
-                logits = stacked_forward(zoo.schema, weights, subset.images[start : start + BATCH], activation)
-                guesses = logits.argmax(dim=2) == subset.labels[start : start + BATCH]
-                found[group, start : start + BATCH] = guesses.numpy()
+            step = max(1, FORWARD // (group.stop - group.start))
+            for start in range(0, len(subset), step):
+                logits = stacked_forward(zoo.schema, weights, subset.images[start : start + step], activation)
+                guesses = logits.argmax(dim=2) == subset.labels[start : start + step]
+                found[group, start : start + step] = guesses.numpy()
     return found
 
 
