@@ -10,6 +10,7 @@ from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import require_name
 from zootools.object_store.urls import is_url
 from zootools.storage.build_state import MANIFEST
+from zootools.storage.file_rules import is_hidden
 from zootools.storage.manifest import UNHASHED, read_manifest
 from zootools.storage.manifest_checks import stored_origin
 from zootools.storage.place import Place
@@ -37,7 +38,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None, hub: str | Pat
         raise SpecError(f"{folder}: is a snapshot in the Hub's cache, which never changes; choose another folder")
     # A link where the zoo has a file is replaced; nothing is written through it.
     present = names_inside(folder) if folder.is_dir() else []
-    strangers = {file for file in present if not Path(file).name.startswith(".")} - {*files, *UNHASHED}
+    strangers = {file for file in present if not is_hidden(file)} - {*files, *UNHASHED}
     if strangers or (MANIFEST in present and read_manifest(folder).sha256 != manifest.sha256):
         raise SpecError(f"{folder}: holds something else; choose another folder")
     open_folder(place.folder)  # refuses metadata that is not that of the manifest
