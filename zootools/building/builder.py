@@ -59,8 +59,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-STATE_LACKS = "%s: stacks were trained without --keep-state, so the zoo cannot be trained for more epochs"
-
 
 @dataclass(frozen=True)
 class _Request:
@@ -155,8 +153,7 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
     output, zoo, models = request.output, ZooFolder(request.output.folder), expand(spec)
     present = look_into(output, spec, request.schema, models)
     if present is not None and present.finished is not None and not zoo.has(".work"):
-        if request.options.keep_state and not has_states(zoo, len(present.finished.stacks)):
-            LOG.warning(STATE_LACKS, request.out)
+        _warn_if_state_lacks(request, zoo, len(present.finished.stacks))
         return present.finished
     _check_machine(request, zoo, estimate(spec, request.options.data, models))
     with (
@@ -274,9 +271,16 @@ def _train_zoo(
 def _keep_states(request: _Request, job: BuildJob) -> None:
     """Keep the states of the last epoch, if asked for; drop states and shards of a shorter zoo that was continued."""
     sweep_shards(job.zoo, job.plan)
-    lacking = keep_states(job.zoo, len(job.plan.stacks), request.options.keep_state)
-    if request.options.keep_state and lacking:
-        LOG.warning(STATE_LACKS, request.out)
+    keep_states(job.zoo, len(job.plan.stacks), request.options.keep_state)
+    _warn_if_state_lacks(request, job.zoo, len(job.plan.stacks))
+
+
+def _warn_if_state_lacks(request: _Request, zoo: ZooFolder, stacks: int) -> None:
+    """Log a warning if the state of all stacks should be kept, and was not when they were trained."""
+    if request.options.keep_state and not has_states(zoo, stacks):
+        LOG.warning(
+            "%s: stacks were trained without --keep-state, so the zoo cannot be trained for more epochs", request.out
+        )
 
 
 def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], lock: FolderLock) -> BuildJob:

@@ -14,8 +14,8 @@ FOLDER = ".state"
 """The folder of the kept records; it may be removed at any time."""
 
 
-def keep_states(zoo: ZooFolder, stacks: int, keep: bool) -> list[int]:
-    """Make the kept records those of a zoo that is trained to the end; return the stacks that have none.
+def keep_states(zoo: ZooFolder, stacks: int, keep: bool) -> None:
+    """Make the kept records those of a zoo that is trained to the end.
 
     Records that are kept already stay, unless they are of another number of epochs. ``keep`` tells whether to copy
     those of the stacks that have just been trained. Nothing is lost if this is interrupted and called again.
@@ -27,7 +27,6 @@ def keep_states(zoo: ZooFolder, stacks: int, keep: bool) -> list[int]:
             zoo.write(name, found[1])
         elif not _is_kept(zoo, stack, found[0]):
             zoo.remove(name)
-    return [stack for stack in range(stacks) if not zoo.has(zoo.record_name(stack, FOLDER))]
 
 
 def has_states(zoo: ZooFolder, stacks: int) -> bool:
