@@ -22,8 +22,10 @@ def build_schema(
     if isinstance(architecture, Mlp):
         layers = _linear_layers([math.prod(input_shape), *architecture.hidden, classes], architecture.bias)
     else:
-        own = isinstance(architecture, OwnArchitecture)
-        network = own_layers(architecture.name) if own else CNNS[architecture.name]
+        if isinstance(architecture, OwnArchitecture):
+            network = own_layers(architecture.name)
+        else:
+            network = CNNS[architecture.name]
         layers = network.convolutions(input_shape[0])
         features = math.prod(Schema(architecture.name, input_shape, tuple(layers)).output_shapes[-1])
         layers += _linear_layers([features, *network.hidden, classes])

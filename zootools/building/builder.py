@@ -306,7 +306,7 @@ def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], l
     save_images(images, zoo)
     done = sum(record is not None and record.done for record in records)
     largest = max(map(len, stacks))
-    tell(f"plan: {len(models):,} models in {len(stacks):,} stacks of at most {largest:,}; {done:,} stacks are trained")
+    tell(f"plan: {len(models):,} models; {done:,} of {len(stacks):,} stacks are trained, of at most {largest:,} models")
     return BuildJob(zoo, lock.descriptor, plan, images.classes, backend, workers)
 
 

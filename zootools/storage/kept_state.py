@@ -5,7 +5,10 @@ part of the zoo: the manifest does not name it, and `verify`, `publish` and read
 record has its own sha256 and those of the shards that it follows, so a build can tell that both belong together.
 """
 
+from contextlib import suppress
+
 from zootools.errors import SpecError
+from zootools.filesystem.inside import remove_folder_inside
 from zootools.storage.build_state import ZooFolder, epoch_of
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.shards import shard_name, stack_of
@@ -27,6 +30,8 @@ def keep_states(zoo: ZooFolder, stacks: int, keep: bool) -> None:
             zoo.write(name, found[1])
         elif not _is_kept(zoo, stack, found[0]):
             zoo.remove(name)
+    with suppress(OSError):  # it holds states, or is missing
+        remove_folder_inside(zoo.path, FOLDER)
 
 
 def has_states(zoo: ZooFolder, stacks: int) -> bool:
