@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zootools.errors import ZooError
 
 if TYPE_CHECKING:
+    from zootools.architectures.own import register_architecture
     from zootools.building.builder import build
     from zootools.importers.export import export_zoo
     from zootools.importers.importing import import_zoo
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     from zootools.zoo import Zoo
 
 __version__ = "0.1.0"
-__all__ = ["Zoo", "ZooError", "ZooSpec", "__version__", "build", "export_zoo", "import_zoo", "load_spec", "open_zoo"]
+__all__ = [
+    "Zoo",
+    "ZooError",
+    "ZooSpec",
+    "__version__",
+    "build",
+    "export_zoo",
+    "import_zoo",
+    "load_spec",
+    "open_zoo",
+    "register_architecture",
+]
 
 _HOME = {
     "Zoo": "zootools.zoo",
@@ -28,6 +40,7 @@ _HOME = {
     "import_zoo": "zootools.importers.importing",
     "load_spec": "zootools.spec",
     "open_zoo": "zootools.open",
+    "register_architecture": "zootools.architectures.own",
 }
 
 

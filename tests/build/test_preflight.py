@@ -370,7 +370,7 @@ def test_a_build_says_what_it_does_also_with_json(tmp_path: Path, specs: Path, m
     assert "kernel: compiling the one of mlp" in said[0]
     assert said[1].startswith("backend native: ")
     assert said[2] == "images: reading tetris"
-    assert said[3] == "plan: 6 models in 2 stacks of at most 3; 0 stacks are trained"
+    assert said[3] == "plan: 6 models; 0 of 2 stacks are trained, of at most 3 models"
     assert said[-1].startswith("training: 18 of 18 model-epochs")
 
 

@@ -1,36 +1,31 @@
 """The architectures that a specification can name, each as a layer schema.
 
-A new convolutional network is a function that returns its convolutions, a row of `CNNS`, and its name in
-`zootools.spec.CnnName`.
+A new bundled network is a function that returns its convolutions, a row of `CNNS`, and its name in
+`zootools.spec.CnnName`. Users add networks of their own with `zootools.architectures.own.register_architecture`.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from zootools.architectures.own import CnnLayers, own_layers
 from zootools.architectures.schema import Layer, Schema
-from zootools.spec import Architecture, CnnName, Mlp
+from zootools.spec import Architecture, CnnName, Mlp, OwnArchitecture
 
 
-@dataclass(frozen=True)
-class CnnLayers:
-    """The layers of a convolutional network."""
-
-    convolutions: Callable[[int], list[Layer]]
-    """Returns the convolutions for a number of image channels."""
-    hidden: tuple[int, ...] = (20,)
-    """Widths of the linear layers between the convolutions and the logits, each with dropout."""
-
-
-def build_schema(architecture: Architecture, input_shape: tuple[int, int, int], classes: int) -> Schema:
+def build_schema(
+    architecture: Architecture | OwnArchitecture, input_shape: tuple[int, int, int], classes: int
+) -> Schema:
     """Return the layer schema of an architecture for images ``(channels, height, width)``.
 
-    Raises SpecError if the images are too small for it, or a layer is invalid.
+    Raises SpecError if the images are too small for it, a layer is invalid, or nobody has registered the architecture.
     """
     if isinstance(architecture, Mlp):
         layers = _linear_layers([math.prod(input_shape), *architecture.hidden, classes], architecture.bias)
     else:
-        network = CNNS[architecture.name]
+        if isinstance(architecture, OwnArchitecture):
+            network = own_layers(architecture.name)
+        else:
+            network = CNNS[architecture.name]
         layers = network.convolutions(input_shape[0])
         features = math.prod(Schema(architecture.name, input_shape, tuple(layers)).output_shapes[-1])
         layers += _linear_layers([features, *network.hidden, classes])

@@ -36,7 +36,7 @@ from zootools.building.resuming import (
 )
 from zootools.engines.engine import RETRIES, BuildJob, Engine
 from zootools.engines.table import open_engine
-from zootools.errors import DamagedZooError, WorkerError
+from zootools.errors import DamagedZooError, SpecError, WorkerError
 from zootools.filesystem.files import FolderLock, sweep_temporaries
 from zootools.hashing import pretty_json
 from zootools.images.shapes import has_images
@@ -46,6 +46,7 @@ from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, expand
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.finish import finish_zoo
+from zootools.storage.kept_state import has_states, keep_states, sweep_shards
 from zootools.storage.manifest import Manifest
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.status import epochs_done
@@ -94,7 +95,7 @@ def preview(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) ->
     request = _check_request(spec, out, BuildOptions(**options))
     zoo, data = ZooFolder(request.output.folder), request.options.data
     size, there = estimate(spec, data), has_images(spec.images, data)
-    present = look_into(request.output, spec)
+    present = look_into(request.output, spec, request.schema)
     if present is not None and present.finished is not None:
         return Preview(size, present, there)
     _check_machine(request, zoo, size)
@@ -130,6 +131,8 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
             - data: the folder of the image files (`zootools.paths.data_folder`); missing files are downloaded to it.
             - allow_fingerprint_change: resume although the device or library versions differ from those of the first
               session (default False).
+            - keep_state: keep weights and optimizer state of the last epoch in the folder ``.state`` of the zoo, so
+              that a later build with more epochs continues from there (default False; not for object stores).
             - quiet: show no progress (default False).
 
     Returns:
@@ -148,8 +151,9 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
     begun = time.time()
     request = _check_request(spec, out, BuildOptions(**options))
     output, zoo, models = request.output, ZooFolder(request.output.folder), expand(spec)
-    present = look_into(output, spec, models)
+    present = look_into(output, spec, request.schema, models)
     if present is not None and present.finished is not None and not zoo.has(".work"):
+        _warn_if_state_lacks(request, zoo, len(present.finished.stacks))
         return present.finished
     _check_machine(request, zoo, estimate(spec, request.options.data, models))
     with (
@@ -189,8 +193,10 @@ def _folder_errors_first(zoo: ZooFolder) -> Iterator[None]:
 def _check_request(spec: ZooSpec, out: Path | str, options: BuildOptions) -> _Request:
     """Refuse invalid arguments; open the engine and the output, and work out the schema of the models."""
     options = check_arguments(spec, options)
-    engine = open_engine(options.engine, options.address)
-    return _Request(spec, out, options, engine, open_output(out), check_spec(spec, options.data))
+    engine, output = open_engine(options.engine, options.address), open_output(out)
+    if options.keep_state and output.present() is None:
+        raise SpecError(f"--keep-state: {out} is an object store, which gets no state; build into a folder")
+    return _Request(spec, out, options, engine, output, check_spec(spec, options.data))
 
 
 def _check_machine(request: _Request, zoo: ZooFolder, size: Estimate) -> None:
@@ -256,9 +262,25 @@ def _train_zoo(
     _log_session(zoo, begun, job.backend.device, job.backend.name, request.options.engine)
     if failed:
         _give_up(failed, job, request)
+    _keep_states(request, job)
     manifest = finish_zoo(zoo, job.plan)
     request.output.finish(manifest)
     return manifest
+
+
+def _keep_states(request: _Request, job: BuildJob) -> None:
+    """Keep the states of the last epoch, if asked for; drop states and shards of a shorter zoo that was continued."""
+    sweep_shards(job.zoo, job.plan)
+    keep_states(job.zoo, len(job.plan.stacks), request.options.keep_state)
+    _warn_if_state_lacks(request, job.zoo, len(job.plan.stacks))
+
+
+def _warn_if_state_lacks(request: _Request, zoo: ZooFolder, stacks: int) -> None:
+    """Log a warning if the state of all stacks should be kept, and was not when they were trained."""
+    if request.options.keep_state and not has_states(zoo, stacks):
+        LOG.warning(
+            "%s: stacks were trained without --keep-state, so the zoo cannot be trained for more epochs", request.out
+        )
 
 
 def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], lock: FolderLock) -> BuildJob:
@@ -284,7 +306,7 @@ def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], l
     save_images(images, zoo)
     done = sum(record is not None and record.done for record in records)
     largest = max(map(len, stacks))
-    tell(f"plan: {len(models):,} models in {len(stacks):,} stacks of at most {largest:,}; {done:,} stacks are trained")
+    tell(f"plan: {len(models):,} models; {done:,} of {len(stacks):,} stacks are trained, of at most {largest:,} models")
     return BuildJob(zoo, lock.descriptor, plan, images.classes, backend, workers)
 
 

@@ -26,6 +26,8 @@ class BuildOptions:
     """The folder of the image files (`zootools.paths.data_folder`)."""
     allow_fingerprint_change: bool = False
     """Resume although the device or the versions of libraries differ from those of the first session."""
+    keep_state: bool = False
+    """Keep the weights and optimizer state of the last epoch, so that a later build can train more epochs."""
     quiet: bool = False
     """Show no progress."""
 
@@ -40,4 +42,5 @@ class BuildKeywords(TypedDict, total=False):
     workers: int | None
     data: Path | None
     allow_fingerprint_change: bool
+    keep_state: bool
     quiet: bool

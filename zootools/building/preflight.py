@@ -14,7 +14,7 @@ from zootools.building.options import BuildOptions
 from zootools.choices import DEVICES, check_word, check_workers
 from zootools.errors import SpecError, StorageError, differences
 from zootools.memory import memory_limit
-from zootools.spec import Images, ZooSpec, parse_spec
+from zootools.spec import Images, OwnArchitecture, ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
 from zootools.storage.build_state import IMPORT, ZooFolder
 from zootools.storage.records import Plan, StackRecord
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 POPULATION = ("grid", "sample", "seeds", "models")
 """The sections that can differ when a zoo grows."""
+
+MORE_EPOCHS = (
+    "  more epochs can be trained only for a finished zoo that was built with --keep-state, which stores the optimizer "
+    "state; otherwise train again in a new folder: -o NEW"
+)
 
 FLOATS_TRAINED, FLOATS_STORED = 5, 5
 """Minimum of float32 numbers in memory per weight: in training (weight, two moments, gradient, temporary values), and
@@ -117,6 +122,7 @@ def check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> N
         raise SpecError(
             "the folder holds a zoo of another specification; choose another folder with --out",
             *(f"  {change}" for change in fixed),
+            *([MORE_EPOCHS] if new.training.epochs > old.training.epochs else ()),
         )
     missing = {model.model_id for model in expand(old)} - {model.model_id for model in models}
     if missing:
@@ -124,6 +130,17 @@ def check_growth(old: ZooSpec, new: ZooSpec, models: Sequence[ModelConfig]) -> N
             f"{len(missing)} models of the zoo in this folder are not in the specification; "
             "a zoo can grow, but not shrink",
             *(f"  {change}" for change in changes),
+        )
+
+
+def check_same_layers(spec: ZooSpec, there: Schema, here: Schema) -> None:
+    """Raise SpecError if the function of an architecture of the user's own returns other layers than for a zoo."""
+    if isinstance(spec.architecture, OwnArchitecture) and there != here:
+        pairs = zip(there.layers, here.layers, strict=False)
+        first = next((f"{old} there, {new} now" for old, new in pairs if old != new), "another number of layers")
+        raise SpecError(
+            f"the layers of the architecture {here.name} are not those of the zoo in this folder ({first}); use "
+            "another name for another architecture, and another folder (--out)"
         )
 
 

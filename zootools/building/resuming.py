@@ -2,19 +2,21 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zootools.architectures import Schema
 from zootools.building.planning import check_spec, plan_stacks
-from zootools.building.preflight import check_folder, check_growth, images_of
+from zootools.building.preflight import check_folder, check_growth, check_same_layers, images_of
 from zootools.errors import SpecError
 from zootools.images.shapes import has_images
 from zootools.object_store.sync import Output, open_output
-from zootools.spec import ZooSpec
+from zootools.spec import ZooSpec, parse_stored_spec
 from zootools.spec.model_configs import ModelConfig, count_models, expand
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import spec_yaml
+from zootools.storage.kept_state import FOLDER as STATE
+from zootools.storage.kept_state import continued, has_states
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_spec
 from zootools.storage.part import require_whole
@@ -65,19 +67,22 @@ def check_build(spec: ZooSpec, out: Path | str, data: Path | None = None) -> Spe
     Raises SpecError, StorageError and DamagedZooError as a build does.
     """
     schema, output = check_spec(spec, data), open_output(out)
-    present = look_into(output, spec)
+    present = look_into(output, spec, schema)
     images = has_images(spec.images, data)
     if images and present is not None and present.plan is not None:
         images_of(spec.images, data, present.plan)
     return SpecCheck(schema, present, images)
 
 
-def look_into(output: Output, spec: ZooSpec, models: Sequence[ModelConfig] | None = None) -> Present | None:
+def look_into(
+    output: Output, spec: ZooSpec, schema: Schema, models: Sequence[ModelConfig] | None = None
+) -> Present | None:
     """Return what a folder has of the models of a specification; None for an object store.
 
     Args:
         output: where the zoo is to be built.
         spec: the specification.
+        schema: the layers of its models.
         models: its models (`expand`), if already computed; otherwise they are computed only if the folder has a zoo.
 
     Raises SpecError if a build would be refused: the folder has other files, or a zoo of another specification.
@@ -93,10 +98,12 @@ def look_into(output: Output, spec: ZooSpec, models: Sequence[ModelConfig] | Non
     models = expand(spec) if models is None else models
     finished = finished_manifest(output, zoo, spec, models)
     if finished is not None:
+        check_same_layers(spec, finished.layer_schema, schema)
         return Present(len(models), 0, 0, finished)
     plan, records = stored_plan(zoo, spec)
     if plan is None:  # another process has removed it since
         return Present(0, len(models), len(models) * epochs)
+    check_same_layers(spec, plan.schema, schema)
     stacks = list(zip(map(len, plan.stacks), records, strict=True))
     there = sum(size for size, record in stacks if record is not None and record.done)
     done = sum(size * epochs_done(record, spec) for size, record in stacks)
@@ -119,9 +126,13 @@ def finished_manifest(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Seq
     require_whole(zoo.path, "built")
     if manifest.imported is not None:
         raise SpecError(f"{zoo.path}: holds a zoo that was imported; choose another folder with --out")
-    check_growth(_recorded_spec(zoo, manifest, spec), spec, models)
     whole = all(output.holds(name) for name in ("README.md", *manifest.files))
     whole = whole and not manifest.is_partial
+    old = _recorded_spec(zoo, manifest, spec)
+    if spec.training.epochs > old.training.epochs and whole and has_states(zoo, len(manifest.stacks)):
+        check_growth(_longer(old, spec), spec, models)
+        return None
+    check_growth(old, spec, models)
     return manifest if whole and manifest.counts.expected == len(models) else None
 
 
@@ -136,7 +147,12 @@ def stored_plan(zoo: ZooFolder, spec: ZooSpec) -> tuple[Plan | None, Sequence[St
     if not zoo.has(MANIFEST):
         return None, []
     manifest = read_manifest(zoo.path)
-    return reopened(zoo, manifest, _recorded_spec(zoo, manifest, spec))
+    old = _recorded_spec(zoo, manifest, spec)
+    plan, records = reopened(zoo, manifest, old)
+    if spec.training.epochs <= old.training.epochs or not all(record.done for record in records):
+        return plan, records
+    plan = replace(plan, spec=_longer(old, spec))
+    return plan, continued(zoo, plan, records, old.training.epochs)
 
 
 def planned_stacks(
@@ -147,19 +163,29 @@ def planned_stacks(
     if old is None:
         return plan_stacks(models, schema, kept, device)
     check_growth(old.spec, spec, models)
+    check_same_layers(spec, old.schema, schema)
     present = {model for stack in old.stacks for model in stack}
     return old.stacks + plan_stacks([model for model in models if model.model_id not in present], schema, kept, device)
 
 
 def write_plan(zoo: ZooFolder, plan: Plan, old: Plan | None, records: Sequence[StackRecord | None]) -> None:
-    """Write the plan; where a finished zoo grows, first its old plan and records, so that a kill loses none of it."""
+    """Write the plan; where a finished zoo grows, first its old plan and records, so that a kill loses none of it.
+
+    The records of a zoo that is to be trained for more epochs get their kept state.
+    """
     if old is not None and not zoo.has(PLAN):
         for stack, record in enumerate(records):
             assert record is not None, "a finished zoo has a record of every stack"
-            zoo.write_record(stack, record)
+            zoo.write_record(stack, record, zoo.state_bytes(stack, STATE) if record.state.size else b"")
         zoo.write_plan(old)
     if plan != old:
         zoo.write_plan(plan)
+
+
+def _longer(old: ZooSpec, new: ZooSpec) -> ZooSpec:
+    """Return the specification of a finished zoo with the epochs of another one."""
+    training = {**old.dump()["training"], "epochs": new.training.epochs}
+    return parse_stored_spec({**old.dump(), "training": training}, "spec.yaml")
 
 
 def _recorded_spec(zoo: ZooFolder, manifest: Manifest, spec: ZooSpec) -> ZooSpec:

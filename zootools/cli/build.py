@@ -55,6 +55,9 @@ HOW_TO_TRAIN = (
         "--workers", type=click.IntRange(min=1, max=MAX_WORKERS), help="Processes on the CPU; default one per core."
     ),
     DATA,
+    click.option(
+        "--keep-state", is_flag=True, help="Keep the optimizer state, so that a later build can train more epochs."
+    ),
     click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed."),
 )
 """The fields of `zootools.building.options.BuildOptions` as options, without ``quiet``."""

@@ -116,4 +116,5 @@ def _epoch(run: StackRun, schema: Schema, training: Training) -> TrainedEpoch:
         if info.model_ids:
             shard = shard_bytes(schema, weights, info)
     done = run.epoch == training.epochs or run.all_stopped
-    return TrainedEpoch(run.epoch, done, dict(run.stopped), shard, b"" if done else save(run.save()))
+    # The state of the last epoch is kept too, because more epochs may be asked for later (`--keep-state`).
+    return TrainedEpoch(run.epoch, done, dict(run.stopped), shard, save(run.save()))

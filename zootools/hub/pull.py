@@ -13,6 +13,7 @@ from zootools.hub.names import require_name
 from zootools.object_store.urls import is_url
 from zootools.percent import PercentProgress
 from zootools.storage.build_state import MANIFEST
+from zootools.storage.file_rules import is_hidden
 from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_origin
 from zootools.storage.part import PART, Part, Selection, read_part, require_whole
@@ -89,7 +90,7 @@ def _check_target(folder: Path, manifest: Manifest, only: Selection) -> None:
         raise SpecError(f"{folder}: is a snapshot in the Hub's cache, which never changes; choose another folder")
     # A link where the zoo has a file is replaced; nothing is written through it.
     present = names_inside(folder) if folder.is_dir() else []
-    strangers = {file for file in present if not Path(file).name.startswith(".")} - {*manifest.files, *UNHASHED, PART}
+    strangers = {file for file in present if not is_hidden(file)} - {*manifest.files, *UNHASHED, PART}
     if strangers or (MANIFEST in present and read_manifest(folder).sha256 != manifest.sha256):
         raise SpecError(f"{folder}: holds something else; choose another folder")
     part = read_part(folder) if PART in present else None

@@ -4,7 +4,17 @@ from zootools.spec.images import DatasetImages, FolderImages, ImageFacts, Images
 from zootools.spec.population import Activation, Draw, Hyperparameters, Init, Optimizer
 from zootools.spec.stored_spec import parse_stored_spec
 from zootools.spec.values import MAX_CHECKPOINTS, MAX_MODELS, Name, Seed
-from zootools.spec.zoo_spec import Architecture, Cnn, CnnName, Mlp, Training, ZooSpec, load_spec, parse_spec
+from zootools.spec.zoo_spec import (
+    Architecture,
+    Cnn,
+    CnnName,
+    Mlp,
+    OwnArchitecture,
+    Training,
+    ZooSpec,
+    load_spec,
+    parse_spec,
+)
 
 __all__ = [
     "MAX_CHECKPOINTS",
@@ -24,6 +34,7 @@ __all__ = [
     "Mlp",
     "Name",
     "Optimizer",
+    "OwnArchitecture",
     "Seed",
     "TetrisImages",
     "Training",

@@ -33,7 +33,8 @@ def describe(model: type[BaseModel], detail: ErrorDetails, key: Key, place: str)
                 tag = detail["ctx"]["discriminator"].strip("'")
                 wrong, prefix = str(detail["ctx"]["tag"]), f"{prefix.removesuffix(': ')}.{tag}: "
                 found = repr(wrong)
-            return f"{prefix}found {found}{did_you_mean(wrong, choices)}"
+            hint = getattr(model, "hints", {}).get(name, "")
+            return f"{prefix}found {found}{did_you_mean(wrong, choices)}{hint and f'; {hint}'}"
         case "union_tag_not_found":
             tag = detail["ctx"]["discriminator"].strip("'")
             return f"{prefix}{tag} is missing"

@@ -5,10 +5,10 @@ value found, and the allowed values.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +30,14 @@ class Section(BaseModel):
     def dump(self) -> dict[str, Any]:
         """Return the section as plain values, without fields that have their default."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+    hints: ClassVar[Mapping[str, str]] = {}
+    """What to add to the message about an unknown word, by the key that has it."""
+
+    @classmethod
+    def variant(cls, values: dict[str, Any]) -> type[Self]:
+        """Return the class that validates plain values: this one, or a subclass of it."""
+        return cls
 
     @classmethod
     def long_form(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +97,7 @@ def parse_section(
 ) -> Document:
     """Validate plain values that were read from ``source``; ``places`` has the ``"file:line"`` of each."""
     values = model.long_form(values)
+    model = model.variant(values)
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:

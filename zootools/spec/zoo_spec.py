@@ -6,13 +6,14 @@ This package does not import torch, so that an invalid specification is refused 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import Discriminator, Field, model_validator
 
 from zootools.errors import SpecError
 from zootools.spec.images import Images
 from zootools.spec.population import Grid, Hyperparameters, Sample, Seeds
+from zootools.spec.registered import HOW_TO_REGISTER, is_registered
 from zootools.spec.sections import Section, load_section, parse_section
 from zootools.spec.short_forms import long_form
 from zootools.spec.values import MAX_CHECKPOINTS, MAX_MODELS, Count, Line, Name
@@ -43,6 +44,12 @@ class Cnn(Section):
 
 
 Architecture = Annotated[Mlp | Cnn, Discriminator("name")]
+
+
+class OwnArchitecture(Section):
+    """An architecture that `zootools.register_architecture` or an entry point has added."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 class Training(Section):
@@ -106,6 +113,8 @@ class Split(Section):
 class ZooSpec(Section):
     """A whole specification. Two equal specifications make equal zoos, byte for byte."""
 
+    hints = {"architecture": HOW_TO_REGISTER}  # noqa: RUF012 (pydantic keeps it off the fields)
+
     name: Name
     """Name of the zoo, and by default of its folder."""
     description: Annotated[str, Field(max_length=10_000)] = ""
@@ -162,6 +171,16 @@ class ZooSpec(Section):
         return self
 
     @classmethod
+    def variant(cls, values: dict[str, Any]) -> type[Self]:
+        """Return `OwnSpec` for an architecture that a user has added, otherwise this class."""
+        architecture = values.get("architecture")
+        if cls is not ZooSpec or not isinstance(architecture, dict):
+            return cls
+        name = architecture.get("name")
+        bundled = {"mlp", *get_args(CnnName)}
+        return cast(type[Self], OwnSpec) if name not in bundled and is_registered(name) else cls
+
+    @classmethod
     def long_form(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return plain values with the short forms written out (`zootools.spec.short_forms.long_form`)."""
         return long_form(values)
@@ -183,6 +202,12 @@ class ZooSpec(Section):
     def model_count(self) -> int:
         """Number of models of the whole population, before ``models`` selects a part of it."""
         return self.configuration_count * self.seeds.per_configuration
+
+
+class OwnSpec(ZooSpec):
+    """A specification whose architecture a user has added."""
+
+    architecture: OwnArchitecture  # type: ignore[assignment]
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> ZooSpec:

@@ -58,7 +58,7 @@ IMAGES = ".work/images.safetensors"
 """The image tensors that the workers map."""
 IMPORT = ".work/import/begin.json"
 """What an import was begun with; it exists while a population is imported (`zootools.importers.spool`)."""
-FOLDERS = (".work", "checkpoints", "data", "metadata")
+FOLDERS = (".work", ".state", "checkpoints", "data", "metadata")
 """The folders that a builder writes into."""
 
 
@@ -216,19 +216,20 @@ class ZooFolder:
 
     # --- records -----------------------------------------------------------------------------------------
 
-    def record_name(self, stack: int) -> str:
-        """Return the name of a stack's record inside the zoo."""
-        return f".work/stack-{stack:05d}.record"
+    def record_name(self, stack: int, folder: str = ".work") -> str:
+        """Return the name of a stack's record inside the zoo, in this folder of records."""
+        return f"{folder}/stack-{stack:05d}.record"
 
-    def read_record(self, stack: int) -> StackRecord | None:
+    def read_record(self, stack: int, folder: str = ".work") -> StackRecord | None:
         """Return the record of a stack without its tensors, or None if nothing of the stack is committed."""
+        name = self.record_name(stack, folder)
         try:
-            with open_inside(self.path, self.record_name(stack)) as file:
-                return self._parse_record(stack, file)
+            with open_inside(self.path, name) as file:
+                return self._parse_record(stack, file, name)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DamagedZooError(unreadable(error), path=self.path / self.record_name(stack)) from error
+            raise DamagedZooError(unreadable(error), path=self.path / name) from error
 
     def read_records(self, plan: Plan) -> list[StackRecord | None]:
         """Return the records of all stacks (`read_record`), each compared with the plan. Raises DamagedZooError."""
@@ -278,15 +279,15 @@ class ZooFolder:
             raise DamagedZooError("metadata.model_ids: are not those of its stack and epoch", path=self.path / name)
         return info
 
-    def state_bytes(self, stack: int) -> bytes:
+    def state_bytes(self, stack: int, folder: str = ".work") -> bytes:
         """Return the weights and optimizer state in a stack's record (`TrainedEpoch.state`).
 
         Raises DamagedZooError if their size or sha256 is not that in the record.
         """
-        name = self.record_name(stack)
+        name = self.record_name(stack, folder)
         try:
             with open_inside(self.path, name) as file:
-                state = self._parse_record(stack, file).state
+                state = self._parse_record(stack, file, name).state
                 left = os.fstat(file.fileno()).st_size - file.tell()
                 data = file.read(left) if left == state.size else b""
         except OSError as error:
@@ -305,10 +306,10 @@ class ZooFolder:
             return None
         except OSError as error:
             raise DamagedZooError(unreadable(error), path=self.path / name) from error
-        return self._parse_record(stack, BytesIO(data)), data
+        return self._parse_record(stack, BytesIO(data), name), data
 
-    def _parse_record(self, stack: int, file: BinaryIO) -> StackRecord:
-        source = self.path / self.record_name(stack)
+    def _parse_record(self, stack: int, file: BinaryIO, name: str) -> StackRecord:
+        source = self.path / name
         line = file.readline(MAX_BYTES)
         value = parse_hashed(line, source)
         if line != _record_line(value):
@@ -317,9 +318,9 @@ class ZooFolder:
         if missing := sorted(StackRecord.model_fields.keys() - value):
             raise DamagedZooError(f"{missing[0]}: Field required", path=source)
         record = validate(_RECORD, value, source)
-        for name in record.shards:
-            if name != shard_name(stack, epoch_of(name)):
-                raise DamagedZooError(f"shards: {name!r} is not a shard of this stack", path=source)
+        for shard in record.shards:
+            if shard != shard_name(stack, epoch_of(shard)):
+                raise DamagedZooError(f"shards: {shard!r} is not a shard of this stack", path=source)
         return record
 
     def write_record(self, stack: int, record: StackRecord, state: bytes = b"") -> None:

@@ -96,7 +96,7 @@ class TrainedEpoch:
     shard: bytes | None
     """The checkpoint as a safetensors file; None if the epoch is not kept, or no model is left."""
     state: bytes
-    """Weights and optimizer state as safetensors, ``[models, parameters]`` each; empty after the last epoch."""
+    """Weights and optimizer state as safetensors, ``[models, parameters]`` each."""
 
 
 @dataclass(frozen=True)
