@@ -98,21 +98,30 @@ class Reader:
             name, _, value = words[1].partition("=")
             self.patch.setenv(name, value)
         elif words[0] == "zootools":
+            words, file = redirection(words)
             handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
             done = CliRunner().invoke(main, words[1:], catch_exceptions=False)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             print(done.output)
             assert done.exit_code == 0, f"{where}: {command}: {done.output}"
+            if file is not None:
+                Path(file).write_text(done.stdout, encoding="utf-8")
         else:
             shell = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, timeout=120)
             assert shell.returncode == 0, f"{where}: {command}: {shell.stderr}"
+
+
+def redirection(words: list[str]) -> tuple[list[str], str | None]:
+    """Divide the words of a command into the command and the file that its output is written to (``> FILE``)."""
+    return (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
 
 
 def parse_command(words: list[str]) -> None:
     """Raise click.UsageError unless the words are a `zootools` command with arguments and options that it has."""
     if not words or words[0] != "zootools":
         return
+    words, _ = redirection(words)
     context, rest = main.make_context("zootools", words[1:]), words[1:]
     while isinstance(command := context.command, click.Group):
         name, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
