@@ -58,8 +58,8 @@ class MappedWeights:
 
     def take(self, places: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return a copy of some rows. Raises DamagedZooError as `gather_weights` does."""
-        chosen = self._place[:, np.asarray(places, np.int64)]
-        return gather_weights(self.files, self.schema, *chosen, opened=self._opened)
+        stacks, epochs, rows = self._place[:, np.asarray(places, np.int64)]
+        return gather_weights(self.files, self.schema, stacks, epochs, rows, opened=self._opened)
 
     def read_all(self) -> npt.NDArray[np.float32]:
         """Return a copy of all rows. Raises DamagedZooError as `gather_weights` does."""
