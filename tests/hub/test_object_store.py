@@ -482,8 +482,18 @@ def test_a_zoo_that_is_being_built_tells_how_far_it_is(
     here = machine("here")
     kill_after_one_stack(s3, here, specs["tiny"])
     standing = json.loads(command("status", URL, "--json").output)
-    assert standing["state"] == "unfinished"
+    assert standing["state"] == "interrupted", "its builder was a process of this machine, and has ended"
+    assert standing["resumed_by"].startswith(f"zootools build SPEC --out {URL} ")
     assert (standing["ok"], standing["missing"], standing["stacks_done"]) == (3, 3, 1)
+    # Of a builder on another machine only the last renewal of its lease is known.
+    for age, state in ((5, "running"), (3600, "unfinished")):
+        lease = {"host": "far", "process": 7, "began": time.time() - 7200, "renewed": time.time() - age}
+        s3.put("zoo/.work/lease.json", json.dumps(lease).encode())
+        standing = json.loads(command("status", URL, "--json").output)
+        assert standing["state"] == state
+        assert standing["builder" if state == "running" else "last_builder"]["host"] == "far"
+        assert ("not_known" in standing) == (state == "unfinished")
+        assert "last_heard_of" in standing
     result = command("info", URL)
     assert result.exit_code == 2
     assert f"zootools status {URL}" in result.output

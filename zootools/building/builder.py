@@ -257,7 +257,7 @@ def _train_zoo(
 ) -> Manifest:
     """Plan, train and finish a zoo in a folder whose lock this process holds; return its manifest."""
     job = _prepare(request, zoo, models, lock)
-    failed = _train_stacks(job, request)
+    failed = _train_stacks(job, request, lock)
     sweep_temporaries(zoo.path)  # those of dead workers; no worker runs any more
     _log_session(zoo, begun, job.backend.device, job.backend.name, request.options.engine)
     if failed:
@@ -310,11 +310,14 @@ def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], l
     return BuildJob(zoo, lock.descriptor, plan, images.classes, backend, workers)
 
 
-def _train_stacks(job: BuildJob, request: _Request) -> dict[int, str]:
+def _train_stacks(job: BuildJob, request: _Request, lock: FolderLock) -> dict[int, str]:
     """Train the unfinished stacks of a plan; return those that failed, and how their last workers died."""
     plan = job.plan
     records = job.zoo.read_records(plan)
     done = [epochs_done(record, plan.spec) for record in records]
+    trained = sum(len(ids) * epochs for ids, epochs in zip(plan.stacks, done, strict=True))
+    for place in (lock, request.output):
+        place.trains(request.options.engine, trained)
     todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
     with Progress([len(ids) for ids in plan.stacks], plan.spec.training.epochs, done, request.options.quiet) as bar:
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from zootools.progress import duration
 from zootools.text import printable, say
 
-NAMES = frozenset({"seed", "epoch", "stack", "row", "year"})
+NAMES = frozenset({"process", "seed", "epoch", "stack", "row", "year"})
 """Numbers that name something, and are therefore shown without separators of thousands."""
 UNITS = ("kB", "MB", "GB", "TB")
 LONGEST_CELL = 60

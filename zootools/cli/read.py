@@ -1,5 +1,6 @@
 """Commands that read a zoo as a whole."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
     if opened.finished:
         counts = opened.counts.model_dump()
     else:
-        counts = {key: value for key, value in read_status(opened.folder).to_json().items() if key != "state"}
+        found = read_status(opened.folder)
+        counts = {**found.counts.model_dump(), **(asdict(found.progress) if found.progress else {})}
     axes: dict[str, Any] = {name: list(values) for name, values in spec.grid.axes.items()} if spec else {}
     if spec and spec.sample:
         axes |= {name: draw.dump() for name, draw in spec.sample.axes.items()}
@@ -110,7 +112,11 @@ def _import_of(imported: "Imported | None") -> dict[str, Any] | None:
 @ZOO
 @JSON
 def status(zoo: str, as_json: bool) -> None:
-    """Print the progress of a build, while it runs or afterwards.
+    """Print the progress of a build, and whether it runs or was interrupted.
+
+    A running build is shown with its process, its speed and the time left; an interrupted one with the time when it was
+    last written, and what resumes it. The build does not notice it. Of a build on Ray the process is the driver; in an
+    object store, a builder that was not heard of for 90 seconds may run or not.
 
     \b
     Examples:
@@ -122,7 +128,7 @@ def status(zoo: str, as_json: bool) -> None:
     from zootools.storage.status import status as build_status
 
     found = build_status_of(zoo) if folder_of(zoo) is None else build_status(locate(zoo).folder)
-    print_value(found.to_json(), as_json, show_pairs)
+    print_value(found.to_json(), as_json, lambda value: show_pairs({k: v for k, v in value.items() if v is not None}))
 
 
 @click.command()

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError
+from zootools.filesystem.holder import MOST_BYTES, Holder, parse_holder
 from zootools.filesystem.inside import (
     NotPlainError,
     is_file_inside,
@@ -217,6 +219,7 @@ class FolderLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._root, self._name = path.parents[1], "/".join(path.parts[-2:])
+        self._holder = Holder(host=socket.gethostname(), process=os.getpid(), began=round(time.time()))
         self.descriptor = -1
 
     def __enter__(self) -> Self:
@@ -235,9 +238,9 @@ class FolderLock:
             except OSError as error:
                 raise storage_error(self.path, error) from error
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor)
             except BlockingIOError:
-                holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+                holder = parse_holder(os.read(descriptor, MOST_BYTES))
                 os.close(descriptor)
                 raise BusyError(
                     f"{self.path.parent.parent}: another process is at work there ({holder or 'just starting'}); "
@@ -253,13 +256,56 @@ class FolderLock:
             if is_held(self.path, descriptor):
                 break
             os.close(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         self.descriptor = descriptor
+        self.describe(self._holder)
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.descriptor)
+
+    def trains(self, engine: str, trained: int) -> None:
+        """Describe, for `lock_state`, that a training begins, and how many model-epochs are done already."""
+        change = {"engine": engine, "trains_since": time.time(), "trained_before": trained}
+        self.describe(self._holder.model_copy(update=change))
+
+    def describe(self, holder: Holder) -> None:
+        """Write a description of this process into the lock file, which needs none: a full disk is no error."""
+        text = holder.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        with suppress(OSError):
+            os.pwrite(self.descriptor, text, 0)
+            os.ftruncate(self.descriptor, len(text))
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file. Raises BlockingIOError if another process has it, but not if one only looks (`lock_state`)."""
+    for pause in (0.01, 0.1):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(pause)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def lock_state(path: Path) -> tuple[bool | None, Holder | None]:
+    """Return whether a process holds a `FolderLock` (None if that cannot be seen), and which one does or last did.
+
+    A process that holds the lock does not notice it; one that asks for it at the same moment asks again.
+    """
+    try:
+        file = open_inside(path.parents[1], "/".join(path.parts[-2:]))
+    except FileNotFoundError:
+        return False, None
+    except OSError:
+        return None, None
+    with file:
+        holder = parse_holder(file.read(MOST_BYTES))
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True, holder
+        except OSError:
+            return None, holder
+    return False, holder
 
 
 def is_held(path: Path, descriptor: int) -> bool:

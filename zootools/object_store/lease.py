@@ -19,9 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from zootools.errors import BusyError, ZooError
+from zootools.filesystem.holder import MOST_BYTES, Holder, Seconds
 from zootools.object_store.client import ConflictError, ObjectStore
 
 LOG = logging.getLogger(__name__)
@@ -31,21 +32,14 @@ HEARTBEAT = 20.0
 EXPIRY = 90.0
 
 
-class Holder(BaseModel, frozen=True):
-    """The builder that holds a lease, as the lease describes it; a field that is missing there has its default."""
+class LeaseHolder(Holder, frozen=True):
+    """The builder that holds a lease."""
 
-    host: str | None = None
-    process: int | None = None
     machine: str = ""
     """See `_machine`."""
     token: str = ""
     """Random, to tell the lease of one builder from that of another."""
-    began: int = 0
-    renewed: float = 0
-    """Seconds since 1970 on the clock of the holder."""
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host}"
+    renewed: Seconds = 0
 
 
 class Lease:
@@ -56,7 +50,7 @@ class Lease:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._holder = Holder(
+        self._holder = LeaseHolder(
             host=socket.gethostname(),
             process=os.getpid(),
             machine=_machine(),
@@ -86,6 +80,11 @@ class Lease:
         if self._lost or self._read().token != self._holder.token:
             raise BusyError(f"{self._store.url}: another builder has taken over this zoo; this one stops")
 
+    def trains(self, engine: str, trained: int) -> None:
+        """Describe, from the next renewal on, that a training begins, and how many model-epochs are done already."""
+        change = {"engine": engine, "trains_since": time.time(), "trained_before": trained}
+        self._holder = self._holder.model_copy(update=change)
+
     def _take(self) -> str:
         with suppress(ConflictError):
             return self._store.swap(NAME, self._text(), None)
@@ -94,7 +93,7 @@ class Lease:
             return self._store.swap(NAME, self._text(), None)
         age = time.time() - holder.renewed
         known = f"{holder}, heard of {max(0, age):.0f} s ago"
-        if not self._has_ended(holder):
+        if not _has_ended(holder):
             if age < EXPIRY:
                 raise self._busy(known)
             LOG.info("%s: %s; watching whether it is alive", self._store.url, known)
@@ -103,12 +102,6 @@ class Lease:
                 raise self._busy(f"{holder}, which is alive")
         LOG.info("%s: taking over from %s", self._store.url, known)
         return self._store.swap(NAME, self._text(), tag)
-
-    def _has_ended(self, holder: Holder) -> bool:
-        """Whether the holder was a process of this machine and this container, and has ended."""
-        if not self._holder.machine or holder.machine != self._holder.machine:
-            return False
-        return not Path(f"/proc/{holder.process}").exists()
 
     def _keep(self) -> None:
         while not self._stop.wait(HEARTBEAT):
@@ -120,18 +113,42 @@ class Lease:
             except ZooError as error:  # `check` finds out whether the lease is lost
                 LOG.info("%s: the lease could not be renewed (%s)", self._store.url, error)
 
-    def _read(self) -> Holder:
-        """Return the holder of the lease in the store, with all defaults where there is no lease or it is damaged."""
-        data = self._store.read(NAME, 4096)  # more than it has; asked for like this, it is one request
-        with suppress(ValidationError):
-            return Holder.model_validate_json(data or b"{}")
-        return Holder()
+    def _read(self) -> LeaseHolder:
+        return _read(self._store) or LeaseHolder()
 
     def _text(self) -> bytes:
         return self._holder.model_copy(update={"renewed": time.time()}).model_dump_json().encode()
 
     def _busy(self, holder: str) -> BusyError:
         return BusyError(f"{self._store.url}: another process is at work there ({holder}); wait for it, or stop it")
+
+
+def lease_state(store: ObjectStore) -> tuple[bool | None, LeaseHolder | None]:
+    """Return whether a builder holds the lease (None if it has not been renewed for long), and which one.
+
+    The clocks of this machine and the builder's are compared. Nothing is written.
+    """
+    holder = _read(store)
+    if holder is None or _has_ended(holder):
+        return False, holder
+    return (True if time.time() - holder.renewed < EXPIRY else None), holder
+
+
+def _read(store: ObjectStore) -> LeaseHolder | None:
+    """Return the holder of the lease in a store; None where there is no lease, all defaults where it is damaged."""
+    data = store.read(NAME, MOST_BYTES)  # more than it has; asked for like this, it is one request
+    if data is None:
+        return None
+    with suppress(ValidationError):
+        return LeaseHolder.model_validate_json(data)
+    return LeaseHolder()
+
+
+def _has_ended(holder: LeaseHolder) -> bool:
+    """Whether the holder was a process of this machine and this container, and has ended."""
+    if not holder.machine or holder.machine != _machine():
+        return False
+    return not Path(f"/proc/{holder.process}").exists()
 
 
 def _machine() -> str:

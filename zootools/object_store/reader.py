@@ -6,6 +6,7 @@ a zoo that is later built under the same URL.
 
 import hashlib
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.filesystem.files import write_durably
 from zootools.filesystem.inside import remove_inside
 from zootools.object_store.client import ObjectStore
+from zootools.object_store.lease import lease_state
 from zootools.object_store.sync import RECORD, THREADS, read_record_line
 from zootools.paths import cache_folder
 from zootools.storage.build_state import PLAN
 from zootools.storage.hashed_json import MAX_BYTES
 from zootools.storage.manifest import read_manifest
 from zootools.storage.place import EXTRAS, FetchedPlace, Listed, check_listing
-from zootools.storage.status import BuildStatus
+from zootools.storage.status import Activity, BuildStatus
 from zootools.storage.status import status as build_status
 
 
@@ -84,4 +86,7 @@ def build_status_of(url: str) -> BuildStatus:
         names = [name for name in listing if RECORD.fullmatch(name)]
         for name, line in zip(names, pool.map(lambda name: read_record_line(store, name), names), strict=True):
             write_durably(Path(scratch) / name, line, Path(scratch))
-        return build_status(Path(scratch))
+        running, holder = lease_state(store)
+        return build_status(
+            Path(scratch), Activity(running, holder, time.time(), heard_of=holder.renewed if holder else None), url
+        )

@@ -63,6 +63,9 @@ class Output(Protocol):
     def put_plan(self) -> None:
         """Store the plan, and the records of an earlier session, that are in `folder`."""
 
+    def trains(self, engine: str, trained: int) -> None:
+        """Describe to those who look that a training begins (`FolderLock.trains`)."""
+
     def put_stack(self, stack: int) -> None:
         """Store what has been committed of a stack in `folder`."""
 
@@ -99,6 +102,9 @@ class LocalOutput:
 
     def put_plan(self) -> None:
         """Do nothing."""
+
+    def trains(self, engine: str, trained: int) -> None:
+        """Do nothing: the lock of the folder describes it."""
 
     def put_stack(self, stack: int) -> None:
         """Do nothing."""
@@ -252,6 +258,10 @@ class ObjectStoreOutput:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self.put_stack, range(len(plan.stacks))))
         self._replace(PLAN, read_inside(self.folder, PLAN, MAX_BYTES))
+
+    def trains(self, engine: str, trained: int) -> None:
+        """Describe the training in the lease."""
+        self._lease.trains(engine, trained)
 
     def put_stack(self, stack: int) -> None:
         """Put the shards that the record of a stack names, then the record, in its present state."""
