@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from representation.errors import PlacedError
+from representation.networks import Networks, in_parts
 from representation.recipes import Recipe
 from representation.targets import Target, inexact, read_targets
 from zootools.architectures import Schema
@@ -184,17 +185,17 @@ class ZooDataset:
         return replace(self, splits={"test": ZooSplit(part.weights, kept)})
 
 
-def takes(recipe: Recipe, weights: Tensor) -> tuple[Tensor, str]:
+def takes(recipe: Recipe, weights: Networks) -> tuple[Tensor, str]:
     """Return a mask, bool ``[rows]``, of the weights ``[rows, parameters]`` that the recipe accepts, and its limit.
 
     The second value is the reason why the others are rejected.
     """
     limit, reason = recipe.largest_weight, "their weights are not finite"
     if limit is None:
-        limit = torch.finfo(weights.dtype).max
+        limit = torch.finfo(torch.float32).max
     else:
         reason = f"a weight is not finite, or beyond {limit:g}"
-    return _largest(weights) <= limit, reason
+    return torch.cat([_largest(rows) for rows in in_parts(weights)]) <= limit, reason
 
 
 def _largest(weights: Tensor) -> Tensor:

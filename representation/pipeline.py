@@ -22,6 +22,7 @@ from representation.evaluation.rows import Rows
 from representation.evaluation.scoring import LINEAR_CODE, Method, Scorer
 from representation.evaluation.stored import BaselineScores
 from representation.existing import ExistingEncoder
+from representation.networks import in_parts, read_networks
 from representation.output import DIGITS, TABLES, check_writable, default_out
 from representation.recipes import Recipe, load_recipe
 from representation.search.run import search_recipes
@@ -297,7 +298,7 @@ def embed(zoo: Zoo | str | Path, encoder: Encoder | str | Path | None = None) ->
         encoder = train_encoder(opened, load_recipe(DEFAULT), default_out(opened, DEFAULT) / "seed-0")
     if not isinstance(encoder, Encoder):
         encoder = Encoder.from_pretrained(str(encoder))
-    return encoder.embed(opened.weights())
+    return torch.cat([encoder.embed(rows) for rows in in_parts(read_networks(opened))])
 
 
 def _opened(zoo: Zoo | str | Path) -> Zoo:

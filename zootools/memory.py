@@ -30,9 +30,10 @@ def available_memory() -> int:
             # Cached pages of files count as used, but the system frees them when memory is needed.
             cached = int(statistics.get("inactive_file", 0))
             limits.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        limits.append(soft - _address_space())
+    for limit, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft - _in_use(column))
     return max(0, min(limits))
 
 
@@ -69,8 +70,9 @@ def _free_of_machine() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _address_space() -> int:
+def _in_use(column: int) -> int:
+    """Return the bytes in a column of /proc/self/statm: 0 for the address space, 5 for data."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
     except OSError:
         return 0

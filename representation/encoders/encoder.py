@@ -23,6 +23,7 @@ from representation.encoders.graph import NeuronGraph
 from representation.encoders.neuron_set import NeuronSetDecoder, NeuronSetEncoder
 from representation.encoders.standard import LinearPaths, Standardiser
 from representation.encoders.tokens import Tokenizer
+from representation.networks import Networks, in_parts
 from representation.recipes import Attention, FeedForward, NeuronSet
 from zootools.architectures import Schema
 from zootools.errors import DamagedZooError, HubError, SpecError, StorageError, ZooNotFoundError, nearest_path
@@ -96,7 +97,7 @@ class Encoder(
         """Return an untrained encoder for the models of one schema; see `start`."""
         return cls(schema=schema.to_json(), architecture=architecture.sized(schema.size).model_dump(mode="json"))
 
-    def start(self, weights: Tensor, code: tuple[Tensor, Tensor] | None) -> None:
+    def start(self, weights: Networks, code: tuple[Tensor, Tensor] | None) -> None:
         """Set what training begins with that depends on training weights ``[n, N]``: constants, linear maps.
 
         Args: ``code`` is the mean ``[N]`` and the components ``[N, L]`` of the linear code that the linear maps begin
@@ -105,7 +106,7 @@ class Encoder(
         if self.standardiser is not None:
             self.standardiser.fit_layers(weights, self.schema)
         if isinstance(self.encoder, NeuronSetEncoder):
-            self.encoder.statistics.fit(self.standardised(weights))
+            self.encoder.statistics.fit(self.standardised(rows) for rows in in_parts(weights))
         if self.paths is not None and code is not None:
             self.paths.start(*code, weights, self.standardiser)
 

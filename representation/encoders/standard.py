@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from representation.networks import Networks, in_parts
 from zootools.architectures import Schema
 
 CODE_DEVIATION = 0.1
@@ -27,14 +28,22 @@ class Standardiser(nn.Module):
         values = values.double()
         self._set(slice(None), values.mean(dim=0), values.var(dim=0, correction=0))
 
-    def fit_layers(self, weights: Tensor, schema: Schema) -> None:
+    def fit_layers(self, weights: Networks, schema: Schema) -> None:
         """Set the constants from networks ``[n, N]``: one pair for all weights of a layer, and one for its biases.
 
         So the standardised network of a permuted one is the permuted standardised network.
         """
-        for parameter in schema.parameters:
-            place = slice(parameter.offset, parameter.end)
-            variance, mean = torch.var_mean(weights[:, place].double(), correction=0)
+        places = [slice(parameter.offset, parameter.end) for parameter in schema.parameters]
+        counts = torch.tensor([len(weights) * parameter.size for parameter in schema.parameters]).to(weights.device)
+        means = torch.zeros(len(places), dtype=torch.float64, device=weights.device)
+        for rows in in_parts(weights):
+            means += torch.stack([rows[:, place].double().sum() for place in places]) / counts
+        variances = torch.zeros_like(means)
+        for rows in in_parts(weights):
+            centred = zip(places, means, strict=True)
+            sums = [(rows[:, place].double() - mean).square().sum() for place, mean in centred]
+            variances += torch.stack(sums) / counts
+        for place, mean, variance in zip(places, means, variances, strict=True):
             self._set(place, mean, variance)
 
     def _set(self, place: slice, mean: Tensor, variance: Tensor) -> None:
@@ -81,14 +90,17 @@ class LinearPaths(nn.Module):
         return others, codes
 
     @torch.no_grad()
-    def start(self, mean: Tensor, components: Tensor, weights: Tensor, standardiser: Standardiser | None) -> None:
+    def start(self, mean: Tensor, components: Tensor, weights: Networks, standardiser: Standardiser | None) -> None:
         """Begin as a linear code: ``mean`` ``[N]`` and ``components`` ``[N, codes]`` of weights as they are.
 
         The codes are scaled for tanh by their deviation over ``weights`` ``[n, N]``. Numbers of z beyond the codes
         begin at 0. The maps see standardised weights if there is a ``standardiser``.
         """
         count = components.shape[1]
-        deviation = ((weights.double() - mean) @ components).square().mean(dim=0).max().sqrt()
+        sums = torch.zeros(count, dtype=torch.float64, device=weights.device)
+        for rows in in_parts(weights):
+            sums += ((rows.double() - mean) @ components).square().sum(dim=0)
+        deviation = (sums / len(weights)).max().sqrt()
         offset, scale = torch.zeros_like(mean), torch.ones_like(mean)
         if standardiser is not None:
             offset, scale = standardiser.mean.to(mean), standardiser.scale.to(mean)

@@ -1,6 +1,7 @@
 """Statistics of the layers of a network, standardised: an input of the set encoder, and a target of losses."""
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ class LayerStatistics(nn.Module):
         """Number of statistics."""
         self.standardiser = Standardiser(self.length)
 
-    def fit(self, weights: Tensor) -> None:
-        """Set the constants that standardise the statistics, from training weights ``[n, N]``."""
-        self.standardiser.fit(torch.cat([self._unscaled(rows) for rows in weights.split(FITTED_AT_ONCE)]))
+    def fit(self, blocks: Iterable[Tensor]) -> None:
+        """Set the constants that standardise the statistics, from training weights in blocks ``[rows, N]``."""
+        parts = itertools.chain.from_iterable(rows.split(FITTED_AT_ONCE) for rows in blocks)
+        self.standardiser.fit(torch.cat([self._unscaled(rows) for rows in parts]))
 
     def forward(self, weights: Tensor) -> Tensor:
         """Return the statistics of flat weights ``[n, N]``, float32 ``[n, length]``."""

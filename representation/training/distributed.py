@@ -44,7 +44,7 @@ def train_encoders(
 
     Raises WorkerError when the workers of a seed die repeatedly, and the errors of `train_encoder`.
     """
-    weights = Weights.of(zoo, recipe, quiet)
+    weights = Weights.of(zoo, recipe, quiet, stream=False)  # workers elsewhere do not have the files
     with ExitStack() as stack:
         jobs = []
         for seed, path in enumerate(folders):

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from representation.training.reconstruction import in_parts, reconstruction_r2
+from representation.networks import Networks, in_parts
+from representation.training.reconstruction import reconstruction_r2
 from zootools.architectures import Schema
 
 MOST_DIRECTIONS = 6_000
@@ -45,7 +46,7 @@ class LinearCode:
         return reconstruction_r2(views, rebuild)
 
 
-def linear_code(weights: Tensor, schema: Schema, length: int, permute: bool = True) -> LinearCode | None:
+def linear_code(weights: Networks, schema: Schema, length: int, permute: bool = True) -> LinearCode | None:
     """Return the linear code of ``length`` numbers that explains most variance of permuted networks ``[n, N]``.
 
     Nothing is drawn at random. None if a matrix of more than `MOST_DIRECTIONS` rows would be decomposed.
@@ -143,6 +144,6 @@ def _basis(count: int) -> Tensor:
     return basis * basis[0, 0].sign()
 
 
-def _chunks(weights: Tensor) -> Iterator[Tensor]:
+def _chunks(weights: Networks) -> Iterator[Tensor]:
     """Yield the rows, float64 on the CPU, some at a time."""
     return (rows.to("cpu", torch.float64) for rows in in_parts(weights))

@@ -1,13 +1,12 @@
 """How much of the variance of networks a reconstruction explains: "Rec" in the paper's tables."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-AT_ONCE = 1 << 23
-"""Most weights that are converted to float64 at a time."""
+from representation.networks import in_parts
 
 
 def reconstruction_r2(networks: Tensor, rebuild: Callable[[Tensor], Tensor]) -> float:
@@ -27,8 +26,3 @@ def reconstruction_r2(networks: Tensor, rebuild: Callable[[Tensor], Tensor]) -> 
         error += float((exact - rebuild(rows).to("cpu", torch.float64)).square().sum())
         variance += float((exact - centre).square().sum())
     return 1 - error / variance if variance else math.nan
-
-
-def in_parts(networks: Tensor) -> Iterator[Tensor]:
-    """Yield the rows of networks ``[n, N]``, at most `AT_ONCE` weights at a time."""
-    yield from networks.split(max(1, AT_ONCE // networks.shape[1]))

@@ -7,6 +7,7 @@ from representation.encoders.encoder import Encoder
 from representation.encoders.graph import NeuronGraph
 from representation.encoders.standard import Standardiser
 from representation.encoders.statistics import LayerStatistics
+from representation.networks import Networks, in_parts, select
 from representation.recipes import Recipe
 from representation.training.linear_code import MOST_DIRECTIONS, LinearCode, linear_code
 from zootools.architectures import Schema
@@ -16,7 +17,7 @@ FITTED = 20_000
 """Most networks from which the constants of an encoder are computed."""
 
 
-def start_encoder(schema: Schema, recipe: Recipe, weights: Tensor, code: LinearCode | None = None) -> Encoder:
+def start_encoder(schema: Schema, recipe: Recipe, weights: Networks, code: LinearCode | None = None) -> Encoder:
     """Return the encoder of a recipe before its first step; its random part is drawn from torch's global generator.
 
     Args:
@@ -43,7 +44,7 @@ def start_encoder(schema: Schema, recipe: Recipe, weights: Tensor, code: LinearC
     return encoder
 
 
-def best_linear_code(schema: Schema, recipe: Recipe, weights: Tensor) -> LinearCode | None:
+def best_linear_code(schema: Schema, recipe: Recipe, weights: Networks) -> LinearCode | None:
     """Return the best linear code of the length of z; None where it would take too long."""
     length = recipe.sized(schema.size).encoder.length
     return linear_code(weights, schema, length, permute=recipe.augmentation.permute)
@@ -52,14 +53,14 @@ def best_linear_code(schema: Schema, recipe: Recipe, weights: Tensor) -> LinearC
 class StatisticsPrediction(nn.Module):
     """A linear prediction of the statistics of a network's layers from its representation, and its errors."""
 
-    def __init__(self, schema: Schema, length: int, weights: Tensor) -> None:
+    def __init__(self, schema: Schema, length: int, weights: Networks) -> None:
         """Args: ``length`` of the representation; ``weights`` ``[n, N]`` are the training networks."""
         super().__init__()
         some = _sample(weights)
         self.standardiser = Standardiser(schema.size).to(weights.device)
         self.standardiser.fit_layers(some, schema)
         self.statistics = LayerStatistics(NeuronGraph(schema)).to(weights.device)
-        self.statistics.fit(self.standardiser(some))
+        self.statistics.fit(self.standardiser(rows) for rows in in_parts(some))
         self.linear = nn.Linear(length, self.statistics.length)
 
     def forward(self, z: Tensor, weights: Tensor) -> Tensor:
@@ -68,6 +69,6 @@ class StatisticsPrediction(nn.Module):
         return self.linear(z).float() - targets.repeat(len(z) // len(targets), 1)
 
 
-def _sample(weights: Tensor) -> Tensor:
+def _sample(weights: Networks) -> Networks:
     """Return at most `FITTED` of the training networks, always the same ones."""
-    return weights if len(weights) <= FITTED else weights[sample_rows(len(weights), FITTED).to(weights.device)]
+    return weights if len(weights) <= FITTED else select(weights, sample_rows(len(weights), FITTED))

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import torch
 import yaml
-from torch import Tensor
 
 from representation.dataset import takes
 from representation.encoders.encoder import Encoder
 from representation.errors import LossError, PlacedError
+from representation.networks import SHARE, Networks, in_parts, read_networks, select
 from representation.recipes import Recipe
 from representation.training.folder import (
     BestEpoch,
@@ -82,24 +82,32 @@ class Weights(NamedTuple):
 
     zoo: str
     schema: Schema
-    train: Tensor
+    train: Networks
     """float32 ``[checkpoints, parameters]``, as is `validation`."""
-    validation: Tensor
+    validation: Networks
 
     @classmethod
-    def of(cls, zoo: Zoo, recipe: Recipe, quiet: bool = False) -> "Weights":
+    def of(cls, zoo: Zoo, recipe: Recipe, quiet: bool = False, stream: bool = True) -> "Weights":
         """Read the weights; report on stderr how many checkpoints are left out.
 
-        Raises SpecError when the zoo has too few models.
+        Where they would take more than a third of the available memory (`representation.networks.SHARE`), they stay in
+        the zoo's files if they may be streamed, and are read batch by batch. Raises SpecError when the zoo has too few
+        models.
         """
-        parts = training_data(zoo, recipe).items()
-        return cls(zoo.name, zoo.schema, *(_taken_weights(part, recipe, name, quiet) for name, part in parts))
+        parts, share = training_data(zoo, recipe), SHARE if stream else math.inf
+        total = sum(map(len, parts.values()))
+        found = [
+            _taken_weights(read_networks(part, share * len(part) / total), part.folder, recipe, name, quiet)
+            for name, part in parts.items()
+        ]
+        return cls(zoo.name, zoo.schema, *found)
 
     def identity(self, recipe: Recipe, seed: int) -> TrainingIdentity:
         """Return the identity of a training on these weights, without device and precision."""
         digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
         for part in (self.train, self.validation):
-            digest.update(part.contiguous().numpy().data)
+            for rows in in_parts(part):
+                digest.update(rows.contiguous().numpy().data)
         return TrainingIdentity(recipe=recipe, seed=seed, weights_sha256=digest.hexdigest())
 
 
@@ -260,12 +268,11 @@ def _matmul_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _taken_weights(zoo: Zoo, recipe: Recipe, split: str, quiet: bool) -> Tensor:
+def _taken_weights(weights: Networks, folder: Path, recipe: Recipe, split: str, quiet: bool) -> Networks:
     """Return the weights that the recipe accepts; report on stderr how many it rejects, and why."""
-    weights = zoo.weights()
     taken, reason = takes(recipe, weights)
     if not taken.any():
-        raise PlacedError(zoo.folder, f"all {len(weights)} checkpoints of the {split} split are left out: {reason}")
+        raise PlacedError(folder, f"all {len(weights)} checkpoints of the {split} split are left out: {reason}")
     if not taken.all() and not quiet:
         say(f"{int((~taken).sum())} of {len(weights)} {split} checkpoints are left out: {reason}", err=True)
-    return weights if taken.all() else weights[taken]
+    return weights if taken.all() else select(weights, taken)

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from representation.encoders.attention import projection_head
+from representation.networks import Networks
 from representation.recipes import Recipe
 from representation.training.augmentation import Augmenter
 from representation.training.losses import Objective, Terms
@@ -45,17 +46,17 @@ class EncoderTrainer:
     """
 
     def __init__(
-        self, schema: Schema, train: Tensor, validation: Tensor, recipe: Recipe, seed: int, device: torch.device
+        self, schema: Schema, train: Networks, validation: Networks, recipe: Recipe, seed: int, device: torch.device
     ) -> None:
         """Args ``train`` and ``validation`` are flat weights, float32 ``[n, N]``."""
         recipe = recipe.sized(schema.size)
         self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
         self.precision = choose_precision(recipe.training.precision, device)
-        self.weights = train.to(device)
+        self.weights: Networks = train.to(device)
         # Shuffled, because a zoo is sorted by epoch: contrast within a batch of one epoch is a harder task.
         generator = self._seed_generators("validation order")
         order = torch.randperm(len(validation), generator=generator, device=device)
-        self.validation = validation.to(device)[order[:VALIDATED]]
+        self.validation: Tensor = validation.to(device)[order[:VALIDATED]]
         training = recipe.training
         self.augmenter = Augmenter(schema, recipe.augmentation)
         code = best_linear_code(schema, recipe, self.weights) if recipe.loss.reconstructs else None
@@ -139,7 +140,7 @@ class EncoderTrainer:
         result = dict(zip(Terms._fields, (sums / len(weights)).tolist(), strict=True))
         return result | self.reconstruction_r2(weights)
 
-    def reconstruction_r2(self, weights: Tensor) -> dict[str, float]:
+    def reconstruction_r2(self, weights: Networks) -> dict[str, float]:
         """Return R2 of reconstructed networks ``[n, N]`` under the key ``r2``; nothing without a reconstruction.
 
         The networks are permuted, without erasing or noise, in the same way in every call.
@@ -149,7 +150,7 @@ class EncoderTrainer:
         r2 = reconstruction_r2(self._permuted(weights), self.encoder.reconstruct)
         return {} if math.isnan(r2) else {"r2": r2}
 
-    def _permuted(self, weights: Tensor) -> Tensor:
+    def _permuted(self, weights: Networks) -> Tensor:
         """Return at most `VALIDATED` of some networks, permuted if the recipe permutes; always the same."""
         seed = int(stream(self.seed, "encoder", "permuted").integers(2**63))
         generator = torch.Generator(self.device).manual_seed(seed)
