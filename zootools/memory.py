@@ -30,8 +30,8 @@ def available_memory() -> int:
             # Cached pages of files count as used, but the system frees them when memory is needed.
             cached = int(statistics.get("inactive_file", 0))
             limits.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
-    for limit, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
-        soft, _ = resource.getrlimit(limit)
+    for kind, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        soft, _ = resource.getrlimit(kind)
         if soft != resource.RLIM_INFINITY:
             limits.append(soft - _in_use(column))
     return max(0, min(limits))

@@ -90,8 +90,11 @@ class Resources(NamedTuple):
 
 
 def packed(weights: Weights) -> Any:
-    """Return weights as NumPy arrays, which all workers of a machine map without a copy."""
-    return weights._replace(train=weights.train.numpy(), validation=weights.validation.numpy())  # type: ignore[arg-type]
+    """Return weights in memory as NumPy arrays, which all workers of a machine map without a copy."""
+    tensors = {"train": weights.train, "validation": weights.validation}
+    arrays = {name: part.numpy() for name, part in tensors.items() if isinstance(part, torch.Tensor)}
+    assert arrays.keys() == tensors.keys(), "they are read with stream=False"
+    return weights._replace(**arrays)
 
 
 def unpacked(arrays: Any) -> Weights:
