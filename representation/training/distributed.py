@@ -94,7 +94,7 @@ def packed(weights: Weights) -> Any:
     tensors = {"train": weights.train, "validation": weights.validation}
     arrays = {name: part.numpy() for name, part in tensors.items() if isinstance(part, torch.Tensor)}
     assert arrays.keys() == tensors.keys(), "they are read with stream=False"
-    return weights._replace(**arrays)
+    return weights._replace(**arrays)  # type: ignore[arg-type]
 
 
 def unpacked(arrays: Any) -> Weights:
