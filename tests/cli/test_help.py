@@ -11,16 +11,15 @@ from zootools.cli import main
 
 
 def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Yield the commands of a group that are no groups, each with its name in words."""
+    """Yield the commands of a group that do something, each with its name in words."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from commands(command, *names, name)
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield (*names, name), command
 
 
-LATER = {("publish",), ("pull",), ("hub", "list"), ("hub", "search"), ("hub", "info"), ("plot",), ("view",)}
-COMMANDS = [(names, command) for names, command in commands(main) if names not in LATER]
+COMMANDS = [*commands(main)]
 
 
 def parse(line: str) -> tuple[str, ...]:
@@ -30,7 +29,7 @@ def parse(line: str) -> tuple[str, ...]:
     assert program == "zootools"
     command: click.Command = main
     names: tuple[str, ...] = ()
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         names = (*names, words.pop(0))
         if names[-1] not in command.commands:
             raise click.UsageError(f"no command {names}")

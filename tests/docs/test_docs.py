@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any, get_args
 import click
 import pytest
 from click.testing import CliRunner
-from examples import Example, Reader, examples, parse_command
+from examples import Example, Reader, examples
 from markdown_it import MarkdownIt
 from mdit_py_plugins.anchors import anchors_plugin
 from pydantic import BaseModel
@@ -136,14 +135,6 @@ def walk(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[t
             yield from walk(inner, (*path, name))
     else:
         yield path, command
-
-
-def test_examples_in_the_help_are_commands() -> None:
-    lines = [line.strip() for _, command in walk(main) for line in (command.help or "").splitlines()]
-    given = [line for line in lines if line.startswith("zootools ")]
-    assert len(given) > 5
-    for line in given:
-        parse_command(shlex.split(line))
 
 
 # --- what must be documented ---------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Journey:
 JOURNEYS = {
     "student": Journey("own-images-and-architectures.md", ("Own images",)),
     "researcher": Journey("your-own-encoder.md", ("Data", "Network, views and loss", "Saving and comparing")),
-    "publisher": Journey("getting-started.md", ("Build a zoo", "Inspect it", "Publish it")),
+    "publisher": Journey("getting-started.md", ("Build a zoo", "Publish it")),
 }
 
 

@@ -6,20 +6,20 @@ from typing import Any
 import click
 
 from zootools.cli.output import show_table, size
-from zootools.cli.shared import JSON, print_value
+from zootools.cli.shared import JSON, Group, print_value
 from zootools.text import say
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @JSON
 @click.pass_context
 def cache(context: click.Context, as_json: bool) -> None:
     """Show what lies in the cache, where, and how large it is.
 
     \b
-    Example:
+    Examples:
       zootools cache
-      zootools cache clean native
+      zootools cache --json
     """
     if context.invoked_subcommand is not None:
         return
@@ -40,6 +40,11 @@ def clean(kind: str | None, as_json: bool) -> None:
 
     Nothing outside the cache is touched, and no link is followed. Everything is made or downloaded again when it is
     needed.
+
+    \b
+    Examples:
+      zootools cache clean
+      zootools cache clean native
     """
     from zootools.cache import clean_cache
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from zootools.cli.completion import complete_zoos
-from zootools.cli.output import show_pairs, show_table
+from zootools.cli.output import show_pairs, show_table, size
 from zootools.cli.shared import HUB, JSON, QUIET, REVISION, Group, PathType, print_value
 from zootools.text import say
 
@@ -38,7 +38,7 @@ def publish(
     """Publish a zoo; after an interruption the same command resumes.
 
     \b
-    Example:
+    Examples:
       zootools publish zoos/tetris_seed my-group/tetris_seed --tag v1.0
       zootools publish zoos/tetris_seed my-group/tetris_seed --hub /data/hub
     """
@@ -81,9 +81,8 @@ def _show_published(value: dict[str, Any]) -> None:
 
 def _show_plan(value: dict[str, Any]) -> None:
     say(*(f"  {line}".rstrip() for line in value["card"].split("\n")), limit=None)
-    for file, size in value["files"].items():
-        say(f"{size:>15,}  {file}")
-    say(f"{value['bytes']:>15,}  bytes in {len(value['files'])} files")
+    show_table(["file", "bytes"], list(value["files"].items()))
+    say(f"{size(value['bytes'])} in {len(value['files'])} files")
 
 
 @click.command()
@@ -114,7 +113,7 @@ def pull(
     without --where, --epochs and --metadata-only completes the zoo.
 
     \b
-    Example:
+    Examples:
       zootools pull my-group/tetris_seed zoos/tetris_seed
       zootools pull my-group/tetris_seed best --where "test_accuracy > 0.9" --epochs 0,50-75
     """
@@ -138,7 +137,13 @@ def hub() -> None:
 @HUB
 @JSON
 def list_zoos(hub: str | None, as_json: bool) -> None:
-    """List the zoos of a hub."""
+    """List the zoos of a hub.
+
+    \b
+    Examples:
+      zootools hub list
+      zootools hub list --hub /data/hub
+    """
     _print_zoos("", hub, as_json)
 
 
@@ -147,7 +152,12 @@ def list_zoos(hub: str | None, as_json: bool) -> None:
 @HUB
 @JSON
 def search(word: str, hub: str | None, as_json: bool) -> None:
-    """List the zoos whose name or description contains a word."""
+    """List the zoos whose name or description contains a word.
+
+    \b
+    Examples:
+      zootools hub search digits
+    """
     _print_zoos(word, hub, as_json)
 
 
@@ -171,7 +181,13 @@ def _print_zoos(word: str, hub: str | None, as_json: bool) -> None:
 @HUB
 @JSON
 def info(name: str, revision: str | None, hub: str | None, as_json: bool) -> None:
-    """Describe a published zoo, without downloading weights."""
+    """Describe a published zoo, without downloading weights.
+
+    \b
+    Examples:
+      zootools hub info my-group/tetris_seed
+      zootools hub info my-group/tetris_seed --revision v1.0
+    """
     from zootools.hub.catalog import describe
 
     print_value(describe(name, revision=revision, hub=hub).to_json(), as_json, show_pairs)

@@ -51,7 +51,7 @@ def plot(
     figure-7 and figure-8.
 
     \b
-    Example:
+    Examples:
       zootools plot zoos/digits_hyp -o pictures
       zootools plot zoos/digits_hyp --only accuracy --only weights --colour lr
       zootools plot zoos/digits_hyp --encoder representations/digits_hyp/default/seed-0
@@ -116,7 +116,7 @@ def view(
     path over the epochs, the settings and the curves.
 
     \b
-    Example:
+    Examples:
       zootools view zoos/digits_hyp
       zootools view zoos/digits_hyp --encoder representations/digits_hyp/default/seed-0 -o page.html
       zootools view zoos/digits_hyp --add --no-open

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import click
 
 from zootools.cli.completion import complete_specs, complete_zoos
-from zootools.cli.output import show_pairs as show_pairs
 from zootools.cli.output import show_table
 from zootools.engines.table import ENGINES
 from zootools.errors import did_you_mean
