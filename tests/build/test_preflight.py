@@ -156,7 +156,7 @@ def test_the_command_line_offers_what_the_library_takes() -> None:
 def test_a_backend_of_ones_own_is_used(tmp_path: Path, specs: Path, tiny: Path) -> None:
     """It trains as torch does, so the shards are equal; and only it has this fingerprint."""
     spec, out = load_spec(specs / "tiny.yaml"), tmp_path / "zoo"
-    assert preview(spec, out, backend=own_backends.Own()).models == 6
+    assert preview(spec, out, backend=own_backends.Own()).size.models == 6
     manifest = build(spec, out, backend=own_backends.Own(), workers=np.int64(1), quiet=True)  # type: ignore[arg-type]
     assert manifest.fingerprints == [{"backend": "own", "version": 1}]
     shards, theirs = ({k: v for k, v in tree(folder).items() if "checkpoints" in k} for folder in (out, tiny))

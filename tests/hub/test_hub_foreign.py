@@ -484,7 +484,7 @@ def test_info_says_what_was_left_out(tmp_path: Path, schema_file: Path) -> None:
     pq.write_table(table.drop_columns("weights"), tmp_path / "more.parquet")
     words = ["info", str(tmp_path), "--schema", str(schema_file)]
     shown = CliRunner().invoke(main, words)
-    assert "left out               'when': a date, time or duration (date32[day])" in shown.stdout
+    assert "left out: when: a date, time or duration (date32[day])" in shown.stdout
     assert "left out: 'when'" in shown.stderr
     assert "not read, because they have no column weights: more.parquet" in shown.stderr
     value = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
