@@ -250,7 +250,7 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_example_runs_what_somebody_else_wrote(page: Path) -> None:
     for example in examples(page):
-        assert example.language in ("sh", "python", "yaml", "json", "text", "mermaid", ""), (
+        assert example.language in ("sh", "python", "yaml", "json", "toml", "text", "mermaid", ""), (
             f"{page.name}, line {example.line}"
         )
         if example.language == "python":
