@@ -43,7 +43,7 @@ def test_every_zoo_of_the_paper_has_a_recipe_in_both_kinds() -> None:
     zoos = {name for name in bundled_specs() if not name.startswith(("digits", "svhn_seed"))}
     assert len(zoos) == 12
     expected = {f"{zoo}_{kind}" for zoo in zoos for kind in ("paper_text", "paper_code")}
-    assert set(bundled_recipes()) == expected | {"default", "smoke"}
+    assert set(bundled_recipes()) == expected | {"default", "reconstruction", "smoke"}
 
 
 def test_the_defaults_are_what_the_papers_scripts_share() -> None:

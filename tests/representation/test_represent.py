@@ -623,16 +623,16 @@ def test_the_command_takes_a_name_prints_one_json_object_and_writes_the_table(
     assert done.exit_code == 0, done.output
     value = json.loads(done.stdout)
     assert "from the hub folder" in done.stderr
-    assert "seed 0" not in done.stderr
     assert {entry["method"] for entry in value["scores"]} == BASELINES | {"linear code"}
     assert (value["zoo"], value["recipe"]) == ("varied", "smoke encoder.latent=4")
-    table = pq.read_table(in_folder / "representations" / "varied" / "smoke" / "baselines.parquet")
+    (path,) = (in_folder / "representations").glob("group--varied@*/smoke/baselines.parquet")
+    table = pq.read_table(path)
     assert json.loads(table.schema.metadata[b"zootools"])["excluded"] == value["excluded"]
     text = CliRunner().invoke(main, words)
     assert "varied, standardised probe, R2 or accuracy in %" in text.stdout
     # Each row is shown on stderr when it is done: seconds, then test scores, as in the table.
     header, row = (
-        next(line for line in text.stderr.splitlines() if line.startswith(start)) for start in (" ", "s(W), seed 0")
+        next(line for line in done.stderr.splitlines() if line.startswith(start)) for start in (" ", "s(W), seed 0")
     )
     assert header.split()[:5] == ["fit", "embed", "probe", "reconstruction", "epoch"]
     epoch = row.removeprefix("s(W), seed 0").split()[3]  # s(W) has no reconstruction

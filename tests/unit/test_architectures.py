@@ -16,7 +16,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zootools.architectures import MAX_PARAMETERS, Layer, Schema, build_schema
 from zootools.architectures.networks import ACTIVATIONS, Network, stacked_forward
-from zootools.architectures.registry import CNNS, CnnLayers
+from zootools.architectures.own import CnnLayers
+from zootools.architectures.registry import CNNS
 from zootools.errors import DamagedZooError, SpecError
 from zootools.spec import Activation, Architecture, Cnn, CnnName, Mlp, Optimizer
 from zootools.training.group import OPTIMIZER_STATE
