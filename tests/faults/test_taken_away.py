@@ -135,7 +135,7 @@ mount -t tmpfs -o size=20M tmpfs "$1" || exit 99
   while [ ! -e "$1/zoo/.work/stack-00000.record" ]; do sleep 0.01; done
   umount -l "$1"
 ) &
-"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=100000 --set training.checkpoint_every=1000 --json --quiet
+"$2" -m zootools build "$3" --out "$1/zoo" --set training.epochs=100000 --set training.checkpoint_every=1000 -q --json
 echo "unmounted $?"
 wait
 ls -A "$1"
