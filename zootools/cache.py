@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zootools.errors import BusyError, SpecError, did_you_mean
-from zootools.filesystem.files import FolderLock, storage_error
+from zootools.filesystem.files import storage_error
 from zootools.filesystem.inside import NotPlainError, entries_inside, names_inside, remove_tree_inside, stat_inside
+from zootools.filesystem.lock import FolderLock
 from zootools.paths import cache_folder, data_folder
 
 KINDS = {

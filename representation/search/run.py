@@ -26,7 +26,8 @@ from representation.training.distributed import packed
 from representation.training.folder import TrainingIdentity, check_identity
 from representation.training.train import Weights
 from zootools.errors import ClusterError, DamagedZooError, SpecError, did_you_mean
-from zootools.filesystem.files import FolderLock, durable_path, write_durably
+from zootools.filesystem.files import durable_path, write_durably
+from zootools.filesystem.lock import FolderLock
 from zootools.hashing import pretty_json
 from zootools.spec.sections import Section
 

@@ -25,7 +25,8 @@ from zootools.engines.cluster import connect
 from zootools.engines.engine import RETRIES
 from zootools.engines.ray_tasks import STARTED, Death, Tasks
 from zootools.errors import WorkerError
-from zootools.filesystem.files import FolderLock, write_durably
+from zootools.filesystem.files import write_durably
+from zootools.filesystem.lock import FolderLock
 from zootools.progress import Progress
 from zootools.text import say
 from zootools.zoo import Zoo

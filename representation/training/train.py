@@ -32,7 +32,8 @@ from representation.training.memory import check_memory, memory_named
 from representation.training.trainer import EncoderTrainer, choose_precision
 from zootools.architectures import Schema
 from zootools.extras import optional
-from zootools.filesystem.files import FolderLock, write_durably
+from zootools.filesystem.files import write_durably
+from zootools.filesystem.lock import FolderLock
 from zootools.hashing import canonical_json
 from zootools.progress import Progress
 from zootools.text import say

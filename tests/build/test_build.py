@@ -22,7 +22,7 @@ from zootools import ZooSpec, build, open_zoo
 from zootools.building.planning import plan_stacks, zoo_schema
 from zootools.cli import main
 from zootools.errors import BusyError, DamagedZooError, SpecError, StorageError, WorkerError, ZooNotFoundError
-from zootools.filesystem.files import FolderLock
+from zootools.filesystem.lock import FolderLock
 from zootools.hashing import pretty_json
 from zootools.images.datasets import load_images
 from zootools.spec import load_spec

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from zootools.cli import main
-from zootools.filesystem.files import FolderLock
+from zootools.filesystem.lock import FolderLock
 
 
 def command(*words: str) -> Result:

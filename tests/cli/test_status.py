@@ -15,7 +15,7 @@ from crash import TINY, Builders, tree
 
 from zootools.cli import main
 from zootools.errors import BusyError
-from zootools.filesystem.files import FolderLock
+from zootools.filesystem.lock import FolderLock
 from zootools.storage.build_state import ZooFolder
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from zootools import open_zoo
 from zootools.errors import BusyError, DamagedZooError, SpecError, ZooError
-from zootools.filesystem.files import FolderLock
+from zootools.filesystem.lock import FolderLock
 from zootools.storage.build_state import ZooFolder
 from zootools.storage.manifest import read_manifest
 from zootools.storage.manifest_checks import stored_spec

@@ -27,8 +27,9 @@ from samples import TINY_ZOO, needs_strace
 from zootools import open_zoo
 from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, StorageError, ZooError
-from zootools.filesystem.files import FolderLock, write_output
+from zootools.filesystem.files import write_output
 from zootools.filesystem.inside import names_inside, open_inside
+from zootools.filesystem.lock import FolderLock
 from zootools.hub.publish import publish
 from zootools.hub.pull import pull
 from zootools.storage.finish import add_page

@@ -26,7 +26,7 @@ from representation.training.train import train_encoder, training_data
 from representation.training.trainer import EncoderTrainer, TrainerState, choose_precision, one_cycle
 from zootools import Zoo, build, open_zoo
 from zootools.errors import BusyError, SpecError
-from zootools.filesystem.files import FolderLock
+from zootools.filesystem.lock import FolderLock
 from zootools.native.compiler import processor_features
 
 

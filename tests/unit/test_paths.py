@@ -42,6 +42,7 @@ OPENED = "a path to a file that `path_inside` has opened, or a method `open` tha
 
 NO_ZOO = {
     "zootools/filesystem/inside.py": "where it is done",
+    "zootools/filesystem/lock.py": "the lock of a folder, opened inside it; /proc",
     "zootools/filesystem/files.py": "opens relative to descriptors; and outputs that a user names",
     "zootools/bundled.py": "files of the package",
     "zootools/cli/completion.py": "names of files and folders below a typed path; reads through `inside`",

@@ -37,7 +37,8 @@ from zootools.building.resuming import (
 from zootools.engines.engine import RETRIES, BuildJob, Engine
 from zootools.engines.table import open_engine
 from zootools.errors import DamagedZooError, SpecError, WorkerError
-from zootools.filesystem.files import FolderLock, sweep_temporaries
+from zootools.filesystem.files import sweep_temporaries
+from zootools.filesystem.lock import FolderLock
 from zootools.hashing import pretty_json
 from zootools.images.shapes import has_images
 from zootools.object_store.sync import Output, open_output

@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from zootools import __version__
 from zootools.errors import BusyError, SpecError, StorageError
-from zootools.filesystem.files import FolderLock, exists
+from zootools.filesystem.files import exists
 from zootools.filesystem.inside import remove_tree_inside
+from zootools.filesystem.lock import FolderLock
 from zootools.importers.check import NOT_RUN, Check, check_sample, images_of
 from zootools.importers.columns import merged
 from zootools.importers.importer import ImportOptions, LeftOut, Population

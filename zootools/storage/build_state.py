@@ -19,7 +19,7 @@ from typing import Annotated, Any, BinaryIO, Final, Literal
 from pydantic import FailFast, Field, TypeAdapter
 
 from zootools.errors import DamagedZooError, SpecError
-from zootools.filesystem.files import check_held, durable_file, file_above, storage_error
+from zootools.filesystem.files import durable_file, file_above, storage_error
 from zootools.filesystem.inside import (
     NotPlainError,
     entries_inside,
@@ -30,6 +30,7 @@ from zootools.filesystem.inside import (
     remove_inside,
     remove_tree_inside,
 )
+from zootools.filesystem.lock import check_held
 from zootools.hashing import canonical_json, pretty_json
 from zootools.spec import ImageFacts, parse_stored_spec
 from zootools.spec.model_configs import count_models

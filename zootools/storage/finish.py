@@ -8,7 +8,7 @@ import pyarrow as pa
 import yaml
 
 from zootools.errors import SpecError
-from zootools.filesystem.files import FolderLock
+from zootools.filesystem.lock import FolderLock
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import FORMAT, MANIFEST, PLAN, ZooFolder, epoch_of
 from zootools.storage.card import render_card

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zootools.errors import ZooNotFoundError
-from zootools.filesystem.files import lock_state
 from zootools.filesystem.holder import Holder, utc
 from zootools.filesystem.inside import stat_inside
+from zootools.filesystem.lock import lock_state
 from zootools.spec import ZooSpec
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.manifest import ModelCounts, count_outcomes, read_manifest

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from zootools.errors import DamagedZooError, ZooNotFoundError
-from zootools.filesystem.files import FolderLock
 from zootools.filesystem.inside import NotPlainError, stat_inside
+from zootools.filesystem.lock import FolderLock
 from zootools.storage.build_state import IMAGES, MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import derive_again
 from zootools.storage.manifest import read_manifest
