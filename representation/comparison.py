@@ -20,9 +20,8 @@ from representation.dataset import ZooDataset
 from representation.evaluation.baselines import Baseline, Umap
 from representation.evaluation.baselines import baselines as baselines_for
 from representation.evaluation.results import Results
-from representation.evaluation.rows import Rows
+from representation.evaluation.rows import ShownScores
 from representation.evaluation.scoring import Method, Scorer
-from representation.evaluation.stored import BaselineScores
 from representation.pipeline import ProbeData
 from representation.recipes import Recipe, load_recipe
 from zootools.errors import SpecError, did_you_mean
@@ -76,20 +75,15 @@ def compare(
     _check_names(baselines, methods, [*(baseline.name for baseline in _baselines(settings, data.home)), Umap.name])
     excluded = {name: reason for name, reason in data.excluded.items() if name in baselines}
     scorer = Scorer(data.home, data.others, _chosen(data, targets, excluded), excluded)
-    cached, rows = BaselineScores(scorer), Rows(data.home.name, scorer.targets)
+    shown = ShownScores(scorer, quiet)
     for seed in range(max([entry.seed + 1 for entry in given], default=1)):
         for entry in given:
             if entry.seed == seed:
-                before = len(scorer.scores)
-                seconds = scorer.score(entry.method(data.home))
-                if not quiet:
-                    rows.show(entry.name, seed, seconds, scorer.scores[before:])
+                shown.method(entry.method(data.home))
         for baseline in _baselines(settings, data.home, seed):
-            if baseline.name in baselines and (seed == 0 or baseline.seeded):
-                scored = cached.score(baseline)
-                if scored.seconds is not None and not quiet:
-                    rows.show(baseline.name, seed, scored.seconds, scored.scores, scored.stored)
-    notes = [*data.notes, *cached.notes, *scorer.notes]
+            if baseline.name in baselines:
+                shown.baseline(baseline, seed)
+    notes = [*data.notes, *shown.notes, *scorer.notes]
     return Results.of(scorer.scores, data.home.name, Path(recipe).stem, data.home.counts, notes, excluded)
 
 

@@ -87,9 +87,8 @@ class ZooDataset:
             reason = f"has no checkpoints; {diverged} of {zoo.counts.expected} models diverged"
             raise PlacedError(zoo.folder, reason)
         chosen = recipe.epochs.select(zoo)
-        places = torch.tensor(
-            pc.is_in(zoo.metadata["epoch"], pc.unique(chosen.metadata["epoch"])).to_pylist()
-        ).nonzero()
+        kept_epochs = pc.is_in(zoo.metadata["epoch"], pc.unique(chosen.metadata["epoch"]))
+        places = torch.from_numpy(kept_epochs.to_numpy()).nonzero()
         found = cls(name, zoo.schema, {}, {})
         if diverged:
             found._note(f"{diverged} models that diverged are left out", "left_out")

@@ -1,11 +1,10 @@
 """The folder of encoders and results: its default name, and whether it can be used."""
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
 from zootools.errors import StorageError
+from zootools.filesystem.files import free_space
 from zootools.hashing import canonical_json
 from zootools.memory import gigabytes
 from zootools.zoo import Zoo
@@ -37,10 +36,7 @@ def default_out(zoo: Zoo, recipe: str) -> Path:
 
 def check_writable(out: Path, needed: int = TABLES) -> None:
     """Raise StorageError unless a folder can be written to, or created, and its disk has ``needed`` bytes free."""
-    above = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise StorageError(f"{above}: {'is not writable' if above.is_dir() else 'is not a folder'}; use another --out")
-    free = shutil.disk_usage(above).free
+    _, free = free_space(out)
     if needed > free:
         raise StorageError(
             f"{out}: encoders and results need about {gigabytes(needed)}, but only {gigabytes(free)} are free on this "

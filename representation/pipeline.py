@@ -18,9 +18,8 @@ from representation.dataset import ZooDataset, check_same_layers
 from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.results import Results, ResultsIdentity, read_identity
-from representation.evaluation.rows import Rows
+from representation.evaluation.rows import ShownScores
 from representation.evaluation.scoring import LINEAR_CODE, Method, Scorer
-from representation.evaluation.stored import BaselineScores
 from representation.existing import ExistingEncoder
 from representation.networks import in_parts, read_networks
 from representation.output import DIGITS, TABLES, check_writable, default_out
@@ -314,15 +313,8 @@ def _score(
 
     Methods that cannot be fitted are added to ``scorer.excluded``, with the reason.
     """
-    cached, rows = BaselineScores(scorer), Rows(scorer.home.name, scorer.targets)
+    shown = ShownScores(scorer, quiet)
     schema, weights = scorer.home.schema, scorer.home.splits["train"].weights
-
-    def score(method: Method) -> None:
-        before = len(scorer.scores)
-        seconds = scorer.score(method)
-        if not quiet:
-            rows.show(method.name, method.seed, seconds, scorer.scores[before:])
-
     begun, code = time.process_time(), None
     if recipe.loss.reconstructs or recipe.encoder.starts_from_pca:
         code = best_linear_code(schema, recipe, weights)
@@ -331,16 +323,13 @@ def _score(
     seconds = time.process_time() - begun
     for seed in range(seeds):
         for baseline in baselines(recipe.sized(schema.size).encoder.length, len(weights), seed):
-            if seed == 0 or baseline.seeded:
-                scored = cached.score(baseline)
-                if scored.seconds is not None and not quiet:
-                    rows.show(baseline.name, seed, scored.seconds, scored.scores, scored.stored)
+            shown.baseline(baseline, seed)
         with torch.random.fork_rng(devices=[]), memory_named(schema, recipe, len(weights), training=False):
             torch.manual_seed(seed)
             untrained = start_encoder(schema, recipe, weights, code)
-        score(Method("untrained", untrained.embed, seed))
+        shown.method(Method("untrained", untrained.embed, seed))
         if seed == 0 and code is not None and recipe.loss.reconstructs:
-            score(Method.of_linear_code(code, schema, recipe, len(weights), seconds))
+            shown.method(Method.of_linear_code(code, schema, recipe, len(weights), seconds))
         if encoder is not None:
-            score(encoder(seed))
-    return cached.notes
+            shown.method(encoder(seed))
+    return shown.notes

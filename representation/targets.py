@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from zootools.arrow_types import is_number
 from zootools.storage.imported import SOURCE_MODEL
 
 IDENTITY = ("model_id", SOURCE_MODEL, "configuration_id", "seed", "split", "status", "stack", "row")
@@ -73,10 +74,10 @@ def read_targets(table: pa.Table) -> dict[str, Target]:
         column = table[name]
         if name in IDENTITY:
             continue
-        if pa.types.is_list(column.type) and _is_number(column.type.value_type):
+        if pa.types.is_list(column.type) and is_number(column.type.value_type):
             for place, values in enumerate(_places(column)):
                 targets[f"{name}_{place}"] = Target(f"{name}_{place}", values)
-        elif _is_number(column.type):
+        elif is_number(column.type):
             targets[name] = Target(name, _numbers(column))
         elif any(is_it(column.type) for is_it in _LABELS):
             encoded = pc.cast(column, pa.string()).dictionary_encode().combine_chunks()
@@ -88,10 +89,6 @@ def read_targets(table: pa.Table) -> dict[str, Target]:
 
 
 _LABELS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _numbers(column: pa.ChunkedArray) -> Tensor:

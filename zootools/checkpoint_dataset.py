@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zootools.arrow_types import is_number
 from zootools.errors import SpecError, did_you_mean
 from zootools.storage.mapped_weights import WeightRows
 
@@ -71,7 +72,7 @@ def _values(column: Column, indices: Sequence[int]) -> Tensor | list[str]:
 
 def _collatable(name: str, column: pa.Array) -> Column:
     kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+    if is_number(kind):
         return column.to_numpy(zero_copy_only=False).copy()
     if column.null_count:
         count = f"{column.null_count:,} of {len(column):,} values of type {kind} are not known"
@@ -80,7 +81,7 @@ def _collatable(name: str, column: pa.Array) -> Column:
         return column.to_numpy(zero_copy_only=False)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column
-    if pa.types.is_list(kind) and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+    if pa.types.is_list(kind) and is_number(kind.value_type):
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()
         if len(lengths) == 1:
             return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1).copy()

@@ -13,6 +13,7 @@ from typing import Literal, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zootools.arrow_types import is_number
 from zootools.errors import SpecError, did_you_mean
 
 MAX_LENGTH = 1000
@@ -172,4 +173,4 @@ def _kind(kind: pa.DataType) -> Kind | None:
         return "text"
     if pa.types.is_boolean(kind):
         return "bool"
-    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else None
+    return "number" if is_number(kind) else None

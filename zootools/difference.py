@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from zootools.arrow_types import is_number
 from zootools.errors import SpecError
 from zootools.listing import PLACES
 from zootools.open import open_zoo
-from zootools.selection import is_number
 from zootools.zoo import Zoo
 
 Checkpoints = dict[tuple[str, int], int]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zootools.arrow_types import is_number
 from zootools.errors import SpecError, ZooNotFoundError, did_you_mean, nearest
 from zootools.spec import Hyperparameters
 
@@ -135,8 +136,3 @@ def _one_per_model(table: pa.Table, values: npt.NDArray[np.generic]) -> pa.Table
     order = known[np.lexsort((-table["epoch"].to_numpy()[known].astype(np.int64), values[known], codes[known]))]
     is_last = np.append(codes[order][1:] != codes[order][:-1], True) if len(order) else np.empty(0, bool)
     return table.take(np.sort(order[is_last]))
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Whether the values of a column are numbers."""
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))

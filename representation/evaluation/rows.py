@@ -3,8 +3,10 @@
 import shutil
 from collections.abc import Iterable, Sequence
 
+from representation.evaluation.baselines import Baseline
 from representation.evaluation.results import PERCENT, Score
-from representation.evaluation.scoring import Seconds
+from representation.evaluation.scoring import Method, Scorer, Seconds
+from representation.evaluation.stored import BaselineScores
 from zootools.text import printable, say
 
 NAME, NUMBER = 24, 7
@@ -57,3 +59,36 @@ class Rows:
             value = shown.get(target)
             cells.append(("" if value is None else f"{100 * value:.1f}").rjust(self._width(target)))
         say((f"{method}, seed {seed}".ljust(NAME) + "".join(cells)).rstrip(), err=True)
+
+
+class ShownScores:
+    """Scores methods with a `Scorer`, baselines from the cache if they are there, and shows a row for each.
+
+    Args:
+        scorer: gets the scores.
+        quiet: show nothing.
+    """
+
+    def __init__(self, scorer: Scorer, quiet: bool) -> None:
+        self.scorer, self._cached = scorer, BaselineScores(scorer)
+        self._rows = None if quiet else Rows(scorer.home.name, scorer.targets)
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks on files of the cache that could not be used or written."""
+        return self._cached.notes
+
+    def method(self, method: Method) -> None:
+        """Score a method."""
+        before = len(self.scorer.scores)
+        seconds = self.scorer.score(method)
+        if self._rows is not None:
+            self._rows.show(method.name, method.seed, seconds, self.scorer.scores[before:])
+
+    def baseline(self, baseline: Baseline, seed: int) -> None:
+        """Score a baseline for a seed; one that draws nothing at random is the same for all, and scored for seed 0."""
+        if seed > 0 and not baseline.seeded:
+            return
+        scored = self._cached.score(baseline)
+        if scored.seconds is not None and self._rows is not None:
+            self._rows.show(baseline.name, seed, scored.seconds, scored.scores, scored.stored)

@@ -607,7 +607,7 @@ def test_export_writes_to_its_own_output_and_to_a_file_in_its_place(tiny_zoo: Pa
     assert set(load_file(tmp_path / "a.safetensors")) == set(load(piped.stdout))
     refused = run("export", tiny_zoo, "--model", model, "--epoch", 1, "-o", tmp_path)
     assert refused.exit_code == 2
-    assert f"{tmp_path}/{model}.safetensors" in refused.output
+    assert f"{tmp_path}/{model}-epoch-1.safetensors" in refused.output
 
 
 @pytest.mark.parametrize("command", ["plot", "view"])

@@ -38,6 +38,7 @@ from zootools.engines.engine import RETRIES, BuildJob, Engine
 from zootools.engines.table import open_engine
 from zootools.errors import DamagedZooError, SpecError, WorkerError
 from zootools.filesystem.files import sweep_temporaries
+from zootools.filesystem.holder import utc
 from zootools.filesystem.lock import FolderLock
 from zootools.hashing import pretty_json
 from zootools.images.shapes import has_images
@@ -357,7 +358,7 @@ def _log_session(zoo: ZooFolder, begun: float, device: str, backend: str, engine
     now = time.time()
     sessions.append(
         {
-            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun)),
+            "began": utc(begun),
             "seconds": round(now - begun, 1),
             "device": device,
             "backend": backend,

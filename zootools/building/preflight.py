@@ -1,8 +1,6 @@
 """Checks of a build before it trains, for `zootools.build` and for `build --dry-run`. They write nothing."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -13,6 +11,7 @@ from zootools.architectures import Schema
 from zootools.building.options import BuildOptions
 from zootools.choices import DEVICES, check_word, check_workers
 from zootools.errors import SpecError, StorageError, differences
+from zootools.filesystem.files import free_space
 from zootools.memory import memory_limit
 from zootools.spec import Images, OwnArchitecture, ZooSpec, parse_spec
 from zootools.spec.model_configs import ModelConfig, expand
@@ -179,17 +178,9 @@ def check_fingerprints(records: Sequence[StackRecord | None], present: Mapping[s
 # --- the machine ---------------------------------------------------------------------------------------
 
 
-def _nearest(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that exists."""
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-
-
 def check_space(out: Path, needed: int) -> None:
     """Raise StorageError if the folder is not writable, or its disk has less than ``needed`` bytes free."""
-    folder = _nearest(out)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StorageError(f"{folder}: not writable; choose another folder with --out")
-    free = shutil.disk_usage(folder).free
+    folder, free = free_space(out)
     if needed > free:
         raise StorageError(
             f"{folder}: the zoo needs about {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; "

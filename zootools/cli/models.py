@@ -238,7 +238,7 @@ def export(
             raise click.UsageError(
                 f"--format {CHECKPOINT} writes one checkpoint, and needs {missing} (or --best METRIC)"
             )
-        check_output(output, f"{model_id or 'model'}.safetensors")
+        check_output(output, _file_name(model_id or "model", "best" if epoch is None else epoch))
     chosen = open_zoo(zoo, schema=schema, include_diverged=form == CHECKPOINT and model_id is not None)
     if model_id is not None:
         chosen = chosen.model(model_id) if epoch is None else chosen.checkpoint(model_id, epoch)

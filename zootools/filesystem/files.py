@@ -199,6 +199,19 @@ def file_above(path: Path) -> Path | None:
     return None if there.is_dir() else there
 
 
+def free_space(path: Path) -> tuple[Path, int]:
+    """Return the folder at or above a path that exists, and the free bytes of its disk.
+
+    Raises StorageError if it is not a folder, or is not writable.
+    """
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        raise StorageError(f"{there}: is not a folder; choose another one with --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"{there}: not writable; choose another folder with --out")
+    return there, shutil.disk_usage(there).free
+
+
 @contextmanager
 def _replacing(path: Path, root: Path, fence: Callable[[], None] | None, mode: int | None) -> Iterator[tuple[int, str]]:
     """A context that yields folder (a descriptor) and name of an empty temporary file, which then replaces ``path``."""

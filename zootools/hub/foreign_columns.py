@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zootools.architectures import Schema
+from zootools.arrow_types import is_number
 from zootools.errors import SpecError
 from zootools.hub.foreign_memory import Memory
 from zootools.storage.tables import SPLITS
@@ -78,7 +79,7 @@ def property_type(kind: pa.DataType) -> pa.DataType | str:
     of float64. A column without any value has the type null.
     """
     kind = stored_type(kind)
-    if _is_list(kind) and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+    if _is_list(kind) and is_number(kind.value_type):
         return pa.list_(pa.float64())
     if pa.types.is_dictionary(kind):
         return property_type(kind.value_type)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zootools.architectures import Schema
+from zootools.arrow_types import is_number
 from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import open_regular
 from zootools.hub.foreign_columns import (
@@ -285,7 +286,7 @@ def _common(name: str, parts: Sequence[Part]) -> pa.DataType:
         return next(iter(kinds))
     if all(pa.types.is_integer(kind) for kind in kinds):
         return pa.uint64()
-    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+    if all(map(is_number, kinds)):
         return pa.float64()
     (a, here), (b, there) = list(kinds.items())[:2]
     raise SpecError(f"{there.path}: the column {name!r} holds {b} values, and {a} values in {here.path}")

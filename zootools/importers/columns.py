@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zootools.arrow_types import is_number
 from zootools.errors import SpecError
 from zootools.hub.foreign_columns import property_type
 from zootools.importers.importer import Constant, LeftOut
@@ -52,10 +53,10 @@ def merged(
         kind = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}[type(value)]
         columns[name] = pa.chunked_array([pa.array([value], kind).take(pa.array(np.zeros(rows, np.int32)))])
     train, test, gap = GAP
-    if gap not in columns and all(name in columns and _is_number(columns[name]) for name in (train, test)):
+    if gap not in columns and all(name in columns and is_number(columns[name].type) for name in (train, test)):
         columns[gap] = pc.subtract(columns[train].cast(pa.float64()), columns[test].cast(pa.float64()))
     for name, column in columns.items():
-        if name.endswith("_accuracy") and _is_number(column):
+        if name.endswith("_accuracy") and is_number(column.type):
             columns[name] = _fractions(name, column.cast(pa.float64()))
     return pa.table(columns) if columns else pa.table({"": pa.nulls(rows)}).select([]), left_out
 
@@ -132,10 +133,6 @@ def _values(part: pa.ChunkedArray, kind: pa.DataType) -> Iterator[pa.Array]:
             ]
             array = pa.array(values, kind)
         yield array
-
-
-def _is_number(column: pa.ChunkedArray) -> bool:
-    return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
 
 
 def _fractions(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:

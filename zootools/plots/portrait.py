@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zootools import arrow_types
 from zootools.errors import DamagedZooError, SpecError, did_you_mean
 from zootools.plots.limits import Array
 from zootools.storage.imported import SOURCE_MODEL
@@ -154,7 +155,7 @@ def _rows_of_models(table: pa.Table, limit: int) -> npt.NDArray[np.int64]:
 
 def is_number(column: pa.ChunkedArray) -> bool:
     """Return whether a column of metadata contains numbers."""
-    return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
+    return arrow_types.is_number(column.type)
 
 
 def is_text(column: pa.ChunkedArray) -> bool:

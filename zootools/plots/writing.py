@@ -60,7 +60,7 @@ def planes_of(names: Collection[str]) -> set[str]:
 def write_pictures(
     portrait: Portrait,
     folder: Path,
-    only: Collection[str] = tuple(PICTURES),
+    only: Collection[str] | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[list[Path], dict[str, str]]:
     """Write pictures of a zoo as SVG and PNG; return the files, and the reasons why others could not be drawn.
@@ -68,12 +68,12 @@ def write_pictures(
     Args:
         portrait: the zoo, with the planes that the pictures show.
         folder: where the files are written.
-        only: names of `PICTURES`.
+        only: names of `PICTURES`; by default all, and those of planes with other labels.
         tick: called after every picture.
     """
     files, skipped = [], {}
     for name, draw, reason in pictures(portrait):
-        if name not in only:
+        if only is not None and name not in only:
             continue
         tick()
         if reason:
