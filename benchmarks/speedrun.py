@@ -334,7 +334,7 @@ def render(record: Record) -> str:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record; an empty one if there is no file. Raises DamagedZooError for a file that is not a record."""
+    """Read a record; without a file it is empty. Raises DamagedZooError for a file of another kind."""
     try:
         return Record.model_validate_json(path.read_bytes()) if path.exists() else Record()
     except ValidationError as error:

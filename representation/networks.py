@@ -49,7 +49,7 @@ class MappedNetworks:
     """Checkpoints of a zoo whose weights stay in its files, and are copied from them when rows are asked for.
 
     Needs 32 bytes of memory for each checkpoint, beside the rows that are asked for. Files that were read stay mapped
-    (`zootools.storage.mapped_weights`); the system can take back what it keeps of them in memory.
+    (`zootools.storage.mapped_weights`); the system can free the memory of their pages.
     """
 
     source: WeightRows

@@ -201,8 +201,8 @@ class Results:
 def read_identity(path: Path) -> ResultsIdentity | None:
     """Return the identity that a file of `Results.save` was written with.
 
-    None where there is no file, or no identity in it, as in files of older versions. Raises SpecError for any other
-    file.
+    Returns None if the file is missing or has no identity, as files of older versions. Raises SpecError for a file of
+    another kind.
     """
     try:
         with open_regular(path) as file:

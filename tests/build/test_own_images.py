@@ -1,4 +1,4 @@
-"""A zoo on a folder of pictures: what it says of classes, pixels and authors, and that nothing false is believed."""
+"""A zoo on a folder of pictures records classes, pixels and authors; records that contradict its images are refused."""
 
 import json
 import os

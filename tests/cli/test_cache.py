@@ -1,4 +1,4 @@
-"""The command `zootools cache`: what it counts, and that it removes nothing outside of the cache."""
+"""The command `zootools cache`: its counts are right, and it removes nothing outside of the cache."""
 
 import json
 import subprocess

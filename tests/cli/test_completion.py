@@ -67,7 +67,7 @@ def test_names_paths_and_models_are_completed(folder: Path) -> None:
         ],
     }.items():
         assert completions(words, folder) == [f"plain,{word}" for word in expected], words
-    # Where there is no zoo, the shell completes folders, and a broken manifest has no models.
+    # Without a zoo the shell completes folders; a broken manifest has no models.
     assert completions("zootools info encoders", folder) == ["dir,encoders"]
     assert completions("zootools show unfinished ", folder) == []
     assert completions("zootools show zoos/linked ", folder) == []

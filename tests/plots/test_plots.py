@@ -295,9 +295,10 @@ def test_a_foreign_population_of_a_hundred_thousand_checkpoints(tiny_zoo: Path, 
     portrait = Portrait.of(open_zoo(tmp_path / "population.parquet", schema=schema, include_diverged=True))
     assert (len(portrait.zoo), portrait.properties) == (MAX_POINTS, ["temperature", "kind"])
     points, method = flatten(portrait.zoo.weights(), umap=False)
-    files, skipped = write_pictures(portrait.with_plane("W", points, method), tmp_path / "out")
+    portrait = portrait.with_plane("W", points, method).with_plane("mine", points, method)
+    files, skipped = write_pictures(portrait, tmp_path / "out")
     assert skipped["accuracy"] == "there is no property test_accuracy"
-    assert {"weights.svg", "figure-8.svg"} <= {file.name for file in files}
+    assert {"weights.svg", "mine.svg", "figure-8.svg"} <= {file.name for file in files}
     said = words((tmp_path / "out" / "weights.svg").read_bytes())
     assert {"temperature", "kind", "a", "b", "unknown"} <= said
     assert any("sample of 5,000 of 99,999 checkpoints; without 1 diverged" in word for word in said)

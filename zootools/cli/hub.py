@@ -109,8 +109,8 @@ def pull(
     """Download a published zoo, or a part of it, into a folder (./NAME by default) and check every file.
 
     A part has the metadata of the whole zoo, the weights of the checkpoints that were chosen, and the file part.json,
-    which says what it is a part of. All commands that read a zoo read the chosen checkpoints; the same command
-    without --where, --epochs and --metadata-only completes the zoo.
+    which names the whole zoo and the choice. All commands that read a zoo read the chosen checkpoints; the same
+    command without --where, --epochs and --metadata-only completes the zoo.
 
     \b
     Examples:

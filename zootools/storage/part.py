@@ -1,7 +1,7 @@
 """Parts of published zoos: folders with the metadata of a whole zoo, and the weights of some checkpoints.
 
 A part has the manifest, the specification and the metadata of the zoo unchanged, so every file in it is compared with
-the hashes that were published. Its file part.json says which checkpoints were chosen; readers show these alone.
+the hashes that were published. Its file part.json has the choice; readers show the chosen checkpoints alone.
 """
 
 import re
@@ -18,7 +18,7 @@ from zootools.storage.hashed_json import add_hash, read_hashed, validate
 from zootools.storage.records import Digest
 
 PART = "part.json"
-"""The file of a part that says what it is."""
+"""The file of a part that names the whole zoo and the chosen checkpoints."""
 MAX_EPOCH = 100_000
 Epoch = Annotated[int, Field(ge=0, le=MAX_EPOCH)]
 
