@@ -617,6 +617,7 @@ def test_the_command_takes_a_name_prints_one_json_object_and_writes_the_table(
     varied: Path, in_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZOOTOOLS_HUB", str(in_folder / "hub"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(in_folder / "cache"))  # other tests have stored the scores of this zoo
     publish(varied, "group/varied", hub=in_folder / "hub")
     words = ["represent", "--zoo", "group/varied", "--recipe", "smoke", "--set", "encoder.latent=4", "--baselines-only"]
     done = CliRunner().invoke(main, [*words, "--json"])
@@ -630,6 +631,7 @@ def test_the_command_takes_a_name_prints_one_json_object_and_writes_the_table(
     assert json.loads(table.schema.metadata[b"zootools"])["excluded"] == value["excluded"]
     text = CliRunner().invoke(main, words)
     assert "varied, standardised probe, R2 or accuracy in %" in text.stdout
+    assert re.search(r"^s\(W\), seed 0 +stored ", text.stderr, re.MULTILINE)
     # Each row is shown on stderr when it is done: seconds, then test scores, as in the table.
     header, row = (
         next(line for line in done.stderr.splitlines() if line.startswith(start)) for start in (" ", "s(W), seed 0")
