@@ -23,6 +23,7 @@ from zootools.bundled import bundled_specs
 from zootools.cli import main
 from zootools.errors import ZooError
 from zootools.spec import Hyperparameters, ZooSpec, load_spec
+from zootools.spec.sections import field_docstrings
 
 FOLDER = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- begin ([\w-]+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
@@ -91,7 +92,8 @@ class Keys:
         default = "required" if required else _plain(field.get("default"))
         if path == "grid":  # an axis is documented in the class of one model's hyper-parameters
             axis = Hyperparameters.model_fields[name]
-            meaning, default = axis.description, "required" if axis.is_required() else _plain(axis.default)
+            meaning = field_docstrings(Hyperparameters)[name]
+            default = "required" if axis.is_required() else _plain(axis.default)
         if not meaning:
             raise SystemExit(f"{path}.{name}: has no docstring, which the tables of keys need")
         if targets:

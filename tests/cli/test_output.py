@@ -1,5 +1,10 @@
 """The style of output for people: `zootools.cli.output`, and the lists of commands."""
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -83,3 +88,19 @@ def test_help_lists_every_command_under_a_heading_in_whole_sentences() -> None:
             (line,) = (line for line in listed.splitlines() if line.split()[:1] == [name])
             assert line.endswith("."), line
             assert below.get_short_help_str(limit=1000) in line
+
+
+def test_info_of_a_local_zoo_imports_no_package_that_takes_long(tiny_zoo: Path) -> None:
+    script = """
+import sys, zootools.cli
+try:
+    zootools.cli.main(["info", sys.argv[1]])
+except SystemExit as end:
+    assert not end.code
+print(sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tiny_zoo], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("name"), done.stderr
+    imported = set(ast.literal_eval(done.stderr))
+    assert {"pyarrow", "numpy"} <= imported
+    assert not {"torch", "torchvision", "scipy", "sklearn", "pandas", "datasets", "jinja2", "PIL", "fsspec"} & imported

@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 from zootools.spec.images import TRAINING_IMAGES
 from zootools.spec.population import Hyperparameters
+from zootools.spec.sections import field_docstrings
 from zootools.spec.zoo_spec import CnnName, ZooSpec
 
 
@@ -22,9 +23,9 @@ def specification_schema() -> dict[str, Any]:
     }
     for key, forms in short.items():
         keys[key] = _with_forms(keys[key], forms)
+    meanings = field_docstrings(Hyperparameters)
     for axis, field in axes.items():
-        description = Hyperparameters.model_fields[axis].description
-        axes[axis] = _with_forms({**field, "description": description}, [field["anyOf"][0]["items"]])
+        axes[axis] = _with_forms({**field, "description": meanings[axis]}, [field["anyOf"][0]["items"]])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -4,13 +4,18 @@
 value found, and the allowed values.
 """
 
+import ast
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from textwrap import dedent
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from zootools.errors import SpecError
 from zootools.spec.faults import describe, document_key
@@ -20,16 +25,25 @@ from zootools.spec.yaml_reader import Key, check_text, parse_scalar, parse_yaml,
 class Section(BaseModel):
     """A frozen part of a document, without unknown keys, silent conversions or NaN.
 
-    docs/generate.py writes the docstrings of the fields into the documentation.
+    The docstrings of the fields are their descriptions in the JSON schema, and docs/generate.py copies those into the
+    documentation.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    # Most commands validate few of the sections; building all validators takes a third of a second.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
     def dump(self) -> dict[str, Any]:
         """Return the section as plain values, without fields that have their default."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the JSON schema with the docstrings of the fields; pydantic would read them at every import."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in field_docstrings(cls).items():
+            properties[name]["description"] = text
+        return schema
 
     hints: ClassVar[Mapping[str, str]] = {}
     """What to add to the message about an unknown word, by the key that has it."""
@@ -43,6 +57,19 @@ class Section(BaseModel):
     def long_form(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return plain values with the short forms of this document written out; most documents have none."""
         return values
+
+
+def field_docstrings(model: type[Section]) -> dict[str, str]:
+    """Return the docstring below each field of a section, read from the source; fields without one are left out."""
+    found = {}
+    for base in reversed(model.__mro__):
+        if issubclass(base, Section):
+            body = cast(ast.ClassDef, ast.parse(dedent(inspect.getsource(base))).body[0]).body
+            for field, text in pairwise(body):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
+                        found[name] = inspect.cleandoc(docstring)
+    return {name: text for name, text in found.items() if name in model.model_fields}
 
 
 class SectionError(SpecError):
