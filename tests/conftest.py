@@ -1,5 +1,6 @@
 """Fixtures that the rooms share: zoos, images, servers. Nothing here replaces code of the package."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -10,10 +11,12 @@ import pytest
 import torch
 from crash import Builders, folder_in_memory
 from hub_server import TOKEN, HubServer, serve
+from platformdirs import user_cache_path
 from samples import ARCHITECTURES, BACKENDS, LOOK_ZOO, SPEC_TEXT, TINY_ZOO
 
 from zootools.architectures import Schema, build_schema
 from zootools.images.datasets import ImageData, load_images
+from zootools.paths import cache_folder
 from zootools.spec import (
     DatasetImages,
     Mlp,
@@ -26,6 +29,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 """Bits are promised for one thread, and networks this small are slower on two."""
 
+# The tests have a cache of their own, which keeps what takes long to make: kernels, fonts. Tests of other caches set
+# their own. A worker of xdist inherits the setting.
+TESTS_CACHE = "zootools-tests"
+if user_cache_path().name != TESTS_CACHE:
+    os.environ["XDG_CACHE_HOME"] = str(user_cache_path(TESTS_CACHE, appauthor=False))
+
 ROOMS = {"cluster", "docs", "faults", "reproduction"}
 """Folders whose tests carry a marker of the same name; `make test` deselects them."""
 
@@ -36,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in ROOMS:
             item.add_marker(item.path.parent.name)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Scores of baselines that an earlier session has stored are forgotten, so that this one computes them."""
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(cache_folder() / "baselines", ignore_errors=True)
 
 
 DESELECTED = pytest.StashKey[int]()

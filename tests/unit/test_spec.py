@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from samples import SPEC_TEXT, make_spec
 
@@ -194,7 +195,6 @@ def test_what_an_error_says_to_write_is_accepted() -> None:
 
 @pytest.fixture(scope="module")
 def schema() -> Any:
-    jsonschema = pytest.importorskip("jsonschema", reason="lacks jsonschema (it comes with ray)")
     found = specification_schema()
     jsonschema.Draft202012Validator.check_schema(found)
     return jsonschema.Draft202012Validator(found)

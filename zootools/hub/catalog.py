@@ -1,6 +1,5 @@
 """Listing the zoos of a hub, and describing one of them."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,27 +7,11 @@ from typing import Any
 
 from zootools.errors import DamagedZooError
 from zootools.hub import folder as hub_folder
+from zootools.hub.entry import Entry
 from zootools.hub.locate import locate, locate_name
 from zootools.hub.names import hub_setting, require_name
 from zootools.storage.manifest import Counts, read_manifest
 from zootools.storage.manifest_checks import stored_origin
-
-_MODELS = re.compile(r"model zoo\W{0,6}([0-9]{1,9}) neural networks", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A zoo in a listing."""
-
-    name: str
-    description: str
-    commit: str
-    models: int | None = None
-    """The number of models that the zoo should have; None where the listing does not contain it."""
-    bytes: int | None = None
-    """The size of all files, in bytes; None where the listing does not contain it."""
-    date: str | None = None
-    """The day of the last publication, in UTC, such as ``2026-11-26``; None where the listing does not contain it."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +49,7 @@ def zoos(word: str = "", hub: str | Path | None = None) -> list[Entry]:
         return [e for e in _in_folder(setting) if word.lower() in f"{e.name} {e.description}".lower()]
     from zootools.hub import remote
 
-    return [
-        Entry(info.name, info.description, info.commit, _models_of(info.description), info.bytes, info.date)
-        for info in remote.zoos(word, setting)
-    ]
-
-
-def _models_of(description: str) -> int | None:
-    """Return the number of models in the text of a card (CARD_TEMPLATE.md); None where it was cut off before."""
-    match = _MODELS.search(description)
-    return int(match[1]) if match else None
+    return list(remote.zoos(word, setting))
 
 
 def _in_folder(hub: Path) -> Iterator[Entry]:

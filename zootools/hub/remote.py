@@ -21,6 +21,7 @@ from zootools.filesystem.files import write_durably
 from zootools.filesystem.inside import remove_inside
 from zootools.hashing import sha256_file
 from zootools.hub.calls import offline, retried
+from zootools.hub.entry import Entry, models_in
 from zootools.hub.repository import hub_api, read_content
 from zootools.storage.file_rules import check_file_names, check_sizes, is_hidden
 from zootools.storage.hashed_json import MAX_BYTES
@@ -145,21 +146,7 @@ def parquet_place(name: ZooName, endpoint: str | None = None) -> tuple[Place, di
     return place, files
 
 
-@dataclass(frozen=True)
-class ListedZoo:
-    """A zoo in the Hub's listing."""
-
-    name: str
-    description: str
-    """The beginning of the card, in one line."""
-    commit: str
-    bytes: int | None
-    """The size of the newest version."""
-    date: str | None
-    """The day of the last commit."""
-
-
-def zoos(word: str, endpoint: str | None) -> Iterator[ListedZoo]:
+def zoos(word: str, endpoint: str | None) -> Iterator[Entry]:
     """Yield the zoos on the Hub (found by `TAG`) whose text has ``word`` in it; one request for up to 100 zoos."""
     found = retried(
         lambda: list(
@@ -171,10 +158,12 @@ def zoos(word: str, endpoint: str | None) -> Iterator[ListedZoo]:
     for info in found:
         # `mainSize` is a property that releases of huggingface-hub before 2.4 keep, but do not know.
         size = getattr(info, "main_size", None) or getattr(info, "mainSize", None)
-        yield ListedZoo(
+        description = " ".join((info.description or "").split())
+        yield Entry(
             info.id,
-            " ".join((info.description or "").split()),
+            description,
             info.sha or "",
+            models_in(description),
             size if isinstance(size, int) else None,
             info.last_modified.date().isoformat() if info.last_modified else None,
         )
