@@ -5,6 +5,8 @@ repeated if, and only if, a zoo or the recipe changed.
 """
 
 import hashlib
+import os
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -53,6 +56,8 @@ class JobResult(Section):
     seconds: float
     """Wall time."""
     cpu_seconds: float
+    machine: str
+    """Processor, cores and GPU of the machine that did it."""
     rows: tuple[Score, ...]
     excluded: dict[str, str]
     """Targets and methods without scores, and why."""
@@ -110,6 +115,19 @@ class Workspace:
         return result if same and (stored.recipe, stored.seed) == (wanted.recipe, wanted.seed) else None
 
 
+def machine() -> str:
+    """Return processor, cores and GPU of this machine."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {name}{gpu}"
+
+
 def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
     """Do a job and write its result; return the reason why there is none, or an empty string.
 
@@ -134,6 +152,7 @@ def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
         identity=identity,
         seconds=time.perf_counter() - begun,
         cpu_seconds=time.process_time() - cpu,
+        machine=machine(),
         rows=found.rows,
         excluded=found.excluded,
         notes=found.notes,
