@@ -295,16 +295,16 @@ def test_a_killed_run_is_resumed_and_leaves_no_worker(tmp_path: Path, data: Path
 
 def test_a_run_can_be_made_in_stages(tmp_path: Path, data: Path) -> None:
     def stage(only: str) -> ReproductionState:
-        return reproduce(["table3"], "smoke", tmp_path, data=data, workers=2, only=only, quiet=True)
+        return reproduce(["table13"], "smoke", tmp_path, data=data, workers=2, only=only, quiet=True)
 
     state = stage("report")
-    assert {cell.reason for cell in state.filled(ITEMS["table3"])[0]} == {"no zoo: it is not built"}
+    assert {cell.reason for cell in state.filled(ITEMS["table13"])[0]} == {"no zoo: it is not built"}
     stage("zoos")
-    assert (tmp_path / "zoos" / "tetris_seed" / "zoo.json").exists()
+    assert (tmp_path / "zoos" / "fashion_seed" / "zoo.json").exists()
     assert not (tmp_path / "results").exists()
-    assert {cell.reason for cell in stage("report").filled(ITEMS["table3"])[0]} == {NOT_RUN}
+    assert {cell.reason for cell in stage("report").filled(ITEMS["table13"])[0]} == {NOT_RUN}
     stage("encoders")
-    assert all(isinstance(cell.ours, float) for cell in stage("report").filled(ITEMS["table3"])[0])
+    assert all(isinstance(cell.ours, float) for cell in stage("report").filled(ITEMS["table13"])[0])
 
 
 def test_an_interrupted_run_reports_what_there_is(tmp_path: Path, data: Path) -> None:
