@@ -213,7 +213,8 @@ def _learned(scores: _Scores, released: bool) -> Conclusion:
 def _permutation(scores: _Scores, released: bool) -> Conclusion:
     def cells(loss: str, permuted: bool) -> list[FilledCell]:
         kinds = [_Encoder(released, "" if a == "PE" else a) for a in AUGMENTATIONS if ("P" in a) == permuted]
-        return [cell for kind in kinds for cell in scores.find("tetris_seed", loss, "reconstruction", of=kind)]
+        found = [cell for kind in kinds for cell in scores.find("tetris_seed", loss, "reconstruction", of=kind)]
+        return found if len(found) == len(kinds) else []
 
     comparisons = [Comparison(loss, cells(loss, True), cells(loss, False)) for loss in ("ED", "EcD", "Ec+D")]
     statement = "Permutation is the crucial augmentation: with it the mean reconstruction is better than without."

@@ -95,23 +95,31 @@ class Shown:
         if filled.ours is None:
             return cls("", "", paper, mark)
         ours = _number(filled.ours, filled)
+        if filled.paper is None:
+            return cls(_with_interval(ours, filled), "", "", mark, bound=_bound(filled))
         if not isinstance(filled.ours, float) or not isinstance(filled.paper, float):
             return cls(ours, "=" if ours == paper else "≠", paper, mark, "" if ours == paper else colour_of(-0.5))
         sign = "=" if ours == paper else "<" if filled.ours < filled.paper else ">"
-        if filled.interval is not None:
-            ours += f"±{_number(filled.interval, filled)}"
         scale = 1.0 if filled.cell is None or filled.cell.metric != "variance" else abs(filled.paper)
         background = colour_of((filled.ours - filled.paper) / scale / FULL_COLOUR)
-        bound = f"PCA {_number(filled.bound, filled)}" if filled.bound is not None else ""
-        return cls(ours, sign, paper, mark, background, bound)
+        return cls(_with_interval(ours, filled), sign, paper, mark, background, _bound(filled))
 
     @property
     def markdown(self) -> str:
-        """``96.4 < 97.0``; ``86.6 > 84.1, PCA 91.8``; ``[a] (97.0)`` without a value of ours."""
+        """``96.4 < 97.0``; ``86.6 > 84.1, PCA 91.8``; ``[a] (97.0)`` without a value of ours, or ``96.4`` alone."""
         if not self.ours:
-            return f"{self.mark} ({self.paper})"
-        text = self.ours if self.sign == "=" and not self.ours[0].isdigit() else f"{self.ours} {self.sign} {self.paper}"
+            return f"{self.mark} ({self.paper})" if self.paper else self.mark
+        alone = not self.paper or (self.sign == "=" and not self.ours[0].isdigit())
+        text = self.ours if alone else f"{self.ours} {self.sign} {self.paper}"
         return f"{text}{f', {self.bound}' * bool(self.bound)} {self.mark}".strip()
+
+
+def _with_interval(ours: str, filled: FilledCell) -> str:
+    return ours if filled.interval is None else f"{ours}±{_number(filled.interval, filled)}"
+
+
+def _bound(filled: FilledCell) -> str:
+    return "" if filled.bound is None else f"PCA {_number(filled.bound, filled)}"
 
 
 def _number(value: float | str | None, filled: FilledCell) -> str:
@@ -125,7 +133,9 @@ def _number(value: float | str | None, filled: FilledCell) -> str:
 
 
 def _printed(value: float | str | None, filled: FilledCell) -> str:
-    """Return the paper's value with the number of digits that the paper prints."""
+    """Return the paper's value with the number of digits that the paper prints; an empty string for no value."""
+    if value is None:
+        return ""
     if not isinstance(value, float) or not filled.percent:
         return _number(value, filled)
     return f"{100 * value:.2f}".removesuffix("0")

@@ -24,7 +24,8 @@ from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.results import Score
 from representation.evaluation.scoring import Method, Scorer
 from representation.recipes import Recipe
-from representation.reproduction.items import BASELINES, VARIANCES, Job
+from representation.reproduction.faults import misread, train_misread
+from representation.reproduction.items import BASELINES, UNTRANSPOSED, VARIANCES, Job
 from representation.reproduction.scales import Scale
 from representation.training.start import best_linear_code
 from representation.training.train import train_encoder
@@ -174,6 +175,8 @@ class _Found(NamedTuple):
 def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> _Found:
     home_zoo, *other_zoos = [open_zoo(workspace.zoo(name)) for name in (job.zoo, *others)]
     home = ZooDataset.of(home_zoo, recipe)
+    if job.variation == UNTRANSPOSED:
+        home = misread(home)
     targets, excluded = home.choose()
     away = [ZooDataset.of(zoo, recipe).as_transfer(home, targets) for zoo in other_zoos]
     scorer = Scorer(home, away, targets, excluded, probes=("paper",))
@@ -199,7 +202,11 @@ def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo,
             b for b in baselines(latent, len(weights), seed) if "tetris" in job.zoo or b.name in WEIGHTS_AND_STATISTICS
         ]
         return [Method.fitted(baseline, weights, home.schema, seed) for baseline in every]
-    encoder = train_encoder(zoo, recipe, workspace.encoder(job, seed), seed, quiet=True)
+    out = workspace.encoder(job, seed)
+    if job.variation == UNTRANSPOSED:
+        encoder = train_misread(zoo, recipe, out, seed)
+    else:
+        encoder = train_encoder(zoo, recipe, out, seed, quiet=True)
     found = [Method.of_encoder(encoder, recipe, seed, len(weights))]
     if recipe.loss.reconstructs and (code := best_linear_code(home.schema, recipe, weights)):
         found.append(Method.of_linear_code(code, home.schema, recipe, len(weights)))
