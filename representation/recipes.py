@@ -281,6 +281,11 @@ class Augmentation(Section):
 
     permute: bool = True
     """Permute the neurons of every hidden layer, which does not change the function of the network."""
+    orders: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """How many orders of each hidden layer there are to draw from, drawn once, as in the released code, which has 6 for
+    a layer of 4 neurons; by default every order."""
+    identical: bool = False
+    """Both views of a network are one and the same draw, as in the released code without permutations."""
     erase_probability: Share = 0.5
     """Share of the views in which a block of the flat weights is set to zero."""
     erase_lower: Share = 0.02

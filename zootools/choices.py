@@ -10,6 +10,9 @@ MAX_WORKERS = 1024
 EXPORTS = ("index-dict", "numpy", "state-dicts")
 """The formats of whole zoos (`zootools.importers.export`)."""
 
+STAGES = ("zoos", "encoders", "report")
+"""The stages of a reproduction (`representation.reproduction`)."""
+
 TABLES = ("csv", "json", "parquet")
 """The formats of a table of models (`zootools.listing`)."""
 

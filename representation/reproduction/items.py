@@ -67,8 +67,8 @@ class Job:
 
     @property
     def last(self) -> bool:
-        """Whether it is done after all other jobs: it fills one cell (Table 3), or takes very long (Table 2)."""
-        return self.variation in AUGMENTATIONS or self.variation.startswith("AttW")
+        """Whether it is done after all other jobs: it fills few cells (Table 3, faults), or takes long (Table 2)."""
+        return self.variation in (*AUGMENTATIONS, *FAULTS) or self.variation.startswith("AttW")
 
     @property
     def transfers(self) -> tuple[str, ...]:
@@ -92,6 +92,15 @@ def augmented(letters: str) -> tuple[str, ...]:
 AUGMENTATIONS = ("none", "P", "E", "N", "PE", "PN", "EN", "PEN")
 LATENTS = {2: 50, 3: 33, 5: 20}
 """The length of z for each compression c = N / L of Table 12; all other tables have the smallest c."""
+UNTRANSPOSED = "untransposed"
+"""The variation in which the weights are in the order of TensorFlow (`representation.reproduction.faults`)."""
+FAULTS: dict[str, tuple[str, ...]] = {
+    "repels": ("loss.positive=paper_code",),
+    "identical": (*augmented("E"), "augmentation.identical=true"),
+    "six": ("augmentation.orders=6",),
+    UNTRANSPOSED: (),
+}
+"""Variations that have a fault of the paper's released code."""
 VARIATIONS: dict[str, tuple[str, ...]] = {
     "": (),
     "FF": (f"encoder={{kind: feed_forward, latent: {LATENTS[2]}}}",),
@@ -100,6 +109,7 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
     "AttN": ("encoder.compression_token=false",),
     **{letters: augmented(letters) for letters in AUGMENTATIONS if letters != "PE"},
     **{f"c{c}": (f"encoder.latent={LATENTS[c]}",) for c in (3, 5)},
+    **FAULTS,
 }
 """The overrides of the recipe for each variation of a job."""
 
@@ -144,7 +154,9 @@ class Item:
 
     @property
     def heading(self) -> str:
-        """``Table 1. <title>``."""
+        """``Table 1. <title>``; of an item that the paper does not have, its title."""
+        if self.name == "faults":
+            return self.title
         kind = "table" if self.name.startswith("table") else "figure"
         return f"{kind.title()} {self.name.removeprefix(kind)}. {self.title}"
 
@@ -287,6 +299,24 @@ def _transfer_figure(number: int, target: str, zoos: Sequence[str]) -> Item:
     return Item(name, title, grids, note, picture=True, zoos=tuple(zoos), encoders=(Job(zoos[0], "Ec+D"),))
 
 
+def _faults() -> Iterator[Cell]:
+    """Yield cells that the paper does not have, with a fault of its released code and without."""
+    rows = (
+        ("Ec+D, the contrast attracts (equation 3)", "Ec+D", ""),
+        ("Ec+D, the contrast repels", "Ec+D", "repels"),
+        ("EcD without permutations, two views", "EcD", "E"),
+        ("EcD without permutations, one view twice", "EcD", "identical"),
+        ("EcD, every order of the neurons", "EcD", ""),
+        ("EcD, six orders of the neurons", "EcD", "six"),
+        ("EcD, kernels transposed", "EcD", ""),
+        ("EcD, kernels as TensorFlow has them", "EcD", UNTRANSPOSED),
+    )
+    for row, loss, variation in rows:
+        for target in ("reconstruction", "epoch", "test_accuracy", "generalization_gap"):
+            job = Job("tetris_seed", loss, variation)
+            yield from _twice(Cell(row, LABELS[target], job, loss, target, None), "row")
+
+
 _DOUBT = "The paper's PCA and UMAP values below 1 are as printed; their unit is doubtful."
 _SCORES = "R2 on the test split in %"
 
@@ -382,9 +412,17 @@ ITEMS: dict[str, Item] = {
         _transfer_figure(12, "epoch", LARGE),
         _transfer_figure(13, "generalization_gap", LARGE),
         _transfer_figure(14, "test_accuracy", SEEDS),
+        Item(
+            "faults",
+            f"Faults of the paper's released code, and what they cost on TETRIS-SEED. {_SCORES}",
+            (tuple(_faults()),),
+            "The paper has no such table. The row of each fault is below the row without it: the contrast of Ec+D has "
+            "the opposite sign of equation 3; without permutations both views of a network are one array; a layer of "
+            "four neurons has six of its 24 orders (here six of 120); kernels of TensorFlow are not transposed.",
+        ),
     )
 }
-"""All tables and figures that can be reproduced, by name."""
+"""All tables and figures that can be reproduced, and the table of faults, by name."""
 
 
 def find_items(names: Sequence[str]) -> list[Item]:

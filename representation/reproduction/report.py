@@ -4,11 +4,9 @@ All of its content comes from result files, manifests and paper.yaml; nothing de
 """
 
 import base64
-import os
-import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -16,9 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from representation.reproduction.conclusions import conclusions
 from representation.reproduction.estimate import training_steps
-from representation.reproduction.items import ITEMS, RELEASED, Item, zoo_label
-from representation.reproduction.state import FilledCell, ReproductionState
+from representation.reproduction.grids import FilledItem, colour_of
+from representation.reproduction.items import ITEMS, RELEASED, Job, zoo_label
+from representation.reproduction.state import ReproductionState
+from representation.reproduction.work import machine
 from zootools import __version__
 from zootools.bundled import find_spec
 from zootools.filesystem.files import durable_path, write_durably
@@ -29,8 +30,6 @@ from zootools.storage.unhashed import read_build_log
 
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
 """The first line of every report."""
-FULL_COLOUR = 0.3
-"""Difference of R2, accuracy or tau at which a cell has its full colour."""
 SCHEMA = pa.schema(
     [
         ("item", pa.string()),
@@ -43,6 +42,9 @@ SCHEMA = pa.schema(
         ("target", pa.string()),
         ("metric", pa.string()),
         ("recipe", pa.string()),
+        ("zoo_sha256", pa.string()),  # of the manifest of the zoo that encoder and probes were fitted on
+        ("seconds", pa.float64()),  # processor time of the job, the mean over seeds
+        ("machine", pa.string()),
         ("ours", pa.float64()),  # the mean over seeds; R2 and accuracy as fractions
         ("interval", pa.float64()),  # half the width of its 95 % interval
         ("seeds", pa.int64()),
@@ -58,21 +60,6 @@ SCHEMA = pa.schema(
 
 Row = dict[str, str | int]
 """A row of a table, by the titles of its columns."""
-
-
-@dataclass
-class Marks:
-    """Letters for the remarks below a table."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-
-    def of(self, text: str) -> str:
-        """Return ``[letter]`` for a remark; an empty string for no remark."""
-        if not text:
-            return ""
-        number = len(self.texts)
-        letter = chr(ord("a") + number % 26) * (1 + number // 26)
-        return f"[{self.texts.setdefault(text, letter)}]"
 
 
 def write_report(state: ReproductionState) -> None:
@@ -110,115 +97,6 @@ def summary(state: ReproductionState) -> Summary:
     files = [str(state.workspace.out / f"reproduction.{ending}") for ending in ("html", "md", "parquet")]
     reasons = dict(counted.most_common())
     return Summary(state.workspace.scale.name, len(filled), counted.total(), reasons, pictures, files)
-
-
-@dataclass(frozen=True)
-class FilledItem:
-    """An item with its cells, remarks and picture."""
-
-    item: Item
-    grids: list["Grid"]
-    marks: Marks
-    file: Path | None
-    remarks: list[str]
-
-    @classmethod
-    def of(cls, state: ReproductionState, item: Item) -> "FilledItem":
-        """Fill an item."""
-        marks, picture = Marks(), state.pictures.get(item.name)
-        grids = [Grid.of(cells, marks) for cells in state.filled(item)]
-        remarks = [item.note] if item.note else []
-        if item.picture:
-            reason = picture.reason if picture else "not drawn before the reproduction was stopped"
-            remarks += [f"No picture: {reason}."] if reason else [picture.note] if picture and picture.note else []
-        return cls(item, grids, marks, picture.file if picture else None, remarks)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells of a table by row and column."""
-
-    columns: list[str]
-    rows: list[tuple[str, list["Shown | None"]]]
-
-    @classmethod
-    def of(cls, cells: Sequence[FilledCell], marks: Marks) -> "Grid":
-        """Arrange cells in rows, in the order in which their rows first occur."""
-        rows = Counter(cell.row for cell in cells)
-        (longest, _), *_ = rows.most_common()  # a row with every column gives their order
-        columns = [cell.column for cell in cells if cell.row == longest]
-        there = {(cell.row, cell.column): Shown.of(cell, marks) for cell in cells}
-        return cls(columns, [(row, [there.get((row, column)) for column in columns]) for row in rows])
-
-    @property
-    def has_gaps(self) -> bool:
-        """Whether a cell exists neither here nor in the paper."""
-        return any(cell is None for _, cells in self.rows for cell in cells)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A cell as text."""
-
-    ours: str
-    """Our value; empty if there is none."""
-    sign: str
-    """``<``, ``>``, ``=`` or ``≠`` between ours and the paper's."""
-    paper: str
-    mark: str
-    colour: str = ""
-    """Background of the cell, as CSS."""
-    bound: str = ""
-    """``PCA 91.8`` for a reconstruction: what the best linear code has."""
-
-    @classmethod
-    def of(cls, filled: FilledCell, marks: Marks) -> "Shown":
-        """Format a cell."""
-        mark = marks.of(filled.reason or filled.note)
-        paper = _printed(filled.paper, filled)
-        if filled.ours is None:
-            return cls("", "", paper, mark)
-        ours = _number(filled.ours, filled)
-        if not isinstance(filled.ours, float) or not isinstance(filled.paper, float):
-            return cls(ours, "=" if ours == paper else "≠", paper, mark, "" if ours == paper else _colour(-0.5))
-        sign = "=" if ours == paper else "<" if filled.ours < filled.paper else ">"
-        if filled.interval is not None:
-            ours += f"±{_number(filled.interval, filled)}"
-        scale = 1.0 if filled.cell is None or filled.cell.metric != "variance" else abs(filled.paper)
-        colour = _colour((filled.ours - filled.paper) / scale / FULL_COLOUR)
-        bound = f"PCA {_number(filled.bound, filled)}" if filled.bound is not None else ""
-        return cls(ours, sign, paper, mark, colour, bound)
-
-    @property
-    def markdown(self) -> str:
-        """``96.4 < 97.0``; ``86.6 > 84.1, PCA 91.8``; ``[a] (97.0)`` without a value of ours."""
-        if not self.ours:
-            return f"{self.mark} ({self.paper})"
-        text = self.ours if self.sign == "=" and not self.ours[0].isdigit() else f"{self.ours} {self.sign} {self.paper}"
-        return f"{text}{f', {self.bound}' * bool(self.bound)} {self.mark}".strip()
-
-
-def _number(value: float | str | None, filled: FilledCell) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if filled.percent:
-        return f"{100 * value:.1f}" if abs(value) < 1000 else f"{100 * value:.0e}"
-    if filled.cell is None or filled.cell.metric != "variance":
-        return f"{value:.2f}"
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.0e}"
-
-
-def _printed(value: float | str | None, filled: FilledCell) -> str:
-    """Return the paper's value with the number of digits that the paper prints."""
-    if not isinstance(value, float) or not filled.percent:
-        return _number(value, filled)
-    return f"{100 * value:.2f}".removesuffix("0")
-
-
-def _colour(difference: float) -> str:
-    """Return blue if ours is above the paper's, orange if below; colour-blind readers can tell them apart."""
-    strength = round(min(abs(difference), 1.0) * 0.55, 2)
-    return f"rgba({'0,114,178' if difference > 0 else '230,159,0'},{strength})" if strength else ""
 
 
 # --- Markdown -------------------------------------------------------------------------------------------------------
@@ -306,25 +184,13 @@ def _about(state: ReproductionState) -> list[str]:
     """Return sentences on versions, machine and time."""
     found = [result for _, result in state.results()]
     wall = sum(_seconds(state, zoo) for zoo in state.zoos)
-    text = f"zootools {__version__} with torch {torch.__version__} on {machine()}."
+    machines = " and ".join(dict.fromkeys(result.machine for result in found)) or machine()
+    text = f"zootools {__version__} with torch {torch.__version__} on {machines}."
     if found:
         cpu = duration(sum(result.cpu_seconds for result in found))
         text += f" {len(found)} jobs (training and probing, one thread each) took {cpu} of processor time"
         text += f", the zoos {duration(wall)} on all cores." if wall else "."
     return [text, "`docs/log.md` in the repository records what else was tried, with negative results."]
-
-
-def machine() -> str:
-    """Return processor, cores and GPU."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0] if models else name
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{os.cpu_count()} cores of {name}{gpu}"
 
 
 def _seconds(state: ReproductionState, zoo: str) -> float:
@@ -336,10 +202,26 @@ def _seconds(state: ReproductionState, zoo: str) -> float:
 def _tables(state: ReproductionState) -> list[tuple[str, list[Row]]]:
     """Return title and rows of the tables at the end."""
     return [
+        ("Conclusions of the paper", _conclusions(state)),
         ("The zoos", _zoos(state)),
         ("Checkpoints that are left out", _notes(state, "left_out")),
         ("Remarks on the zoos and their probes", _notes(state, "remark")),
         ("The encoders", _jobs(state)),
+    ]
+
+
+def _conclusions(state: ReproductionState) -> list[Row]:
+    """Return a row for each conclusion of the paper that the cells decide."""
+    return [
+        {
+            "conclusion": found.statement,
+            "by": found.places,
+            "encoders": found.of or "-",
+            "holds here in": found.verdict(),
+            "in the paper in": found.verdict(paper=True),
+            "our numbers": found.numbers(),
+        }
+        for found in conclusions(cell for item in state.items for grid in state.filled(item) for cell in grid)
     ]
 
 
@@ -354,7 +236,7 @@ def _zoos(state: ReproductionState) -> list[Row]:
     scale, rows = state.workspace.scale, list[Row]()
     for name, zoo in state.zoos.items():
         whole = load_spec(find_spec(name)).model_count
-        changes = " ".join(scale.zoo_changes(name, bool(zoo.instead))) or "as it is"
+        changes = " ".join(scale.zoo_changes(name, zoo.stand_in)) or "as it is"
         row: Row = {"zoo": zoo_label(name), "models": "-", "of": f"{whole:,}", "diverged": "-"}
         row |= {"checkpoints": "-", "built in": "-", "specification": zoo.reason or changes}
         if (state.workspace.zoo(name) / "zoo.json").exists():
@@ -380,6 +262,7 @@ def _jobs(state: ReproductionState) -> list[Row]:
                     "checkpoints": f"{found.counts['train_checkpoints']:,}",
                     "steps": f"{training_steps(recipe, found.counts['train_checkpoints']):,}",
                     "processor time": duration(found.cpu_seconds),
+                    "machine": found.machine,
                     "recipe": " ".join((name, *changes)),
                 }
             )
@@ -406,8 +289,20 @@ def _html(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
         sections=sections,
         pictures=pictures,
         tables=_tables(state),
-        colours=[_colour(share) for share in (-1, -0.5, -0.1, 0.1, 0.5, 1)],
+        colours=[colour_of(share) for share in (-1, -0.5, -0.1, 0.1, 0.5, 1)],
     )
+
+
+def _effort(state: ReproductionState, job: Job) -> dict[str, str | float]:
+    """Return the columns of a job: its zoo, processor seconds and machine; none if it was not done."""
+    found = [result for seed in range(state.seeds) if (result := state.found(job, seed)) is not None]
+    if not found:
+        return {}
+    return {
+        "zoo_sha256": found[0].identity.zoos[job.zoo],
+        "seconds": sum(result.cpu_seconds for result in found) / len(found),
+        "machine": " and ".join(dict.fromkeys(result.machine for result in found)),
+    }
 
 
 def _table(state: ReproductionState) -> pa.Table:
@@ -421,7 +316,7 @@ def _table(state: ReproductionState) -> pa.Table:
                 row |= {"zoo": cell.job.zoo, "evaluated_on": cell.evaluated_on or cell.job.zoo, "job": cell.job.name}
                 row |= {"method": cell.method, "target": cell.target, "metric": cell.metric}
                 row |= {"recipe": " ".join((name, *changes)), "ours": filled.ours, "paper": filled.paper}
-                row["bound"] = filled.bound
+                row |= {"bound": filled.bound, **_effort(state, cell.job)}
             else:
                 row |= {"our_words": filled.ours, "paper_words": filled.paper}
             rows.append(row)

@@ -25,12 +25,13 @@ from representation.reproduction.scales import find_scale
 from representation.reproduction.state import Picture, ReproductionState, ZooState
 from representation.reproduction.work import Workspace, do
 from zootools.building.builder import build
+from zootools.choices import STAGES, check_word
 from zootools.engines.local import leave_with_parent
 from zootools.errors import StorageError, WorkerError
 from zootools.images.datasets import load_images
 from zootools.images.shapes import has_images
-from zootools.paths import data_folder
 from zootools.progress import duration
+from zootools.spec import Images, load_spec
 from zootools.text import say
 
 
@@ -40,20 +41,23 @@ def reproduce(
     out: Path | None = None,
     *,
     data: Path | None = None,
-    seeds: int = 1,
+    seeds: int | None = None,
     workers: int | None = None,
+    only: str | None = None,
     quiet: bool = False,
 ) -> ReproductionState:
     """Reproduce tables and figures of the paper, and write the report beside the zoos and encoders.
 
     Args:
         what: names such as ``table1`` and ``figure8``, or ``all``.
-        scale: ``smoke``, ``cpu`` or ``full`` (`representation.reproduction.scales`).
+        scale: ``smoke``, ``cpu``, ``paper`` or ``full`` (`representation.reproduction.scales`).
         out: the folder for zoos, encoders, results and the report; ``reproduction/<scale>`` by default. Existing zoos,
             encoders and results in it are used.
         data: folder of image files and of downloads (see `zootools.paths.data_folder`).
-        seeds: encoders to train for each cell, with the seeds 0, 1, ...
+        seeds: encoders to train for each cell, with the seeds 0, 1, ...; by default as many as the scale says.
         workers: processes; one per core by default, and a single one with CUDA.
+        only: ``zoos`` builds the zoos; ``encoders`` trains and scores encoders on zoos that are built; ``report`` draws
+            and writes with the results so far. By default all of it, each encoder as soon as its zoos are built.
         quiet: print nothing on stderr.
 
     Returns its state; `ReproductionState.filled` returns the cells of an item.
@@ -61,12 +65,14 @@ def reproduce(
     If a job cannot be done, its cells have the reason. If the process is interrupted, the report is written with the
     results so far.
 
-    Raises SpecError for unknown names, or a folder with another content; StorageError when the disk refuses;
+    Raises SpecError for unknown names and stages, or a folder with another content; StorageError when the disk refuses;
     WorkerError when a worker process died.
     """
     settings = find_scale(scale)
     items = [settings.part_of(item) for item in find_items(what)]
-    run = _Run(Workspace(out or Path("reproduction") / scale, settings), items, data, seeds, workers or _cores(), quiet)
+    workspace = Workspace(out or Path("reproduction") / scale, settings)
+    stages = STAGES if only is None else (check_word("only", only, STAGES),)
+    run = _Run(workspace, items, data, seeds or settings.seeds, workers or _cores(), stages, quiet)
     try:
         run.everything()
     finally:
@@ -84,10 +90,17 @@ class _Run:
     """One call of `reproduce`."""
 
     def __init__(
-        self, workspace: Workspace, items: list[Item], data: Path | None, seeds: int, workers: int, quiet: bool
+        self,
+        workspace: Workspace,
+        items: list[Item],
+        data: Path | None,
+        seeds: int,
+        workers: int,
+        stages: Sequence[str],
+        quiet: bool,
     ) -> None:
         self.workspace, self.items, self.data, self.seeds = workspace, items, data, seeds
-        self.workers, self.quiet, self.begun = workers, quiet, time.monotonic()
+        self.workers, self.stages, self.quiet, self.begun = workers, stages, quiet, time.monotonic()
         wanted = {zoo for item in items for zoo in item.needed_zoos}
         self.zoos = [zoo for zoo in ZOOS if zoo in wanted]
         self.state = ReproductionState(workspace, items, seeds, data)
@@ -96,40 +109,52 @@ class _Run:
         self.worked, self.done = 0.0, 0.0  # seconds, and floating-point operations, of the jobs of this call
 
     def everything(self) -> None:
-        """Build all zoos, do all jobs, draw all pictures."""
+        """Build all zoos, do all jobs, draw all pictures; or those of these that were asked for."""
         self._look_for_images()
         self.waiting = [job for job in self.waiting if not self.state.zoos[job.zoo].reason]
         with _workers(self.workers) as pool:
             self._draw(pool)
             for zoo in self.zoos:
-                if not self.state.zoos[zoo].reason:
+                if self.state.zoos[zoo].reason:
+                    continue
+                if "zoos" in self.stages:
                     self._build(zoo)
-                    self.built.add(zoo)
-                    self._do(pool)
-                    self._draw(pool)
+                self.built.add(zoo)
+                self._do(pool)
+                self._draw(pool)
 
     def _look_for_images(self) -> None:
-        """Record which zoos cannot be built, and which are built with other images."""
-        at_hand: dict[str, bool] = {}  # by data set, because reading one takes a second
+        """Record which zoos there will not be, and which have other images."""
+        unfit = dict[str, str]()  # reasons by image set, since a download that failed is not tried again
         for zoo in self.zoos:
-            images, finished = self.workspace.scale.spec(zoo).images, (self.workspace.zoo(zoo) / "zoo.json").exists()
-            instead = reason = ""
-            if images.name not in at_hand:
-                at_hand[images.name] = has_images(images, self.data)
-            if not at_hand[images.name]:
-                if self.workspace.scale.stands_in:
-                    instead = images.name
-                elif not finished:
-                    try:
-                        load_images(images, self.data)
-                    except StorageError:
-                        reason = f"no zoo: the image files of {images.name} are not here, nor could they be fetched"
-                        self._say(f"{zoo}: {reason}; they were looked for in {data_folder(self.data)}")
-            self.state.zoos[zoo] = ZooState(instead, reason)
+            images, folder = self.workspace.scale.spec(zoo).images, self.workspace.zoo(zoo)
+            stand_in, reason = self.workspace.scale.stand_ins.get(images.name), ""
+            if (folder / "zoo.json").exists():
+                if load_spec(folder / "spec.yaml").images.name == images.name:
+                    stand_in = None
+            elif "zoos" not in self.stages:
+                stand_in, reason = None, "no zoo: it is not built"
+            elif has_images(images, self.data):
+                stand_in = None
+            elif stand_in is None or not stand_in.at_hand(self.data):
+                stand_in = None
+                if images.name not in unfit:
+                    unfit[images.name] = self._fetch(images)
+                reason = unfit[images.name]
+            self.state.zoos[zoo] = ZooState(images.name if stand_in else "", stand_in, reason)
+
+    def _fetch(self, images: Images) -> str:
+        """Download images; return why that is not possible, or an empty string."""
+        try:
+            load_images(images, self.data)
+        except StorageError as error:
+            self._say(str(error))
+            return f"no zoo: the image files of {images.name} are not here, nor could they be fetched"
+        return ""
 
     def _build(self, zoo: str) -> None:
         """Build a zoo, or complete it."""
-        spec = self.workspace.scale.spec(zoo, stand_in=bool(self.state.zoos[zoo].instead))
+        spec = self.workspace.scale.spec(zoo, self.state.zoos[zoo].stand_in)
         self._say(f"{zoo}: {spec.models or spec.model_count} models, {spec.training.epochs} epochs")
         build(
             spec,
@@ -143,7 +168,7 @@ class _Run:
     def _do(self, pool: ProcessPoolExecutor) -> None:
         """Do the remaining jobs whose zoos are built."""
         ready = dict[Future[str], tuple[Job, int]]()
-        for job in list(self.waiting):
+        for job in list(self.waiting) if "encoders" in self.stages else []:
             others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.state.zoos[zoo].reason]
             wanted = {job.zoo, *others} if not job.last else {z for z in self.zoos if not self.state.zoos[z].reason}
             if not wanted <= self.built:
@@ -172,6 +197,8 @@ class _Run:
         They share the projection of their zoos to the plane, which takes most of the time.
         """
         groups: dict[Any, list[Item]] = {}
+        if "report" not in self.stages:
+            return
         for item in [item for item in self.items if item.picture and item.name not in self.state.pictures]:
             missing = {zoo for zoo in item.zoos if not self.state.zoos[zoo].reason} - self.built
             if find_spec("matplotlib") is None:

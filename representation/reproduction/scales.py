@@ -1,16 +1,60 @@
-"""Scales of a reproduction: `smoke` for tests, `cpu` for an hour or two, `full` as in the paper."""
+"""Scales of a reproduction: `smoke` for tests, `cpu` for an hour or two, `paper` for days, `full` as in the paper."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
 
 from representation.recipes import Recipe, load_recipe
 from representation.reproduction.items import LARGE, MNIST, SEEDS, VARIATIONS, ZOOS, Item, Job
 from zootools.bundled import find_spec
 from zootools.errors import SpecError, did_you_mean
+from zootools.paths import data_folder
 from zootools.spec import DatasetImages, ZooSpec, load_spec
+from zootools.spec.images import ImageSetName
 
 Changes = tuple[str, ...]
 """Overrides ``"key=value"``, as for ``--set``."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Images that a scale uses in place of others whose files are not here."""
+
+    name: str
+    """As remarks name it."""
+    train: int
+    """Most training images, as `test` is most test images."""
+    test: int
+    section: Mapping[str, str | int | float]
+    """Further keys of the section ``images``."""
+    kept: tuple[str, ...] = ()
+    """Keys that keep the value which they have for the images that are replaced."""
+
+    def of(self, images: DatasetImages) -> str:
+        """Return the override of a specification that has these images."""
+        section: dict[str, Any] = {key: value for key, value in images.dump().items() if key in self.kept}
+        section |= {"train": min(images.train, self.train), "test": min(images.test or self.test, self.test)}
+        if images.crop and "crop" in self.kept:
+            section["size"] = images.crop
+        return f"images={json.dumps({**self.section, **section})}"
+
+    def at_hand(self, data: Path | None) -> bool:
+        """Return whether its files are there."""
+        folder = self.section.get("folder")
+        return folder is None or (data_folder(data) / str(folder)).is_dir()
+
+
+DIGITS = StandIn("scikit-learn's digits", 1297, 500, {"name": "digits", "size": 28, "mean": 0.305, "std": 0.325})
+SVHN10K = StandIn(
+    "svhn10k (10,000 of the 26,032 test images of SVHN; 8,000 to train, 2,000 to test)",
+    8000,
+    2000,
+    {"name": "image_folder", "folder": "svhn10k", "size": 32},
+    kept=("crop", "greyscale", "mean", "std"),
+)
+"""Figures that come from it are marked, since this is not the data set's own split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,22 +77,23 @@ class Scale:
     """The backend that trains zoos."""
     points: int = 5_000
     """Most checkpoints that a picture shows as points."""
-    stands_in: bool = False
-    """Use bundled images in place of missing image files, instead of downloading them."""
+    stand_ins: Mapping[str, StandIn] = field(default_factory=dict)
+    """By image set, the images in place of its missing files; files without one are downloaded."""
+    seeds: int = 1
+    """Encoders for each cell."""
 
-    def spec(self, zoo: str, stand_in: bool = False) -> ZooSpec:
-        """Return the specification of a zoo; with ``stand_in``, scikit-learn's digits replace its images."""
+    def spec(self, zoo: str, stand_in: StandIn | None = None) -> ZooSpec:
+        """Return the specification of a zoo, with other images if they stand in for its own."""
         return load_spec(find_spec(zoo), self.zoo_changes(zoo, stand_in))
 
-    def zoo_changes(self, zoo: str, stand_in: bool = False) -> Changes:
+    def zoo_changes(self, zoo: str, stand_in: StandIn | None = None) -> Changes:
         """Return the overrides of a zoo's specification."""
         changes = self.zoos.get(zoo, ())
-        if not stand_in:
+        if stand_in is None:
             return changes
         images = load_spec(find_spec(zoo), changes).images
         assert isinstance(images, DatasetImages)
-        kept = f"train: {min(images.train, 1297)}, test: {min(images.test or 500, 500)}"
-        return (*changes, f"images={{name: digits, {kept}, size: 28, mean: 0.305, std: 0.325}}")
+        return (*changes, stand_in.of(images))
 
     def has(self, job: Job) -> bool:
         """Return whether a job is done at this scale."""
@@ -131,7 +176,7 @@ SCALES = {
             },
             {zoo: (*_TINY, *latent) for zoo, latent in _SMOKE_LATENT.items()},
             {zoo: (*_TINY, "encoder.heads=2", *latent) for zoo, latent in _SMOKE_LATENT.items()},
-            stands_in=True,
+            stand_ins=dict.fromkeys(get_args(ImageSetName), DIGITS),
             backend="torch",  # no kernel is compiled for so little
         ),
         Scale(
@@ -150,6 +195,27 @@ SCALES = {
             dict.fromkeys(("tetris_seed", "tetris_hyp"), _CPU_RELEASED),
             dict.fromkeys(("AttW", "AttW+t"), ("training.steps=10",)),
             points=2_000,
+        ),
+        Scale(
+            "paper",
+            "TETRIS-SEED, TETRIS-HYP, MNIST-SEED and FASHION-SEED are whole; of the other MNIST zoos the half of the "
+            "models with the smallest ids, of the large zoos a sample of 1,000 models, all with all images and epochs. "
+            "Three seeds of the recipe `default`, and of the paper's encoder with 100 steps on the TETRIS zoos and 10 "
+            "on CNNs, of 105,000. Days of two cores, in as many runs as it takes.",
+            "default",
+            {
+                **dict.fromkeys(("mnist_hyp_1_fix", "mnist_hyp_1_rand"), ("models=576",)),
+                **dict.fromkeys(("mnist_hyp_5_fix", "mnist_hyp_5_rand"), ("models=640",)),
+                **dict.fromkeys(LARGE, ("sample.count=1000",)),
+            },
+            dict.fromkeys((*MNIST[1:], *LARGE), (_DEAD,)),
+            {
+                **dict.fromkeys(ZOOS, ("training.epochs=1", "training.steps=10", _DEAD)),
+                **dict.fromkeys(("tetris_seed", "tetris_hyp"), ("training.epochs=4", "training.steps=25")),
+            },
+            dict.fromkeys(("AttW", "AttW+t"), ("training.epochs=1", "training.steps=25")),
+            stand_ins={"svhn": SVHN10K},
+            seeds=3,
         ),
         Scale(
             "full",

@@ -1,6 +1,6 @@
 """The state of a reproduction: every cell with our value, the paper's, and the reason if there is none of ours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from representation.evaluation.results import mean_and_interval
 from representation.evaluation.scoring import LINEAR_CODE
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.items import Cell, Item, Job
+from representation.reproduction.scales import StandIn
 from representation.reproduction.work import JobResult, Workspace
 
 NOT_RUN = "not run before the reproduction was stopped"
@@ -19,7 +20,9 @@ class ZooState:
     """Whether a zoo can be built, and with which images."""
 
     instead: str = ""
-    """Name of the images that scikit-learn's digits replace; empty for the right images."""
+    """Name of the image set that `stand_in` replaces; empty for the right images."""
+    stand_in: StandIn | None = None
+    """The images that the zoo is built with instead."""
     reason: str = ""
     """Why it cannot be built; empty if it can."""
 
@@ -82,10 +85,11 @@ class ReproductionState:
         """Yield every job that was done with its result, seed by seed."""
         for job in dict.fromkeys(job for item in self.items for job in item.jobs):
             for seed in range(self.seeds):
-                if (found := self._found(job, seed)) is not None:
+                if (found := self.found(job, seed)) is not None:
                     yield job, found
 
-    def _found(self, job: Job, seed: int) -> JobResult | None:
+    def found(self, job: Job, seed: int) -> JobResult | None:
+        """Return the result of a job; None if it is not done."""
         if (job, seed) not in self._read:
             there = (self.workspace.zoo(job.zoo) / "zoo.json").exists()
             self._read[job, seed] = self.workspace.found(job, seed) if there else None
@@ -107,15 +111,14 @@ class ReproductionState:
                 reason = value
         if not values:
             return filled(ours=None, reason=reason)
-        instead = sorted({zoo.instead for zoo in zoos if zoo.instead})
-        notes = [f"scikit-learn's digits in place of {' and '.join(instead)}, whose files are not here"] * bool(instead)
+        notes = _replaced(zoos)
         notes += [f"{len(values)} of {self.seeds} seeds: {reason}"] * (len(values) < self.seeds)
         mean, interval = mean_and_interval(values)
         return filled(ours=mean, interval=interval, seeds=len(values), note="; ".join(notes), bound=self._bound(cell))
 
     def _bound(self, cell: Cell) -> float | None:
         """Return the R2 of the best linear code beside a reconstruction."""
-        found = self._found(cell.job, 0)
+        found = self.found(cell.job, 0)
         if found is None or cell.target != "reconstruction":
             return None
         place = (LINEAR_CODE, cell.split, cell.evaluated_on or cell.job.zoo)
@@ -124,7 +127,7 @@ class ReproductionState:
 
     def _value(self, cell: Cell, seed: int) -> float | str:
         """Return a score, or the reason why there is none."""
-        found = self._found(cell.job, seed)
+        found = self.found(cell.job, seed)
         if found is None:
             return self.failures.get((cell.job, seed), NOT_RUN)
         zoo = cell.evaluated_on or cell.job.zoo
@@ -141,3 +144,15 @@ class ReproductionState:
             if note.kind == "not_scored" and (note.zoo, note.target) == (zoo, cell.target):
                 return str(note)
         return f"{zoo}: not scored"
+
+
+def _replaced(zoos: Sequence[ZooState]) -> list[str]:
+    """Return a remark for each stand-in."""
+    instead: dict[str, set[str]] = {}
+    for zoo in zoos:
+        if zoo.stand_in is not None:
+            instead.setdefault(zoo.stand_in.name, set()).add(zoo.instead)
+    return [
+        f"{name} in place of {' and '.join(sorted(missing))}, whose files are not here"
+        for name, missing in instead.items()
+    ]

@@ -5,6 +5,8 @@ repeated if, and only if, a zoo or the recipe changed.
 """
 
 import hashlib
+import os
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -21,7 +24,8 @@ from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.results import Score
 from representation.evaluation.scoring import Method, Scorer
 from representation.recipes import Recipe
-from representation.reproduction.items import BASELINES, VARIANCES, Job
+from representation.reproduction.faults import misread, train_misread
+from representation.reproduction.items import BASELINES, UNTRANSPOSED, VARIANCES, Job
 from representation.reproduction.scales import Scale
 from representation.training.start import best_linear_code
 from representation.training.train import train_encoder
@@ -53,6 +57,8 @@ class JobResult(Section):
     seconds: float
     """Wall time."""
     cpu_seconds: float
+    machine: str
+    """Processor, cores and GPU of the machine that did it."""
     rows: tuple[Score, ...]
     excluded: dict[str, str]
     """Targets and methods without scores, and why."""
@@ -110,6 +116,19 @@ class Workspace:
         return result if same and (stored.recipe, stored.seed) == (wanted.recipe, wanted.seed) else None
 
 
+def machine() -> str:
+    """Return processor, cores and GPU of this machine."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores of {name}{gpu}"
+
+
 def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
     """Do a job and write its result; return the reason why there is none, or an empty string.
 
@@ -134,6 +153,7 @@ def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
         identity=identity,
         seconds=time.perf_counter() - begun,
         cpu_seconds=time.process_time() - cpu,
+        machine=machine(),
         rows=found.rows,
         excluded=found.excluded,
         notes=found.notes,
@@ -155,6 +175,8 @@ class _Found(NamedTuple):
 def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> _Found:
     home_zoo, *other_zoos = [open_zoo(workspace.zoo(name)) for name in (job.zoo, *others)]
     home = ZooDataset.of(home_zoo, recipe)
+    if job.variation == UNTRANSPOSED:
+        home = misread(home)
     targets, excluded = home.choose()
     away = [ZooDataset.of(zoo, recipe).as_transfer(home, targets) for zoo in other_zoos]
     scorer = Scorer(home, away, targets, excluded, probes=("paper",))
@@ -180,7 +202,11 @@ def methods(workspace: Workspace, job: Job, seed: int, recipe: Recipe, zoo: Zoo,
             b for b in baselines(latent, len(weights), seed) if "tetris" in job.zoo or b.name in WEIGHTS_AND_STATISTICS
         ]
         return [Method.fitted(baseline, weights, home.schema, seed) for baseline in every]
-    encoder = train_encoder(zoo, recipe, workspace.encoder(job, seed), seed, quiet=True)
+    out = workspace.encoder(job, seed)
+    if job.variation == UNTRANSPOSED:
+        encoder = train_misread(zoo, recipe, out, seed)
+    else:
+        encoder = train_encoder(zoo, recipe, out, seed, quiet=True)
     found = [Method.of_encoder(encoder, recipe, seed, len(weights))]
     if recipe.loss.reconstructs and (code := best_linear_code(home.schema, recipe, weights)):
         found.append(Method.of_linear_code(code, home.schema, recipe, len(weights)))

@@ -36,6 +36,9 @@ class Augmenter(nn.Module):
 
     def views(self, weights: Tensor, generator: torch.Generator | None = None, copies: int = 2) -> Views:
         """Return views of ``weights`` ``[n, N]``, which are not changed; no view shares memory with them."""
+        if self.settings.identical and copies > 1:
+            once = self.views(weights, generator, copies=1)
+            return Views(once.augmented.repeat(copies, 1), once.clean.repeat(copies, 1))
         clean = weights.repeat(copies, 1)
         if self.settings.permute:
             clean = clean.gather(1, self.permutations(len(clean), weights.device, generator))
@@ -58,9 +61,7 @@ class Augmenter(nn.Module):
             if position == len(self.schema.layers) - 1:
                 rows = torch.arange(layer.outputs, device=device).expand(count, -1)
             else:
-                # 62 random bits per neuron: two are never equal, so their order is a uniform permutation.
-                keys = torch.randint(2**62, (count, layer.outputs), generator=generator, device=device)
-                rows = keys.argsort(dim=1)
+                rows = self._orders(position, count, device, generator)
             kernel = offset + rows[:, :, None] * layer.fan_in + columns[:, None, :]
             parts.append(rearrange(kernel, "n outputs inputs -> n (outputs inputs)"))
             offset += layer.outputs * layer.fan_in
@@ -74,6 +75,17 @@ class Augmenter(nn.Module):
                 columns = rearrange(columns, "n outputs block -> n (outputs block)")
         return torch.cat(parts, dim=1)
 
+    def _orders(self, position: int, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+        """Draw orders of the neurons of a hidden layer, int64 ``[count, outputs]``."""
+        outputs = self.schema.layers[position].outputs
+        if self.settings.orders is None:
+            return _random_orders(count, outputs, device, generator)
+        # On the CPU and with a seed of its own, so that every training draws from the same orders.
+        few = _random_orders(
+            self.settings.orders, outputs, torch.device("cpu"), torch.Generator().manual_seed(position)
+        )
+        return few.to(device)[torch.randint(len(few), (count,), generator=generator, device=device)]
+
     def erased(self, count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
         """Draw the mask of erased weights, bool ``[count, N]``: in each chosen row one block of the flat vector.
 
@@ -86,3 +98,8 @@ class Augmenter(nn.Module):
         start = (start * (size - length + 1)).floor()
         place = torch.arange(size, device=device)
         return (place >= start) & (place < start + length)
+
+
+def _random_orders(count: int, outputs: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    # 62 random bits per neuron: two are never equal, so their order is a uniform permutation.
+    return torch.randint(2**62, (count, outputs), generator=generator, device=device).argsort(dim=1)

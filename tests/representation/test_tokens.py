@@ -16,10 +16,12 @@ from torch import Tensor
 from representation.encoders.tokens import Tokenizer
 from representation.recipes import Augmentation
 from representation.reproduction.equivariance import trajectories
+from representation.reproduction.faults import untransposed
 from representation.training.augmentation import Augmenter
 from zootools.architectures import Schema, build_schema
 from zootools.architectures.networks import stacked_forward
 from zootools.images.datasets import ImageData, Subset
+from zootools.importers.tensorflow_layout import layout_of
 from zootools.spec import Mlp
 
 SCHEMAS: dict[str, Callable[[], Schema]] = {
@@ -79,6 +81,11 @@ def test_the_papers_networks_have_as_many_tokens_as_its_code() -> None:
     assert lengths == {"mlp": 9, "cnn_small": 48, "cnn_unterthiner": 58}
 
 
+def _outputs(schema: Schema, flat: Tensor, images: Tensor) -> Tensor:
+    parameters = {p.name: flat[:, p.offset : p.end].unflatten(1, p.shape) for p in schema.parameters}
+    return stacked_forward(schema, parameters, images, "tanh")
+
+
 # --- permutation ----------------------------------------------------------------------------------------------
 
 
@@ -88,11 +95,7 @@ def test_a_permuted_network_computes_the_same_function(schema: Schema, dtype: to
     permuted = Augmenter(schema, PERMUTE).views(weights, generator(), copies=1).augmented
     images = torch.randn(16, *schema.input_shape, generator=generator(), dtype=dtype)
 
-    def outputs(flat: Tensor) -> Tensor:
-        parameters = {p.name: flat[:, p.offset : p.end].unflatten(1, p.shape) for p in schema.parameters}
-        return stacked_forward(schema, parameters, images, "tanh")
-
-    before, after = outputs(weights), outputs(permuted)
+    before, after = (_outputs(schema, flat, images) for flat in (weights, permuted))
     assert (weights != permuted).any(dim=1).float().mean() > 0.9
     assert before.std() > 0.01
     assert ((after - before).norm() / before.norm()).item() < tolerance
@@ -125,6 +128,38 @@ def test_layers_are_permuted_independently_of_each_other() -> None:
     counts = Counter(zip(map(tuple, first.tolist()), map(tuple, second.tolist()), strict=True))
     assert len(counts) == 36
     assert chisquare(list(counts.values())).pvalue > 0.001
+
+
+# --- faults of the paper's released code ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_small", "cnn_unterthiner"])
+def test_in_the_order_of_tensorflow_a_permutation_changes_the_function(name: str) -> None:
+    schema = SCHEMAS[name]()
+    weights, index = draw(schema, 20), untransposed(schema)
+    assert index.sort().values.equal(torch.arange(schema.size))
+    permuted = Augmenter(schema, PERMUTE).views(weights[:, index], generator(), copies=1).augmented[:, index.argsort()]
+    images = torch.randn(16, *schema.input_shape, generator=generator())
+    before, after = (_outputs(schema, flat, images) for flat in (weights, permuted))
+    assert ((after - before).norm() / before.norm()).item() > 0.1
+    kernel = next(variable.shape for variable in layout_of(schema) if variable.is_kernel)
+    values = weights[0, index][: math.prod(kernel)].reshape(kernel)
+    assert values.movedim((-1, -2), (0, 1)).equal(weights[0][: values.numel()].view(schema.parameters[0].shape))
+
+
+def test_views_draw_from_the_number_of_orders_that_there_are() -> None:
+    schema = SCHEMAS["mlp"]()
+    augmenter = Augmenter(schema, Augmentation(orders=6, erase_probability=0.0))
+    drawn = [augmenter.permutations(300, torch.device("cpu"), generator(seed)) for seed in (0, 1)]
+    found = [set(map(tuple, (index[:, :80:16] // 16).tolist())) for index in drawn]
+    assert found[0] == found[1]
+    assert len(found[0]) == 6
+
+
+def test_identical_views_are_one_draw() -> None:
+    schema = SCHEMAS["mlp"]()
+    views = Augmenter(schema, Augmentation(identical=True, noise=0.1)).views(draw(schema, 8), generator()).augmented
+    assert views[:8].equal(views[8:])
 
 
 # --- training commutes with permutation (appendix A) ------------------------------------------------------------

@@ -40,6 +40,8 @@ MODELS = {
     "svhn_hyp": 30_000,
     "digits_seed": 100,
     "digits_hyp": 192,
+    "mnist_uniform_2022": 1000,
+    "svhn_uniform_2022": 1000,
 }
 
 

@@ -22,7 +22,12 @@ from zootools.filesystem.inside import is_file_inside, open_inside
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
-FIGURES = ("all", *(f"table{number}" for number in range(1, 14)), *(f"figure{number}" for number in range(4, 15)))
+FIGURES = (
+    "all",
+    *(f"table{number}" for number in range(1, 14)),
+    *(f"figure{number}" for number in range(4, 15)),
+    "faults",
+)
 """What `zootools reproduce` accepts; `representation.reproduction.items` takes seconds to import."""
 DEPTH = 3
 """Levels of folders below the typed one in which zoos and encoders are found."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from zootools.choices import STAGES
 from zootools.cli.completion import complete_figures
-from zootools.cli.shared import DATA, JSON, QUIET, PathType, interruptible, print_value
+from zootools.cli.shared import DATA, JSON, QUIET, PathType, Word, interruptible, print_value
 from zootools.text import say
 
 
@@ -16,10 +17,15 @@ from zootools.text import say
     "--scale",
     default="smoke",
     show_default=True,
-    help="smoke: minutes; cpu: an hour or two on two cores; full: as in the paper.",
+    help="smoke: minutes; cpu: hours of two cores; paper: days; full: as in the paper.",
 )
 @click.option("-o", "--out", type=PathType(new=True), help="The folder; default reproduction/SCALE.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Encoders for each cell.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Encoders for each cell; default 1, of the scale paper 3.")
+@click.option(
+    "--only",
+    type=Word(STAGES),
+    help="Build the zoos; train and score encoders on zoos that are built; or write the report of what there is.",
+)
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes; default one per core.")
 @DATA
 @click.option("--dry-run", is_flag=True, help="Print zoos, encoders and an estimate of the time; write nothing.")
@@ -29,7 +35,8 @@ def reproduce(
     what: tuple[str, ...],
     scale: str,
     out: Path | None,
-    seeds: int,
+    seeds: int | None,
+    only: str | None,
     workers: int | None,
     data: Path | None,
     dry_run: bool,
@@ -45,6 +52,7 @@ def reproduce(
     Examples:
       zootools reproduce table1 table3
       zootools reproduce all --scale cpu --data images
+      zootools reproduce all --scale paper --only zoos
       zootools reproduce all --scale full --dry-run
     """
     from representation.reproduction.items import find_items
@@ -55,15 +63,14 @@ def reproduce(
     if dry_run:
         from representation.reproduction.estimate import plan, show_plan
 
-        planned = plan(items, settings, seeds, workers, data)
+        planned = plan(items, settings, seeds or settings.seeds, workers, data)
         print_value(asdict(planned), as_json, lambda _: say(*show_plan(planned).split("\n")))
         return
     from representation.reproduction.report import summary
     from representation.reproduction.run import reproduce as reproduce_items
 
     interruptible()
-    state = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, quiet=quiet)
-
+    state = reproduce_items(what, scale, out, data=data, seeds=seeds, workers=workers, only=only, quiet=quiet)
     found = summary(state)
 
     def show(_: object) -> None:

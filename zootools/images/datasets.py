@@ -233,11 +233,12 @@ def _download(known: ImageSet, root: Path, missing: list[str]) -> None:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (aside / name).rename(root / name)
     except Exception as error:  # torchvision and urllib raise many types
+        elsewhere = f"; {known.elsewhere}" if known.elsewhere else ""
         names = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
         raise StorageError(
             f"images: the files of {known.name} are not in {root} (missing: {names}), and could not be downloaded "
             f"({reason_of(error)}); copy them there in torchvision's layout, or name their folder with --data or "
-            "$ZOOTOOLS_DATA"
+            f"$ZOOTOOLS_DATA{elsewhere}; pictures in other files are read as images.name: image_folder"
         ) from error
 
 

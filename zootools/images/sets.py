@@ -58,6 +58,8 @@ class ImageSet:
     """The class of torchvision.datasets that downloads the set."""
     by_split: bool = False
     """Whether that class selects a part with ``split="train"``, and not with ``train=True``."""
+    elsewhere: str = ""
+    """Where else the files can be had."""
 
     @property
     def classes(self) -> int:
@@ -361,7 +363,7 @@ _CLOTHES = (
 )
 
 
-def _like_mnist(name: str, torchvision: str, class_names: tuple[str, ...]) -> ImageSet:
+def _like_mnist(name: str, torchvision: str, class_names: tuple[str, ...], elsewhere: str = "") -> ImageSet:
     """Return the row of a set that replaces MNIST: its shape, counts and names of files."""
     files = {
         part: tuple(f"{torchvision}/raw/{stem}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
@@ -369,7 +371,15 @@ def _like_mnist(name: str, torchvision: str, class_names: tuple[str, ...]) -> Im
     }
     counts = (TRAINING_IMAGES[name], 10_000)
     return ImageSet(
-        name, (1, 28, 28), class_names, _read_idx, _count_idx, counts=counts, files=files, torchvision=torchvision
+        name,
+        (1, 28, 28),
+        class_names,
+        _read_idx,
+        _count_idx,
+        counts=counts,
+        files=files,
+        torchvision=torchvision,
+        elsewhere=elsewhere,
     )
 
 
@@ -387,7 +397,12 @@ IMAGE_SETS = _table(
     ImageSet("tetris", (1, 4, 4), ("I", "O", "T", "L")),
     ImageSet("digits", (1, 8, 8), _DIGITS, read=_read_digits, counts=(TRAINING_IMAGES["digits"], 500)),
     _like_mnist("mnist", "MNIST", _DIGITS),
-    _like_mnist("fashion_mnist", "FashionMNIST", _CLOTHES),
+    _like_mnist(
+        "fashion_mnist",
+        "FashionMNIST",
+        _CLOTHES,
+        "the package dataset-fashion-mnist of Debian and Ubuntu has them, compressed",
+    ),
     _like_mnist("kmnist", "KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
     ImageSet(
         "cifar10",
