@@ -31,6 +31,8 @@ from zootools.training.linear import LinearGradient
 
 ADAM_EPS = 1e-8  # torch.optim.Adam
 RMSPROP_ALPHA, RMSPROP_EPS = 0.99, 1e-8  # torch.optim.RMSprop
+ARITHMETIC = 2
+"""A number that zoos record. It is raised when a step rounds differently, so that no zoo has models of both."""
 
 
 def stack_width(schema: Schema, device: str) -> int:
@@ -61,6 +63,7 @@ class TorchBackend:
             "processor": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
             "mkl": os.environ.get("MKL_CBWR", ""),
+            "arithmetic": ARITHMETIC,
             **library_versions(),
         }
 
