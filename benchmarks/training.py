@@ -13,7 +13,7 @@ are processor seconds, so that rates on a shared machine are comparable.
 - native: `NativeTrainer`, the compiled kernel, one model per SIMD lane.
 
 The first table trains the networks of TETRIS-SEED and MNIST-SEED at several batch sizes, and a wide MLP (784-100-10),
-for which `--backend auto` uses PyTorch at large batches. The second trains other architectures, activations and
+for which `--backend auto` measures which backend is faster. The second trains other architectures, activations and
 optimizers with the native kernel only. The third evaluates. The peak is the rate of a float32 product of two
 2048 x 2048 matrices on this machine, measured in the same run.
 """

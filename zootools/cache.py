@@ -14,7 +14,7 @@ from zootools.paths import cache_folder, data_folder
 
 KINDS = {
     "images": "image files of data sets, downloaded or converted",
-    "native": "compiled kernels",
+    "native": "compiled kernels, and measured speeds",
     "verified": "notes of interrupted verifications",
     "stored": "files of zoos in object stores",
     "builds": "working folders of builds into object stores",

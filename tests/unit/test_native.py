@@ -34,7 +34,7 @@ from zootools.native.compiler import (
     missing_instructions,
 )
 from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel
-from zootools.spec import Mlp, parse_spec
+from zootools.spec import parse_spec
 from zootools.training.initialise import initial_weights
 from zootools.training.native import NativeTrainer
 from zootools.training.table import choose_backend
@@ -554,10 +554,3 @@ def test_native_is_refused_on_cuda() -> None:
     with pytest.raises(ZooError, match="--device cpu"):
         choose_backend("native", "cuda", SMALL)
     assert choose_backend("auto", "cuda", SMALL).name == "torch"
-
-
-def test_auto_takes_torch_for_wide_linear_layers_at_large_batches() -> None:
-    wide = build_schema(Mlp(name="mlp", hidden=(100,)), (1, 28, 28), 10)
-    assert choose_backend("auto", "cpu", wide, batch_size=64).name == "torch"
-    assert choose_backend("auto", "cpu", wide, batch_size=4).name == "native"
-    assert choose_backend("native", "cpu", wide, batch_size=64).name == "native"

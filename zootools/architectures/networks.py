@@ -71,6 +71,14 @@ class Network(nn.Module):
         return x
 
 
+def parameter_views(schema: Schema, flat: Tensor) -> dict[str, Tensor]:
+    """Return the parameters of M models by name, ``[M, *shape]``, as views of their flat weights."""
+    return {
+        parameter.name: flat[:, parameter.offset : parameter.end].unflatten(1, parameter.shape)
+        for parameter in schema.parameters
+    }
+
+
 def stacked_forward(
     schema: Schema,
     weights: Mapping[str, Tensor],

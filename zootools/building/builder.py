@@ -24,6 +24,7 @@ from zootools.building.preflight import (
     check_space,
     choose_device,
     images_of,
+    recorded_backend,
     workers_that_fit,
 )
 from zootools.building.resuming import (
@@ -45,7 +46,7 @@ from zootools.images.shapes import has_images
 from zootools.object_store.sync import Output, open_output
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
-from zootools.spec.model_configs import ModelConfig, expand
+from zootools.spec.model_configs import ModelConfig, configurations, expand
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.finish import finish_zoo
 from zootools.storage.kept_state import has_states, keep_states, sweep_shards
@@ -102,7 +103,7 @@ def preview(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) ->
         return Preview(size, present, there)
     _check_machine(request, zoo, size)
     old = None if present is None else present.plan
-    backend = _choose_backend(request)
+    backend = _choose_backend(request, () if present is None else present.records)
     if present is None or old is None:  # the models themselves, of which there may be a million, are not needed
         _count_workers(request, size.largest_stack, backend)
     else:
@@ -209,13 +210,14 @@ def _check_machine(request: _Request, zoo: ZooFolder, size: Estimate) -> None:
     check_space(zoo.path, size.bytes)
 
 
-def _choose_backend(request: _Request) -> "Backend":
-    """Return the user's own backend, or the one that the options name."""
+def _choose_backend(request: _Request, records: Sequence[StackRecord | None]) -> "Backend":
+    """Return the user's own backend, or the one that the options name; ``auto`` keeps that of the records."""
     backend = request.options.backend
     if not isinstance(backend, str):
         return backend
-    device = choose_device(request.options.device)
-    return choose_backend(backend, device, request.schema, request.spec.training.batch_size)
+    device, batch_size = choose_device(request.options.device), request.spec.training.batch_size
+    first = next(configurations(request.spec))
+    return choose_backend(backend, device, request.schema, batch_size, first, recorded_backend(records, device))
 
 
 def _check_training(
@@ -296,9 +298,9 @@ def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], l
         if not request.options.quiet:
             say(text, err=True)
 
-    backend = _choose_backend(request)
-    tell(f"backend {backend.name}: {backend.reason}")
     old, records = stored_plan(zoo, request.spec)
+    backend = _choose_backend(request, records)
+    tell(f"backend {backend.name}: {backend.reason}")
     stacks, workers = _check_training(request, old, records, models, backend)
     tell(f"images: reading {request.spec.images.name}")
     images = images_of(request.spec.images, request.options.data, old)

@@ -175,6 +175,17 @@ def check_fingerprints(records: Sequence[StackRecord | None], present: Mapping[s
         )
 
 
+def recorded_backend(records: Sequence[StackRecord | None], device: str) -> str | None:
+    """Return the name of the backend that trained the last stack with an epoch, if it is ours and was on this device.
+
+    So a zoo whose backend was chosen by a measurement keeps it, on this machine and on others.
+    """
+    fingerprints = [record.last_fingerprint for record in records if record is not None and record.epoch >= 0]
+    if not fingerprints or fingerprints[-1].get("device") != device:
+        return None
+    return next((name for name in ("native", "torch") if fingerprints[-1].get("backend") == name), None)
+
+
 # --- the machine ---------------------------------------------------------------------------------------
 
 

@@ -2,12 +2,11 @@
 
 import os
 import time
-from itertools import cycle
 from pathlib import Path
 
 from zootools.building.planning import zoo_schema
 from zootools.spec import ZooSpec
-from zootools.spec.model_configs import ModelConfig, configurations, count_models
+from zootools.spec.model_configs import configurations, count_models
 from zootools.training.table import choose_backend
 
 SECONDS = 2.0
@@ -23,32 +22,22 @@ def seconds_per_model_sample(
     The images are random, so no image file is read. Neither evaluation nor the smaller last stack of a worker is
     included.
     """
-    import torch
-
-    from zootools.images.datasets import ImageData, Subset
+    from zootools.training.speed import made_up_images, made_up_models, one_thread
 
     schema = zoo_schema(spec, data)
     first = next(configurations(spec))
     alike = [h for h in configurations(spec) if (h.activation, h.optimizer) == (first.activation, first.optimizer)]
-    # Made-up models of one structure: there may be a million real ones, and their seeds do not change the speed.
-    numbered = zip(range(min(MODELS, count_models(spec))), cycle(alike), strict=False)
-    models = [ModelConfig(f"{number:016x}", "", number, "train", hyper) for number, hyper in numbered]
+    models = made_up_models(alike, min(MODELS, count_models(spec)))
     # Enough steps to make the start of an epoch, which takes the same time for any length, negligible.
-    count = min(spec.images.train, spec.training.batch_size * 64)
-    images = Subset(torch.randn(count, *schema.input_shape), torch.arange(count) % schema.classes)
-    data_set = ImageData(images, images, images, schema.classes)
-    chosen = choose_backend(backend, "cpu", schema, spec.training.batch_size)
-    trainer = chosen.trainers(schema, models, data_set, spec.training)[0]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    images = made_up_images(schema, min(spec.images.train, spec.training.batch_size * 64))
+    chosen = choose_backend(backend, "cpu", schema, spec.training.batch_size, first)
+    trainer = chosen.trainers(schema, models, images, spec.training)[0]
+    with one_thread():
         trainer.train_epoch(1)  # warm-up
         begun, epochs = time.perf_counter(), 0
         while time.perf_counter() - begun < SECONDS:
             epochs += 1
             trainer.train_epoch(1 + epochs)
         elapsed = time.perf_counter() - begun
-    finally:
-        torch.set_num_threads(threads)
     samples = epochs * trainer.group.train_counts[: trainer.count].sum()
     return float(elapsed / samples / (workers or os.cpu_count() or 1))

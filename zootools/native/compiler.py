@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from zootools.architectures import Layer, Schema
 from zootools.errors import SpecError, StorageError, ZooError, did_you_mean
-from zootools.filesystem.files import write_durably
+from zootools.native.sealed import read_sealed, write_sealed
 from zootools.paths import cache_folder
 
 LOG = logging.getLogger(__name__)
@@ -41,9 +40,6 @@ _FLAGS = (
     "-fPIC",
     "-shared",
 )
-_SEAL = hashlib.sha256().digest_size
-_LARGEST = 1 << 28
-"""Maximum of bytes of a file in the cache that can be a kernel."""
 SECONDS = 300
 """Time limit of a compilation."""
 _INSTRUCTIONS = (
@@ -153,58 +149,19 @@ def compile_kernel(schema: Schema) -> bytes:
     key = _digest(compiled_for, *flags, source, _sources())
     path = cache_folder() / "native" / f"{key}.so"
     try:
-        if (kernel := _cached(path)) is not None:
+        if (kernel := read_sealed(path)) is not None:
             return kernel
         LOG.info("kernel: compiling the one of %s for this processor, once", schema.name)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / path.name
             _run([*command, *flags, f"-I{_FOLDER}", "-x", "c++", "-", "-o", str(output)], source)
             kernel = output.read_bytes()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_others_out(path.parent)
-        write_durably(path, kernel + _seal(path, kernel))
+        write_sealed(path, kernel)
     except (StorageError, OSError) as error:
         raise StorageError(
             f"the cache of compiled kernels: {error}; choose another cache with $XDG_CACHE_HOME"
         ) from error
     return kernel
-
-
-def _cached(path: Path) -> bytes | None:
-    """Return a kernel that this user, or root, has stored in the cache; None if it is missing or damaged.
-
-    Links are not followed, and a pipe or device is not waited for.
-    """
-    if path.parent.exists():
-        _keep_others_out(path.parent)
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), 0) or found.st_size > _LARGEST:
-            return None
-        data = file.read()
-    kernel, seal = data[:-_SEAL], data[-_SEAL:]
-    return kernel if seal == _seal(path, kernel) else None
-
-
-def _seal(path: Path, kernel: bytes) -> bytes:
-    """Return the sha256 of name and kernel; it is appended to the kernel, where loaders ignore it."""
-    return hashlib.sha256(path.stem.encode() + kernel).digest()
-
-
-def _keep_others_out(folder: Path) -> None:
-    """Remove write permission for others from the folder of the cache, whose files are executed.
-
-    Raises StorageError if the owner is neither this user nor root.
-    """
-    found = folder.stat()
-    if found.st_uid not in (os.geteuid(), 0):
-        raise StorageError(f"{folder} belongs to the user with number {found.st_uid}, whose programs are not executed")
-    if found.st_mode & 0o022 and found.st_uid == os.geteuid():
-        folder.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
 
 
 @functools.cache

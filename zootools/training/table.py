@@ -1,6 +1,7 @@
 """The backends that a build can name. Torch is imported when a backend is chosen, not with this module."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zootools.choices import check_word
@@ -8,60 +9,95 @@ from zootools.errors import StorageError
 
 if TYPE_CHECKING:
     from zootools.architectures import Schema
+    from zootools.spec import Hyperparameters
     from zootools.training.backend import StandardBackend
 
-WIDE, LARGE_BATCH = 50_000, 32
-"""Parameters and batch size beyond which a network of linear layers alone is faster in PyTorch: lanes read all weights
-for every sample, and so many no longer fit the cache; a batched product reads them once per batch
-(benchmarks/training.py, first table)."""
+
+@dataclass(frozen=True)
+class Population:
+    """The models that a backend is chosen for."""
+
+    device: str
+    """``cpu`` or ``cuda``."""
+    schema: "Schema"
+    """The layers of the models."""
+    batch_size: int = 1
+    """Samples of one step."""
+    first: "Hyperparameters | None" = None
+    """The hyper-parameters of one of the models, for a measurement; None for a network with tanh, trained by Adam."""
+    recorded: str | None = None
+    """The name of the backend that has trained models or epochs of the same zoo before."""
 
 
-def choose_backend(name: str, device: str, schema: "Schema", batch_size: int = 1) -> "StandardBackend":
+def choose_backend(
+    name: str,
+    device: str,
+    schema: "Schema",
+    batch_size: int = 1,
+    first: "Hyperparameters | None" = None,
+    recorded: str | None = None,
+) -> "StandardBackend":
     """Return the backend of a name.
 
     Args:
         name: a key of `BACKENDS`; ``auto`` is native on a CPU if the kernel can be compiled and is faster, else torch.
+            Where it depends on the processor which of the two is faster, it is measured once
+            (`zootools.training.speed`); a zoo that has a backend keeps it.
         device: ``cpu`` or ``cuda``.
         schema: the layers of the models.
         batch_size: samples of one step.
+        first: the hyper-parameters of one of the models (`Population.first`).
+        recorded: the backend that the zoo has already (`Population.recorded`).
 
     Raises SpecError for an unknown name, and when ``$ZOOTOOLS_ISA`` names an instruction set that is unknown or that
     the processor lacks; NoKernelError or StorageError when the name is ``native`` and the kernel cannot be compiled.
     """
-    return BACKENDS[check_word("backend", name, tuple(BACKENDS))](device, schema, batch_size)
+    return BACKENDS[check_word("backend", name, tuple(BACKENDS))](
+        Population(device, schema, batch_size, first, recorded)
+    )
 
 
-def _auto(device: str, schema: "Schema", batch_size: int) -> "StandardBackend":
+def _auto(population: Population) -> "StandardBackend":
     from zootools.native.compiler import NoKernelError
     from zootools.training.native import NativeBackend
+    from zootools.training.speed import clearly_faster, measured_speeds
     from zootools.training.stacked import TorchBackend
 
+    device, schema, batch_size = population.device, population.schema, population.batch_size
     if device != "cpu":
         return TorchBackend(device, f"the device is {device}")
-    linear = all(layer.kind == "linear" for layer in schema.layers)
-    if linear and schema.size > WIDE and batch_size > LARGE_BATCH:
-        return TorchBackend(device, "faster for wide linear layers and large batches")
+    if population.recorded == "torch":
+        return TorchBackend(device, "it has trained the models that the zoo has")
+    clear = population.recorded or clearly_faster(schema, batch_size)
+    if clear == "torch":
+        return TorchBackend(device, "faster for large linear layers")
     try:
-        return NativeBackend.compiled(device, schema)
+        native = NativeBackend.compiled(device, schema)
     except (NoKernelError, StorageError) as error:
         return TorchBackend(device, f"slower; {error}")
+    if clear is None:
+        speeds = measured_speeds(native, schema, batch_size, population.first)
+        if speeds.faster == "torch":
+            reason = f"measured to be faster: {speeds.torch:,.0f} model-samples/s, native {speeds.native:,.0f}"
+            return TorchBackend(device, reason)
+    return native
 
 
-def _native(device: str, schema: "Schema", batch_size: int) -> "StandardBackend":
+def _native(population: Population) -> "StandardBackend":
     from zootools.training.native import NativeBackend
 
-    return NativeBackend.compiled(device, schema)
+    return NativeBackend.compiled(population.device, population.schema)
 
 
-def _torch(device: str, schema: "Schema", batch_size: int) -> "StandardBackend":
+def _torch(population: Population) -> "StandardBackend":
     from zootools.training.stacked import TorchBackend
 
-    return TorchBackend(device, "as requested")
+    return TorchBackend(population.device, "as requested")
 
 
-BACKENDS: "dict[str, Callable[[str, Schema, int], StandardBackend]]" = {
+BACKENDS: "dict[str, Callable[[Population], StandardBackend]]" = {
     "auto": _auto,
     "native": _native,
     "torch": _torch,
 }
-"""The backends by name, each as a function of device, schema and batch size."""
+"""The backends by name."""
