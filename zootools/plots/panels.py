@@ -233,8 +233,8 @@ def class_boxes(axes: Axes, scores: Array, names: Sequence[str]) -> None:
     places = np.arange(len(names))
     axes.boxplot(list(scores.T), positions=places, widths=0.6, manage_ticks=False, **_BOXES)
     shown = [readable(name) for name in names]
-    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, shown)) > 2 else {}
-    axes.set_xticks(places, shown, **slanted)
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(places, shown, **(slanted if max(map(len, shown)) > 2 else {}))
     axes.set_xlim(-0.5, len(names) - 0.5)
     ticks(axes.yaxis, scores.ravel())
 
