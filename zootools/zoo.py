@@ -373,7 +373,7 @@ def _open_finished(folder: Path, verify: bool) -> Zoo:
     check_tables(manifest, folder / "zoo.json")
     files = VerifiedFiles(folder, manifest.files, verify)
     files.expect_rows(keys.shard_rows())
-    metadata = read_metadata(files, origin, manifest.splits.by_name(), schema.classes)
+    metadata = read_metadata(files, origin, manifest.splits.by_name(), schema.classes, manifest.images.class_names)
     for name in ("model_id", "epoch", "stack", "row"):
         if not metadata[name].combine_chunks().equals(pa.array(getattr(keys, name), metadata.schema.field(name).type)):
             raise DamagedZooError(f"the metadata's column {name} is not what zoo.json makes", path=folder)
@@ -418,7 +418,8 @@ def _open_unfinished(store: ZooFolder, plan: Plan, verify: bool) -> Zoo:
         if record is not None:
             stopped |= record.stopped
             files |= record.shards
-    metadata = metadata_table(plan.spec, plan.models(), store.read_shards(plan, records), stopped)
+    shards = store.read_shards(plan, records)
+    metadata = metadata_table(plan.spec, plan.models(), shards, stopped, plan.images.class_names)
     try:
         check_scores(metadata, plan.schema.classes)
     except ValueError as error:

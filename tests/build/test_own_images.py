@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from hostile import replace_file
 from markdown_it import MarkdownIt
 from PIL import Image
 
@@ -112,6 +115,47 @@ def test_the_names_of_the_folders_are_those_of_the_classes(zoo: Path) -> None:
     assert value["authors"] == VALUES["authors"]
     assert (value["homepage"], value["citation"]) == (VALUES["homepage"], CITATION)
     assert value["mean"] == open_zoo(zoo).image_facts.mean
+
+
+def test_tables_describe_the_f_scores_by_the_names_of_the_classes(zoo: Path, tmp_path: Path) -> None:
+    """The description is that of the zoo, or missing, as in a table of an older version; another one is refused."""
+    described = open_zoo(zoo).metadata.schema.field("test_f1").metadata
+    assert json.loads(described[b"description"].decode().removeprefix("one F score for each of the classes ")) == [
+        *NAMES
+    ]
+    tables = sorted(path.relative_to(zoo) for path in zoo.glob("*/*.parquet"))
+    assert {path.parts[0] for path in tables} == {"data", "metadata"}
+    for name in tables:
+        schema = pq.read_schema(zoo / name)
+        assert schema.field("test_f1").metadata[b"description"] == described[b"description"]
+    copy, name = shutil.copytree(zoo, tmp_path / "mine"), str(tables[-1])
+    table = pq.read_table(zoo / name)
+    number = table.schema.get_field_index("test_f1")
+    for description, accepted in ((None, True), ({"description": "one F score for each of the dogs"}, False)):
+        field = table.schema.field(number).with_metadata(description)
+        buffer = pa.BufferOutputStream()
+        strings = [column.name for column in table.schema if pa.types.is_string(column.type)]
+        pq.write_table(table.cast(table.schema.set(number, field)), buffer, compression="zstd", use_dictionary=strings)
+        replace_file(copy, name, buffer.getvalue().to_pybytes())
+        found = [fault for fault in faults(copy) if fault.name != "README.md"]  # whose card names other hashes
+        assert [fault.name for fault in found] == ([] if accepted else [name])
+        if accepted:
+            assert open_zoo(copy).metadata.equals(open_zoo(zoo).metadata, check_metadata=True)
+        else:
+            with pytest.raises(DamagedZooError, match="metadata that no builder writes"):
+                open_zoo(copy)
+
+
+@pytest.mark.slow
+def test_datasets_loads_tables_with_a_description(zoo: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for configuration in ("checkpoints", "metadata"):
+        loaded = load_dataset(str(zoo), configuration, cache_dir=str(tmp_path))
+        for split, rows in loaded.items():
+            own = open_zoo(zoo, split=split, include_diverged=True).to_dataset(weights=configuration == "checkpoints")
+            assert rows.features == own.features
+            assert rows["test_f1"] == own["test_f1"]
 
 
 def test_the_card_shows_names_and_citation_as_text(zoo: Path) -> None:

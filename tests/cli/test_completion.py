@@ -1,12 +1,16 @@
 """Completion in the shell, by the protocol that the scripts of bash, zsh and fish use."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pexpect
 import pytest
+from samples import ROOT
 
 from zootools.cli.completion import FIGURES
 
@@ -93,18 +97,64 @@ def test_completion_imports_no_library_of_arrays(folder: Path) -> None:
         assert done.stdout
 
 
-def test_bash_completes_a_command_with_the_script_of_the_documentation(folder: Path, tmp_path: Path) -> None:
-    command = tmp_path / "zootools"
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder whose start-up files have the lines of docs/command-line.md, and ``zootools`` on the path."""
+    command = tmp_path / "bin" / "zootools"
+    command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m zootools "$@"\n')
     command.chmod(0o755)
+    (tmp_path / ".config" / "fish").mkdir(parents=True)
+    (tmp_path / ".zshrc").write_text("autoload -Uz compinit && compinit -u\nPS1='ready> '\n")
+    for name, value in {"HOME": tmp_path, "XDG_CONFIG_HOME": tmp_path / ".config", "ZDOTDIR": tmp_path}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    (lines,) = re.findall(r"```sh\n(echo '[^`]*_ZOOTOOLS_COMPLETE=[^`]*)```", page)
+    subprocess.run(["bash", "-c", lines], check=True, timeout=60)
+    return tmp_path
+
+
+def in_bash(words: str, cwd: Path, expected: Iterable[str]) -> set[str]:
+    """Return the completions of the last word in bash."""
     script = (
-        'eval "$(_ZOOTOOLS_COMPLETE=bash_source zootools)"\n'
-        "COMP_WORDS=(zootools info zoos/) COMP_CWORD=2\n"
-        "_zootools_completion zootools\n"
-        'printf "%s\\n" "${COMPREPLY[@]}"\n'
+        f"source ~/.bashrc; COMP_WORDS=({words}) COMP_CWORD={len(words.split()) - 1}; "
+        '_zootools_completion zootools; printf "%s\n" "${COMPREPLY[@]}"'
     )
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", script], env=environment, cwd=folder, capture_output=True, text=True, timeout=60
-    )
-    assert (done.stdout, done.stderr) == ("zoos/mine\n", "")
+    done = subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+def in_fish(words: str, cwd: Path, expected: Iterable[str]) -> set[str]:
+    """Return the completions of the last word in fish, which prints a description after some."""
+    done = subprocess.run(["fish", "-c", f"complete -C '{words}'"], cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    return {line.split("\t")[0] for line in done.stdout.splitlines()}
+
+
+def in_zsh(words: str, cwd: Path, expected: Iterable[str]) -> set[str]:
+    """Return the expected completions that zsh shows in a terminal, in this order, when the tab key is pressed."""
+    shell = pexpect.spawn("zsh", ["-d", "-i"], cwd=str(cwd), encoding="utf-8", dimensions=(50, 200), timeout=60)
+    shell.expect_exact("ready> ")
+    shell.send(f"{words}\t")
+    try:
+        return {word for word in expected if shell.expect_exact(word) == 0}
+    finally:
+        shell.close(force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", [in_bash, in_zsh, in_fish], ids=["bash", "zsh", "fish"])
+def test_shells_complete_with_the_lines_of_the_documentation(
+    shell: Callable[[str, Path, Iterable[str]], set[str]], folder: Path, home: Path
+) -> None:
+    if shutil.which(name := shell.__name__.removeprefix("in_")) is None:
+        pytest.skip(f"lacks {name} (apt-get install {name})")
+    for words, expected in {
+        "zootools build mnist_hyp_5_": ["mnist_hyp_5_fix", "mnist_hyp_5_rand"],
+        "zootools represent zoos/mine --recipe de": ["default"],
+        "zootools info zoos/": ["zoos/mine"],
+        "zootools show zoos/mine 0f": ["0fc206b9defea972"],
+    }.items():
+        assert shell(words, folder, expected) == {*expected}, words

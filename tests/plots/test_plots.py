@@ -31,6 +31,7 @@ from zootools.errors import SpecError
 from zootools.plots import (
     Portrait,
     accuracy,
+    class_scores,
     embedding,
     figure_4,
     figure_7,
@@ -45,9 +46,20 @@ from zootools.plots.panels import MAX_BOXES, Colours
 from zootools.plots.portrait import MAX_POINTS
 from zootools.plots.style import looks, styled
 from zootools.plots.writing import image_bytes
-from zootools.spec import parse_spec
+from zootools.spec import FolderImages, parse_spec
 
-ALL = {"accuracy", "mean-weight", "gap", "losses", "weights", "statistics", "figure-4", "figure-7", "figure-8"}
+ALL = {
+    "accuracy",
+    "mean-weight",
+    "gap",
+    "losses",
+    "classes",
+    "weights",
+    "statistics",
+    "figure-4",
+    "figure-7",
+    "figure-8",
+}
 
 
 def words(svg: bytes) -> set[str]:
@@ -110,6 +122,7 @@ def test_plot_writes_every_picture_as_svg_and_png(drawn: Path) -> None:
         ("mean-weight", {"mean of the weights", "test accuracy", "epoch"}),
         ("gap", {"generalisation gap", "(training minus test accuracy)", "test accuracy", "epoch"}),
         ("losses", {"training loss", "(mean cross-entropy, nats)", "median", "a model that diverged, x its last checkpoint", "epoch"}),  # noqa: E501
+        ("classes", {"class", "F score on the test images", "I", "O", "the last checkpoints of 24 models; without 24 diverged models"}),  # noqa: E501
         ("weights", {"UMAP 1 of W", "activation", "initialisation", "relu", "tanh", "normal", "uniform", "epoch"}),
         ("statistics", {"UMAP 2 of s(W)", "look: UMAP of the weight statistics s(W)"}),
         ("representation", {"UMAP 1 of z", "look: UMAP of the learned representation z"}),
@@ -128,6 +141,21 @@ def test_pictures_of_an_unchanged_zoo_are_unchanged(look_zoo: Path) -> None:
     for draw in (losses, gap, lambda portrait: figure_7([portrait])):
         for ending in ("svg", "png"):
             assert image_bytes(draw(first), ending) == image_bytes(draw(second), ending)
+
+
+def test_the_f_scores_of_the_classes_are_drawn_by_their_names_or_numbers(portrait: Portrait) -> None:
+    (axes,) = class_scores(portrait).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == [*portrait.zoo.class_names]
+    last = open_zoo(portrait.zoo.folder).last().metadata["test_f1"].to_pylist()
+    medians = [line.get_ydata()[0] for line in axes.lines if line.get_color() == "#D55E00"]
+    np.testing.assert_allclose(medians, np.median(last, axis=0))
+    unnamed = replace(portrait.zoo, stored_spec=portrait.zoo.spec.model_copy(update={"images": FolderImages(
+        name="image_folder", folder="mine", train=10, size=4
+    )}))  # fmt: skip
+    (axes,) = class_scores(replace(portrait, zoo=unnamed)).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2", "3"]
+    foreign = replace(portrait, zoo=replace(portrait.zoo, stored_spec=None))
+    assert "only zoos that zootools has built" in {name: why for name, _, why in pictures(foreign)}["classes"]
 
 
 def test_boxes_show_the_accuracies_of_the_models_that_did_not_diverge(portrait: Portrait) -> None:

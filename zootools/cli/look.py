@@ -44,11 +44,11 @@ def plot(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Draw a zoo: accuracies, losses, weight space, and the paper's figures 4, 7 and 8; as SVG and PNG.
+    """Draw a zoo: accuracies, losses, F scores, weight space, and the paper's figures 4, 7 and 8; as SVG and PNG.
 
     Weight space is reduced to two dimensions by UMAP if it is installed, else by PCA; every picture names the method.
-    The pictures are accuracy, mean-weight, gap, losses, weights, statistics, representation (with --encoder), figure-4,
-    figure-7 and figure-8.
+    The pictures are accuracy, mean-weight, gap, losses, classes (the F score of each class, by its name), weights,
+    statistics, representation (with --encoder), figure-4, figure-7 and figure-8.
 
     \b
     Examples:

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from zootools.extras import optional
 
 if TYPE_CHECKING:
-    from zootools.plots.figures import accuracy, embedding, figure_4, figure_7, figure_8, gap, losses, mean_weight
+    from zootools.plots.figures import (
+        accuracy,
+        class_scores,
+        embedding,
+        figure_4,
+        figure_7,
+        figure_8,
+        gap,
+        losses,
+        mean_weight,
+    )
     from zootools.plots.portrait import Plane, Portrait
     from zootools.plots.writing import pictures, write_pictures
 
@@ -21,6 +31,7 @@ __all__ = [
     "Plane",
     "Portrait",
     "accuracy",
+    "class_scores",
     "embedding",
     "figure_4",
     "figure_7",

@@ -57,6 +57,20 @@ def gap(portrait: Portrait) -> Figure:
         )
 
 
+def class_scores(portrait: Portrait) -> Figure:
+    """Draw box plots of the F score of every class at the last checkpoint of each model.
+
+    The classes have their names, or their numbers where the zoo does not have the names.
+    """
+    scores, names = portrait.class_scores
+    with styled():
+        figure, (axes,) = _figure(1, min(WIDEST, max(4.0, 1.2 + 0.36 * len(names))), 3.4)
+        panels.class_boxes(axes, scores, names)
+        axes.set(xlabel="class", ylabel="F score on the test images")
+        last = f"the last checkpoints of {len(scores):,} models"
+        return _titled(figure, portrait, "F score of each class", last + portrait.diverged_note)
+
+
 def losses(portrait: Portrait) -> Figure:
     """Draw the losses of every model over its epochs; diverged models are marked."""
     with styled():

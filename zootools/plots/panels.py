@@ -26,6 +26,15 @@ MAX_LINES = 200
 """Maximal number of models shown as lines, of the diverged ones and of the others."""
 CHARACTERS = 14
 """Characters of a legend per inch."""
+_BOXES: dict[str, Any] = {
+    "patch_artist": True,
+    "boxprops": {"facecolor": "#CFE3F0", "edgecolor": PALETTE[0], "linewidth": 0.8},
+    "medianprops": {"color": DIVERGED, "linewidth": 1.4},
+    "whiskerprops": {"color": PALETTE[0], "linewidth": 0.8},
+    "capprops": {"color": PALETTE[0], "linewidth": 0.8},
+    "flierprops": {"marker": ".", "markersize": 2, "markeredgecolor": GREY, "rasterized": True},
+}
+"""The look of all box plots."""
 POINT = 5.0
 """Area of a point, in square points of 1/72 inch."""
 
@@ -211,17 +220,23 @@ def boxes(axes: Axes, table: pa.Table, column: str) -> str:
         positions=shown,
         widths=0.6 * spacing,
         manage_ticks=False,
-        patch_artist=True,
-        boxprops={"facecolor": "#CFE3F0", "edgecolor": PALETTE[0], "linewidth": 0.8},
-        medianprops={"color": DIVERGED, "linewidth": 1.4},
-        whiskerprops={"color": PALETTE[0], "linewidth": 0.8},
-        capprops={"color": PALETTE[0], "linewidth": 0.8},
-        flierprops={"marker": ".", "markersize": 2, "markeredgecolor": GREY, "rasterized": True},
+        **_BOXES,
     )
     ticks(axes.yaxis, values)
     _over_epochs(axes, shown)
     axes.set_ylabel(title_of(column))
     return f"{len(shown)} of {len(there)} epochs" if len(shown) < len(there) else ""
+
+
+def class_boxes(axes: Axes, scores: Array, names: Sequence[str]) -> None:
+    """Draw a box per class over checkpoints, as `boxes` does; ``scores`` is float64 ``[checkpoints, classes]``."""
+    places = np.arange(len(names))
+    axes.boxplot(list(scores.T), positions=places, widths=0.6, manage_ticks=False, **_BOXES)
+    shown = [readable(name) for name in names]
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(places, shown, **(slanted if max(map(len, shown)) > 2 else {}))
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    ticks(axes.yaxis, scores.ravel())
 
 
 def plane(axes: Axes, where: Plane, table: pa.Table, colours: Colours, label: str) -> str:

@@ -12,11 +12,14 @@ import pyarrow.compute as pc
 from zootools import arrow_types
 from zootools.errors import DamagedZooError, SpecError, did_you_mean
 from zootools.plots.limits import Array
+from zootools.selection import last_rows
 from zootools.storage.imported import SOURCE_MODEL
 from zootools.zoo import Zoo
 
 MAX_POINTS = 5_000
 """Maximal number of checkpoints shown as points: more hide each other, and UMAP takes minutes for them."""
+MAX_CLASSES = 100
+"""Maximal number of classes whose F scores are drawn."""
 COLOURED_BY = ("activation", "init", "epoch", "test_accuracy")
 """The properties that the paper colours weight space by."""
 _NO_PROPERTY = ("model_id", SOURCE_MODEL, "configuration_id", "seed", "split", "status", "stack", "row")
@@ -105,15 +108,16 @@ class Portrait:
         """The caption of a picture with points: the size of the sample."""
         drawn, there = len(self.zoo), self.shown.num_rows
         said = f"all {there:,} checkpoints" if drawn == there else f"sample of {drawn:,} of {there:,} checkpoints"
-        return said + self._diverged_note
+        return said + self.diverged_note
 
     @cached_property
     def everything(self) -> str:
         """The caption of a picture of all checkpoints."""
-        return f"all {self.shown.num_rows:,} checkpoints{self._diverged_note}"
+        return f"all {self.shown.num_rows:,} checkpoints{self.diverged_note}"
 
     @cached_property
-    def _diverged_note(self) -> str:
+    def diverged_note(self) -> str:
+        """The end of a caption: the number of models that diverged, and whether they are drawn."""
         if self.all_diverged:
             return f"; all {self.diverged:,} models diverged"
         return f"; without {self.diverged:,} diverged models" if self.diverged else ""
@@ -126,6 +130,23 @@ class Portrait:
             if not np.isfinite(numbers(self.shown[name])).any():
                 return f"{name} is never a finite number"
         return ""
+
+    @cached_property
+    def class_scores(self) -> tuple[Array, tuple[str, ...]]:
+        """The F scores of the last checkpoint of each model, float64 ``[models, classes]``, and the names of classes.
+
+        Classes without names have their numbers.
+        """
+        scores = np.array(last_rows(self.shown)["test_f1"].to_pylist(), np.float64)
+        return scores, self.zoo.class_names or tuple(map(str, range(scores.shape[1])))
+
+    @cached_property
+    def lacks_classes(self) -> str:
+        """The reason why the F scores of the classes cannot be drawn; an empty string if they can."""
+        if self.zoo.stored_spec is None:
+            return "only zoos that zootools has built have an F score for every class"
+        classes = self.zoo.schema.classes
+        return f"more than {MAX_CLASSES} classes" if classes > MAX_CLASSES else ""
 
     @cached_property
     def properties(self) -> list[str]:

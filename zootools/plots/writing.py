@@ -20,6 +20,7 @@ PICTURES = {
     "mean-weight": (),
     "gap": (),
     "losses": (),
+    "classes": (),
     "weights": ("W",),
     "statistics": ("s(W)",),
     "representation": ("z",),
@@ -38,6 +39,7 @@ def pictures(portrait: Portrait) -> Iterator[tuple[str, Callable[[], Figure], st
     yield "gap", lambda: figures.gap(portrait), lacks("generalization_gap", "test_accuracy")
     no_loss = all(map(lacks, figures.LOSSES))
     yield "losses", lambda: figures.losses(portrait), "there is no property with a loss" if no_loss else ""
+    yield "classes", lambda: figures.class_scores(portrait), portrait.lacks_classes
     flat = "" if portrait.properties else "no property varies"
     for label in portrait.planes:
         yield _FILES.get(label, label), lambda label=label: figures.embedding(portrait, label), flat  # type: ignore[misc]

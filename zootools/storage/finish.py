@@ -45,7 +45,8 @@ def finish_zoo(zoo: ZooFolder, plan: Plan, records: Sequence[StackRecord] | None
         records = [record or StackRecord(fingerprint={}) for record in zoo.read_records(plan)]
     stopped = {model: stop for record in records for model, stop in record.stopped.items()}
     # A generator, because the scores as Python objects take many times the memory of the table.
-    table = metadata_table(plan.spec, plan.models(), zoo.read_shards(plan, records), stopped)
+    shards = zoo.read_shards(plan, records)
+    table = metadata_table(plan.spec, plan.models(), shards, stopped, plan.images.class_names)
     files = {name: info for record in records for name, info in record.shards.items()}
     old = [name for folder in ("data", "metadata") for name in zoo.names(folder) if TABLE.fullmatch(name)]
     zoo.fence()

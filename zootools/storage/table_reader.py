@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,9 @@ MAX_FOOTER = 1 << 20
 """Bytes of a footer that are parsed; a file has about a dozen row groups, each of which takes a few kilobytes there."""
 
 
-def read_metadata(files: VerifiedFiles, origin: Origin, rows: Mapping[str, int], classes: int) -> pa.Table:
+def read_metadata(
+    files: VerifiedFiles, origin: Origin, rows: Mapping[str, int], classes: int, class_names: Sequence[str] = ()
+) -> pa.Table:
     """Return the metadata of all splits, ordered by stack, epoch and row.
 
     Memory is bounded by the expected number of rows, whatever the Parquet files contain.
@@ -37,12 +39,13 @@ def read_metadata(files: VerifiedFiles, origin: Origin, rows: Mapping[str, int],
         origin: its specification or the record of its import, which decides the columns.
         rows: the number of rows of each split.
         classes: the number of F scores in a row.
+        class_names: the names of the classes that the zoo stores.
 
     Raises DamagedZooError for other columns, other numbers of rows, rows in another order, and impossible scores.
     """
-    expected = metadata_schema(origin)
+    expected = metadata_schema(origin, class_names)
     tables = [
-        _read_split(files, origin, split, count, classes)
+        _read_split(files, expected, isinstance(origin, Imported), split, count, classes)
         for split, count in rows.items()
         if count or metadata_name(split) in files.files
     ]
@@ -50,8 +53,10 @@ def read_metadata(files: VerifiedFiles, origin: Origin, rows: Mapping[str, int],
     return metadata.sort_by([("stack", "ascending"), ("epoch", "ascending"), ("row", "ascending")])
 
 
-def _read_split(files: VerifiedFiles, origin: Origin, split: str, count: int, classes: int) -> pa.Table:
-    name, expected, imported = metadata_name(split), metadata_schema(origin), isinstance(origin, Imported)
+def _read_split(
+    files: VerifiedFiles, expected: pa.Schema, imported: bool, split: str, count: int, classes: int
+) -> pa.Table:
+    name = metadata_name(split)
     path = files.folder / name
     data = files.read(name, limit=ROW_BYTES * count + (1 << 20))
     try:
@@ -164,7 +169,9 @@ def _check_footer(data: bytes | mmap.mmap, expected: pa.Schema, rows: int, group
     for columns in (footer.schema.to_arrow_schema(), pq.read_schema(pa.BufferReader(data))):
         if not columns.equals(expected):
             raise ValueError("its columns are not those of its specification")
-        notes |= {*(columns.metadata or {}), *(key for field in columns for key in field.metadata or {})}
+        notes |= {*(columns.metadata or {})}
+        for field, wanted in zip(columns, expected, strict=True):
+            notes |= {*dict((field.metadata or {}).items() - (wanted.metadata or {}).items())}
     if notes - {b"ARROW:schema", b"PARQUET:field_id"}:  # some of it would make `datasets` read other types
         raise ValueError("its footer has metadata that no builder writes")
     if footer.num_rows != rows:

@@ -1,7 +1,8 @@
 """The tables of a zoo: their columns, their rows, and their division into files."""
 
+import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,24 @@ _SCORES = (
 """The columns that come from the shards."""
 
 
-def metadata_schema(origin: Origin) -> pa.Schema:
-    """Return the columns of a checkpoint's metadata, in order and with their types."""
-    return origin.metadata_schema if isinstance(origin, Imported) else _columns_of_spec(origin)
+MAX_DESCRIPTION = 10_000
+"""Bytes that the description of a column may have; the footer of every table contains it."""
+
+
+def metadata_schema(origin: Origin, class_names: Sequence[str] = ()) -> pa.Schema:
+    """Return the columns of a checkpoint's metadata, in order and with their types.
+
+    The names of the classes that a zoo stores are the description of ``test_f1`` (Arrow metadata of the field), unless
+    they are longer than `MAX_DESCRIPTION`.
+    """
+    if isinstance(origin, Imported):
+        return origin.metadata_schema
+    columns = _columns_of_spec(origin)
+    text = f"one F score for each of the classes {json.dumps([*class_names], ensure_ascii=False)}".encode()
+    if not class_names or len(text) > MAX_DESCRIPTION:
+        return columns
+    number = columns.get_field_index("test_f1")
+    return columns.set(number, columns.field(number).with_metadata({"description": text}))
 
 
 def _columns_of_spec(spec: ZooSpec) -> pa.Schema:
@@ -83,6 +99,7 @@ def metadata_table(
     models: Mapping[str, ModelConfig],
     shards: Iterable[tuple[int, ShardInfo]],
     stopped: Collection[str],
+    class_names: Sequence[str] = (),
 ) -> pa.Table:
     """Return the metadata of checkpoints, one row each, in the order of the shards and of their rows.
 
@@ -91,10 +108,11 @@ def metadata_table(
         models: the models of the specification by id.
         shards: the stack number and the metadata of every shard.
         stopped: the ids of the diverged models.
+        class_names: the names of the classes that the zoo stores.
 
     Raises DamagedZooError for unknown models, and for scores that are not those of the columns.
     """
-    schema = metadata_schema(spec)
+    schema = metadata_schema(spec, class_names)
     parts = [schema.empty_table()]
     scores = {name for name in schema.names if name in _SCORES}
     for stack, info in shards:

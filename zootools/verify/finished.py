@@ -112,7 +112,8 @@ def _content_faults(
     rows = keys.shard_rows()
     if not damaged & rows.keys():
         files.expect_rows(rows)
-        shards = Shards(files, manifest.layer_schema, origin, models, manifest.stopped)
+        names = manifest.images.class_names
+        shards = Shards(files, manifest.layer_schema, origin, models, manifest.stopped, names)
         yield from _derived_faults(shards, keys, manifest, without=damaged | {name for name, _ in odd})
 
 
@@ -138,7 +139,7 @@ def _derived_faults(shards: Shards, keys: CheckpointKeys, manifest: Manifest, wi
         except DamagedZooError as error:
             return error
 
-    parts, found = [metadata_schema(shards.origin).empty_table()], False
+    parts, found = [metadata_schema(shards.origin, shards.class_names).empty_table()], False
     for name, part in in_threads(read, list(keys.shard_rows())):
         if isinstance(part, DamagedZooError):
             found = True
@@ -168,7 +169,7 @@ def _table_faults(shards: Shards, split: str, rows: pa.Table, without: set[str])
     metadata = metadata_name(split)
     if tables.pop(metadata, None):
         try:
-            stored = read_metadata(files, shards.origin, {split: rows.num_rows}, schema.classes)
+            stored = read_metadata(files, shards.origin, {split: rows.num_rows}, schema.classes, shards.class_names)
             odd = [column for column in rows.column_names if not same_values(rows[column], stored[column])]
             if odd:
                 more = f" (and {len(odd) - 1} others)" if len(odd) > 1 else ""

@@ -1,6 +1,6 @@
 """The metadata of a zoo, derived again from its shards."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -26,6 +26,8 @@ class Shards:
     """The models of the specification by id; none of an imported zoo."""
     stopped: Collection[str] = ()
     """The ids of the diverged models."""
+    class_names: Sequence[str] = ()
+    """The names of the classes that the zoo stores."""
 
     def metadata(self, name: str) -> pa.Table:
         """Return the metadata of the rows of a shard, whose every byte is read.
@@ -39,7 +41,8 @@ class Shards:
                 check_properties(table, self.schema.classes)
                 return table
             info = check_shard(self.files, self.schema, name)
-            table = metadata_table(self.origin, self.models, [(stack_of(name), info)], self.stopped)
+            rows = [(stack_of(name), info)]
+            table = metadata_table(self.origin, self.models, rows, self.stopped, self.class_names)
             check_scores(table, self.schema.classes)
         except ValueError as error:
             raise DamagedZooError(str(error), path=self.files.folder / name) from error
