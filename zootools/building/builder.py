@@ -35,7 +35,7 @@ from zootools.building.resuming import (
     stored_plan,
     write_plan,
 )
-from zootools.engines.engine import RETRIES, BuildJob, Engine
+from zootools.engines.engine import NOTHING, RETRIES, BuildJob, Engine
 from zootools.engines.table import open_engine
 from zootools.errors import DamagedZooError, SpecError, WorkerError
 from zootools.filesystem.files import sweep_temporaries
@@ -44,6 +44,7 @@ from zootools.filesystem.lock import FolderLock
 from zootools.hashing import pretty_json
 from zootools.images.shapes import has_images
 from zootools.object_store.sync import Output, open_output
+from zootools.phases import Phases
 from zootools.progress import Progress
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, configurations, expand
@@ -137,6 +138,10 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
             - keep_state: keep weights and optimizer state of the last epoch in the folder ``.state`` of the zoo, so
               that a later build with more epochs continues from there (default False; not for object stores).
             - quiet: show no progress (default False).
+            - phases: a `zootools.phases.Phases`, which gets the processor seconds of each phase: ``start`` (imports),
+              ``checks``, ``backend`` (with the compilation of the kernel), ``images``, ``workers`` (their start),
+              ``training``, ``evaluation``, ``storage``, ``engine`` (communication with the workers; with Ray also the
+              storage of epochs) and ``tables``.
 
     Returns:
         The manifest of the finished zoo: the content of zoo.json.
@@ -151,8 +156,15 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
         WorkerError: a worker could not start or failed, or stacks crashed it repeatedly. Committed epochs are kept,
             and the call can be repeated.
     """
-    begun = time.time()
-    request = _check_request(spec, out, BuildOptions(**options))
+    begun, chosen = time.time(), BuildOptions(**options)
+    phases = chosen.phases or Phases()
+    with phases.phase("checks"):
+        return _build(_check_request(spec, out, chosen), phases, begun)
+
+
+def _build(request: _Request, phases: Phases, begun: float) -> Manifest:
+    """Train and finish a zoo, unless it is finished; return its manifest."""
+    spec = request.spec
     output, zoo, models = request.output, ZooFolder(request.output.folder), expand(spec)
     present = look_into(output, spec, request.schema, models)
     if present is not None and present.finished is not None and not zoo.has(".work"):
@@ -170,7 +182,7 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
         manifest = finished_manifest(output, zoo, spec, models)
         if manifest is None:
             output.fetch()
-            manifest = _train_zoo(request, zoo, models, lock, begun)
+            manifest = _train_zoo(request, phases, zoo, models, lock, begun)
         zoo.remove_work()
     return manifest
 
@@ -257,18 +269,22 @@ def _count_workers(request: _Request, largest: int, backend: "Backend") -> int |
 
 
 def _train_zoo(
-    request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], lock: FolderLock, begun: float
+    request: _Request, phases: Phases, zoo: ZooFolder, models: Sequence[ModelConfig], lock: FolderLock, begun: float
 ) -> Manifest:
     """Plan, train and finish a zoo in a folder whose lock this process holds; return its manifest."""
-    job = _prepare(request, zoo, models, lock)
-    failed = _train_stacks(job, request, lock)
+    job = _prepare(request, phases, zoo, models, lock)
+    with phases.phase("engine"):
+        failed = _train_stacks(job, request, phases, lock)
     sweep_temporaries(zoo.path)  # those of dead workers; no worker runs any more
     _log_session(zoo, begun, job.backend.device, job.backend.name, request.options.engine)
     if failed:
         _give_up(failed, job, request)
-    _keep_states(request, job)
-    manifest = finish_zoo(zoo, job.plan)
-    request.output.finish(manifest)
+    with phases.phase("storage"):
+        _keep_states(request, job)
+    with phases.phase("tables"):
+        manifest = finish_zoo(zoo, job.plan)
+    with phases.phase("storage"):
+        request.output.finish(manifest)
     return manifest
 
 
@@ -287,34 +303,40 @@ def _warn_if_state_lacks(request: _Request, zoo: ZooFolder, stacks: int) -> None
         )
 
 
-def _prepare(request: _Request, zoo: ZooFolder, models: Sequence[ModelConfig], lock: FolderLock) -> BuildJob:
+def _prepare(
+    request: _Request, phases: Phases, zoo: ZooFolder, models: Sequence[ModelConfig], lock: FolderLock
+) -> BuildJob:
     """Choose the backend, load and store the images, write the plan; return the job for the engine.
 
     The images are freed on return: workers map the stored file.
     """
-    from zootools.storage.image_tensors import save_images
+    with phases.phase("start"):
+        from zootools.storage.image_tensors import save_images  # imports torch
 
     def tell(text: str) -> None:
         if not request.options.quiet:
             say(text, err=True)
 
     old, records = stored_plan(zoo, request.spec)
-    backend = _choose_backend(request, records)
+    with phases.phase("backend"):
+        backend = _choose_backend(request, records)
     tell(f"backend {backend.name}: {backend.reason}")
     stacks, workers = _check_training(request, old, records, models, backend)
     tell(f"images: reading {request.spec.images.name}")
-    images = images_of(request.spec.images, request.options.data, old)
+    with phases.phase("images"):
+        images = images_of(request.spec.images, request.options.data, old)
     plan = Plan(request.spec, request.schema, images.digest, stacks, images.facts)
     write_plan(zoo, plan, old, records)
     request.output.put_plan()
-    save_images(images, zoo)
+    with phases.phase("images"):
+        save_images(images, zoo)
     done = sum(record is not None and record.done for record in records)
     largest = max(map(len, stacks))
     tell(f"plan: {len(models):,} models; {done:,} of {len(stacks):,} stacks are trained, of at most {largest:,} models")
     return BuildJob(zoo, lock.descriptor, plan, images.classes, backend, workers)
 
 
-def _train_stacks(job: BuildJob, request: _Request, lock: FolderLock) -> dict[int, str]:
+def _train_stacks(job: BuildJob, request: _Request, phases: Phases, lock: FolderLock) -> dict[int, str]:
     """Train the unfinished stacks of a plan; return those that failed, and how their last workers died."""
     plan = job.plan
     records = job.zoo.read_records(plan)
@@ -325,10 +347,12 @@ def _train_stacks(job: BuildJob, request: _Request, lock: FolderLock) -> dict[in
     todo = [stack for stack, record in enumerate(records) if record is None or not record.done]
     with Progress([len(ids) for ids in plan.stacks], plan.spec.training.epochs, done, request.options.quiet) as bar:
 
-        def report(stack: int, epochs: float) -> None:
+        def report(stack: int, epochs: float, seconds: Mapping[str, float] = NOTHING) -> None:
+            phases.add(seconds)
             bar.update(stack, epochs)
             if epochs == int(epochs):
-                request.output.put_stack(stack)
+                with phases.phase("storage"):
+                    request.output.put_stack(stack)
 
         return request.engine.train(job, todo, report, bar.retried)
 

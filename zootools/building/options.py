@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from zootools.phases import Phases
+
 if TYPE_CHECKING:
     from zootools.training.backend import Backend
 
@@ -30,6 +32,8 @@ class BuildOptions:
     """Keep the weights and optimizer state of the last epoch, so that a later build can train more epochs."""
     quiet: bool = False
     """Show no progress."""
+    phases: Phases | None = None
+    """Gets the processor seconds of each phase of the build."""
 
 
 class BuildKeywords(TypedDict, total=False):
@@ -44,3 +48,4 @@ class BuildKeywords(TypedDict, total=False):
     allow_fingerprint_change: bool
     keep_state: bool
     quiet: bool
+    phases: Phases | None

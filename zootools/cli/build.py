@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zootools.choices import DEVICES, MAX_WORKERS
-from zootools.cli.output import in_words, show_pairs
+from zootools.cli.output import in_words, show_pairs, show_table
 from zootools.cli.shared import (
     ADDRESS,
     DATA,
@@ -22,6 +23,8 @@ from zootools.cli.shared import (
     print_value,
     show_accuracy,
 )
+from zootools.phases import Phases, processor_seconds
+from zootools.progress import duration
 from zootools.text import say
 from zootools.training.table import BACKENDS
 
@@ -60,7 +63,7 @@ HOW_TO_TRAIN = (
     ),
     click.option("--allow-fingerprint-change", is_flag=True, help="Resume although device or versions have changed."),
 )
-"""The fields of `zootools.building.options.BuildOptions` as options, without ``quiet``."""
+"""The fields of `zootools.building.options.BuildOptions` as options, without ``quiet`` and ``phases``."""
 
 
 def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
@@ -80,6 +83,7 @@ def how_to_train(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Run the checks of a build; print models, checkpoints, bytes and time; write nothing.",
 )
+@click.option("--profile", is_flag=True, help="Also print the processor seconds of each phase of the build.")
 @QUIET
 @JSON
 def build(
@@ -89,6 +93,7 @@ def build(
     epochs: int | None,
     overrides: tuple[str, ...],
     dry_run: bool,
+    profile: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -114,8 +119,12 @@ def build(
         print_value(_plan(zoo_spec, out, options), as_json, _show_plan)
         return
     interruptible()
-    manifest = build_zoo(zoo_spec, out, **options, quiet=quiet)
+    phases, begun = Phases({"start": processor_seconds()}), time.monotonic()
+    manifest = build_zoo(zoo_spec, out, **options, quiet=quiet, phases=phases)
     result = {"zoo": str(out), **manifest.counts.model_dump(), "test_accuracy": manifest.test_accuracy}
+    if profile:
+        result["seconds"] = round(time.monotonic() - begun, 3)
+        result["processor_seconds"] = {name: round(seconds, 3) for name, seconds in phases.seconds.items()}
     print_value(result, as_json, _show_result)
 
 
@@ -158,6 +167,12 @@ def _show_result(result: dict[str, Any]) -> None:
         f"{result['failed']} failed + {result['missing']} missing; {result['checkpoints']:,} checkpoints"
     )
     show_accuracy(result["test_accuracy"])
+    if "processor_seconds" in result:
+        phases = result["processor_seconds"]
+        total = sum(phases.values())
+        say(f"{total:.1f} processor seconds in {duration(result['seconds'])}:")
+        rows = [[name, f"{seconds:.1f}", f"{seconds / total:.0%}"] for name, seconds in phases.items()]
+        show_table(["phase", "processor s", "share"], rows, indent=2)
 
 
 @click.command()

@@ -3,8 +3,9 @@
 A new engine is one module, with a class that has what `Engine` has, and one row of `zootools.engines.table.ENGINES`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from zootools.storage.build_state import ZooFolder
@@ -16,8 +17,19 @@ if TYPE_CHECKING:
 RETRIES = 2
 """How often a stack is tried again after the death of its worker, unless it has come an epoch further."""
 
-Report = Callable[[int, float], None]
-"""Called with a stack and its epochs done; a fraction is the share of the epoch in progress."""
+NOTHING: Mapping[str, float] = MappingProxyType({})
+
+
+class Report(Protocol):
+    """A function that an engine calls to report progress."""
+
+    def __call__(self, stack: int, epochs: float, seconds: Mapping[str, float] = NOTHING, /) -> None:
+        """Take the epochs that a stack has done; a fraction is the share of the epoch in progress.
+
+        ``seconds`` are the processor seconds of the workers by phase since the last call (`zootools.phases.Phases`).
+        """
+
+
 Retried = Callable[[int, str], None]
 """Called with a stack whose worker died, and with how it died."""
 

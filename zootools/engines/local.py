@@ -12,16 +12,17 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, reduction
 from types import ModuleType
 from typing import Any
 
-from zootools.engines.engine import RETRIES, BuildJob, Report, Retried
+from zootools.engines.engine import NOTHING, RETRIES, BuildJob, Report, Retried
 from zootools.engines.failures import raise_stopped, stopped_by
 from zootools.errors import ClusterError, WorkerError
+from zootools.phases import processor_seconds
 from zootools.storage.build_state import ZooFolder
 
 LOOK_EVERY = 1.0
@@ -88,6 +89,8 @@ class _Crew:
         self._workers: list[_Worker] = []
         self._waiting, self._failed = deque(stacks), dict[int, str]()
         self._deaths = Counter[int]()
+        self._start_seconds = 0.0
+        """Processor seconds of the start of workers that are not reported yet."""
         self._progress = False
         """Whether any worker has trained anything."""
         self._looked = time.monotonic()
@@ -137,8 +140,13 @@ class _Crew:
             return
         if message == "progress":
             self._progress = True
-            self._report(*value)
+            stack, epochs, seconds = value
+            self._report(stack, epochs, {"workers": self._start_seconds, **seconds})
+            self._start_seconds = 0.0
         elif message == "ready":
+            own, of_server = value
+            # The fork server, which has imported torch for all workers, counts once.
+            self._start_seconds += own if any(other.ready for other in self._workers) else own + of_server
             worker.ready = True
         elif message == "done":
             worker.stack = None
@@ -209,16 +217,16 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
     threading.Thread(target=leave_with_parent, args=(watched,), daemon=True).start()
     last, doing = 0.0, "a worker cannot start"
 
-    def report(stack: int, epochs: float) -> None:
+    def report(stack: int, epochs: float, seconds: Mapping[str, float] = NOTHING) -> None:
         nonlocal last
         if epochs == int(epochs) or time.monotonic() - last > 0.5:
             last = time.monotonic()
-            pipe.send(("progress", (stack, epochs)))
+            pipe.send(("progress", (stack, epochs, dict(seconds))))
 
     try:
         import torch
 
-        from zootools.engines.worker import train_stack
+        from zootools.engines.worker import IMPORT_SECONDS, train_stack
         from zootools.storage.image_tensors import map_images
 
         torch.set_num_threads(1)
@@ -226,7 +234,7 @@ def _main(job: bytes, pipe: connection.Connection, watched: connection.Connectio
         folder, schema, training, classes, backend = reduction.ForkingPickler.loads(job)
         zoo = ZooFolder(folder, lock.descriptor)
         images = map_images(zoo, classes, backend.device)
-        pipe.send(("ready", None))
+        pipe.send(("ready", (processor_seconds(), IMPORT_SECONDS)))
         while True:
             try:
                 stack, models = pipe.recv()

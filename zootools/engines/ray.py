@@ -28,6 +28,7 @@ from zootools.engines.journal import Journal
 from zootools.engines.ray_tasks import LOOK_EVERY, Death, Tasks
 from zootools.errors import ClusterError, StorageError, differences
 from zootools.native.compiler import NoKernelError
+from zootools.phases import processor_seconds
 
 if TYPE_CHECKING:
     from zootools.architectures import Schema
@@ -142,7 +143,8 @@ class _Driver:
                 self._tasks.advanced(stack)
             if value.done:
                 self._tasks.forget(stack)
-            self._report(stack, self._job.plan.spec.training.epochs if value.done else value.number)
+            epochs = self._job.plan.spec.training.epochs if value.done else value.number
+            self._report(stack, epochs, value.seconds)
         elif message == "refused":
             self._tasks.forget(stack)
             self._machines.refuse(*value)
@@ -269,6 +271,7 @@ def train_task(
     Yields ``("epoch", TrainedEpoch)`` for every epoch; at the end instead ``("refused", reason)`` where another machine
     may be able to train the stack, or ``("stopped", Stopped)`` where none will.
     """
+    begun = processor_seconds()
     import torch
 
     from zootools.engines.worker import compute_epochs
@@ -286,6 +289,7 @@ def train_task(
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
             tensors = {name: torch.from_numpy(array).to(backend.device) for name, array in arrays.items()}
         images = images_of_tensors(tensors, job.classes)
+        started = {"workers": processor_seconds() - begun}
     except (NoKernelError, StorageError) as error:
         yield "refused", f"cannot run the kernel ({error})"
         return
@@ -294,6 +298,8 @@ def train_task(
         return
     try:
         for epoch in compute_epochs(job.schema, models, images, job.training, backend, start):
+            epoch.seconds.update(started)
+            started = {}
             yield "epoch", epoch
     except (NoKernelError, StorageError) as error:
         yield "refused", f"cannot run the kernel ({error})"

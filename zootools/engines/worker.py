@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from torch import Tensor
 
 from zootools.architectures import Schema
-from zootools.engines.engine import Report
+from zootools.engines.engine import NOTHING, Report
 from zootools.errors import DamagedZooError
 from zootools.images.datasets import ImageData
+from zootools.phases import Phases, processor_seconds
 from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
 from zootools.storage.build_state import ZooFolder
@@ -26,7 +27,7 @@ def train_stack(
     training: Training,
     images: ImageData,
     backend: Backend,
-    report: Report = lambda stack, epochs: None,
+    report: Report = lambda stack, epochs, seconds=NOTHING: None,
 ) -> None:
     """Train a stack from its last whole epoch to the end, and commit every epoch to the zoo's folder.
 
@@ -38,7 +39,7 @@ def train_stack(
         training: how they are trained.
         images: what they are trained with.
         backend: the backend that trains them.
-        report: called with the stack and its epochs done, at the latest after every epoch.
+        report: called with the stack and its epochs done, and after every epoch with its processor seconds too.
 
     Raises what `compute_epochs` and `ZooFolder.commit` raise.
     """
@@ -48,8 +49,10 @@ def train_stack(
     start = last_epoch(folder, stack, record)
     tick = functools.partial(report, stack)
     for epoch in compute_epochs(schema, models, images, training, backend, start, tick):
-        folder.commit(stack, record, epoch)
-        report(stack, epoch.number)
+        phases = Phases(epoch.seconds)
+        with phases.phase("storage"):
+            folder.commit(stack, record, epoch)
+        report(stack, epoch.number, phases.seconds)
 
 
 def last_epoch(folder: ZooFolder, stack: int, record: StackRecord) -> TrainedEpoch | None:
@@ -84,9 +87,11 @@ def compute_epochs(
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    run = StackRun(schema, models, images, training, backend)
+    phases = Phases()
+    with phases.phase("training"):
+        run = StackRun(schema, models, images, training, backend)
     if start is None:
-        yield _epoch(run, schema, training)
+        yield _epoch(run, schema, training, phases)
     else:
         what = f"the weights and optimizer state of epoch {start.number}"
         try:
@@ -99,22 +104,31 @@ def compute_epochs(
         run.restore(saved, start.number, start.stopped)
     while run.epoch < training.epochs and not run.all_stopped:
         done = run.epoch
-        run.train_epoch(lambda share, done=done: report(done + share))  # type: ignore[misc]
-        yield _epoch(run, schema, training)
+        with phases.phase("training"):
+            run.train_epoch(lambda share, done=done: report(done + share))  # type: ignore[misc]
+        yield _epoch(run, schema, training, phases)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))[:500]
 
 
-def _epoch(run: StackRun, schema: Schema, training: Training) -> TrainedEpoch:
+def _epoch(run: StackRun, schema: Schema, training: Training, phases: Phases) -> TrainedEpoch:
     from safetensors.torch import save
 
     shard = None
     if run.epoch in training.kept_epochs:
-        weights, info = run.checkpoint()
+        with phases.phase("evaluation"):
+            weights, info = run.checkpoint()
         if info.model_ids:
-            shard = shard_bytes(schema, weights, info)
+            with phases.phase("storage"):
+                shard = shard_bytes(schema, weights, info)
     done = run.epoch == training.epochs or run.all_stopped
     # The state of the last epoch is kept too, because more epochs may be asked for later (`--keep-state`).
-    return TrainedEpoch(run.epoch, done, dict(run.stopped), shard, save(run.save()))
+    with phases.phase("storage"):
+        state = save(run.save())
+    return TrainedEpoch(run.epoch, done, dict(run.stopped), shard, state, phases.take())
+
+
+IMPORT_SECONDS = processor_seconds()
+"""Processor seconds of this process at the end of the import; workers that are forked later inherit the value."""

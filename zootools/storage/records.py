@@ -97,6 +97,8 @@ class TrainedEpoch:
     """The checkpoint as a safetensors file; None if the epoch is not kept, or no model is left."""
     state: bytes
     """Weights and optimizer state as safetensors, ``[models, parameters]`` each."""
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    """Processor seconds by phase (`zootools.phases.Phases`); they are reported and not stored."""
 
 
 @dataclass(frozen=True)
