@@ -34,6 +34,7 @@ from zootools.engines.worker import compute_epochs
 from zootools.errors import ClusterError, DamagedZooError, StorageError, WorkerError
 from zootools.images.datasets import load_images
 from zootools.native.compiler import INSTRUCTION_SETS, ISA
+from zootools.phases import Phases
 from zootools.spec import load_spec
 from zootools.spec.model_configs import expand
 from zootools.storage.build_state import ZooFolder
@@ -229,8 +230,10 @@ def busy_node(nodes: Nodes, building: Building) -> Any:
 def test_ray_and_local_builds_have_equal_bytes(
     nodes: Nodes, specs: Path, local: Any, tmp_path: Path, name: str, backend: str
 ) -> None:
-    build(load_spec(specs / f"{name}.yaml"), tmp_path / "zoo", backend=backend, engine="ray", quiet=True)
+    phases = Phases()
+    build(load_spec(specs / f"{name}.yaml"), tmp_path / "zoo", backend=backend, engine="ray", quiet=True, phases=phases)
     assert tree(tmp_path / "zoo") == local(name, backend)
+    assert all(phases.seconds[name] > 0 for name in ("workers", "training", "evaluation", "storage"))
 
 
 def test_a_part_of_tetris_seed_from_several_nodes(nodes: Nodes, tmp_path: Path) -> None:
