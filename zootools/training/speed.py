@@ -29,11 +29,11 @@ from zootools.training.stacked import TorchBackend
 
 SMALL = 10_000
 """Parameters up to which the kernel is always faster, because the weights of all its lanes stay in the cache."""
-LARGE, LARGE_STEP = 1 << 19, 1 << 24
+LARGE, LARGE_STEP = 1 << 19, 1 << 25
 """Parameters, and parameters times samples of a step, beyond which a measurement takes more than a second."""
 LARGE_BATCH = 16
 """Batch from which PyTorch is faster for networks beyond `LARGE` or `LARGE_STEP`."""
-SECONDS = 0.3
+SECONDS = 0.5
 """Processor seconds after which no further round of a measurement is begun."""
 ROUNDS = 5
 
@@ -102,7 +102,7 @@ def _measured_hyperparameters(like: Hyperparameters | None) -> Hyperparameters:
 def _measure(native: NativeBackend, schema: Schema, batch_size: int, hyper: Hyperparameters) -> Speeds:
     """Train made-up models with both backends in turn; return the best rate of each."""
     # Enough steps to make the start of an epoch negligible, but few of a network that takes long.
-    steps = max(2, min(16, LARGE_STEP // (schema.size * batch_size)))
+    steps = max(1, min(16, LARGE_STEP // 4 // (schema.size * batch_size)))
     images, training = made_up_images(schema, steps * batch_size), Training(epochs=1, batch_size=batch_size)
     backends: dict[str, StandardBackend] = {"native": native, "torch": TorchBackend("cpu", "measured")}
     trainers = {
