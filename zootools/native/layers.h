@@ -42,6 +42,18 @@ constexpr Tile best_tile(int rows, int columns) {
     return best;
 }
 
+// sums[a][b] += left(a) * right(b). The fewer factors wait in registers while the others come from memory one by one:
+// with 12 sums all 16 registers of AVX2 are in use.
+template <int A, int B, class Left, class Right> static INLINE void add_products(Vec (&sums)[A][B], Left left, Right right) {
+    constexpr int FEWER = smaller(A, B);
+    Vec factor[FEWER];
+    UNROLL for (int i = 0; i < FEWER; i++) factor[i] = in_register(A <= B ? left(i) : right(i));
+    UNROLL for (int j = 0; j < larger(A, B); j++) {
+        const Vec value = in_register(A <= B ? right(j) : left(j));
+        UNROLL for (int i = 0; i < FEWER; i++) (A <= B ? sums[i][j] : sums[j][i]) += factor[i] * value;
+    }
+}
+
 // Calls f.template operator()<size>(start) for blocks of SIZE that cover TOTAL; the last one may be smaller.
 template <int TOTAL, int SIZE, class F> static INLINE void in_blocks(F f) {
     for (int start = 0; start + SIZE <= TOTAL; start += SIZE) f.template operator()<SIZE>(start);
@@ -74,6 +86,9 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     static constexpr int STRIP = smaller(OUT_ROWS, larger(1, 48 / (POOL * SUM_COLUMNS)));
     static constexpr int STRIP_PLACES = STRIP * POOL * SUM_COLUMNS;
 
+    // Rows of a kernel whose products are one stretch of instructions without a jump.
+    static constexpr int KERNEL_ROWS = KERNEL <= 5 ? KERNEL : 1;
+
     // Of the four sums in a window of 2 x 2 only the winner has a gradient. Where selecting is cheap (AVX-512 has
     // masks), picking the winner's inputs and multiplying once takes half the time of multiplying four times.
     static constexpr bool BY_WINNER = POOL == 2 && STRIDE == 1 && LANES == 16;
@@ -83,13 +98,13 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
         Vec sums[POOL > 1 ? OUTPUTS * STRIP_PLACES : 1];
     };
 
-    static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &scratch) {
+    template <bool TRAIN> static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &scratch) {
         for (int row = 0; row < OUT_ROWS; row++)
             if constexpr (POOL > 1) {
                 for (int r = 0; r < POOL; r++)
                     sum_row(x + (row * POOL + r) * STRIDE * WIDTH, w, scratch.sums + r * SUM_COLUMNS,
                             POOL * SUM_COLUMNS);
-                pool(scratch.sums, kept, row);
+                pool<TRAIN>(scratch.sums, kept, row);
             } else
                 sum_row(x + row * STRIDE * WIDTH, w, kept.out + row * OUT_COLUMNS, PLACES);
     }
@@ -133,27 +148,26 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     }
 
     template <int ROWS, int COLUMNS>
-    static INLINE void sum_tile(const Vec *x, const Vec *w, const Vec *bias, Vec *sums, int step) {
+    static NOINLINE void sum_tile(const Vec *x, const Vec *w, const Vec *bias, Vec *sums, int step) {
         Vec sum[ROWS][COLUMNS];
         UNROLL for (int o = 0; o < ROWS; o++)
             UNROLL for (int i = 0; i < COLUMNS; i++) sum[o][i] = BIAS ? bias[o] : Vec{};
         for (int c = 0; c < CHANNELS; c++)
-            for (int ky = 0; ky < KERNEL; ky++) {
-                const Vec *row = x + (c * HEIGHT + ky) * WIDTH, *weight = w + (c * KERNEL + ky) * KERNEL;
-                UNROLL for (int kx = 0; kx < KERNEL; kx++) {
-                    Vec factor[ROWS];
-                    UNROLL for (int o = 0; o < ROWS; o++) factor[o] = weight[o * FAN_IN + kx];
-                    UNROLL for (int i = 0; i < COLUMNS; i++) {
-                        Vec value = row[i * STRIDE + kx];
-                        UNROLL for (int o = 0; o < ROWS; o++) sum[o][i] += factor[o] * value;
-                    }
+            in_blocks<KERNEL, KERNEL_ROWS>([&]<int KYS>(int first) {
+                UNROLL for (int ky = 0; ky < KYS; ky++) {
+                    const Vec *row = x + (c * HEIGHT + first + ky) * WIDTH;
+                    const Vec *weight = w + (c * KERNEL + first + ky) * KERNEL;
+                    UNROLL for (int kx = 0; kx < KERNEL; kx++)
+                        add_products(
+                            sum, [&](int o) { return weight[o * FAN_IN + kx]; },
+                            [&](int i) { return row[i * STRIDE + kx]; });
                 }
-            }
+            });
         UNROLL for (int o = 0; o < ROWS; o++)
             UNROLL for (int i = 0; i < COLUMNS; i++) sums[o * step + i] = sum[o][i];
     }
 
-    static void pool(const Vec *sums, Memory &kept, int row) {
+    template <bool TRAIN> static void pool(const Vec *sums, Memory &kept, int row) {
         for (int o = 0; o < OUTPUTS; o++)
             for (int column = 0; column < OUT_COLUMNS; column++) {
                 const Vec *window = sums + o * POOL * SUM_COLUMNS + column * POOL;
@@ -167,7 +181,7 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
                 }
                 const int unit = (o * OUT_ROWS + row) * OUT_COLUMNS + column;
                 kept.out[unit] = best;
-                kept.winner[unit] = winner;
+                if (TRAIN) kept.winner[unit] = winner;
             }
     }
 
@@ -199,7 +213,7 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     }
 
     template <int ROWS, int STEP, int OUTS, int TAPS>
-    static INLINE void weight_tile(const Vec *x, const Vec *sums, Vec *dw) {
+    static NOINLINE void weight_tile(const Vec *x, const Vec *sums, Vec *dw) {
         Vec gradient[OUTS][TAPS];
         UNROLL for (int o = 0; o < OUTS; o++)
             UNROLL for (int k = 0; k < TAPS; k++) gradient[o][k] = dw[o * FAN_IN + k];
@@ -207,10 +221,8 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
             for (int column = 0; column < SUM_COLUMNS; column++) {
                 const Vec *value = x + (row * WIDTH + column) * STRIDE;
                 const Vec *dsum = sums + row * SUM_COLUMNS + column;
-                Vec factor[OUTS];
-                UNROLL for (int o = 0; o < OUTS; o++) factor[o] = dsum[o * STEP];
-                UNROLL for (int k = 0; k < TAPS; k++)
-                    UNROLL for (int o = 0; o < OUTS; o++) gradient[o][k] += factor[o] * value[k];
+                add_products(
+                    gradient, [&](int o) { return dsum[o * STEP]; }, [&](int k) { return value[k]; });
             }
         UNROLL for (int o = 0; o < OUTS; o++)
             UNROLL for (int k = 0; k < TAPS; k++) dw[o * FAN_IN + k] = gradient[o][k];
@@ -257,35 +269,34 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
             UNROLL for (int k = 0; k < TAPS; k++) dw[ky * KERNEL + k] = gradient[ky][k];
     }
 
-    // Spreads rows of gradients of the sums over the rows of x that they were computed from.
+    // Spreads ROWS rows of gradients of the sums over the rows of x that they were computed from.
     template <int ROWS, int STEP> static void input_gradients(const Vec *w, const Vec *sums, Vec *dx) {
-        // The accumulators are a stretch of a row of x, (COLUMNS - 1) * STRIDE + KERNEL wide; the sums of a block
-        // stay in registers beside them. Blocks are equally long, as far as that goes.
-        constexpr int MOST = larger(1, (REGISTERS - 3 - KERNEL + STRIDE) / (STRIDE + 1));
-        constexpr int BLOCKS = (SUM_COLUMNS + MOST - 1) / MOST;
-        constexpr int BLOCK = (SUM_COLUMNS + BLOCKS - 1) / BLOCKS;
+        constexpr Tile TILE = best_tile(KERNEL, SUM_COLUMNS);
         for (int c = 0; c < CHANNELS; c++)  // outermost: its weights fit the L1 cache
-            for (int row = 0; row < ROWS; row++)
-                for (int ky = 0; ky < KERNEL; ky++)
-                    in_blocks<SUM_COLUMNS, BLOCK>([&]<int COLUMNS>(int column) {
-                        input_tile<STEP, COLUMNS>(w + (c * KERNEL + ky) * KERNEL, sums + row * SUM_COLUMNS + column,
-                                                  dx + (c * HEIGHT + row * STRIDE + ky) * WIDTH + column * STRIDE);
+            for (int y = 0; y < (ROWS - 1) * STRIDE + KERNEL; y++) {
+                const int first = y < KERNEL ? 0 : (y - KERNEL) / STRIDE + 1, last = smaller(ROWS - 1, y / STRIDE);
+                in_blocks<KERNEL, TILE.rows>([&]<int TAPS>(int kx) {
+                    in_blocks<SUM_COLUMNS, TILE.columns>([&]<int COLUMNS>(int column) {
+                        input_tile<STEP, TAPS, COLUMNS>(w + (c * KERNEL + y) * KERNEL + kx, sums + column, first, last,
+                                                        dx + (c * HEIGHT + y) * WIDTH + column * STRIDE + kx);
                     });
+                });
+            }
     }
 
-    template <int STEP, int COLUMNS> static INLINE void input_tile(const Vec *w, const Vec *sums, Vec *dx) {
-        constexpr int REACH = (COLUMNS - 1) * STRIDE + KERNEL;
-        Vec gradient[REACH];
-        UNROLL for (int i = 0; i < REACH; i++) gradient[i] = dx[i];
-        for (int o = 0; o < OUTPUTS; o++) {
-            Vec dsum[COLUMNS];
-            UNROLL for (int i = 0; i < COLUMNS; i++) dsum[i] = sums[o * STEP + i];
-            UNROLL for (int kx = 0; kx < KERNEL; kx++) {
-                Vec factor = w[o * FAN_IN + kx];
-                UNROLL for (int i = 0; i < COLUMNS; i++) gradient[i * STRIDE + kx] += factor * dsum[i];
-            }
+    // Part of a row of dx: a few columns of a kernel times a few columns of the sums, added up over all outputs and
+    // the rows of the sums from `first` to `last`. Only then are those that meet in one pixel added to it.
+    template <int STEP, int TAPS, int COLUMNS>
+    static NOINLINE void input_tile(const Vec *w, const Vec *sums, int first, int last, Vec *dx) {
+        Vec gradient[TAPS][COLUMNS]{};
+        for (int row = first; row <= last; row++) {
+            const Vec *weight = w - row * STRIDE * KERNEL, *dsum = sums + row * SUM_COLUMNS;
+            for (int o = 0; o < OUTPUTS; o++)
+                add_products(
+                    gradient, [&](int k) { return weight[o * FAN_IN + k]; }, [&](int i) { return dsum[o * STEP + i]; });
         }
-        UNROLL for (int i = 0; i < REACH; i++) dx[i] = gradient[i];
+        UNROLL for (int k = 0; k < TAPS; k++)
+            UNROLL for (int i = 0; i < COLUMNS; i++) dx[i * STRIDE + k] += gradient[k][i];
     }
 };
 
@@ -300,7 +311,7 @@ template <int INPUTS, int OUTPUTS, bool BIAS> struct Linear {
     using Memory = Kept<OUTPUTS, false>;
     struct Scratch {};
 
-    static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &) {
+    template <bool TRAIN> static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &) {
         in_blocks<OUTPUTS, BLOCK>([&]<int OUTS>(int o) {
             Vec sum[OUTS];
             UNROLL for (int i = 0; i < OUTS; i++) sum[i] = BIAS ? w[KERNELS + o + i] : Vec{};

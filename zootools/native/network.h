@@ -142,7 +142,7 @@ template <class Core, bool ACTIVATION, bool DROPOUT, bool AVERAGE> struct Stage 
     template <bool TRAIN>
     static void forward(const Vec *x, const Vec *w, Memory &memory, int activation, const Sample &sample, int layer) {
         auto &kept = memory.kept;
-        Core::forward(x, w, kept, memory.scratch);
+        Core::template forward<TRAIN>(x, w, kept, memory.scratch);
         if constexpr (ACTIVATION)
             activate<TRAIN>(activation, kept.out, kept.slope, Core::UNITS);
         else if constexpr (TRAIN)

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #define INLINE inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, REGISTERS = 32;
@@ -32,6 +33,18 @@ static inline Bits load(const uint32_t *lanes) {
     Bits v;
     __builtin_memcpy(&v, lanes, sizeof v);
     return v;
+}
+
+// The same value, read from memory once and then kept in a register. GCC would rather read it again for every product.
+static INLINE Vec in_register(Vec x) {
+#if defined(__AVX512F__)
+    return x;  // registers abound
+#elif defined(__SSE__)
+    __asm__ volatile("" : "+x"(x));
+#elif defined(__aarch64__)
+    __asm__ volatile("" : "+w"(x));
+#endif
+    return x;
 }
 
 static inline Vec square_root(Vec x) {
