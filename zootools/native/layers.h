@@ -89,9 +89,9 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     // Rows of a kernel whose products are one stretch of instructions without a jump.
     static constexpr int KERNEL_ROWS = KERNEL <= 5 ? KERNEL : 1;
 
-    // Of the four sums in a window of 2 x 2 only the winner has a gradient. Where selecting is cheap (AVX-512 has
-    // masks), picking the winner's inputs and multiplying once takes half the time of multiplying four times.
-    static constexpr bool BY_WINNER = POOL == 2 && STRIDE == 1 && LANES == 16;
+    // Of the four sums in a window of 2 x 2 only the winner has a gradient. Where one instruction selects by a mask
+    // (AVX and AVX-512), picking the winner's inputs and multiplying once is faster than multiplying four times.
+    static constexpr bool BY_WINNER = POOL == 2 && STRIDE == 1 && LANES >= 8;
 
     using Memory = Kept<UNITS, (POOL > 1)>;
     struct Scratch {
@@ -111,13 +111,18 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
 
     // dout: gradient of kept.out, overwritten. Adds to the gradients dw; stores the gradient of x unless it is null.
     static void backward(const Vec *x, const Vec *w, Vec *dw, Vec *dout, Vec *dx, Memory &kept, Scratch &scratch) {
-        for (int i = 0; i < UNITS; i++) dout[i] *= kept.slope[i];
-        if constexpr (BIAS)
-            for (int o = 0; o < OUTPUTS; o++) {
-                Vec sum{};
-                for (int i = 0; i < PLACES; i++) sum += dout[o * PLACES + i];
-                dw[KERNELS + o] += sum;
-            }
+        for (int o = 0; o < OUTPUTS; o++) {
+            constexpr int SUMS = smaller(PLACES, 4);  // side by side, so that they need not wait
+            Vec sum[SUMS]{};
+            in_blocks<PLACES, SUMS>([&]<int SIZE>(int start) INLINE_LAMBDA {
+                UNROLL for (int i = 0; i < SIZE; i++) {
+                    const int unit = o * PLACES + start + i;
+                    sum[i] += dout[unit] *= kept.slope[unit];
+                }
+            });
+            if constexpr (BIAS)
+                UNROLL for (int i = 0; i < SUMS; i++) dw[KERNELS + o] += sum[i];
+        }
         if constexpr (BY_WINNER) winner_gradients(x, dout, kept.winner, dw);
         if (BY_WINNER && !dx) return;
         if (dx) __builtin_memset(dx, 0, sizeof(Vec) * CHANNELS * HEIGHT * WIDTH);
@@ -230,7 +235,8 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
 
     // The weight gradients by way of the winners: (a part of) the columns of one kernel stay in registers.
     static void winner_gradients(const Vec *x, const Vec *dout, const Int *winner, Vec *dw) {
-        constexpr int TAPS = larger(1, smaller(KERNEL, (REGISTERS - 6) / (KERNEL + 2)));
+        constexpr int MOST = larger(1, (REGISTERS - 4) / (KERNEL + 1)), BLOCKS = (KERNEL + MOST - 1) / MOST;
+        constexpr int TAPS = (KERNEL + BLOCKS - 1) / BLOCKS;
         constexpr int STRIP = smaller(OUT_ROWS, larger(1, 32 / OUT_COLUMNS));  // its part of x fits the L1 cache
         in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) {
             for (int c = 0; c < CHANNELS; c++)
@@ -244,12 +250,13 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     }
 
     template <int ROWS, int TAPS>
-    static INLINE void winner_tile(const Vec *x, const Vec *dout, const Int *winner, Vec *dw) {
+    static NOINLINE void winner_tile(const Vec *x, const Vec *dout, const Int *winner, Vec *dw) {
         Vec gradient[KERNEL][TAPS];
         UNROLL for (int ky = 0; ky < KERNEL; ky++)
             UNROLL for (int k = 0; k < TAPS; k++) gradient[ky][k] = dw[ky * KERNEL + k];
         for (int row = 0; row < ROWS; row++)
             for (int column = 0; column < OUT_COLUMNS; column++) {
+                if constexpr (REGISTERS == 16) forget_loads();
                 const Vec *window = x + 2 * row * WIDTH + 2 * column;
                 const Vec factor = dout[row * OUT_COLUMNS + column];
                 const Int place = winner[row * OUT_COLUMNS + column];

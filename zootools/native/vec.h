@@ -5,6 +5,7 @@
 
 #define INLINE inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, REGISTERS = 32;
@@ -46,6 +47,9 @@ static INLINE Vec in_register(Vec x) {
 #endif
     return x;
 }
+
+// From here on memory is read anew. GCC would keep what the next turn of a loop reads as well, and spill sums for it.
+static INLINE void forget_loads() { __asm__ volatile("" : : : "memory"); }
 
 static inline Vec square_root(Vec x) {
     for (int lane = 0; lane < LANES; lane++) x[lane] = __builtin_sqrtf(x[lane]);  // becomes one instruction
