@@ -6,8 +6,6 @@
 #pragma once
 #include "vec.h"
 
-#define UNROLL _Pragma("GCC unroll 64")
-
 // How many accumulators a tile may have: the other registers hold the operands.
 constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;
 
