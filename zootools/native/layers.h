@@ -7,7 +7,7 @@
 #include "vec.h"
 
 // How many accumulators a tile may have: the other registers hold the operands.
-constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : 12;
+constexpr int ACCUMULATORS = REGISTERS == 32 ? 24 : FUSED ? 12 : 9;
 
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a > b ? a : b; }
@@ -43,10 +43,10 @@ constexpr Tile best_tile(int rows, int columns) {
 // sums[a][b] += left(a) * right(b). The fewer factors wait in registers while the others come from memory one by one:
 // with 12 sums all 16 registers of AVX2 are in use.
 template <int A, int B, class Left, class Right> static INLINE void add_products(Vec (&sums)[A][B], Left left, Right right) {
-    constexpr int FEWER = smaller(A, B);
+    constexpr int FEWER = smaller(A, B), MORE = larger(A, B);
     Vec factor[FEWER];
     UNROLL for (int i = 0; i < FEWER; i++) factor[i] = in_register(A <= B ? left(i) : right(i));
-    UNROLL for (int j = 0; j < larger(A, B); j++) {
+    UNROLL for (int j = 0; j < MORE; j++) {
         const Vec value = in_register(A <= B ? right(j) : left(j));
         UNROLL for (int i = 0; i < FEWER; i++) (A <= B ? sums[i][j] : sums[j][i]) += factor[i] * value;
     }
@@ -80,12 +80,12 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     static constexpr int UNITS = OUTPUTS * PLACES;
 
     // Work is done in strips of output rows, whose sums (or their gradients) stay in the L1 cache: enough rows
-    // that a weight's gradient stays in its register over some 48 places.
-    static constexpr int STRIP = smaller(OUT_ROWS, larger(1, 48 / (POOL * SUM_COLUMNS)));
+    // that a weight's gradient stays in its register over some 64 places.
+    static constexpr int STRIP = smaller(OUT_ROWS, larger(1, 64 / (POOL * SUM_COLUMNS)));
     static constexpr int STRIP_PLACES = STRIP * POOL * SUM_COLUMNS;
 
     // Rows of a kernel whose products are one stretch of instructions without a jump.
-    static constexpr int KERNEL_ROWS = KERNEL <= 5 ? KERNEL : 1;
+    static constexpr int KERNEL_ROWS = FUSED && KERNEL <= 5 ? KERNEL : 1;
 
     // Of the four sums in a window of 2 x 2 only the winner has a gradient. Where one instruction selects by a mask
     // (AVX and AVX-512), picking the winner's inputs and multiplying once is faster than multiplying four times.
@@ -124,7 +124,7 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
         if constexpr (BY_WINNER) winner_gradients(x, dout, kept.winner, dw);
         if (BY_WINNER && !dx) return;
         if (dx) __builtin_memset(dx, 0, sizeof(Vec) * CHANNELS * HEIGHT * WIDTH);
-        in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) {
+        in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) INLINE_LAMBDA {
             // How far apart the channels of the sums' gradients are: without pooling they are those of the output.
             constexpr int STEP = POOL > 1 ? ROWS * POOL * SUM_COLUMNS : PLACES;
             const Vec *sums = dout + row * OUT_COLUMNS;
@@ -142,8 +142,8 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     // One row of sums for every output channel; `step` is how far apart the channels of `sums` are.
     static void sum_row(const Vec *x, const Vec *w, Vec *sums, int step) {
         constexpr Tile TILE = best_tile(OUTPUTS, SUM_COLUMNS);
-        in_blocks<OUTPUTS, TILE.rows>([&]<int ROWS>(int o) {
-            in_blocks<SUM_COLUMNS, TILE.columns>([&]<int COLUMNS>(int column) {
+        in_blocks<OUTPUTS, TILE.rows>([&]<int ROWS>(int o) INLINE_LAMBDA {
+            in_blocks<SUM_COLUMNS, TILE.columns>([&]<int COLUMNS>(int column) INLINE_LAMBDA {
                 sum_tile<ROWS, COLUMNS>(x + column * STRIDE, w + o * FAN_IN, BIAS ? w + KERNELS + o : nullptr,
                                         sums + o * step + column, step);
             });
@@ -156,7 +156,7 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
         UNROLL for (int o = 0; o < ROWS; o++)
             UNROLL for (int i = 0; i < COLUMNS; i++) sum[o][i] = BIAS ? bias[o] : Vec{};
         for (int c = 0; c < CHANNELS; c++)
-            in_blocks<KERNEL, KERNEL_ROWS>([&]<int KYS>(int first) {
+            in_blocks<KERNEL, KERNEL_ROWS>([&]<int KYS>(int first) INLINE_LAMBDA {
                 UNROLL for (int ky = 0; ky < KYS; ky++) {
                     const Vec *row = x + (c * HEIGHT + first + ky) * WIDTH;
                     const Vec *weight = w + (c * KERNEL + first + ky) * KERNEL;
@@ -204,10 +204,10 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
     // A few channels times (a part of) one kernel row stay in registers while all places of the strip go by.
     template <int ROWS, int STEP> static void weight_gradients(const Vec *x, const Vec *sums, Vec *dw) {
         constexpr Tile TILE = best_tile(OUTPUTS, KERNEL);
-        in_blocks<OUTPUTS, TILE.rows>([&]<int OUTS>(int o) {
+        in_blocks<OUTPUTS, TILE.rows>([&]<int OUTS>(int o) INLINE_LAMBDA {
             for (int c = 0; c < CHANNELS; c++)
                 for (int ky = 0; ky < KERNEL; ky++)
-                    in_blocks<KERNEL, TILE.columns>([&]<int TAPS>(int kx) {
+                    in_blocks<KERNEL, TILE.columns>([&]<int TAPS>(int kx) INLINE_LAMBDA {
                         weight_tile<ROWS, STEP, OUTS, TAPS>(x + (c * HEIGHT + ky) * WIDTH + kx,
                                                       sums + o * STEP,
                                                       dw + o * FAN_IN + (c * KERNEL + ky) * KERNEL + kx);
@@ -236,10 +236,10 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
         constexpr int MOST = larger(1, (REGISTERS - 4) / (KERNEL + 1)), BLOCKS = (KERNEL + MOST - 1) / MOST;
         constexpr int TAPS = (KERNEL + BLOCKS - 1) / BLOCKS;
         constexpr int STRIP = smaller(OUT_ROWS, larger(1, 32 / OUT_COLUMNS));  // its part of x fits the L1 cache
-        in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) {
+        in_blocks<OUT_ROWS, STRIP>([&]<int ROWS>(int row) INLINE_LAMBDA {
             for (int c = 0; c < CHANNELS; c++)
                 for (int o = 0; o < OUTPUTS; o++)
-                    in_blocks<KERNEL, TAPS>([&]<int COLUMNS>(int kx) {
+                    in_blocks<KERNEL, TAPS>([&]<int COLUMNS>(int kx) INLINE_LAMBDA {
                         const int unit = (o * OUT_ROWS + row) * OUT_COLUMNS;
                         winner_tile<ROWS, COLUMNS>(x + (c * HEIGHT + 2 * row) * WIDTH + kx, dout + unit, winner + unit,
                                                    dw + o * FAN_IN + c * KERNEL * KERNEL + kx);
@@ -280,8 +280,8 @@ template <int CHANNELS, int HEIGHT, int WIDTH, int OUTPUTS, int KERNEL, int STRI
         for (int c = 0; c < CHANNELS; c++)  // outermost: its weights fit the L1 cache
             for (int y = 0; y < (ROWS - 1) * STRIDE + KERNEL; y++) {
                 const int first = y < KERNEL ? 0 : (y - KERNEL) / STRIDE + 1, last = smaller(ROWS - 1, y / STRIDE);
-                in_blocks<KERNEL, TILE.rows>([&]<int TAPS>(int kx) {
-                    in_blocks<SUM_COLUMNS, TILE.columns>([&]<int COLUMNS>(int column) {
+                in_blocks<KERNEL, TILE.rows>([&]<int TAPS>(int kx) INLINE_LAMBDA {
+                    in_blocks<SUM_COLUMNS, TILE.columns>([&]<int COLUMNS>(int column) INLINE_LAMBDA {
                         input_tile<STEP, TAPS, COLUMNS>(w + (c * KERNEL + y) * KERNEL + kx, sums + column, first, last,
                                                         dx + (c * HEIGHT + y) * WIDTH + column * STRIDE + kx);
                     });
@@ -317,7 +317,7 @@ template <int INPUTS, int OUTPUTS, bool BIAS> struct Linear {
     struct Scratch {};
 
     template <bool TRAIN> static void forward(const Vec *x, const Vec *w, Memory &kept, Scratch &) {
-        in_blocks<OUTPUTS, BLOCK>([&]<int OUTS>(int o) {
+        in_blocks<OUTPUTS, BLOCK>([&]<int OUTS>(int o) INLINE_LAMBDA {
             Vec sum[OUTS];
             UNROLL for (int i = 0; i < OUTS; i++) sum[i] = BIAS ? w[KERNELS + o + i] : Vec{};
             const Vec *weight = w + o * INPUTS;

@@ -18,6 +18,13 @@ constexpr int LANES = 4, REGISTERS = 32;
 constexpr int LANES = 4, REGISTERS = 16;
 #endif
 
+// Whether one instruction multiplies and adds. Without, every product needs a register of its own (SSE).
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool FUSED = true;
+#else
+constexpr bool FUSED = false;
+#endif
+
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t Int __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Bits __attribute__((vector_size(LANES * 4)));
@@ -40,8 +47,8 @@ static inline Bits load(const uint32_t *lanes) {
 // The same value, read from memory once and then kept in a register. GCC would rather read it again for every product.
 static INLINE Vec in_register(Vec x) {
 #if defined(__AVX512F__)
-    return x;  // registers abound
-#elif defined(__SSE__)
+    __asm__ volatile("" : "+v"(x));
+#elif defined(__FMA__)
     __asm__ volatile("" : "+x"(x));
 #elif defined(__aarch64__)
     __asm__ volatile("" : "+w"(x));
