@@ -142,7 +142,7 @@ template <class Core, bool ACTIVATION, bool DROPOUT, bool AVERAGE> struct Stage 
     template <bool TRAIN>
     static void forward(const Vec *x, const Vec *w, Memory &memory, int activation, const Sample &sample, int layer) {
         auto &kept = memory.kept;
-        Core::forward(x, w, kept, memory.scratch);
+        Core::template forward<TRAIN>(x, w, kept, memory.scratch);
         if constexpr (ACTIVATION)
             activate<TRAIN>(activation, kept.out, kept.slope, Core::UNITS);
         else if constexpr (TRAIN)
@@ -287,16 +287,19 @@ template <class Net, int PIXELS> struct Workspace {
     Vec image[PIXELS];
 };
 
-// Each model's image into its own lane, a few pixels of all models at a time so that they stay in the L1 cache.
+// Each model's image into its own lane: LANES pixels of all models at a time, transposed in registers.
 template <int PIXELS> static void gather(const float *images, const int32_t *order, Vec *image) {
-    constexpr int BLOCK = 32;
-    for (int start = 0; start < PIXELS; start += BLOCK) {
-        const int stop = smaller(start + BLOCK, PIXELS);
-        for (int lane = 0; lane < LANES; lane++) {
-            const float *from = images + int64_t(order[lane]) * PIXELS;
-            for (int i = start; i < stop; i++) image[i][lane] = from[i];
-        }
+    const float *from[LANES];
+    for (int lane = 0; lane < LANES; lane++) from[lane] = images + int64_t(order[lane]) * PIXELS;
+    int pixel = 0;
+    for (; pixel + LANES <= PIXELS; pixel += LANES) {
+        Vec block[LANES];
+        UNROLL for (int lane = 0; lane < LANES; lane++) block[lane] = load(from[lane] + pixel);
+        transpose<1>(block);
+        UNROLL for (int i = 0; i < LANES; i++) image[pixel + i] = block[i];
     }
+    for (; pixel < PIXELS; pixel++)
+        for (int lane = 0; lane < LANES; lane++) image[pixel][lane] = from[lane][pixel];
 }
 
 template <class Net, int PIXELS> static void train_steps(const Training &t, int64_t first_step, int64_t last_step) {
