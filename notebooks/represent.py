@@ -33,7 +33,8 @@ zoo = open_zoo("zoos/digits_small")
 # network are encoded as a representation z of 16 numbers.
 
 # %%
-changes = ["encoder.width=32", "encoder.hidden=64", "encoder.latent=16", "training.epochs=8", "training.batch_size=50"]
+changes = ["encoder.width=32", "encoder.hidden=64", "encoder.latent=16"]
+changes += ["training.epochs=8", "training.steps=10", "training.batch_size=50"]
 recipe = load_recipe("default", changes)
 encoder = train_encoder(zoo, recipe, Path("encoders/digits_small"), quiet=True)
 z = encoder.embed(zoo.weights())

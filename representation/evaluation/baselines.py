@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -217,6 +218,7 @@ class Umap(_Sampled):
     def _make(self, components: int) -> Any:
         from umap import UMAP
 
+        _keep_machine_code()
         assert self.fitted_on is not None
         return UMAP(
             self.neighbours,
@@ -253,6 +255,26 @@ class Umap(_Sampled):
         if find_spec("umap") is None:
             return "umap-learn is not installed (pip install 'zootools[plots]')"
         return "" if rows > cls.neighbours else f"its {cls.neighbours} neighbours need more than {rows} checkpoints"
+
+
+@cache
+def _keep_machine_code() -> None:
+    """Have numba keep what it compiles for UMAP, beside UMAP's source or in the user's cache.
+
+    Every process would compile it again, for 20 seconds. The function that is compiled for two signatures is left out:
+    if two processes store one each at the same time, numba's index may name the wrong one.
+    """
+    from numba.core.registry import CPUDispatcher
+    from umap import layouts, umap_, utils
+
+    for function in (*vars(layouts).values(), *vars(umap_).values(), *vars(utils).values()):
+        if (
+            isinstance(function, CPUDispatcher)
+            and function is not umap_.compute_membership_strengths
+            and not function.stats.cache_path
+        ):
+            with suppress(RuntimeError):  # there is no folder that can be written
+                function.enable_caching()
 
 
 @contextmanager

@@ -334,7 +334,7 @@ def test_a_killed_and_resumed_build_has_the_bytes_of_an_uninterrupted_one(
     print(f"ZOOTOOLS_FAULT_SEED={seed}")
     moments = random.Random(seed)
     spec, out, stored = spec_of(LONG, folder=specs), tmp_path / "zoo", 0
-    for epoch in sorted(moments.sample(range(2, 30), 4)):
+    for epoch in sorted(moments.sample(range(2, 30), 2)):
         held = held_environment(tmp_path / f"held-{epoch}", epoch, tmp_path / "never")
         process = start(specs, out, "--workers", "2", held=held)
         stored = moments.randint(stored + 1, 2 * epoch)  # of two stacks

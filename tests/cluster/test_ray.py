@@ -338,7 +338,7 @@ def test_tasks_wait_for_a_driver_that_lags(nodes: Nodes, specs: Path, tmp_path: 
 def test_y1_killed_workers_lose_nothing(
     nodes: Nodes, specs: Path, local: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chance, out, wanted = fault_random("Y1"), tmp_path / "zoo", lane(8, 20)
+    chance, out, wanted = fault_random("Y1"), tmp_path / "zoo", lane(5, 20)
     spec = load_spec(specs / "sixty.yaml")
     killed = list[str]()
     building = Building(spec, out)

@@ -57,7 +57,7 @@ def small(folder: Path, builders: Builders) -> dict[str, bytes]:
 def test_c1_kills_at_random_moments_lose_nothing(
     tmp_path: Path, folder: Path, builders: Builders, tiny: dict[str, bytes]
 ) -> None:
-    random, kills, zoos, wanted = fault_random("C1"), 0, 0, lane(100, 2000)
+    random, kills, zoos, wanted = fault_random("C1"), 0, 0, lane(50, 2000)
     begun = time.monotonic()
     builders.build(folder / "tiny.yaml", tmp_path / "timed")
     whole = time.monotonic() - begun
@@ -129,8 +129,9 @@ def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
 ) -> None:
     """At every write, fsync, rename, open, and what else touches a zoo: an error, and a kill where that can matter.
 
-    A kill leaves what the last change has left, so only calls that change or sync are killed at; the long lane
-    kills at all. What a fault leaves is resumed from once: equal disks make equal resumes.
+    A kill leaves what the last change has left, so only calls that change or sync are killed at: each of these meets
+    either, drawn at random. Most calls only open, and a third of them meets an error. The long lane has every kind at
+    all. What a fault leaves is resumed from once: equal disks make equal resumes.
     """
     random, spec, log, thread = fault_random(f"C2 {role}"), folder / "small.yaml", memory / "log", memory / "thread"
     calls = ["openat", "fsync", "fchmod", "flock", *CHANGING]
@@ -149,8 +150,10 @@ def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
         errors = ["error=EIO", "error=ENOSPC", "error=EDQUOT"]
         kinds = ["signal=KILL", *errors]
         if not NIGHTLY:
-            kinds = [random.choice(errors) if moment.changes else errors[0]]
-            kinds += ["signal=KILL"] if moment.changes or moment.call == "fsync" else []
+            if moment.changes or moment.call == "fsync":
+                kinds = [random.choice([*errors, *["signal=KILL"] * len(errors)])]
+            else:
+                kinds = errors[: role == "reader" or random.random() < 1 / 3]
         for kind in kinds:
             out = memory / "zoo"
             inject = f"inject={moment.call}:{kind}:when={moment.number}"
@@ -170,7 +173,7 @@ def test_c2_a_fault_at_any_system_call_leaves_nothing_invalid(
                 resumed.add(disk)
             shutil.rmtree(out, ignore_errors=True)
     print(f"C2 {role}: {faults.total()} faults ({dict(faults)}), resumed from {len(resumed)} disks: 0 differences")
-    assert faults.total() >= {"builder": 300, "worker": 100, "reader": 4}[role]
+    assert faults.total() >= {"builder": 120, "worker": 50, "reader": 4}[role]
 
 
 def order_faults(log: str, root: Path) -> list[str]:

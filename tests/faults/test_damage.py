@@ -61,7 +61,7 @@ def test_d1_every_flipped_bit_is_found_and_never_loaded(finished: Path, copy_of:
     """One bit of every file at a time: each must be refused when it alone is bad, and all be found together."""
     random, zoo, flips, loaded = fault_random("D1"), copy_of(finished), 0, 0
     names = sorted(name for name in tree(zoo) if name != "zoo.json")
-    while flips < lane(2000, 20_000):
+    while flips < lane(800, 20_000):
         bad, good = {}, {name: (zoo / name).read_bytes() for name in [*names, "zoo.json"]}
         for name, data in good.items():
             bad[name] = flipped(data, random.randrange(len(data)), random.randrange(8))
@@ -95,7 +95,7 @@ def test_d1_flipped_bits_of_an_unfinished_zoo_are_found_and_never_resumed_from(
     random, zoo = fault_random("D1 unfinished"), copy_of(unfinished)
     files = [p for p in sorted(zoo.rglob("*")) if p.is_file() and p.name not in ("build.json", "lock")]
     assert {RECORD, ".work/plan.json", ".work/images.safetensors"} <= {p.relative_to(zoo).as_posix() for p in files}
-    for _ in range(lane(500, 5000)):
+    for _ in range(lane(200, 5000)):
         path = random.choice(files)
         name, good = path.relative_to(zoo).as_posix(), path.read_bytes()
         position, bit = random.randrange(len(good)), random.randrange(8)

@@ -215,7 +215,7 @@ def test_z3_hostile_shards_are_refused_within_two_gigabytes(tmp_path: Path, tiny
 
 def test_z3_mutated_shards_are_read_as_they_are_or_refused(memory: Path, tiny_zoo: Path) -> None:
     """Without hashes, so that the mutations reach the parser: right, refused, or other finite numbers."""
-    random, zoo, wanted = fault_random("Z3"), copy_zoo(tiny_zoo, memory / "zoo"), lane(5000, 10_000_000)
+    random, zoo, wanted = fault_random("Z3"), copy_zoo(tiny_zoo, memory / "zoo"), lane(2000, 10_000_000)
     good = (zoo / SHARD).read_bytes()
     length = int.from_bytes(good[:8], "little") + 8
     opened, refused = open_zoo(zoo, verify=False), 0
@@ -274,7 +274,7 @@ def test_z4_a_small_file_that_unpacks_to_gigabytes_is_refused_by_its_pages() -> 
 
 def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> None:
     """Nine of ten by `read_metadata` alone, which is what `open_zoo` reads a table with."""
-    random, zoo, wanted, refused = fault_random("Z4"), copy_zoo(tiny_zoo, memory / "zoo"), lane(1000, 1_000_000), 0
+    random, zoo, wanted, refused = fault_random("Z4"), copy_zoo(tiny_zoo, memory / "zoo"), lane(500, 1_000_000), 0
     good, manifest, spec = (zoo / TABLE).read_bytes(), read_manifest(zoo), open_zoo(zoo).spec
     files = VerifiedFiles(zoo, manifest.files, verify=False)
     for number in counted(wanted, "Z4"):
@@ -292,7 +292,7 @@ def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> 
 
 def test_z4_mutated_parquet_files_of_others_are_read_or_refused(memory: Path, tiny_zoo: Path) -> None:
     """Parquet files that zootools did not write, with a layer schema; every other mutation is in the footer."""
-    random, wanted, refused, zoo = fault_random("Z4 foreign"), lane(1000, 1_000_000), 0, open_zoo(tiny_zoo)
+    random, wanted, refused, zoo = fault_random("Z4 foreign"), lane(500, 1_000_000), 0, open_zoo(tiny_zoo)
     columns = {"accuracy": zoo.metadata["test_accuracy"], "weights": pa.array(list(zoo.weights().numpy()))}
     path = memory / "weights.parquet"
     pq.write_table(pa.table(columns), path)
