@@ -20,6 +20,7 @@ import pytest
 from crash import (
     NIGHTLY,
     SMALL,
+    TINY,
     Builders,
     check_what_is_visible,
     committed,
@@ -81,6 +82,35 @@ def test_c1_kills_at_random_moments_lose_nothing(
         zoos += 1
         shutil.rmtree(out)
     print(f"C1: {kills} kills over {zoos} zoos: 0 different bytes, 0 lost shards")
+
+
+def test_c1_a_zoo_with_kept_state_is_killed_and_trained_further_with_the_bytes_of_one_build(
+    tmp_path: Path, builders: Builders
+) -> None:
+    """Killed at random moments of both trainings, which keep the state; the shorter one keeps an epoch more."""
+    random, kills, wanted, out = fault_random("C1 kept state"), 0, lane(6, 300), tmp_path / "zoo"
+    specs = {epochs: tmp_path / f"{epochs}.yaml" for epochs in (2, 5)}
+    for epochs, spec in specs.items():
+        spec.write_text(TINY.replace("epochs: 3", f"epochs: {epochs}, checkpoint_every: 3"))
+    assert builders.build(specs[5], tmp_path / "once") == 0
+    once, begun = tree(tmp_path / "once"), time.monotonic()
+    assert builders.build(specs[5], tmp_path / "timed") == 0
+    whole = time.monotonic() - begun
+    while kills < wanted:
+        for spec in specs.values():
+            code = -signal.SIGKILL
+            while code != 0:
+                code = builders.start(spec, out, options={"keep_state": True}).kill(random.uniform(0, 0.7 * whole))
+                assert code in (0, -signal.SIGKILL), Path(f"{out}.log").read_text()
+                kills += code != 0
+                if out.exists():
+                    check_what_is_visible(out)
+        found = tree(out)
+        states = {name for name in found if name.startswith(".state/")}
+        assert len(states) == 2
+        assert {name: data for name, data in found.items() if name not in states} == once
+        shutil.rmtree(out)
+    print(f"C1: {kills} kills of zoos with kept state: 0 different bytes")
 
 
 # --- C2, C3, C5: system calls --------------------------------------------------------------------------

@@ -86,11 +86,11 @@ class Machine:
         environment = {**self.server.environment, "XDG_CACHE_HOME": str(self.cache)}
         return {"environment": environment, "haste": FAST}
 
-    def start(self, spec: Path, wait: bool = False) -> Build:
-        return self.builders.start(spec, URL, wait, **self.change)
+    def start(self, spec: Path, wait: bool = False, **change: Any) -> Build:
+        return self.builders.start(spec, URL, wait, **self.change, **change)
 
-    def build(self, spec: Path) -> int:
-        return self.start(spec).wait()
+    def build(self, spec: Path, **change: Any) -> int:
+        return self.start(spec, **change).wait()
 
     @property
     def working_folder(self) -> Path:
@@ -165,6 +165,40 @@ def grown_folder(machine: Machine, specs: dict[str, Path]) -> dict[str, bytes]:
     assert machine.builders.build(specs["tiny"], out) == 0
     assert machine.builders.build(specs["grown"], out) == 0
     return tree(out)
+
+
+def test_a_zoo_in_a_store_is_trained_further_from_its_kept_state(
+    s3: S3Server, specs: dict[str, Path], tmp_path: Path, machine: Callable[[str], Machine]
+) -> None:
+    """On another machine, which is killed, and then on a third one; the shorter zoo keeps an epoch more."""
+    text = SMALL.replace("batch_size: 4", "batch_size: 4, checkpoint_every: 3")
+    short, long, options = tmp_path / "short.yaml", tmp_path / "long.yaml", {"keep_state": True}
+    short.write_text(text)
+    long.write_text(text.replace("epochs: 2", "epochs: 4"))
+    here = machine("here")
+    assert here.builders.build(long, tmp_path / "once") == 0
+    assert here.build(short, options=options) == 0
+    building, changes = machine("killed").start(long, wait=True, options=options), 0
+    last = fault_random("kept state in a store").randrange(4, 20)
+
+    def kill(method: str, name: str) -> None:
+        nonlocal changes
+        changes += 1
+        if changes == last:
+            os.killpg(building.pid, signal.SIGKILL)
+
+    s3.after = kill
+    assert building.go().wait() == -signal.SIGKILL
+    s3.after = lambda method, name: None
+    assert machine("third").build(long, options=options) == 0, Path(f"{long}.log").read_text()
+    state, found = ".state/stack-00000.record", stored(s3)
+    assert {name: data for name, data in found.items() if name != state} == tree(tmp_path / "once")
+    assert command("verify", URL).exit_code == 0
+    assert here.build(short) == 2
+    (changed := tmp_path / "changed.yaml").write_text(text.replace("epochs: 2", "epochs: 5"))
+    s3.remove(f"zoo/{state}")
+    assert here.build(changed) == 2
+    assert "built with --keep-state" in Path(f"{changed}.log").read_text()
 
 
 @pytest.mark.parametrize("same_machine", [False, True])

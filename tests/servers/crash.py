@@ -216,7 +216,7 @@ class Builders:
     def start(self, spec: Path, out: Path | str, wait: bool = False, **change: Any) -> Build:
         """Start a build; what it prints goes to ``<out>.log``, or ``<spec>.log`` where ``out`` is a URL.
 
-        ``change`` names a `CHANGES` and its argument.
+        ``change`` names a `CHANGES` and its argument; ``options`` are those of the build.
         """
         build = Build(self, self.ask("start", spec=str(spec), out=str(out), change=change)["pid"])
         return build if wait else build.go()
@@ -497,11 +497,11 @@ def _build(spec: str, out: str, change: dict[str, Any]) -> None:
     os.dup2(log, 2)
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment,return-value]
-    code = 1
+    code, options = 1, change.pop("options", {})
     try:
         for name, argument in change.items():
             CHANGES[name](argument)
-        build(load_spec(Path(spec)), out, device="cpu", workers=1, backend=BACKEND, quiet=True)
+        build(load_spec(Path(spec)), out, device="cpu", workers=1, backend=BACKEND, quiet=True, **options)
         code = 0
     except ZooError as error:
         os.write(2, f"{error}\n".encode())

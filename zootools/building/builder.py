@@ -37,7 +37,7 @@ from zootools.building.resuming import (
 )
 from zootools.engines.engine import NOTHING, RETRIES, BuildJob, Engine
 from zootools.engines.table import open_engine
-from zootools.errors import DamagedZooError, SpecError, WorkerError
+from zootools.errors import DamagedZooError, WorkerError
 from zootools.filesystem.files import sweep_temporaries
 from zootools.filesystem.holder import utc
 from zootools.filesystem.lock import FolderLock
@@ -50,7 +50,7 @@ from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, configurations, expand
 from zootools.storage.build_state import PLAN, ZooFolder
 from zootools.storage.finish import finish_zoo
-from zootools.storage.kept_state import has_states, keep_states, sweep_shards
+from zootools.storage.kept_state import keep_states, state_names, sweep_shards
 from zootools.storage.manifest import Manifest
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.status import epochs_done
@@ -136,7 +136,7 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
             - allow_fingerprint_change: resume although the device or library versions differ from those of the first
               session (default False).
             - keep_state: keep weights and optimizer state of the last epoch in the folder ``.state`` of the zoo, so
-              that a later build with more epochs continues from there (default False; not for object stores).
+              that a later build with more epochs continues from there (default False).
             - quiet: show no progress (default False).
             - phases: a `zootools.phases.Phases`, which gets the processor seconds of each phase: ``start`` (imports),
               ``checks``, ``backend`` (with the compilation of the kernel), ``images``, ``workers`` (their start),
@@ -209,8 +209,6 @@ def _check_request(spec: ZooSpec, out: Path | str, options: BuildOptions) -> _Re
     """Refuse invalid arguments; open the engine and the output, and work out the schema of the models."""
     options = check_arguments(spec, options)
     engine, output = open_engine(options.engine, options.address), open_output(out)
-    if options.keep_state and output.present() is None:
-        raise SpecError(f"--keep-state: {out} is an object store, which gets no state; build into a folder")
     return _Request(spec, out, options, engine, output, check_spec(spec, options.data))
 
 
@@ -297,7 +295,7 @@ def _keep_states(request: _Request, job: BuildJob) -> None:
 
 def _warn_if_state_lacks(request: _Request, zoo: ZooFolder, stacks: int) -> None:
     """Log a warning if the state of all stacks should be kept, and was not when they were trained."""
-    if request.options.keep_state and not has_states(zoo, stacks):
+    if request.options.keep_state and not all(map(zoo.has, state_names(zoo, stacks))):
         LOG.warning(
             "%s: stacks were trained without --keep-state, so the zoo cannot be trained for more epochs", request.out
         )

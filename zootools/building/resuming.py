@@ -16,7 +16,7 @@ from zootools.spec.model_configs import ModelConfig, count_models, expand
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.finish import spec_yaml
 from zootools.storage.kept_state import FOLDER as STATE
-from zootools.storage.kept_state import continued, has_states
+from zootools.storage.kept_state import continued, state_names
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_spec
 from zootools.storage.part import require_whole
@@ -129,7 +129,8 @@ def finished_manifest(output: Output, zoo: ZooFolder, spec: ZooSpec, models: Seq
     whole = all(output.holds(name) for name in ("README.md", *manifest.files))
     whole = whole and not manifest.is_partial
     old = _recorded_spec(zoo, manifest, spec)
-    if spec.training.epochs > old.training.epochs and whole and has_states(zoo, len(manifest.stacks)):
+    states = state_names(zoo, len(manifest.stacks))
+    if spec.training.epochs > old.training.epochs and whole and all(map(output.holds, states)):
         check_growth(_longer(old, spec), spec, models)
         return None
     check_growth(old, spec, models)

@@ -29,7 +29,8 @@ from zootools.object_store.urls import folder_of
 from zootools.paths import cache_folder
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.hashed_json import MAX_BYTES
-from zootools.storage.manifest import UNHASHED, Manifest, read_manifest
+from zootools.storage.kept_state import FOLDER as STATE
+from zootools.storage.manifest import SHARD, TABLE, UNHASHED, Manifest, read_manifest
 from zootools.storage.records import StackRecord
 from zootools.storage.verified_files import FileInfo, file_fault
 
@@ -41,6 +42,8 @@ HEAD = 1 << 16
 """Bytes that nearly always contain the first line of a record."""
 RECORD = re.compile(r"\.work/stack-(\d{5,})\.record")
 """Names of records."""
+KEPT = re.compile(rf"{re.escape(STATE)}/stack-\d{{5,}}\.record")
+"""Names of kept records (`zootools.storage.kept_state`)."""
 
 
 class Output(Protocol):
@@ -226,8 +229,11 @@ class ObjectStoreOutput:
         return name in self._listing and self._listing[name].size == info.size
 
     def fetch(self) -> None:
-        """Fetch every file that records or manifest in the store name, and verify its sha256."""
+        """Fetch every file that records or manifest in the store name, and verify its sha256; also the kept state."""
         self._fetch(self._fetched)
+        with ThreadPoolExecutor(THREADS) as pool:
+            kept = filter(KEPT.fullmatch, self._listing)
+            list(pool.map(lambda name: self.store.download(name, self.folder), kept))
         for name in UNHASHED:
             if name != "zoo.json" and name in self._listing:
                 self.store.download(name, self.folder)
@@ -283,8 +289,12 @@ class ObjectStoreOutput:
         # From here on the tables of a zoo that has grown are replaced, so its old manifest is removed first.
         if "zoo.json" in self._listing:
             self.store.remove("zoo.json")
-        for name in self._listing.keys() - files.keys():
-            if name.startswith(("data/", "metadata/")) and name.endswith(".parquet"):
+        states = [f"{STATE}/{entry}" for entry in self._zoo.entries(STATE)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda name: self.store.upload(name, self.folder), states))
+        old = self._listing.keys() - files.keys() - {*states}
+        for kind in (KEPT, TABLE, SHARD):  # in this order, because a kept record names shards
+            for name in filter(kind.fullmatch, old):
                 self.store.remove(name)
         self._put({name: info for name, info in files.items() if self._shards.get(name) != info})
         for name in ("build.json", "README.md"):

@@ -34,9 +34,9 @@ def keep_states(zoo: ZooFolder, stacks: int, keep: bool) -> None:
         remove_folder_inside(zoo.path, FOLDER)
 
 
-def has_states(zoo: ZooFolder, stacks: int) -> bool:
-    """Whether a record of every stack is kept."""
-    return all(zoo.has(zoo.record_name(stack, FOLDER)) for stack in range(stacks))
+def state_names(zoo: ZooFolder, stacks: int) -> list[str]:
+    """Return the names of the kept records of all stacks, whether or not they exist."""
+    return [zoo.record_name(stack, FOLDER) for stack in range(stacks)]
 
 
 def continued(zoo: ZooFolder, plan: Plan, records: list[StackRecord], epochs: int) -> list[StackRecord]:

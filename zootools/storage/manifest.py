@@ -42,6 +42,7 @@ PAGE = "view.html"
 """The optional interactive page."""
 
 TABLE = re.compile(r"(data|metadata)/[^/]*\.parquet")
+SHARD = re.compile(r"checkpoints/stack-\d{5}/epoch-\d{4,6}\.safetensors", re.ASCII)
 
 MAX_STACK_MODELS = 4096
 """Maximal number of models in a stack that a reader accepts; builders plan smaller stacks."""
@@ -197,7 +198,6 @@ def count_outcomes(plan: Plan, records: Sequence[StackRecord | None]) -> ModelCo
 
 _MANIFEST = TypeAdapter(Manifest)
 _FILES = TypeAdapter(Annotated[list[FileInfo], FailFast()])
-_SHARD = re.compile(r"checkpoints/stack-\d{5}/epoch-\d{4,6}\.safetensors", re.ASCII)
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def _parse_files(files: Any, source: Path) -> Any:
     """
     if not isinstance(files, dict):
         return files
-    check_file_names(str(source), [*UNHASHED, *(name for name in files if not _SHARD.fullmatch(name))])
+    check_file_names(str(source), [*UNHASHED, *(name for name in files if not SHARD.fullmatch(name))])
     try:
         return dict(zip(files, _FILES.validate_python(list(files.values())), strict=True))
     except ValidationError as error:
