@@ -108,7 +108,8 @@ class Encoder(
         if isinstance(self.encoder, NeuronSetEncoder):
             self.encoder.statistics.fit(self.standardised(rows) for rows in in_parts(weights))
         if self.paths is not None and code is not None:
-            self.paths.start(*code, weights, self.standardiser)
+            mean, components = (part.to(weights.device) for part in code)
+            self.paths.start(mean, components, weights, self.standardiser)
 
     def standardised(self, weights: Tensor) -> Tensor:
         """Return the weights ``[n, N]`` as the encoder's layers see them."""

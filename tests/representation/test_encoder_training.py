@@ -95,9 +95,11 @@ def test_auto_does_not_take_bfloat16_where_the_processor_would_emulate_it() -> N
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="lacks a CUDA device")
+@pytest.mark.parametrize("name", ["smoke", "default", "reconstruction"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_cuda_trains_what_embeds_on_the_cpu(zoo: Zoo, tmp_path: Path, precision: str) -> None:
-    encoder = train_encoder(zoo, recipe(f"training.precision={precision}"), tmp_path, quiet=True, device="cuda")
+def test_cuda_trains_what_embeds_on_the_cpu(zoo: Zoo, tmp_path: Path, name: str, precision: str) -> None:
+    few = load_recipe(name, [f"training.precision={precision}", "training.epochs=2", "training.steps=3"])
+    encoder = train_encoder(zoo, few, tmp_path, quiet=True, device="cuda")
     z = encoder.embed(zoo.weights())
     torch.testing.assert_close(encoder.to("cuda").embed(zoo.weights()), z, rtol=1e-3, atol=1e-3)
 
