@@ -25,6 +25,24 @@ def test_what_is_clear_needs_no_measurement() -> None:
     assert choose_backend("auto", "cpu", mlp(2000), batch_size=256).name == "torch"
 
 
+def test_on_a_machine_with_a_cuda_device_the_kernel_trains_what_it_trains_as_fast() -> None:
+    small, wide = build_schema(Cnn(name="cnn_small"), (1, 28, 28), 10), mlp(2000)
+    chosen = {
+        (name, schema.size): choose_backend(name, "auto", schema, batch_size=256)
+        for name in ("auto", "native", "torch")
+        for schema in (small, wide)
+        if (name, schema) != ("native", wide)
+    }
+    found = {key: (backend.name, backend.device) for key, backend in chosen.items()}
+    assert found == {
+        ("auto", small.size): ("native", "cpu"),
+        ("native", small.size): ("native", "cpu"),
+        ("torch", small.size): ("torch", "cuda"),
+        ("auto", wide.size): ("torch", "cuda"),
+        ("torch", wide.size): ("torch", "cuda"),
+    }
+
+
 def test_measurements_are_kept_and_damaged_ones_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache = tmp_path / "zootools" / "native"

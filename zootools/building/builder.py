@@ -123,7 +123,8 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
             ``s3://bucket/zoo`` (`zootools.object_store.sync`).
         **options: the fields of `zootools.building.options.BuildOptions`:
 
-            - device: ``cpu``, ``cuda``, or ``auto`` (default) for CUDA where there is a CUDA device.
+            - device: ``cpu``, ``cuda``, or ``auto`` (default) for CUDA where there is a CUDA device and the compiled
+              kernel does not train the networks as fast on the CPU.
             - backend: ``native``, ``torch``, or ``auto`` (default; `zootools.training.table.choose_backend`); or a
               backend of your own: an object with the members of `zootools.training.backend.Backend` that can be
               pickled.
@@ -225,9 +226,10 @@ def _choose_backend(request: _Request, records: Sequence[StackRecord | None]) ->
     backend = request.options.backend
     if not isinstance(backend, str):
         return backend
-    device, batch_size = choose_device(request.options.device), request.spec.training.batch_size
+    name, recorded = recorded_backend(records) or (None, None)
+    device, batch_size = choose_device(request.options.device, recorded), request.spec.training.batch_size
     first = next(configurations(request.spec))
-    return choose_backend(backend, device, request.schema, batch_size, first, recorded_backend(records, device))
+    return choose_backend(backend, device, request.schema, batch_size, first, name if device == recorded else None)
 
 
 def _check_training(

@@ -1,5 +1,6 @@
 """Checks of a build before it trains, for `zootools.build` and for `build --dry-run`. They write nothing."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -86,15 +87,19 @@ def check_backend(backend: object, device: str = "auto") -> None:
         )
 
 
-def choose_device(device: str) -> str:
-    """Return ``cpu`` or ``cuda``. Raises SpecError for ``cuda`` without a CUDA device."""
+def choose_device(device: str, recorded: str | None = None) -> str:
+    """Return ``cpu`` or ``cuda``, or ``auto`` where there is a CUDA device, and the networks decide about its use.
+
+    A zoo some of whose models were trained on ``recorded`` keeps this device. Raises SpecError for ``cuda`` without a
+    CUDA device.
+    """
     import torch
 
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise SpecError("--device cuda: torch finds no CUDA device; use --device cpu (see `zootools doctor`)")
-    return device
+    if device == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    return recorded if device == "auto" and recorded in ("cpu", "cuda") else device
 
 
 # --- the folder ----------------------------------------------------------------------------------------
@@ -175,15 +180,17 @@ def check_fingerprints(records: Sequence[StackRecord | None], present: Mapping[s
         )
 
 
-def recorded_backend(records: Sequence[StackRecord | None], device: str) -> str | None:
-    """Return the name of the backend that trained the last stack with an epoch, if it is ours and was on this device.
+def recorded_backend(records: Sequence[StackRecord | None]) -> tuple[str, str] | None:
+    """Return name and device of the backend that trained the last stack with an epoch; None if it is not ours.
 
     So a zoo whose backend was chosen by a measurement keeps it, on this machine and on others.
     """
     fingerprints = [record.last_fingerprint for record in records if record is not None and record.epoch >= 0]
-    if not fingerprints or fingerprints[-1].get("device") != device:
-        return None
-    return next((name for name in ("native", "torch") if fingerprints[-1].get("backend") == name), None)
+    last = fingerprints[-1] if fingerprints else {}
+    for name, device in itertools.product(("native", "torch"), ("cpu", "cuda")):
+        if (last.get("backend"), last.get("device")) == (name, device):
+            return name, device
+    return None
 
 
 # --- the machine ---------------------------------------------------------------------------------------

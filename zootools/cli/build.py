@@ -43,7 +43,7 @@ HOW_TO_TRAIN = (
         type=Word(DEVICES),
         default="auto",
         show_default=True,
-        help="The device to train on; auto is CUDA if there is one.",
+        help="The device to train on; auto is CUDA if there is one and the compiled kernel is not as fast on the CPU.",
     ),
     click.option(
         "--backend",

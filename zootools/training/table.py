@@ -1,6 +1,7 @@
 """The backends that a build can name. Torch is imported when a backend is chosen, not with this module."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ class Population:
     """The models that a backend is chosen for."""
 
     device: str
-    """``cpu`` or ``cuda``."""
+    """``cpu``, ``cuda``, or ``auto`` for the better of both on a machine with a CUDA device."""
     schema: "Schema"
     """The layers of the models."""
     batch_size: int = 1
@@ -43,7 +44,8 @@ def choose_backend(
         name: a key of `BACKENDS`; ``auto`` is native on a CPU if the kernel can be compiled and is faster, else torch.
             Where it depends on the processor which of the two is faster, it is measured once
             (`zootools.training.speed`); a zoo that has a backend keeps it.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``; on a machine with a CUDA device also ``auto``: the CPU where the kernel is as fast
+            there, which is so for the networks of the bundled zoos (docs/gpu.md), else CUDA.
         schema: the layers of the models.
         batch_size: samples of one step.
         first: the hyper-parameters of one of the models (`Population.first`).
@@ -64,8 +66,11 @@ def _auto(population: Population) -> "StandardBackend":
     from zootools.training.stacked import TorchBackend
 
     device, schema, batch_size = population.device, population.schema, population.batch_size
+    if device == "auto" and clearly_faster(schema, batch_size) == "native":
+        with suppress(NoKernelError, StorageError):
+            return NativeBackend.compiled("cpu", schema)
     if device != "cpu":
-        return TorchBackend(device, f"the device is {device}")
+        return TorchBackend("cuda", "the device is cuda")
     if population.recorded == "torch":
         return TorchBackend(device, "it has trained the models that the zoo has")
     clear = population.recorded or clearly_faster(schema, batch_size)
@@ -86,13 +91,13 @@ def _auto(population: Population) -> "StandardBackend":
 def _native(population: Population) -> "StandardBackend":
     from zootools.training.native import NativeBackend
 
-    return NativeBackend.compiled(population.device, population.schema)
+    return NativeBackend.compiled("cpu" if population.device == "auto" else population.device, population.schema)
 
 
 def _torch(population: Population) -> "StandardBackend":
     from zootools.training.stacked import TorchBackend
 
-    return TorchBackend(population.device, "as requested")
+    return TorchBackend("cuda" if population.device == "auto" else population.device, "as requested")
 
 
 BACKENDS: "dict[str, Callable[[Population], StandardBackend]]" = {
