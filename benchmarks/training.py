@@ -26,7 +26,7 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
@@ -313,9 +313,9 @@ class Cores:
             found[way] = self._sum([self.pool.submit(measure, *words, rank) for rank in range(self.cores)])
         return found
 
-    def share_of_peak(self, rate: float, cell: Cell) -> str:
-        """Return the share of the float32 peak that a rate of training is, in percent."""
-        return f"{rate * training_flops(cell.schema(epoch_images(cell, self.data))) / self.peak:.0%}"
+    def share_of_peak(self, rate: float, cell: Cell, flops: Callable[[Schema], float] = training_flops) -> str:
+        """Return the share of the float32 peak that a rate is, in percent; ``flops`` are those of one sample."""
+        return f"{rate * flops(cell.schema(epoch_images(cell, self.data))) / self.peak:.0%}"
 
 
 def training_row(cores: Cores, cell: Cell) -> dict[str, Any]:
@@ -354,7 +354,12 @@ def variant_rows(cores: Cores) -> list[dict[str, Any]]:
 def evaluation_row(cores: Cores, cell: Cell) -> dict[str, Any]:
     """Measure a row of the third table."""
     found = cores.rates("evaluate", EVALUATIONS, cell)
-    return {"network": cell.architecture.name, **found, **ratios(found)}
+    return {
+        "network": cell.architecture.name,
+        **found,
+        **ratios(found),
+        "native, share of peak": cores.share_of_peak(found["native"], cell, Schema.forward_flops),
+    }
 
 
 def ratios(found: dict[str, float]) -> dict[str, str]:
