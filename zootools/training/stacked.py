@@ -7,7 +7,8 @@ with one row per model, and no operation mixes rows.
 A model's bits must not depend on its neighbours. Libraries choose their blocking by shape, so every trainer of an
 architecture has the same number of rows (`stack_width`; copies fill the missing ones), every step has the same batch
 size (missing samples have weight zero), and per-model numbers are always tensors, also if all models have the same.
-With one thread this gives equal bits on the CPU; on CUDA it is not guaranteed.
+With one thread this gives equal bits on the CPU; on CUDA it is not guaranteed. On CUDA the steps are replayed as graphs
+(`zootools.training.steps`).
 """
 
 import os
