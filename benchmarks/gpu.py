@@ -28,6 +28,7 @@ the device. Nothing is downloaded. `--test` runs everything without a GPU, on fe
 
 import ctypes
 import functools
+import gc
 import itertools
 import json
 import math
@@ -187,6 +188,7 @@ def peak_memory(run: Run) -> dict[str, object]:
 
 def fresh(run: Run) -> None:
     """Release the memory of earlier rows."""
+    gc.collect()
     if run.cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
