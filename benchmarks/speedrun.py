@@ -42,7 +42,8 @@ from representation.evaluation.scoring import Method, Scorer, permuted_views
 from representation.paper import published
 from representation.recipes import Epochs, Recipe, load_recipe
 from representation.reproduction.estimate import training_steps
-from representation.reproduction.report import TETRIS, machine
+from representation.reproduction.report import TETRIS
+from representation.reproduction.work import machine
 from representation.training.start import best_linear_code
 from representation.training.train import Weights, train_epochs
 from zootools import open_zoo

@@ -18,6 +18,7 @@ from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import Trainer
 from zootools.training.initialise import initial_weights
 from zootools.training.reference import train_reference
+from zootools.training.stacked import StackedTrainer
 
 INITS = get_args(Init)
 BATCH = 4
@@ -50,10 +51,15 @@ def trained_weights(backend: str, schema: Schema, images: ImageData, models: lis
 
 def distance_from_reference(backend: str, schema: Schema, images: ImageData, models: list[ModelConfig]) -> float:
     """Median over the models of the relative L2 difference of the flat weights after training."""
-    weights, errors = trained_weights(backend, schema, images, models).cpu(), []
+    return median_distance(trained_weights(backend, schema, images, models), schema, images, models)
+
+
+def median_distance(weights: torch.Tensor, schema: Schema, images: ImageData, models: list[ModelConfig]) -> float:
+    """Median over the models of the relative L2 difference of flat weights from those of the reference on the CPU."""
+    errors = []
     for row, model in enumerate(models):
         *_, network = train_reference(schema, model, images, BATCH, EPOCHS)
-        reference = torch.nn.utils.parameters_to_vector(network.parameters()).detach().cpu()
+        reference = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
         errors.append(((weights[row] - reference).norm() / reference.norm()).item())
     return float(np.median(errors))
 
@@ -211,12 +217,89 @@ def test_a_training_without_images_is_refused(backend: str, tetris: ImageData, n
         make_trainer(backend, schema, [make_model(1)], images, BATCH)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="lacks a CUDA device")
-def test_cuda_agrees_with_the_reference_and_starts_with_the_same_bits(problem: tuple[Schema, ImageData]) -> None:
+# --- steps by a counter, and CUDA -------------------------------------------------------------------------------
+
+
+def stacked_weights(schema: Schema, images: ImageData, models: list[ModelConfig], **settings: Any) -> torch.Tensor:
+    """The weights after training by one `StackedTrainer`, on the CPU."""
+    trainer = StackedTrainer(schema, models, images, BATCH, **settings)
+    for epoch in range(1, EPOCHS + 1):
+        trainer.train_epoch(epoch)
+    return trainer.weights.cpu()
+
+
+def test_steps_by_a_counter_give_the_same_bits(problem: tuple[Schema, ImageData]) -> None:
     schema, images = problem
-    models = [mixed(seed, init="kaiming_uniform", dropout=0.0) for seed in range(1, 6)]
+    models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 5)]
+    assert {model.hyperparameters.train_fraction for model in models} == {1.0, 0.5, 0.73}  # some finish an epoch early
+    by_counter = stacked_weights(schema, images, models, counted=True)
+    assert torch.equal(by_counter, stacked_weights(schema, images, models, counted=False))
+
+
+def test_a_trainer_that_draws_orders_ahead_may_be_restored_to_any_epoch(tetris: ImageData) -> None:
+    schema = build_schema(ARCHITECTURES["mlp"], tetris.input_shape, tetris.classes)
+    trainer = StackedTrainer(schema, [mixed(seed) for seed in range(1, 4)], tetris, BATCH, counted=True)
+    trainer.train_epoch(1)
+    saved = {name: tensor.clone() for name, tensor in trainer.save().items()}
+    trainer.train_epoch(2)
+    second = trainer.weights.clone()
+    trainer.train_epoch(3)
+    trainer.restore(saved)
+    trainer.train_epoch(2)
+    assert torch.equal(trainer.weights, second)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="lacks a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_cuda_agrees_with_the_reference_and_starts_with_the_same_bits(
+    problem: tuple[Schema, ImageData], optimizer: str
+) -> None:
+    schema, images = problem
+    changes = {"lr": 2e-4} if optimizer == "rmsprop" else {}
+    models = [mixed(seed, optimizer=optimizer, init="kaiming_uniform", **changes) for seed in range(1, 6)]
     (on_cuda,) = make_trainers("torch", schema, models, images.to("cuda"), BATCH)
     (on_cpu,) = make_trainers("torch", schema, models, images, BATCH)
     assert torch.equal(on_cuda.weights.cpu(), on_cpu.weights)
-    assert distance_from_reference("torch", schema, images.to("cuda"), models) <= 1e-5
+    weights = stacked_weights(schema, images.to("cuda"), models)
+    assert median_distance(weights, schema, images, models) <= 1e-5
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_gives_the_same_bits_with_and_without_graphs_and_again(problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem[0], problem[1].to("cuda")
+    models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 6)]
+    replayed = stacked_weights(schema, images, models)
+    assert torch.equal(stacked_weights(schema, images, models, counted=False), replayed)
+    assert torch.equal(stacked_weights(schema, images, models), replayed)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_scores_what_the_cpu_scores(problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem
+    models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 6)]
+    on_cpu = StackedTrainer(schema, models, images, BATCH).evaluate()
+    on_cuda = StackedTrainer(schema, models, images.to("cuda"), BATCH).evaluate()
+    for name, scores in on_cpu.items():
+        assert on_cuda[name].loss == pytest.approx(scores.loss, rel=1e-5)
+        # A class that wins by a rounding error may lose by one.
+        assert on_cuda[name].accuracy == pytest.approx(scores.accuracy, abs=0.06)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_cuda_resumes_with_the_same_bits(problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem[0], problem[1].to("cuda")
+    models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 6)]
+    whole, first, resumed = (StackedTrainer(schema, models, images, BATCH) for _ in range(3))
+    for epoch in (1, 2):
+        whole.train_epoch(epoch)
+    first.train_epoch(1)
+    resumed.restore(first.save())
+    resumed.train_epoch(2)
+    assert torch.equal(resumed.weights, whole.weights)

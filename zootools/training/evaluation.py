@@ -59,7 +59,7 @@ def evaluate(
             # torch.where, not a product: a loss of infinity beyond the limit must not become NaN.
             loss += torch.where(counts, losses, 0).sum(dim=1, dtype=torch.float64)
             cells = first_cell + labels * classes + logits.argmax(dim=2)
-            confusion += torch.bincount(cells[counts], minlength=confusion.numel())
+            confusion.scatter_add_(0, cells.flatten(), counts.flatten().long())  # on CUDA, bincount would wait
     matrix = confusion.view(models, classes, classes).cpu().numpy()
     return scores_from_counts(loss.cpu().numpy(), matrix, limits)
 

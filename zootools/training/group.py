@@ -123,13 +123,17 @@ class Group:
 
     def order(self, epoch: int) -> npt.NDArray[np.int32]:
         """Return the index of each model's image by position, int32 ``[steps * batch_size, M]``; 0 beyond its count."""
-        order = np.zeros((int(self.steps.max()) * self.batch_size, len(self.models)), np.int32)
+        return np.ascontiguousarray(self.order_by_model(epoch).T)
+
+    def order_by_model(self, epoch: int) -> npt.NDArray[np.int32]:
+        """Return `order` with one row per model, int32 ``[M, steps * batch_size]``."""
+        order = np.zeros((len(self.models), int(self.steps.max()) * self.batch_size), np.int32)
         drawn: dict[tuple[int, int], npt.NDArray[np.int32]] = {}
-        for column, (model, count) in enumerate(zip(self.models, self.train_counts.tolist(), strict=True)):
+        for row, model, count in zip(order, self.models, self.train_counts.tolist(), strict=True):
             key = (model.seed, count)
             if key not in drawn:
                 drawn[key] = data_order(model.seed, epoch, count)
-            order[:count, column] = drawn[key]
+            row[:count] = drawn[key]
         return order
 
     def step_sizes(self, epoch: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

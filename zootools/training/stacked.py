@@ -7,14 +7,17 @@ with one row per model, and no operation mixes rows.
 A model's bits must not depend on its neighbours. Libraries choose their blocking by shape, so every trainer of an
 architecture has the same number of rows (`stack_width`; copies fill the missing ones), every step has the same batch
 size (missing samples have weight zero), and per-model numbers are always tensors, also if all models have the same.
-With one thread this gives equal bits on the CPU; on CUDA it is not guaranteed.
+With one thread this gives equal bits on the CPU; on CUDA it is not guaranteed. On CUDA the steps are replayed as graphs
+(`zootools.training.steps`).
 """
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,6 +31,7 @@ from zootools.training.backend import library_versions
 from zootools.training.evaluation import Scores, evaluate
 from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, Tick, groups_of
 from zootools.training.linear import LinearGradient
+from zootools.training.steps import CountedSteps, Steps, exact_arithmetic
 
 ADAM_EPS = 1e-8  # torch.optim.Adam
 RMSPROP_ALPHA, RMSPROP_EPS = 0.99, 1e-8  # torch.optim.RMSprop
@@ -89,6 +93,9 @@ class StackedTrainer:
         batch_size: samples of one step.
         train_metrics_images: number of images, from the first of each model's share, on which train scores are
             measured; all by default.
+        width: number of models that are computed side by side; `stack_width` by default, on which the bits depend.
+        counted: draw the order of the next epoch while this one is computed, and take the steps by a counter on the
+            device, on CUDA as graphs; by default on CUDA only. The bits are the same.
     """
 
     def __init__(
@@ -98,10 +105,16 @@ class StackedTrainer:
         images: ImageData,
         batch_size: int,
         train_metrics_images: int | None = None,
+        *,
+        width: int | None = None,
+        counted: bool | None = None,
     ) -> None:
         self.schema, self.images = schema, images
         self.device = images.train.images.device
-        width = stack_width(schema, self.device.type)
+        if self.device.type == "cuda":
+            # PyTorch warns if a product is the first thing that its thread of gradients computes on a device.
+            torch.zeros(1, device=self.device, requires_grad=True).exp().backward()
+        width = width or stack_width(schema, self.device.type)
         self.group = Group(schema, models, images, batch_size, width, train_metrics_images)
         self.count = self.group.count
         self.momentum = self._tensor(self.group.momentum)[:, None]
@@ -116,6 +129,13 @@ class StackedTrainer:
         self.linear: LinearGradient | None = None
         if self.device.type == "cpu" and all(layer.kind == "linear" for layer in schema.layers):
             self.linear = LinearGradient(schema, self.state["weights"], self.group.activation, batch_size)
+        self.keys = {
+            name: self._tensor(key.astype(np.int64))[:, None] for name, key in self.group.dropout_keys(1).items()
+        }
+        counted = self.device.type == "cuda" if counted is None else counted
+        self.counted = CountedSteps(self._empty_steps()) if counted else None
+        self._drawing = ThreadPoolExecutor(1) if counted else None
+        self._drawn: dict[int, Future[npt.NDArray[np.int32]]] = {}
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
@@ -144,57 +164,85 @@ class StackedTrainer:
 
     def train_epoch(self, epoch: int, tick: Tick = lambda share: None) -> None:
         """Train every model over its share of the images once; epochs count from 1."""
-        group = self.group
-        order, sample_weights = self._plan_epoch(epoch)
-        rates, corrections = (self._tensor(values)[..., None] for values in group.step_sizes(epoch))
-        steps = len(order)
-        active = np.less(np.arange(steps)[:, None], group.steps)  # [steps, M]
-        all_active = active.all(axis=1)
-        keys = {name: self._tensor(key.astype(np.int64))[:, None] for name, key in group.dropout_keys(epoch).items()}
-        for step in range(steps):
-            gradient = self._gradient(order[step], sample_weights[step], keys, step * group.batch_size)
-            before = None
-            if not all_active[step]:  # models with less data have finished this epoch and must not change
-                before = {name: tensor.clone() for name, tensor in self.state.items()}
-            self._update(gradient, rates[step], corrections[step])
-            if before is not None:
-                moving = self._tensor(active[step])[:, None]
-                for name, tensor in self.state.items():
-                    tensor.copy_(torch.where(moving, tensor, before[name]))
-            if step % 64 == 63:
-                tick((step + 1) / steps)
+        steps = self.counted.steps if self.counted else self._empty_steps()
+        self._plan_epoch(epoch, steps)
+        finished = self.group.steps.min()  # models with less data finish the epoch early and must not change then
+        count = len(steps.order)
+        with exact_arithmetic(self.device):
+            if self.counted:
+                self.counted.begin()
+            for step in range(count):
+                if self.counted:
+                    self.counted.next(self._take, step >= finished)
+                else:
+                    self._take(steps.row(step), step >= finished)
+                if step % 64 == 63:
+                    tick((step + 1) / count)
 
-    def _plan_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return the indices of the images of each step ``[steps, B, M]`` and their weights ``[steps, M, B]``."""
-        order, batch = self.group.order(epoch), self.group.batch_size
-        weights = np.zeros(order.T.shape, np.float32)
-        for row, count in enumerate(self.group.train_counts.tolist()):
-            full = count // batch * batch
+    def _empty_steps(self) -> Steps:
+        """Return the steps of an epoch without what differs between epochs, which `_plan_epoch` adds."""
+        group, batch, models = self.group, self.group.batch_size, len(self.group.models)
+        count = int(group.steps.max())
+        weights = np.zeros((models, count * batch), np.float32)
+        for row, samples in enumerate(group.train_counts.tolist()):
+            full = samples // batch * batch
             weights[row, :full] = 1 / batch
-            weights[row, full:count] = 1 / max(count - full, 1)
-        models = len(self.group.models)
-        sample_weights = self._tensor(weights).view(models, -1, batch).transpose(0, 1).contiguous()
-        return self._tensor(order).view(-1, batch, models), sample_weights
+            weights[row, full:samples] = 1 / max(samples - full, 1)
+        number = np.arange(count)
+        return Steps(
+            order=torch.empty(count, batch, models, dtype=torch.int32, device=self.device),
+            sample_weights=self._tensor(weights).view(models, -1, batch).transpose(0, 1).contiguous(),
+            rate=torch.empty(count, models, 1, device=self.device),
+            correction=torch.empty(count, models, 1, device=self.device),
+            moving=self._tensor(np.less(number[:, None], group.steps))[..., None],
+            first=self._tensor(number * batch),
+        )
 
-    def _gradient(self, order: Tensor, sample_weights: Tensor, keys: dict[str, Tensor], first: int) -> Tensor:
+    def _plan_epoch(self, epoch: int, steps: Steps) -> None:
+        """Write what the steps of an epoch read to ``steps`` and `keys`."""
+        order = self._tensor(self._order(epoch)).view(len(self.group.models), -1, self.group.batch_size)
+        steps.order.copy_(order.permute(1, 2, 0))
+        for tensor, values in zip((steps.rate, steps.correction), self.group.step_sizes(epoch), strict=True):
+            tensor.copy_(self._tensor(values)[..., None])
+        for name, key in self.group.dropout_keys(epoch).items():
+            self.keys[name].copy_(self._tensor(key.astype(np.int64))[:, None])
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int32]:
+        """Return `Group.order_by_model` of an epoch, which may have been drawn during the epoch before."""
+        if self._drawing is None:
+            return self.group.order_by_model(epoch)
+        drawn = self._drawn.pop(epoch, None) or self._drawing.submit(self.group.order_by_model, epoch)
+        order = drawn.result()
+        self._drawn = {epoch + 1: self._drawing.submit(self.group.order_by_model, epoch + 1)}
+        return order
+
+    def _take(self, row: Steps, some_finished: bool) -> None:
+        """Take one step of all models but those that have finished the epoch."""
+        gradient = self._gradient(row)
+        before = {name: tensor.clone() for name, tensor in self.state.items()} if some_finished else {}
+        self._update(gradient, row.rate, row.correction)
+        for name, tensor in before.items():
+            self.state[name].copy_(torch.where(row.moving, self.state[name], tensor))
+
+    def _gradient(self, row: Steps) -> Tensor:
         """Return the gradient of each model's batch loss, ``[M, parameters]``."""
-        batch, models = order.shape
-        rows = order.view(-1)
+        batch, models = row.order.shape
+        rows = row.order.view(-1)
         labels = self.images.train.labels.index_select(0, rows).view(batch, models).t()
 
         def drop(layer: str, x: Tensor) -> Tensor:
-            return self._drop(x, keys[layer], first)
+            return self._drop(x, self.keys[layer], row.first)
 
         def delta_of(logits: Tensor) -> Tensor:
             """Return softmax minus one-hot, weighted; four times as fast as the gradient of autograd."""
             exponentials = (logits - logits.amax(dim=2, keepdim=True)).exp_()
             delta = exponentials / exponentials.sum(dim=2, keepdim=True)
             delta.scatter_add_(2, labels.unsqueeze(2), torch.full_like(delta[..., :1], -1))
-            return delta.mul_(sample_weights.unsqueeze(2))
+            return delta.mul_(row.sample_weights.unsqueeze(2))
 
-        dropout = drop if keys else None
+        dropout = drop if self.keys else None
         if self.linear is not None:
-            return self.linear.compute(self.images.train.images, order.t(), delta_of, dropout)
+            return self.linear.compute(self.images.train.images, row.order.t(), delta_of, dropout)
         images = self.images.train.images.index_select(0, rows).view(batch, models, *self.schema.input_shape)
         parameters = self._views(self.state["weights"])
         for view in parameters.values():
@@ -203,7 +251,7 @@ class StackedTrainer:
         gradients = torch.autograd.grad(logits, list(parameters.values()), delta_of(logits.detach()))
         return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
 
-    def _drop(self, x: Tensor, key: Tensor, first_sample: int) -> Tensor:
+    def _drop(self, x: Tensor, key: Tensor, first_sample: Tensor) -> Tensor:
         """Inverted dropout of ``[M, B, ...]`` activations, drawn by position in the epoch."""
         batch, units = x.shape[1], x[0, 0].numel()
         counters = torch.arange(batch * units, device=self.device) + first_sample * units
@@ -240,11 +288,13 @@ class StackedTrainer:
     def evaluate(self) -> dict[str, Scores]:
         """Score the current models on the ``train``, ``validation`` (if any) and ``test`` images."""
         views = self._views(self.state["weights"])
-        # A batch size for which the first layer's activations of all models take at most about 8 MB.
+        # A batch size for which the first layer's activations of all models fit into the cache of a processor, or fill
+        # a GPU: at most about 8 MB, or 1 GB.
         channels, height, width = self.schema.input_shape
         first = self.schema.layers[0]
         units = height * width * (first.outputs if first.kind == "conv" else channels)
-        batch = max(16, min(1024, 2**21 // (len(self.group.models) * units)))
+        memory = 2**28 if self.device.type == "cuda" else 2**21
+        batch = max(16, min(1024, memory // (len(self.group.models) * units)))
 
         def logits_of(images: Tensor) -> Tensor:
             return stacked_forward(self.schema, views, images, self.group.activation)
@@ -254,7 +304,8 @@ class StackedTrainer:
         for name, subset in subsets.items():
             if len(subset):
                 limits = self.group.metrics_counts if name == "train" else np.full(len(self.group.models), len(subset))
-                scores[name] = evaluate(logits_of, subset, self.schema.classes, batch, limits)
+                with exact_arithmetic(self.device):
+                    scores[name] = evaluate(logits_of, subset, self.schema.classes, batch, limits)
         return {
             name: Scores(score.loss[: self.count], score.accuracy[: self.count], score.f1[: self.count])
             for name, score in scores.items()
