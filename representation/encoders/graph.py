@@ -2,10 +2,7 @@
 
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from zootools.architectures import Schema
@@ -30,9 +27,6 @@ class NeuronGraph(nn.Module):
     neurons moves whole edges and biases, and never what is inside.
     """
 
-    order: Tensor
-    inverse: Tensor
-
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         self.nodes = [1, *(layer.outputs for layer in schema.layers[:-1]), 1]
@@ -41,40 +35,40 @@ class NeuronGraph(nn.Module):
         """Between each two consecutive layers."""
         self.biases: list[int] = []
         """Biases of each neuron of the layers above the image; 0 without biases."""
-        order: list[npt.NDArray[np.int64]] = []
-        offset = 0
+        self.sizes: list[int] = []
+        """Lengths of the consecutive parts of the flat vector: the weights of a layer, then its biases if any."""
+        self.are_biases: list[bool] = []
+        """Which of these parts are biases."""
+        self._outputs: list[int] = []
         for layer, below, above in zip(schema.layers, self.nodes, self.nodes[1:], strict=False):
-            shape = Edges(above, below, layer.outputs // above * (layer.fan_in // below))
-            flat = offset + np.arange(layer.outputs * layer.fan_in)
-            pattern = "(above outputs below inputs) -> (above below outputs inputs)"
-            order.append(rearrange(flat, pattern, above=above, below=below, inputs=layer.fan_in // below))
-            self.edges.append(shape)
-            offset += flat.size
-            self.biases.append(layer.outputs // above if layer.bias else 0)
-            if layer.bias:
-                order.append(offset + np.arange(layer.outputs))
-                offset += layer.outputs
-        self._sizes = [part.size for part in order]
-        whole = np.concatenate(order)
-        # Not persistent: they follow from the schema.
-        self.register_buffer("order", torch.from_numpy(whole), persistent=False)
-        self.register_buffer("inverse", torch.from_numpy(np.argsort(whole)), persistent=False)
+            outputs = layer.outputs // above
+            self.edges.append(Edges(above, below, outputs * (layer.fan_in // below)))
+            self._outputs.append(outputs)
+            self.biases.append(outputs if layer.bias else 0)
+            self.sizes += [layer.outputs * layer.fan_in, *([layer.outputs] if layer.bias else [])]
+            self.are_biases += [False, *([True] if layer.bias else [])]
 
     def split(self, weights: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Cut flat weights ``[n, N]`` into edges ``[n, above, below, features]`` and biases ``[n, above, biases]``."""
-        parts = iter(weights.index_select(1, self.order).split(self._sizes, dim=1))
+        """Cut flat weights ``[n, N]`` into edges ``[n, above, below, features]`` and biases ``[n, above, biases]``.
+
+        Only the weights of the logits, of which one neuron has several per edge, are copied.
+        """
+        parts = iter(weights.split(self.sizes, dim=1))
         edges: list[Tensor] = []
         biases: list[Tensor | None] = []
-        for shape, count in zip(self.edges, self.biases, strict=True):
-            edges.append(next(parts).view(-1, *shape))
+        for shape, outputs, count in zip(self.edges, self._outputs, self.biases, strict=True):
+            flat = next(parts).view(-1, shape.above, outputs, shape.below, shape.features // outputs)
+            edges.append(flat.transpose(2, 3).flatten(3))
             biases.append(next(parts).view(-1, shape.above, count) if count else None)
         return edges, biases
 
     def join(self, edges: list[Tensor], biases: list[Tensor | None]) -> Tensor:
         """Join edges and biases, as `split` returns them, to flat weights ``[n, N]``."""
-        pairs = zip(edges, biases, strict=True)
-        flat = [part.flatten(1) for pair in pairs for part in pair if part is not None]
-        return torch.cat(flat, dim=1).index_select(1, self.inverse)
+        flat: list[Tensor] = []
+        for edge, bias, outputs in zip(edges, biases, self._outputs, strict=True):
+            flat.append(edge.unflatten(3, (outputs, -1)).transpose(2, 3).flatten(1))
+            flat += [] if bias is None else [bias.flatten(1)]
+        return torch.cat(flat, dim=1)
 
     def largest_layer(self, width: int) -> int:
         """Return the number of values of one network in the largest layer of width ``width`` per neuron or edge."""

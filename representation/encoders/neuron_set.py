@@ -4,10 +4,10 @@ Its layers treat all neurons of a layer alike and pool over the axes that permut
 functionals and of graph networks over neurons do. So what is pooled over all neurons at the end is invariant, exactly.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
-from einops import einsum
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,17 +51,18 @@ class Messages(nn.Module):
         """Return new features ``[n, neurons, width]`` of each layer, from the old ones and the edges."""
         normed = [norm(x) for norm, x in zip(self.norms, neurons, strict=True)]
         carried = [layer(x) for layer, x in zip(self.carried, normed, strict=True)]
-        inputs = [[x, x.mean(dim=1, keepdim=True).expand_as(x)] for x in normed]
+        messages: list[list[Tensor]] = [[] for _ in neurons]
         for place, edge in enumerate(edges):
             if self.between[place]:
-                _, above, below, _ = edge.shape
+                _, above, below, features = edge.shape
                 edge = edge.to(carried[0].dtype)
-                upward = einsum(edge, carried[place], "n above below f, n below c -> n above f c")
-                downward = einsum(edge, carried[place + 1], "n above below f, n above c -> n below f c")
-                inputs[place + 1].append(upward.flatten(2) * below**-0.5)
-                inputs[place].append(downward.flatten(2) * above**-0.5)
-        updates = zip(neurons, self.updates, inputs, strict=True)
-        return [old + update(torch.cat(parts, dim=2)) for old, update, parts in updates]
+                # Matrix products for each network: [above * f, below] by [below, c], [below * f, above] by [above, c].
+                upward = edge.transpose(2, 3).flatten(1, 2) @ carried[place]
+                downward = edge.flatten(2).mT @ carried[place + 1]
+                messages[place + 1].append(upward.view(-1, above, features * CHANNELS) * below**-0.5)
+                messages[place].append(downward.view(-1, below, features * CHANNELS) * above**-0.5)
+        updates = zip(neurons, self.updates, normed, messages, strict=True)
+        return [old + updated(update, x, *parts) for old, update, x, parts in updates]
 
 
 class NeuronSetEncoder(nn.Module):
@@ -93,17 +94,14 @@ class NeuronSetEncoder(nn.Module):
 
     def neurons(self, edges: Sequence[Tensor], biases: Sequence[Tensor | None]) -> list[Tensor]:
         """Return the features ``[n, neurons, width]`` of each layer's neurons, equivariant to permutations."""
-        found: list[Tensor] = []
-        for place in range(len(edges) + 1):
-            parts = []
-            if place > 0:
-                parts.append(self.from_below[place - 1](_moments(edges[place - 1], dim=2)))
-                bias = biases[place - 1]
-                if bias is not None:
-                    parts.append(self.from_bias[place - 1](bias))
-            if place < len(edges):
-                parts.append(self.from_above[place](_moments(edges[place], dim=1)))
-            found.append(F.gelu(torch.stack(parts).sum(dim=0)))
+        sums: list[list[Tensor]] = [[] for _ in self.graph.nodes]
+        for place, (edge, bias) in enumerate(zip(edges, biases, strict=True)):
+            squares = edge.square()
+            sums[place].append(self.from_above[place](_moments(edge, squares, dim=1)))
+            sums[place + 1].append(self.from_below[place](_moments(edge, squares, dim=2)))
+            if bias is not None:
+                sums[place + 1].append(self.from_bias[place](bias))
+        found = [F.gelu(functools.reduce(torch.add, parts)) for parts in sums]
         for exchange in self.exchanges:
             found = exchange(found, edges)
         return [norm(x) for norm, x in zip(self.norms, found, strict=True)]
@@ -142,17 +140,16 @@ class NeuronSetDecoder(nn.Module):
         """Return edges and biases, as `NeuronGraph.split` does, of features ``[n, neurons, width]``; equivariant."""
         found = []
         for x, update, norm in zip(neurons, self.updates, self.norms, strict=True):
-            inputs = torch.cat([x, x.mean(dim=1, keepdim=True).expand_as(x)], dim=2)
-            found.append(norm(x + update(inputs)))
+            found.append(norm(x + updated(update, x)))
         edges: list[Tensor] = []
         biases: list[Tensor | None] = []
         for place, (shape, between) in enumerate(zip(self.graph.edges, self.between, strict=True)):
             below, above = found[place], found[place + 1]
             upper, lower = self.exits[place](above), self.factors[place](below)
             if between:
-                factors = upper.unflatten(2, (shape.features, CHANNELS))
-                products = einsum(factors, lower, "n above f c, n below c -> n above below f")
-                edges.append(products * CHANNELS**-0.5)
+                factors = upper.view(-1, shape.above * shape.features, CHANNELS)
+                products = factors @ (lower * CHANNELS**-0.5).mT
+                edges.append(products.view(-1, shape.above, shape.features, shape.below).transpose(2, 3))
             else:
                 edges.append(upper[:, :, None] + lower[:, None])
             biases.append(self.biases[place](above) if self.graph.biases[place] else None)
@@ -164,6 +161,26 @@ def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
-def _moments(edges: Tensor, dim: int) -> Tensor:
-    """Return mean and mean square of edges ``[n, above, below, features]`` over one axis, ``[n, rest, 2 features]``."""
-    return torch.cat([edges.mean(dim=dim), edges.square().mean(dim=dim)], dim=2)
+def updated(layers: nn.Sequential, x: Tensor, *messages: Tensor) -> Tensor:
+    """Return what a `perceptron` gives for features ``[n, neurons, width]`` beside their mean, and messages.
+
+    The product with the mean, the same for all neurons of a layer, is computed once; nothing is copied side by side.
+    """
+    first, activation, last = layers
+    width = x.shape[2]
+    own, common, *others = first.weight.split([width, width, *(part.shape[2] for part in messages)], dim=1)
+    if x.shape[1] == 1:
+        hidden = F.linear(x, own + common, first.bias)
+    else:
+        hidden = F.linear(x, own) + F.linear(x.mean(dim=1, keepdim=True), common, first.bias)
+    for part, weight in zip(messages, others, strict=True):
+        hidden = hidden + F.linear(part, weight)
+    outputs: Tensor = last(activation(hidden))
+    return outputs
+
+
+def _moments(edges: Tensor, squares: Tensor, dim: int) -> Tensor:
+    """Return the means of edges ``[n, above, below, features]`` and of their squares over one axis.
+
+    ``[n, rest, 2 features]``."""
+    return torch.cat([edges.mean(dim=dim), squares.mean(dim=dim)], dim=2)

@@ -56,7 +56,7 @@ class Standardiser(nn.Module):
 
     def undo(self, values: Tensor) -> Tensor:
         """Return the numbers of which ``values`` are the standardised ones."""
-        return values * self.scale + self.mean
+        return torch.addcmul(self.mean, values, self.scale)
 
 
 class LinearPaths(nn.Module):

@@ -1,8 +1,9 @@
 """Statistics of the layers of a network, standardised: an input of the set encoder, and a target of losses."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,14 +19,36 @@ FITTED_AT_ONCE = 4096
 class LayerStatistics(nn.Module):
     """Mean, variance and quantiles of the weights and of the biases of each layer; no permutation changes them."""
 
+    below: Tensor
+    above: Tensor
+    share: Tensor
+    order: Tensor
+
     def __init__(self, graph: NeuronGraph) -> None:
         super().__init__()
-        self.graph = graph
-        sizes = [edge.above * edge.below * edge.features for edge in graph.edges]
-        sizes += [edge.above * count for edge, count in zip(graph.edges, graph.biases, strict=True) if count]
-        self.length = sum(2 + min(QUANTILES, size) for size in sizes)
+        self.sizes = graph.sizes
+        counts = [min(QUANTILES, size) for size in self.sizes]
+        self.length = sum(2 + count for count in counts)
         """Number of statistics."""
         self.standardiser = Standardiser(self.length)
+        below, above, share = [], [], []
+        for start, size, count in zip(_starts(self.sizes), self.sizes, counts, strict=True):
+            place = torch.linspace(0, size - 1, count)
+            below.append(start + place.long())
+            above.append(start + (place.long() + 1).clamp_max(size - 1))
+            share.append(place - place.long())
+        parts, firsts = len(counts), _starts(counts)
+        # First the weights of all layers, then their biases: an order that stored encoders rely on.
+        sequence = sorted(range(parts), key=lambda part: graph.are_biases[part])
+        columns = [
+            [part, parts + part, *(2 * parts + firsts[part] + place for place in range(counts[part]))]
+            for part in sequence
+        ]
+        # Not persistent: they follow from the schema.
+        self.register_buffer("below", torch.cat(below), persistent=False)
+        self.register_buffer("above", torch.cat(above), persistent=False)
+        self.register_buffer("share", torch.cat(share), persistent=False)
+        self.register_buffer("order", torch.tensor(list(itertools.chain(*columns))), persistent=False)
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         """Set the constants that standardise the statistics, from training weights in blocks ``[rows, N]``."""
@@ -37,15 +60,21 @@ class LayerStatistics(nn.Module):
         return self.standardiser(self._unscaled(weights))
 
     def _unscaled(self, weights: Tensor) -> Tensor:
-        found = []
-        for part in itertools.chain(*self.graph.split(weights)):
-            if part is None:
-                continue
-            values = part.flatten(1).float().sort(dim=1).values
-            last = values.shape[1] - 1
-            place = torch.linspace(0, last, min(QUANTILES, last + 1), device=values.device)
-            below = place.long()
-            quantiles = torch.lerp(values[:, below], values[:, (below + 1).clamp_max(last)], place - below)
-            mean = values.mean(dim=1, keepdim=True)
-            found += [mean, (values - mean).square().mean(dim=1, keepdim=True), quantiles]
-        return torch.cat(found, dim=1)
+        parts = weights.float().split(self.sizes, dim=1)
+        moments = [torch.var_mean(part, dim=1, correction=0) for part in parts]
+        ascending = torch.cat([_sorted(part) for part in parts], dim=1)
+        quantiles = torch.lerp(ascending.index_select(1, self.below), ascending.index_select(1, self.above), self.share)
+        columns = [mean for _, mean in moments] + [variance for variance, _ in moments]
+        return torch.cat([torch.stack(columns, dim=1), quantiles], dim=1).index_select(1, self.order)
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Return the rows of ``values`` ``[n, k]``, each in ascending order."""
+    if values.is_cpu and not values.requires_grad:
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))  # about ten times faster, with vector instructions
+    return values.sort(dim=1).values
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    """Return where consecutive parts of these sizes begin."""
+    return list(itertools.accumulate(sizes[:-1], initial=0))

@@ -36,7 +36,7 @@ def nt_xent(projected: Tensor, temperature: float, reduction: Reduction = "mean"
     Every view is compared with its partner and with all 2n - 2 other views; the 2n terms are averaged or summed.
     """
     unit = F.normalize(projected.float(), dim=1)
-    similarity = unit @ unit.T / temperature
+    similarity = (unit / temperature) @ unit.T
     similarity.fill_diagonal_(-math.inf)
     pairs = len(unit) // 2
     partner = torch.arange(len(unit), device=unit.device).roll(pairs)

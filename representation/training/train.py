@@ -221,7 +221,7 @@ def _train_remaining(
             train |= trainer.reconstruction_r2(trainer.weights)
             validation = trainer.validate()
             seconds += time.perf_counter() - begun
-            line = {"epoch": trainer.epoch, "lr": trainer.optimizer.param_groups[0]["lr"], "seconds": seconds}
+            line = {"epoch": trainer.epoch, "lr": trainer.optimizer.rates[0], "seconds": seconds}
             line |= {f"train_{name}": value for name, value in train.items()}
             line |= {f"validation_{name}": value for name, value in validation.items()}
             line |= {} if trainer.linear_r2 is None else {"linear_r2": trainer.linear_r2}

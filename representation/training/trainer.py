@@ -1,9 +1,8 @@
 """The training loop of an encoder: one epoch, and the state between two epochs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from pydantic import JsonValue
@@ -14,6 +13,7 @@ from representation.networks import Networks
 from representation.recipes import Recipe
 from representation.training.augmentation import Augmenter
 from representation.training.losses import Objective, Terms
+from representation.training.optimizer import LOWERED, Adam, Plateau, one_cycle
 from representation.training.reconstruction import reconstruction_r2
 from representation.training.start import StatisticsPrediction, best_linear_code, start_encoder
 from zootools.architectures import Schema
@@ -23,9 +23,7 @@ from zootools.training.repeatable import make_products_repeatable
 
 make_products_repeatable()
 
-WARM_UP = 0.05
-"""Share of the steps of ``one_cycle`` in which the learning rate rises."""
-VALIDATED = 5_000
+VALIDATED = 2_000
 """Most networks of the validation split, and of the train split, that the figures of an epoch are computed on."""
 
 
@@ -72,20 +70,10 @@ class EncoderTrainer:
         self.objective = Objective(recipe.loss, schema, self._permuted(self.weights))
         self.linear_r2 = code.r2(self._permuted(self.validation)) if code else None
         """R2 of the best linear code of the same length, on the permuted validation split; None without a decoder."""
-        self.optimizer = torch.optim.Adam(
-            _parameter_groups(modules, training.lr, recipe.encoder.widest),
-            lr=training.lr,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
+        self.optimizer = Adam(modules, training.lr, training.weight_decay, recipe.encoder.widest)
         self.batch_size = min(training.batch_size, len(self.weights))
         self.steps = training.steps_of_epoch(len(self.weights))
-        self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
-        if training.schedule == "plateau":
-            self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.3, patience=10)
-        elif training.schedule == "one_cycle":
-            total = training.epochs * self.steps
-            self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: one_cycle(step / total))
+        self.plateau = Plateau() if training.schedule == "plateau" else None
 
     def train_epoch(self, tick: Callable[[float], None] = lambda share: None) -> dict[str, float]:
         """Train for one epoch; return the mean loss and its parts."""
@@ -99,19 +87,25 @@ class EncoderTrainer:
         self.encoder.train()
         self.head.train()
         for step in range(self.steps):
+            self._set_rates(step)
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             terms = self.loss(weights[batch], generator)
             self.optimizer.zero_grad()
             terms.total.backward()
             self.optimizer.step()
             sums += torch.stack(terms).detach()
-            if self.schedule is not None and self.recipe.training.schedule == "one_cycle":
-                self.schedule.step()
             tick((step + 1) / self.steps)
+        self._set_rates(self.steps)
         means = dict(zip(Terms._fields, (sums / self.steps).tolist(), strict=True))
-        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.schedule.step(means["total"])
+        if self.plateau is not None and self.plateau.is_reached(means["total"]):
+            self.optimizer.rates = tuple(LOWERED * rate for rate in self.optimizer.rates)
         return means
+
+    def _set_rates(self, step: int) -> None:
+        """Set the learning rates of a step of this epoch, from 0, if they follow from it."""
+        if self.recipe.training.schedule == "one_cycle":
+            progress = ((self.epoch - 1) * self.steps + step) / (self.recipe.training.epochs * self.steps)
+            self.optimizer.rates = tuple(rate * one_cycle(progress) for rate in self.optimizer.highest)
 
     def loss(self, weights: Tensor, generator: torch.Generator) -> Terms:
         """Return the loss of two new views of each of the networks ``[n, N]``."""
@@ -164,14 +158,9 @@ class EncoderTrainer:
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         if self.prediction is not None:
             tensors |= {f"prediction.{name}": value for name, value in self.prediction.state_dict().items()}
-        optimizer = self.optimizer.state_dict()
-        for index, moments in optimizer["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-        state = TrainerState(
-            epoch=self.epoch,
-            lr=tuple(group["lr"] for group in optimizer["param_groups"]),
-            schedule=_plain(self.schedule.state_dict()) if self.schedule is not None else None,
-        )
+        tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.save().items()}
+        schedule = self.plateau.state() if self.plateau is not None else None
+        state = TrainerState(epoch=self.epoch, lr=self.optimizer.rates, schedule=schedule)
         return {name: value.contiguous() for name, value in tensors.items()}, state
 
     def restore(self, tensors: dict[str, Tensor], state: TrainerState) -> None:
@@ -184,15 +173,10 @@ class EncoderTrainer:
         self.head.load_state_dict(parts["head"])
         if self.prediction is not None:
             self.prediction.load_state_dict(parts["prediction"])
-        optimizer = self.optimizer.state_dict()
-        for name, tensor in parts["optimizer"].items():
-            index, _, rest = name.partition(".")
-            optimizer["state"].setdefault(int(index), {})[rest] = tensor
-        for group, rate in zip(optimizer["param_groups"], state.lr, strict=True):
-            group["lr"] = rate
-        self.optimizer.load_state_dict(optimizer)
-        if self.schedule is not None:
-            self.schedule.load_state_dict(dict(state.schedule or {}))
+        self.optimizer.restore(parts["optimizer"])
+        self.optimizer.rates = state.lr
+        if self.plateau is not None:
+            self.plateau = Plateau.of(state.schedule or {})
         self.epoch = state.epoch
 
     def _seed_generators(self, *purpose: str | int) -> torch.Generator:
@@ -200,21 +184,6 @@ class EncoderTrainer:
         draws = stream(self.seed, "encoder", *purpose)
         torch.manual_seed(int(draws.integers(2**63)))
         return torch.Generator(self.device).manual_seed(int(draws.integers(2**63)))
-
-
-def _parameter_groups(modules: Sequence[nn.Module], lr: float, widest: int | None) -> list[dict[str, Any]]:
-    """Return the parameter groups of the optimizer: those of equal learning rate.
-
-    Adam moves each weight of a layer by about the learning rate, so the outputs move by that times the number of
-    inputs. Linear layers with more inputs than ``widest`` (if any) have a rate that is lower in proportion.
-    """
-    groups: dict[float, list[nn.Parameter]] = {1.0: []}
-    for layer in (layer for module in modules for layer in module.modules()):
-        factor = 1.0
-        if widest is not None and isinstance(layer, nn.Linear):
-            factor = min(1.0, widest / layer.in_features)
-        groups.setdefault(factor, []).extend(layer.parameters(recurse=False))
-    return [{"params": parameters, "lr": factor * lr} for factor, parameters in groups.items() if parameters]
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -226,16 +195,3 @@ def choose_precision(precision: str, device: torch.device) -> str:
     # Older versions of torch lack the function; processors without the instructions emulate them, many times slower.
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
-
-
-def one_cycle(progress: float) -> float:
-    """Return the factor of the learning rate at ``progress`` from 0 to 1: linear up, then half a cosine down."""
-    if progress < WARM_UP:
-        return progress / WARM_UP
-    return 0.5 + 0.5 * math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
-
-
-def _plain(state: dict[str, Any]) -> dict[str, JsonValue]:
-    """Keep numbers, strings and lists of a scheduler's state; the rest follows from the recipe."""
-    plain = {name: value for name, value in state.items() if isinstance(value, int | float | str | list)}
-    return {name: value for name, value in plain.items() if not (isinstance(value, float) and math.isinf(value))}

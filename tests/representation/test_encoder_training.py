@@ -22,8 +22,9 @@ from samples import make_spec
 
 from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe, load_recipe
+from representation.training.optimizer import one_cycle
 from representation.training.train import train_encoder, training_data
-from representation.training.trainer import EncoderTrainer, TrainerState, choose_precision, one_cycle
+from representation.training.trainer import EncoderTrainer, TrainerState, choose_precision
 from zootools import Zoo, build, open_zoo
 from zootools.errors import BusyError, SpecError
 from zootools.filesystem.lock import FolderLock
@@ -163,8 +164,8 @@ def test_a_restored_trainer_continues_with_the_same_bits(zoo: Zoo, schedule: str
             getattr(whole, module).state_dict().values(), getattr(resumed, module).state_dict().values(), strict=True
         )
         assert all(torch.equal(a, b) for a, b in pairs)
-    rate = whole.optimizer.param_groups[0]["lr"]
-    assert resumed.optimizer.param_groups[0]["lr"] == rate
+    rate = whole.optimizer.rates[0]
+    assert resumed.optimizer.rates[0] == rate
     assert (rate < lr) is (schedule != "constant")
 
 
