@@ -33,10 +33,11 @@ class LayerStatistics(nn.Module):
         self.standardiser = Standardiser(self.length)
         below, above, share = [], [], []
         for start, size, count in zip(_starts(self.sizes), self.sizes, counts, strict=True):
-            place = torch.linspace(0, size - 1, count)
-            below.append(start + place.long())
-            above.append(start + (place.long() + 1).clamp_max(size - 1))
-            share.append(place - place.long())
+            place = np.linspace(0, size - 1, count)
+            lower = place.astype(np.int64)
+            below.append(start + lower)
+            above.append(start + np.minimum(lower + 1, size - 1))
+            share.append((place - lower).astype(np.float32))
         parts, firsts = len(counts), _starts(counts)
         # First the weights of all layers, then their biases: an order that stored encoders rely on.
         sequence = sorted(range(parts), key=lambda part: graph.are_biases[part])
@@ -44,11 +45,12 @@ class LayerStatistics(nn.Module):
             [part, parts + part, *(2 * parts + firsts[part] + place for place in range(counts[part]))]
             for part in sequence
         ]
-        # Not persistent: they follow from the schema.
-        self.register_buffer("below", torch.cat(below), persistent=False)
-        self.register_buffer("above", torch.cat(above), persistent=False)
-        self.register_buffer("share", torch.cat(share), persistent=False)
-        self.register_buffer("order", torch.tensor(list(itertools.chain(*columns))), persistent=False)
+        # Not persistent: they follow from the schema. From NumPy, so that they are no meta tensors either.
+        self.register_buffer("below", torch.from_numpy(np.concatenate(below)), persistent=False)
+        self.register_buffer("above", torch.from_numpy(np.concatenate(above)), persistent=False)
+        self.register_buffer("share", torch.from_numpy(np.concatenate(share)), persistent=False)
+        order = np.array(list(itertools.chain(*columns)), np.int64)
+        self.register_buffer("order", torch.from_numpy(order), persistent=False)
 
     def fit(self, blocks: Iterable[Tensor]) -> None:
         """Set the constants that standardise the statistics, from training weights in blocks ``[rows, N]``."""

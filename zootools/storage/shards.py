@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,10 +28,13 @@ from zootools.json_reader import parse_json
 from zootools.spec.sections import Section
 from zootools.storage.hashed_json import validate
 from zootools.storage.imported import Imported
-from zootools.storage.verified_files import VerifiedFiles, unreadable
+from zootools.storage.verified_files import THREADS, VerifiedFiles, unreadable
 
 MAX_HEADER = 10 << 20
 """Maximal size of a header, in bytes."""
+BLOCK = 1 << 16
+"""Values that are read, hashed and copied at a time: they stay in the processor's cache."""
+NOT_FINITE = "contains weights that are not finite"
 SMALL = 1 << 20
 """Files of fewer bytes are read, larger ones are mapped; each is faster for its size."""
 
@@ -138,7 +142,7 @@ def check_shard(files: VerifiedFiles, schema: Schema, name: str, imported: Impor
             f"has {models} rows, but the ids of {len(info.model_ids)} models", path=files.folder / name
         )
     if not _is_finite(values):
-        raise DamagedZooError("contains weights that are not finite", path=files.folder / name)
+        raise DamagedZooError(NOT_FINITE, path=files.folder / name)
     return info
 
 
@@ -188,19 +192,97 @@ def gather_weights(
         shard_name(stack, epoch)
         for stack, epoch in zip(stacks[order[starts]].tolist(), epochs[order[starts]].tolist(), strict=True)
     ]
-    files.check(names)
-    for name, start, end, straight in zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True):
-        (values, count), group = opened(name) if opened else open_shard(files, name, schema), order[start:end]
-        picked = rows[group]
-        if picked.min() < 0 or picked.max() >= count:
-            raise DamagedZooError(f"has no row {picked.max()}", path=files.folder / name)
-        source = slice(int(picked[0]), int(picked[-1]) + 1) if straight else picked
-        target = slice(int(group[0]), int(group[-1]) + 1) if straight else group
-        for parameter, begin, stop in _spans(schema, count):
-            result[target, parameter.offset : parameter.end] = values[begin:stop].reshape(count, -1)[source]
-        if files.verify and not _is_finite(result[target]):
-            raise DamagedZooError("contains weights that are not finite", path=files.folder / name)
+
+    def copy(shard: tuple[str, int, int, bool]) -> None:
+        name, start, end, straight = shard
+        group = order[start:end]
+        rows_of_copy = _Rows(rows[group], group, straight, result)
+        if opened is None and files.verify and files.identity(name) is None:
+            _copy_hashed(files, schema, name, rows_of_copy)
+        else:
+            _copy_mapped(files, schema, name, rows_of_copy, opened(name) if opened else None)
+
+    shards = list(zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True))
+    if opened is not None:  # they are kept open by the caller, which is not prepared for threads
+        files.check(names)
+        for shard in shards:
+            copy(shard)
+        return result
+    with ThreadPoolExecutor(min(THREADS, max(1, len(shards)))) as pool:
+        for _ in pool.map(copy, shards):
+            pass  # the first error, in the order of the files, is raised here
     return result
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one shard, and where they are copied to."""
+
+    picked: npt.NDArray[np.int64]
+    """The rows of the shard, in the order of their targets."""
+    targets: npt.NDArray[np.int64]
+    """The rows of the result."""
+    straight: bool
+    """Whether both are consecutive, so that slices can be used, which are much faster than index arrays."""
+    result: npt.NDArray[np.float32]
+
+    def copy(self, block: npt.NDArray[np.float32], first: int, columns: slice) -> bool:
+        """Copy from a part of the shard's rows ``[rows, values]`` that begins with the row ``first``.
+
+        Return whether all that was copied is finite."""
+        if self.straight:
+            begin, end = (min(max(int(row) - first, 0), len(block)) for row in (self.picked[0], self.picked[-1] + 1))
+            values, skipped = block[begin:end], first + begin - int(self.picked[0])
+            at = int(self.targets[0]) + skipped
+            self.result[at : at + len(values), columns] = values
+        else:
+            here = (self.picked >= first) & (self.picked < first + len(block))
+            values = block[self.picked[here] - first]
+            self.result[self.targets[here], columns] = values
+        return _is_finite(values)
+
+    def fault(self, models: int) -> str | None:
+        """Return what is wrong if the shard has only so many models."""
+        return f"has no row {self.picked.max()}" if self.picked.min() < 0 or self.picked.max() >= models else None
+
+
+def _copy_hashed(files: VerifiedFiles, schema: Schema, name: str, rows: _Rows) -> None:
+    """Copy rows of a shard while it is hashed: every byte is read once, so that what is copied is what was hashed."""
+    finite, fault, written = True, None, False
+    with files.reading(name) as reader:
+        size = files.files[name].size
+        length = int.from_bytes(reader.read(8), "little")
+        if length <= min(MAX_HEADER, size):
+            header = reader.read(length)
+            models, rest = divmod(size - 8 - length, 4 * schema.size)
+            written = models >= 1 and not rest and _is_as_written(header, schema, models)
+        if written and files.expected_rows(name) in (None, models):
+            fault = rows.fault(models)
+            for parameter, _, _ in _spans(schema, models) if fault is None else ():
+                at_once = min(models, max(1, BLOCK // parameter.size))
+                buffer = np.empty((at_once, parameter.size), np.float32)
+                for first in range(0, models, at_once):
+                    block = buffer[: models - first]
+                    if not reader.fill(block):
+                        break  # the file was cut short, which its hash shows
+                    finite &= rows.copy(block, first, slice(parameter.offset, parameter.end))
+        else:
+            written = False
+    if not written:
+        _copy_mapped(files, schema, name, rows)  # raises what is wrong with the layout
+    if fault or not finite:
+        raise DamagedZooError(fault or NOT_FINITE, path=files.folder / name)
+
+
+def _copy_mapped(files: VerifiedFiles, schema: Schema, name: str, rows: _Rows, shard: Shard | None = None) -> None:
+    """Copy rows of a shard that is mapped, or read if it is small."""
+    values, models = shard or open_shard(files, name, schema)
+    fault, finite = rows.fault(models), True
+    for parameter, begin, stop in _spans(schema, models) if fault is None else ():
+        block = values[begin:stop].reshape(models, -1)
+        finite &= rows.copy(block, 0, slice(parameter.offset, parameter.end))
+    if fault or (files.verify and not finite):
+        raise DamagedZooError(fault or NOT_FINITE, path=files.folder / name)
 
 
 def _is_finite(values: npt.NDArray[np.float32]) -> bool:
@@ -243,17 +325,27 @@ def open_shard(files: VerifiedFiles, name: str, schema: Schema, small: int = SMA
 
 def _is_as_written(header: bytes, schema: Schema, models: int) -> bool:
     """Whether a header has the bytes that `shard_bytes` writes, except for the text in its metadata."""
-    try:
-        info = parse_json(header, "the header", exact=True)["__metadata__"]["zootools"]
-    except (DamagedZooError, KeyError, TypeError):
+    before, behind = _around_metadata(schema, models)
+    text = header.rstrip(b" ")
+    if len(header) - len(text) >= 8 or not (text.startswith(before) and text.endswith(behind)):
         return False
-    entries: dict[str, Any] = {"__metadata__": {"zootools": info}}
+    try:
+        # One string, which every reader of JSON ends at the same place; writing it again would double the time.
+        metadata = json.loads(text[len(before) : len(text) - len(behind)].decode("ascii"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(metadata, str) and metadata.isascii()
+
+
+@lru_cache
+def _around_metadata(schema: Schema, models: int) -> tuple[bytes, bytes]:
+    """Return the bytes of a header before and behind the text of its metadata."""
+    entries: dict[str, Any] = {"__metadata__": {"zootools": ""}}
     for parameter, start, end in _spans(schema, models):
         shape = [models, *parameter.shape]
         entries[parameter.name] = {"dtype": "F32", "shape": shape, "data_offsets": [4 * start, 4 * end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    padding = len(header) - len(text)
-    return isinstance(info, str) and 0 <= padding < 8 and header == text + b" " * padding
+    before, _, behind = json.dumps(entries, separators=(",", ":")).partition('""')
+    return before.encode(), behind.encode()
 
 
 def _layout_fault(header: bytes, size: int, schema: Schema) -> str:

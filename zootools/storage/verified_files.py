@@ -7,13 +7,16 @@ reads, `verify` all files.
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from zootools.errors import DamagedZooError
@@ -21,7 +24,9 @@ from zootools.filesystem.inside import NotPlainError, open_inside
 from zootools.hashing import sha256_of
 
 _POINTER = b"version https://git-lfs"
-_THREADS = min(8, os.cpu_count() or 1)
+CHANGED = "its bytes have changed (sha256)"
+THREADS = min(8, os.cpu_count() or 1)
+"""Files that are hashed at the same time; hashing and copying do not hold Python's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,31 @@ class FileInfo:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as zoo.json holds them."""
         return {"size": self.size, "sha256": self.sha256}
+
+
+class HashedReader:
+    """Reads an open file once, from its beginning, and hashes what it returns."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes; fewer at the end of the file."""
+        data = self._file.read(count)
+        self._digest.update(data)
+        return data
+
+    def fill(self, values: npt.NDArray[np.float32]) -> bool:
+        """Read the next bytes into a contiguous array; return False if the file ends before."""
+        count = self._file.readinto(values)
+        self._digest.update(values)
+        return count == values.nbytes
+
+    def hexdigest(self) -> str:
+        """Read the rest of the file; return the sha256 of all of it as hexadecimal digits."""
+        while self.read(1 << 20):
+            pass
+        return self._digest.hexdigest()
 
 
 class VerifiedFiles:
@@ -77,7 +107,7 @@ class VerifiedFiles:
             self._info(name)
         if not self.verify or not names:
             return
-        with ThreadPoolExecutor(min(_THREADS, max(1, len(names)))) as pool:
+        with ThreadPoolExecutor(min(THREADS, max(1, len(names)))) as pool:
             for name, fault in zip(names, pool.map(self.fault, names), strict=True):
                 if fault:
                     raise self._error(name, fault)
@@ -133,6 +163,28 @@ class VerifiedFiles:
         self._intact[name] = state
         return file
 
+    @contextmanager
+    def reading(self, name: str) -> Iterator[HashedReader]:
+        """A context to read a file once. What was read is the verified content only after it was left without an error.
+
+        Raises DamagedZooError at the beginning for a file that is missing or of another size, at the end for one of
+        other bytes than the manifest says. An OSError in the context is raised as DamagedZooError as well.
+        """
+        info = self._info(name)
+        try:
+            with open_inside(self.folder, name) as file:
+                state = identity(file)
+                if state[1] != info.size:
+                    raise self._error(name, content_fault(file, info) or "has changed while it was read")
+                reader = HashedReader(file)
+                yield reader
+                if reader.hexdigest() != info.sha256:
+                    raise self._error(name, CHANGED)
+        except OSError as error:
+            raise self._error(name, unreadable(error)) from error
+        with self._lock:
+            self._intact[name] = state
+
     def read(self, name: str, limit: int) -> bytes:
         """Return the bytes of a file. Raises DamagedZooError if it is damaged, or larger than ``limit`` bytes."""
         info = self._info(name)
@@ -180,7 +232,7 @@ def content_fault(file: BufferedReader, info: FileInfo) -> str | None:
             return "is a Git LFS pointer, not the file itself (git lfs pull fetches it)"
         return f"has {size} bytes, expected {info.size}"
     if sha256_of(file) != info.sha256:
-        return "its bytes have changed (sha256)"
+        return CHANGED
     return None
 
 
