@@ -19,10 +19,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from samples import make_spec
+from torch import nn
 
 from representation.encoders.encoder import Encoder
 from representation.recipes import Recipe, load_recipe
-from representation.training.optimizer import one_cycle
+from representation.training.optimizer import LOWERED, Adam, Plateau, one_cycle
 from representation.training.train import train_encoder, training_data
 from representation.training.trainer import EncoderTrainer, TrainerState, choose_precision
 from zootools import Zoo, build, open_zoo
@@ -167,6 +168,29 @@ def test_a_restored_trainer_continues_with_the_same_bits(zoo: Zoo, schedule: str
     rate = whole.optimizer.rates[0]
     assert resumed.optimizer.rates[0] == rate
     assert (rate < lr) is (schedule != "constant")
+
+
+def test_the_optimizer_has_the_bits_of_the_one_of_torch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(30, 5), nn.Linear(30, 5)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = Adam([ours, nn.Linear(2, 2)], 1e-2, 1e-3, widest=None)  # parameters without a gradient stay out
+    reference = torch.optim.Adam(theirs.parameters(), lr=1e-2, weight_decay=1e-3, fused=True)
+    schedule, plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(reference, factor=0.3, patience=10), Plateau()
+    for step in range(40):
+        x = torch.randn(8, 30)
+        for layer, taken in ((ours, optimizer), (theirs, reference)):
+            taken.zero_grad()
+            layer(x).square().mean().backward()
+            taken.step()
+        loss = 1 / min(step + 1, 4)
+        schedule.step(loss)
+        if plateau.is_reached(loss):
+            optimizer.rates = tuple(LOWERED * rate for rate in optimizer.rates)
+        assert optimizer.rates[0] == reference.param_groups[0]["lr"]
+    assert optimizer.rates[0] == pytest.approx(1e-2 * LOWERED**3)
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.bias, theirs.bias)
 
 
 def test_one_cycle_rises_and_falls() -> None:
