@@ -167,6 +167,7 @@ def updated(layers: nn.Sequential, x: Tensor, *messages: Tensor) -> Tensor:
     The product with the mean, the same for all neurons of a layer, is computed once; nothing is copied side by side.
     """
     first, activation, last = layers
+    assert isinstance(first, nn.Linear)
     width = x.shape[2]
     own, common, *others = first.weight.split([width, width, *(part.shape[2] for part in messages)], dim=1)
     if x.shape[1] == 1:
