@@ -161,11 +161,12 @@ def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
-def updated(layers: nn.Sequential, x: Tensor, *messages: Tensor) -> Tensor:
+def updated(layers: nn.Module, x: Tensor, *messages: Tensor) -> Tensor:
     """Return what a `perceptron` gives for features ``[n, neurons, width]`` beside their mean, and messages.
 
     The product with the mean, the same for all neurons of a layer, is computed once; nothing is copied side by side.
     """
+    assert isinstance(layers, nn.Sequential)
     first, activation, last = layers
     assert isinstance(first, nn.Linear)
     width = x.shape[2]

@@ -76,7 +76,7 @@ class Adam:
 
     def save(self) -> dict[str, Tensor]:
         """Return the moments of the parameters that had gradients; names begin with the number of the parameter."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for number, parameter in enumerate(self._parameters()):
             if parameter in self._moments:
                 names = (f"{number}.step", f"{number}.exp_avg", f"{number}.exp_avg_sq")

@@ -193,8 +193,8 @@ def gather_weights(
         for stack, epoch in zip(stacks[order[starts]].tolist(), epochs[order[starts]].tolist(), strict=True)
     ]
 
-    def copy(shard: tuple[str, int, int, bool]) -> None:
-        name, start, end, straight = shard
+    def copy(one: tuple[str, int, int, bool]) -> None:
+        name, start, end, straight = one
         group = order[start:end]
         rows_of_copy = _Rows(rows[group], group, straight, result)
         if opened is None and files.verify and files.identity(name) is None:
@@ -202,14 +202,14 @@ def gather_weights(
         else:
             _copy_mapped(files, schema, name, rows_of_copy, opened(name) if opened else None)
 
-    shards = list(zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True))
+    copies = list(zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True))
     if opened is not None:  # they are kept open by the caller, which is not prepared for threads
         files.check(names)
-        for shard in shards:
-            copy(shard)
+        for one in copies:
+            copy(one)
         return result
-    with ThreadPoolExecutor(min(THREADS, max(1, len(shards)))) as pool:
-        for _ in pool.map(copy, shards):
+    with ThreadPoolExecutor(min(THREADS, max(1, len(copies)))) as pool:
+        for _ in pool.map(copy, copies):
             pass  # the first error, in the order of the files, is raised here
     return result
 

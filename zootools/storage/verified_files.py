@@ -62,8 +62,8 @@ class HashedReader:
 
     def fill(self, values: npt.NDArray[np.float32]) -> bool:
         """Read the next bytes into a contiguous array; return False if the file ends before."""
-        count = self._file.readinto(values)
-        self._digest.update(values)
+        count = self._file.readinto(values.data)
+        self._digest.update(values.data)
         return count == values.nbytes
 
     def hexdigest(self) -> str:
