@@ -15,6 +15,7 @@ in which the main process draws views.
 """
 
 import copy
+import itertools
 import json
 import math
 import multiprocessing
@@ -44,6 +45,7 @@ from zootools.spec import Cnn, Mlp
 SCHEMAS = {
     "tetris": lambda: build_schema(Mlp(name="mlp", hidden=(5,), bias=False), (1, 4, 4), 4),
     "mnist": lambda: build_schema(Cnn(name="cnn_small"), (1, 28, 28), 10),
+    "mnist_hyp": lambda: build_schema(Cnn(name="cnn_unterthiner"), (1, 28, 28), 10),
 }
 ORDERS = 120
 
@@ -235,16 +237,48 @@ def measure(way: str, zoo: str, recipe_name: str, seconds: float, threads: int) 
     }
 
 
+def phases_of_a_step(schema: Schema, seconds: float) -> dict[str, float]:
+    """Return the least processor milliseconds of each phase of a step of the recipe `default`."""
+    recipe = load_recipe("default", ["training.schedule=constant"])
+    weights = torch.rand(recipe.training.batch_size, schema.size)
+    trainer = EncoderTrainer(schema, weights, weights[:1], recipe, 0, torch.device("cpu"))
+    generator, found, begun = torch.Generator().manual_seed(0), list[dict[str, float]](), time.perf_counter()
+    while len(found) < 3 or time.perf_counter() - begun < seconds:
+        clocks = [time.process_time()]
+        trainer.augmenter.views(weights, generator)
+        clocks.append(time.process_time())
+        terms = trainer.loss(weights, generator)  # draws views again
+        clocks.append(time.process_time())
+        trainer.optimizer.zero_grad()
+        terms.total.backward()
+        clocks.append(time.process_time())
+        trainer.optimizer.step()
+        clocks.append(time.process_time())
+        views, loss, backward, optimizer = (1000 * (end - start) for start, end in itertools.pairwise(clocks))
+        found.append({"views": views, "forward": loss - views, "backward": backward, "optimizer": optimizer})
+    return {phase: min(step[phase] for step in found) for phase in found[0]}
+
+
 @click.command()
+@click.option("--phases", is_flag=True, help="Print the processor time of the phases of a step of `default` instead.")
 @click.option("--seconds", default=20.0, show_default=True, help="Least time of one row.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--zoo", type=click.Choice(list(SCHEMAS)), default="tetris", show_default=True)
-@click.option("--recipe", "recipes", multiple=True, help="Default: the zoo's paper_code recipe, and default.")
+@click.option("--recipe", "recipes", multiple=True, help="Default: a paper_code recipe, and default.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of Markdown.")
-def main(seconds: float, threads: int, zoo: str, recipes: tuple[str, ...], as_json: bool) -> None:
+def main(phases: bool, seconds: float, threads: int, zoo: str, recipes: tuple[str, ...], as_json: bool) -> None:
     """Print the speed of training an encoder as a table."""
+    if phases:
+        torch.set_num_threads(threads)
+        click.echo("| network | views ms | forward ms | backward ms | optimizer ms | share of views |")
+        click.echo("|---|--:|--:|--:|--:|--:|")
+        for name, schema in SCHEMAS.items():
+            times = phases_of_a_step(schema(), seconds)
+            cells = [f"{value:.1f}" for value in times.values()] + [f"{times['views'] / sum(times.values()):.1%}"]
+            click.echo(f"| {name} | {' | '.join(cells)} |")
+        return
     spawn, rows = multiprocessing.get_context("spawn"), []
-    for recipe in recipes or (f"{zoo}_seed_paper_code", "default"):
+    for recipe in recipes or (f"{zoo.removesuffix('_hyp')}_seed_paper_code", "default"):
         for way in WAYS:
             click.echo(f"{recipe}: {way}", err=True)
             with spawn.Pool(1) as pool:
