@@ -22,6 +22,7 @@ from representation.evaluation.baselines import baselines as baselines_for
 from representation.evaluation.results import Results
 from representation.evaluation.rows import ShownScores
 from representation.evaluation.scoring import Method, Scorer
+from representation.networks import Networks
 from representation.pipeline import ProbeData
 from representation.recipes import Recipe, load_recipe
 from zootools.errors import SpecError, did_you_mean
@@ -108,7 +109,7 @@ class _Entry:
         return Method(self.name, None, self.seed, features=features)
 
     @torch.no_grad()
-    def _embed(self, weights: Tensor) -> Tensor:
+    def _embed(self, weights: Networks) -> Tensor:
         assert callable(self.value)
         parts = list[Tensor]()
         for batch in weights.split(MAX_BATCH):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from representation.errors import PlacedError
-from representation.networks import Networks, in_parts
+from representation.networks import SHARE, Networks, in_memory, in_parts, read_networks, select
 from representation.recipes import Recipe
 from representation.targets import Target, inexact, read_targets
 from zootools.architectures import Schema
@@ -45,13 +45,19 @@ class Note(Section):
 class ZooSplit:
     """One split of a zoo: finite weights, float32 ``[rows, parameters]``, and the properties of the same rows."""
 
-    weights: Tensor
+    networks: Networks
+    """The weights, which stay in the zoo's files if the zoo is large (`read_networks`)."""
     targets: dict[str, Target]
     places: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     """The rows in the metadata of the zoo that was read, int64 ``[rows]``; empty if they are not known."""
 
     def __len__(self) -> int:
-        return len(self.weights)
+        return len(self.networks)
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights in memory."""
+        return in_memory(self.networks)
 
     def sample(self, most: int | None) -> "ZooSplit":
         """Return at most ``most`` rows, always the same ones, in their order; all rows for None."""
@@ -59,7 +65,7 @@ class ZooSplit:
             return self
         rows = sample_rows(len(self), most)
         kept = {name: replace(target, values=target.values[rows]) for name, target in self.targets.items()}
-        return ZooSplit(self.weights[rows], kept)
+        return ZooSplit(self.networks[rows], kept)
 
 
 def sample_rows(count: int, most: int, seed: int = 0) -> Tensor:
@@ -100,16 +106,16 @@ class ZooDataset:
             # The order of a split is that of its rows in the whole.
             rows = torch.tensor(pc.equal(chosen.metadata["split"], split).to_pylist())
             part = chosen.split(split)
-            weights = part.weights()
-            taken, reason = takes(recipe, weights)
+            networks = read_networks(part, SHARE * len(part) / len(chosen)) if len(part) else part.weights()
+            taken, reason = takes(recipe, networks)
             if not taken.all():
                 bad = int((~taken).sum())
                 found._note(f"{bad} {split} checkpoints are left out: {reason}", "left_out")
-                weights = weights[taken]
+                networks = select(networks, taken)
             models = part.metadata["model_id"].filter(pa.array(taken.numpy())).unique()
-            found.counts |= {f"{split}_models": len(models), f"{split}_checkpoints": len(weights)}
+            found.counts |= {f"{split}_models": len(models), f"{split}_checkpoints": len(networks)}
             kept = {key: replace(target, values=target.values[rows][taken]) for key, target in targets.items()}
-            found.splits[split] = ZooSplit(weights, kept, places[rows, 0][taken])
+            found.splits[split] = ZooSplit(networks, kept, places[rows, 0][taken])
         if recipe.largest_weight is None:
             found._note_wild_weights()
         return found
@@ -119,8 +125,9 @@ class ZooDataset:
         """Hash of the layers, and of the weights of every split."""
         digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
         for split, part in self.splits.items():
-            digest.update(canonical_json([split, list(part.weights.shape)]).encode())
-            digest.update(part.weights.contiguous().numpy().data)
+            digest.update(canonical_json([split, list(part.networks.shape)]).encode())
+            for rows in in_parts(part.networks):
+                digest.update(rows.contiguous().numpy().data)
         return digest.hexdigest()
 
     def _note(self, text: str, kind: Literal["left_out", "not_scored", "remark"] = "remark", target: str = "") -> None:
@@ -128,7 +135,7 @@ class ZooDataset:
 
     def _note_wild_weights(self) -> None:
         """Add a note when few checkpoints with large weights dominate everything linear in the weights."""
-        size = torch.cat([_largest(part.weights) for part in self.splits.values()])
+        size = torch.cat([_largest(rows) for part in self.splits.values() for rows in in_parts(part.networks)])
         if count := int((size > WILD).sum()):
             self._note(
                 f"{count} checkpoints have weights beyond {WILD} (up to {float(size.max()):.2g}), which dominate the "
@@ -143,10 +150,11 @@ class ZooDataset:
         if not len(self.splits["train"]) or not len(self.splits["test"]):
             models = ", ".join(f"{split} {self.counts[f'{split}_models']}" for split in SPLITS)
             raise SpecError(f"{self.name}: probes need models in the splits train and test; models found: {models}")
-        weights = self.splits["train"].weights
-        if bool((weights == weights[0]).all()):
+        networks = self.splits["train"].networks
+        first = networks[torch.tensor([0])]
+        if all(bool((rows == first).all()) for rows in in_parts(networks)):
             raise SpecError(
-                f"{self.name}: all {len(weights)} checkpoints of the train split have the same weights, "
+                f"{self.name}: all {len(networks)} checkpoints of the train split have the same weights, "
                 "which predict no property"
             )
         if not len(self.splits["validation"]):
@@ -181,7 +189,7 @@ class ZooDataset:
                 self._note(f"{name} is not scored: {reason} there", "not_scored", name)
             else:
                 kept[name] = target.numbered_as(home.splits["train"].targets[name].classes)
-        return replace(self, splits={"test": ZooSplit(part.weights, kept)})
+        return replace(self, splits={"test": ZooSplit(part.networks, kept)})
 
 
 def takes(recipe: Recipe, weights: Networks) -> tuple[Tensor, str]:

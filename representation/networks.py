@@ -97,6 +97,11 @@ def select(networks: Networks, rows: Tensor) -> Networks:
     return networks.part(rows) if isinstance(networks, MappedNetworks) else networks[rows.to(networks.device)]
 
 
+def in_memory(networks: Networks) -> Tensor:
+    """Return the weights of networks, float32 ``[n, N]``; those of mapped files are read."""
+    return networks if isinstance(networks, Tensor) else torch.cat(list(in_parts(networks)))
+
+
 def in_parts(networks: Networks) -> Iterator[Tensor]:
     """Yield the rows of networks ``[n, N]``, at most `AT_ONCE` weights at a time."""
     yield from networks.split(max(1, AT_ONCE // networks.shape[1]))

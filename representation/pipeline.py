@@ -314,7 +314,7 @@ def _score(
     Methods that cannot be fitted are added to ``scorer.excluded``, with the reason.
     """
     shown = ShownScores(scorer, quiet)
-    schema, weights = scorer.home.schema, scorer.home.splits["train"].weights
+    schema, weights = scorer.home.schema, scorer.home.splits["train"].networks
     begun, code = time.process_time(), None
     if recipe.loss.reconstructs or recipe.encoder.starts_from_pca:
         code = best_linear_code(schema, recipe, weights)

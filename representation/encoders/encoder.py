@@ -130,7 +130,7 @@ class Encoder(
             weights = weights + self.paths.decode(z)
         return weights if self.standardiser is None else self.standardiser.undo(weights)
 
-    def embed(self, weights: Tensor) -> Tensor:
+    def embed(self, weights: Networks) -> Tensor:
         """Return the representations, float32 ``[n, L]`` on the CPU, of flat weights ``[n, N]``.
 
         Computed in evaluation mode, on the encoder's device, in batches. Raises SpecError for weights of another
@@ -143,12 +143,11 @@ class Encoder(
         return self._in_batches(lambda batch: self.decode(self(batch)), weights)
 
     @torch.no_grad()
-    def _in_batches(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
-        if weights.dim() != 2 or weights.shape[1] != self.schema.size:
+    def _in_batches(self, function: Callable[[Tensor], Tensor], weights: Networks) -> Tensor:
+        if len(weights.shape) != 2 or weights.shape[1] != self.schema.size:
             expected = f"weights [n, {self.schema.size}] of {self.schema.name}"
             raise SpecError(f"this encoder takes {expected}, found a tensor {list(weights.shape)}")
-        if not torch.isfinite(weights).all():
-            bad = int((~torch.isfinite(weights)).any(dim=1).sum())
+        if bad := sum(int((~rows.isfinite()).any(dim=1).sum()) for rows in in_parts(weights)):
             raise SpecError(f"{bad} of {len(weights)} networks have weights that are NaN or infinite")
         device, training = next(self.parameters()).device, self.training
         batch_size = max(1, VALUES_AT_ONCE // largest_layer(self.schema, self.architecture))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from representation.dataset import sample_rows
+from representation.networks import Networks, in_memory, in_parts
 from zootools.architectures import Schema
 from zootools.errors import SpecError
 
@@ -52,11 +53,11 @@ class Baseline(ABC):
     """Most checkpoints of a split that are embedded for the scores; None for all."""
 
     @abstractmethod
-    def fit(self, weights: Tensor, schema: Schema) -> None:
+    def fit(self, weights: Networks, schema: Schema) -> None:
         """Fit to training weights, float32 ``[rows, parameters]``. Raises UnfitError if it cannot be fitted."""
 
     @abstractmethod
-    def embed(self, weights: Tensor) -> Tensor:
+    def embed(self, weights: Networks) -> Networks:
         """Return features ``[rows, features]`` of weights ``[rows, parameters]``. Raises UnfitError as `fit` does."""
 
 
@@ -65,10 +66,10 @@ class RawWeights(Baseline):
 
     name = "W"
 
-    def fit(self, weights: Tensor, schema: Schema) -> None:
+    def fit(self, weights: Networks, schema: Schema) -> None:
         """Nothing to fit."""
 
-    def embed(self, weights: Tensor) -> Tensor:
+    def embed(self, weights: Networks) -> Networks:
         return weights
 
 
@@ -78,12 +79,15 @@ class Statistics(Baseline):
     quantiles: ClassVar[Sequence[float]]
     biases: ClassVar[bool]
 
-    def fit(self, weights: Tensor, schema: Schema) -> None:
+    def fit(self, weights: Networks, schema: Schema) -> None:
         """Choose the parts of the flat vector; nothing is fitted."""
         self._parts = [(p.offset, p.end) for p in schema.parameters if self.biases or not p.name.endswith(".bias")]
 
-    def embed(self, weights: Tensor) -> Tensor:
+    def embed(self, weights: Networks) -> Tensor:
         """Return float64 ``[rows, 7 * parts]``: part by part mean, variance (divided by the count), quantiles."""
+        return torch.cat([self._of(rows) for rows in in_parts(weights)])
+
+    def _of(self, weights: Tensor) -> Tensor:
         return torch.cat([layer_statistics(weights[:, a:b], self.quantiles) for a, b in self._parts], dim=1)
 
 
@@ -120,14 +124,14 @@ class _Fitted(Baseline):
     def _make(self, components: int) -> Any:
         """Return the transformer, not fitted."""
 
-    def _rows(self, weights: Tensor) -> Tensor:
+    def _rows(self, weights: Networks) -> Tensor:
         """Return the training rows to fit to."""
-        return weights
+        return in_memory(weights)
 
-    def fit(self, weights: Tensor, schema: Schema) -> None:
+    def fit(self, weights: Networks, schema: Schema) -> None:
         self.fit_rows(weights)
 
-    def fit_rows(self, weights: Tensor) -> None:
+    def fit_rows(self, weights: Networks) -> None:
         """Fit to rows ``[rows, features]``, which need not be weights."""
         rows = self._rows(weights)
         self.fitted_on, self._parameters = rows.shape
@@ -136,7 +140,7 @@ class _Fitted(Baseline):
             self._model = self._make(max(1, min(self.components, len(rows) - 1, rows.shape[1])))
             self._model.fit(self._given(rows))
 
-    def embed(self, weights: Tensor) -> Tensor:
+    def embed(self, weights: Networks) -> Tensor:
         # In blocks to bound the memory: kernel PCA and UMAP need thousands of numbers per row.
         return torch.cat([self._transform(rows) for rows in weights.split(4_000)])
 
@@ -188,7 +192,7 @@ class _Sampled(_Fitted):
         super().__init__(components, seed)
         self.most = most or MAX_FIT
 
-    def _rows(self, weights: Tensor) -> Tensor:
+    def _rows(self, weights: Networks) -> Tensor:
         return weights[sample_rows(len(weights), self.most, self.seed)]
 
 
@@ -230,8 +234,8 @@ class Umap(_Sampled):
             n_jobs=1,
         )
 
-    def fit_rows(self, weights: Tensor) -> None:
-        longest = float(weights.double().norm(dim=1).max())
+    def fit_rows(self, weights: Networks) -> None:
+        longest = max(float(rows.double().norm(dim=1).max()) for rows in in_parts(weights))
         if longest > LONGEST:
             raise UnfitError(f"rows of length up to {longest:.2g}; it scales distances up to {LONGEST:.0e}")
         self._sample = self._rows(weights).double()
@@ -245,7 +249,7 @@ class Umap(_Sampled):
             distances.fill_diagonal_(0)  # which cdist's rounding need not give
         return distances.numpy()
 
-    def embed(self, weights: Tensor) -> Tensor:
+    def embed(self, weights: Networks) -> Tensor:
         with _as_distances():
             return super().embed(weights)
 

@@ -7,8 +7,8 @@ Two kinds, both fitted on the training split, with their penalty chosen on the v
 - *standardised*: features with mean 0 and variance 1, an offset that is not penalised, and a softmax layer fitted by
   L-BFGS. The result does not depend on the scale of the features.
 
-Features are float32 or float64 ``[rows, features]`` on any device; everything fitted is float64, except the layer that
-Adam trains.
+Features are float32 or float64 ``[rows, features]`` on any device, or weights in the files of a zoo; everything fitted
+is float64, except the layer that Adam trains.
 """
 
 import warnings
@@ -22,6 +22,8 @@ import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from representation.networks import Networks, in_memory, select
 
 ALPHAS = (*(factor * 10.0**power for power in range(-5, 3) for factor in (1, 3)), 1e3)
 """Ridge penalties to choose from, {1, 3} x 10^k from 1e-5 to 1e3."""
@@ -47,11 +49,11 @@ class LinearMap:
     offset: Tensor
     alphas: tuple[float, ...] = ()
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def __call__(self, features: Networks) -> Tensor:
         """Map features ``[rows, features]`` to float64 ``[rows, outputs]``."""
         return torch.cat([chunk.double() @ self.weights + self.offset for chunk in _chunks(features)])
 
-    def classes(self, features: Tensor, heads: int) -> Tensor:
+    def classes(self, features: Networks, heads: int) -> Tensor:
         """Return the most likely class of each of ``heads`` softmax layers, int64 ``[rows, heads]``."""
         return rearrange(self(features), "rows (heads classes) -> rows heads classes", heads=heads).argmax(dim=2)
 
@@ -60,8 +62,8 @@ class LinearMap:
 
 
 def fit_ridge(
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
+    train: tuple[Networks, Tensor],
+    validation: tuple[Networks, Tensor],
     *,
     standardise: bool = False,
     alphas: Sequence[float] = ALPHAS,
@@ -78,7 +80,7 @@ class Regression:
     where there are none.
     """
 
-    def __init__(self, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, train: tuple[Networks, Tensor], validation: tuple[Networks, Tensor]) -> None:
         """Args are features ``[rows, features]`` and finite targets ``[rows, targets]``.
 
         ``validation`` may have no rows.
@@ -108,7 +110,7 @@ class Regression:
 
         if len(self.features) < count + (not standardise):
             # Fewer rows than features: the same coefficients from the rows' Gram matrix.
-            rows = design(self.features)
+            rows = design(in_memory(self.features))
             eigenvalues, vectors = torch.linalg.eigh(rows @ rows.T)
             moment, vectors = vectors.T @ (self.targets - centre), rows.T @ vectors
         else:
@@ -120,7 +122,8 @@ class Regression:
         every = vectors @ (shrink[:, :, None] * moment[:, None, :]).flatten(1)  # [features, alphas * targets]
         errors = torch.zeros(len(alphas), moment.shape[1], dtype=torch.float64, device=device)
         rows_at_once = max(1, CHUNK // max(every.shape))
-        for chunk, values in zip(*(part.split(rows_at_once) for part in self.judge), strict=True):
+        judge, truth = self.judge
+        for chunk, values in zip(judge.split(rows_at_once), truth.split(rows_at_once), strict=True):
             predicted = (design(chunk) @ every).unflatten(1, errors.shape)
             errors += (predicted - (values - centre)[:, None]).square_().sum(dim=0)
         best = errors.argmin(dim=0)
@@ -167,7 +170,7 @@ def _gram(columns: Tensor) -> Tensor:
     return torch.from_numpy(values.T @ values)
 
 
-def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+def moments(features: Networks) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each feature, float64 ``[features]``; deviation 1 for a constant one."""
     mean = sum((chunk.double().sum(dim=0) for chunk in _chunks(features)), torch.tensor(0.0)) / len(features)
     squares = sum(((chunk.double() - mean).square().sum(dim=0) for chunk in _chunks(features)), torch.tensor(0.0))
@@ -180,7 +183,7 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_softmax_adam(
-    features: Tensor, labels: Tensor, classes: Sequence[int], *, seed: int = 0, epochs: int = 50, larger: int = 1
+    features: Networks, labels: Tensor, classes: Sequence[int], *, seed: int = 0, epochs: int = 50, larger: int = 1
 ) -> LinearMap:
     """Train one softmax layer (head) per categorical target as in the paper, all of them at once.
 
@@ -197,16 +200,15 @@ def fit_softmax_adam(
             steps.
     """
     generator = torch.Generator().manual_seed(seed)
-    features = features.float()
-    onehot, mask = _onehot(labels, classes, features)
+    onehot, mask = _onehot(labels, classes, torch.empty(0, device=features.device))
     deviation = (2 / features.shape[1]) ** 0.5
     weights = deviation * torch.randn(features.shape[1], mask.numel(), generator=generator)
     weights, offset = weights.to(features.device), torch.zeros_like(mask)
     optimizer = torch.optim.Adam([weights, offset], lr=larger * 1e-4, weight_decay=1e-6, fused=True)
     for _ in range(epochs):
         order = torch.randperm(len(features), generator=generator).to(features.device)
-        shuffled = zip(features[order].split(10 * larger), onehot[order].split(10 * larger), strict=True)
-        for rows, truth in shuffled:
+        shuffled = features[order].float() if isinstance(features, Tensor) else select(features, order)
+        for rows, truth in zip(shuffled.split(10 * larger), onehot[order].split(10 * larger), strict=True):
             excess = _softmax(torch.addmm(offset, rows, weights) + mask, len(classes)).sub_(truth).div_(len(rows))
             weights.grad, offset.grad = rows.T @ excess, excess.sum(dim=0)
             optimizer.step()
@@ -214,8 +216,8 @@ def fit_softmax_adam(
 
 
 def fit_softmax_lbfgs(
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
+    train: tuple[Networks, Tensor],
+    validation: tuple[Networks, Tensor],
     classes: Sequence[int],
     *,
     alphas: Sequence[float] = SOFTMAX_ALPHAS,
@@ -234,7 +236,10 @@ def fit_softmax_lbfgs(
     """
     mean, scale = moments(train[0])
     judge, truth = validation if len(validation[0]) else train
-    rows, judged = (((part - mean) / scale).float().cpu().numpy() for part in (train[0], judge))
+    rows, judged = (
+        torch.cat([((rows - mean) / scale).float() for rows in _chunks(part)]).cpu().numpy()
+        for part in (train[0], judge)
+    )
     weights = torch.zeros(len(mean), len(classes), max(classes), dtype=torch.float64)
     offset = torch.full(weights.shape[1:], -torch.inf, dtype=torch.float64)
     chosen = []
@@ -311,14 +316,14 @@ def kendall_tau(truth: Tensor, predicted: Tensor) -> float:
     return cast(float, kendalltau(truth.cpu().numpy(), predicted.cpu().numpy()).statistic)
 
 
-def _chunks(features: Tensor) -> Iterator[Tensor]:
+def _chunks(features: Networks) -> Iterator[Tensor]:
     yield from features.split(_chunk_rows(features))
 
 
-def _chunks_like(features: Tensor, other: Tensor) -> Iterator[Tensor]:
+def _chunks_like(features: Networks, other: Tensor) -> Iterator[Tensor]:
     """Split another tensor at the rows where `_chunks` splits the features."""
     yield from other.split(_chunk_rows(features))
 
 
-def _chunk_rows(features: Tensor) -> int:
+def _chunk_rows(features: Networks) -> int:
     return max(1, CHUNK // features.shape[1])

@@ -16,6 +16,7 @@ from representation.encoders.encoder import Encoder
 from representation.evaluation.baselines import Baseline, UnfitError
 from representation.evaluation.probes import Regression, accuracy, fit_softmax_adam, fit_softmax_lbfgs, kendall_tau, r2
 from representation.evaluation.results import Score
+from representation.networks import Networks, in_parts, select
 from representation.recipes import Augmentation, Recipe
 from representation.targets import Target
 from representation.training.augmentation import Augmenter
@@ -40,7 +41,7 @@ class Method:
     """A function from weights to features, fitted to the training split of the zoo, or only a reconstruction."""
 
     name: str
-    embed: Callable[[Tensor], Tensor] | None
+    embed: Callable[[Networks], Networks] | None
     """None for a method without features."""
     seed: int = 0
     fitted_on: int | None = None
@@ -59,15 +60,15 @@ class Method:
         """Whether probes can be fitted to the method."""
         return self.embed is not None or self.features is not None
 
-    def features_of(self, split: str, weights: Tensor) -> Tensor:
-        """Return the features ``[rows, d]`` of the weights ``[rows, parameters]`` of a split."""
+    def features_of(self, split: str, networks: Networks) -> Networks:
+        """Return the features ``[rows, d]`` of the networks ``[rows, parameters]`` of a split."""
         if self.features is not None:
             return self.features[split]
         assert self.embed is not None
-        return self.embed(weights)
+        return self.embed(networks)
 
     @classmethod
-    def fitted(cls, baseline: Baseline, weights: Tensor, schema: Schema, seed: int = 0) -> "Method":
+    def fitted(cls, baseline: Baseline, weights: Networks, schema: Schema, seed: int = 0) -> "Method":
         """Fit a baseline to training weights ``[rows, parameters]``. Raises UnfitError if that cannot be done."""
         begun = time.process_time()
         baseline.fit(weights, schema)
@@ -236,17 +237,18 @@ class _Place:
     zoo: ZooDataset
     split: str
     part: ZooSplit
-    features: Tensor = field(default_factory=lambda: torch.empty(0))
+    features: Networks = field(default_factory=lambda: torch.empty(0))
+    """A tensor, or for raw weights the networks themselves."""
 
 
 def _embed(places: Sequence[_Place], method: Method) -> str:
     """Compute the features of all places; return why they cannot be scored, or an empty string."""
     try:
         for place in places:
-            place.features = method.features_of(place.split, place.part.weights)
+            place.features = method.features_of(place.split, place.part.networks)
     except UnfitError as error:
         return str(error)
-    if not all(place.features.isfinite().all() for place in places):
+    if not all(part.isfinite().all() for place in places for part in in_parts(place.features)):
         return "its features are not finite"
     rows, count = places[0].features.shape
     return f"{rows} checkpoints x {count} features: too large" if min(rows, count) > MAX_SOLVE else ""
@@ -263,13 +265,14 @@ class _Fits:
             place = at_home.get(split)
             targets = [(place or at_home["train"]).part.targets[name] for name in names]
             known, values = targets[0].known, torch.stack([target.values for target in targets], dim=1)
-            features = at_home["train"].features[:0] if place is None else place.features
-            whole = place is None or known.all()
-            samples.append((features, values[: len(features)]) if whole else (features[known], values[known]))
+            if place is None:
+                known = torch.zeros_like(known)
+            features = (place or at_home["train"]).features
+            samples.append((features, values) if known.all() else (select(features, known), values[known]))
         self.train, self.validation = samples
         self.regression = Regression(self.train, self.validation) if not self.classes[0] else None
 
-    def fit(self, probe: str) -> tuple[Sequence[float | None], Callable[[Tensor], Tensor]]:
+    def fit(self, probe: str) -> tuple[Sequence[float | None], Callable[[Networks], Tensor]]:
         """Fit one kind of probe; return the penalties, and a function from features to ``[rows, targets]``."""
         if self.regression is not None:
             ridge = self.regression.fit(standardise=probe == "standardised")
@@ -283,7 +286,7 @@ class _Fits:
         # A layer whose weights overflowed, as on features of 1e30, predicts no class.
         failed = ~softmax.weights.unflatten(1, (self.heads, -1)).isfinite().all(dim=2).all(dim=0)
 
-        def predict(rows: Tensor) -> Tensor:
+        def predict(rows: Networks) -> Tensor:
             return softmax.classes(rows, self.heads).double().masked_fill(failed, torch.nan)
 
         return softmax.alphas or [None] * self.heads, predict

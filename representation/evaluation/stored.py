@@ -25,7 +25,10 @@ from zootools.paths import cache_folder
 from zootools.spec.sections import Section
 from zootools.storage.hashed_json import add_hash, read_hashed
 
-CODE = ("evaluation/baselines.py", "evaluation/probes.py", "evaluation/scoring.py", "dataset.py", "targets.py")
+CODE = (
+    *("evaluation/baselines.py", "evaluation/probes.py", "evaluation/scoring.py"),
+    *("dataset.py", "networks.py", "targets.py"),
+)
 """The modules of this package that compute the scores of a baseline."""
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "umap-learn", "pynndescent", "numba")
 
@@ -97,7 +100,7 @@ class BaselineScores:
         alone, home = replace(self.scorer, scores=[], excluded={}), self.scorer.home
         seconds: Seconds | None = None
         try:
-            method = Method.fitted(baseline, home.splits["train"].weights, home.schema, identity.seed)
+            method = Method.fitted(baseline, home.splits["train"].networks, home.schema, identity.seed)
         except UnfitError as error:
             alone.excluded[baseline.name] = str(error)
         else:

@@ -38,7 +38,7 @@ def untransposed(schema: Schema) -> Tensor:
 def misread(dataset: ZooDataset) -> ZooDataset:
     """Return the same checkpoints with `untransposed` weights."""
     index = untransposed(dataset.schema)
-    splits = {name: replace(part, weights=part.weights[:, index]) for name, part in dataset.splits.items()}
+    splits = {name: replace(part, networks=part.weights[:, index]) for name, part in dataset.splits.items()}
     return replace(dataset, splits=splits)
 
 

@@ -1,4 +1,4 @@
-"""Training on a population that does not fit into memory: it is read batch by batch, with the same result."""
+"""Training and scoring on a population that does not fit into memory: it is read in parts, with the same result."""
 
 import os
 import subprocess
@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from representation import Encoder, compare
+from representation.dataset import ZooDataset
 from representation.networks import MappedNetworks, in_parts, read_networks, select
 from representation.recipes import load_recipe
 from representation.training.train import Weights
@@ -23,24 +25,33 @@ ROOM = 48 << 20
 MODELS, EPOCHS = 600, 30
 
 TRAINING = """
-import hashlib, resource, sys
+import resource, sys
 from pathlib import Path
 import torch
-import representation.networks, representation.encoders.encoder, representation.training.trainer
-from representation import embed, load_recipe, train_encoder
+import representation.comparison, representation.encoders.encoder
+import representation.networks, representation.training.trainer
+from representation import compare, load_recipe, train_encoder
 from zootools import open_zoo
 
 torch.set_num_threads(1)
 # The blocks that both processes compute in; by default they need some hundred megabytes.
 representation.networks.AT_ONCE = representation.encoders.encoder.VALUES_AT_ONCE = 1 << 17
-representation.training.trainer.VALIDATED = 100
+representation.training.trainer.VALIDATED = representation.comparison.MAX_BATCH = 100
 room, folder, out = int(sys.argv[1]), *map(Path, sys.argv[2:])
 changes = ["encoder={kind: set, latent: 8, width: 8, hidden: 16}", "loss.statistics=1", "largest_weight=4.0"]
 recipe = load_recipe("smoke", [*changes, "training={epochs: 2, steps: 20, batch_size: 20}"])
 zoo = open_zoo(folder)
 zoo.files.check(list(zoo.files.files))  # in threads, whose stacks would count
-# torch imports some of its modules when they are first used, which takes more than the weights.
-train_encoder(zoo.where("epoch == 1"), recipe, out / "first", quiet=True)
+
+
+def scored(zoo, encoder):
+    settings = {"baselines": ["s(W)"], "targets": ["test_accuracy", "epoch"], "recipe": "smoke", "quiet": True}
+    return compare(zoo, {"mine": encoder.embed}, **settings).table.to_pylist()
+
+
+# Packages import some of their modules when they are first used, which takes more than the weights.
+some = zoo.where("epoch < 3")
+scored(some, train_encoder(zoo.where("epoch == 1"), recipe, out / "first", quiet=True))
 if room:
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (used + room,) * 2)
@@ -50,7 +61,7 @@ if room:
     except MemoryError:
         pass
 encoder = train_encoder(zoo, recipe, out, quiet=True)
-print(hashlib.sha256(embed(zoo, encoder).numpy().tobytes()).hexdigest())
+print(*scored(zoo, encoder), sep="\\n")
 """
 
 
@@ -77,15 +88,33 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_an_encoder_of_a_population_three_times_the_memory_is_that_of_one_that_fits(
+def test_encoder_and_scores_of_a_population_three_times_the_memory_are_those_of_one_that_fits(
     large: Path, tmp_path: Path
 ) -> None:
     found = []
     for room in (ROOM, 0):
         words = [sys.executable, "-c", TRAINING, str(room), str(large), str(tmp_path / str(room))]
-        done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / f"cache-{room}")}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        assert {f"'method': '{name}'" in done.stdout for name in ("mine", "s(W)")} == {True}
         found.append((done.stdout, (tmp_path / str(room) / "model.safetensors").read_bytes()))
+    assert found[0] == found[1]
+
+
+def test_scores_of_networks_in_files_are_those_of_networks_in_memory(
+    look_zoo: Path, look_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo, encoder, found = open_zoo(look_zoo), Encoder.from_pretrained(look_encoder), []
+    settings = {"baselines": ["W", "s(W)", "PCA-linear", "PCA-rbf"], "targets": ["activation", "test_accuracy"]}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr("representation.dataset.SHARE", share)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(share)))
+        data = ZooDataset.of(zoo, load_recipe("smoke"))
+        assert isinstance(data.splits["train"].networks, torch.Tensor) == bool(share)
+        results = compare(zoo, {"mine": encoder.embed}, recipe="smoke", quiet=True, **settings)
+        found.append((data.digest, [str(note) for note in results.notes], results.excluded, results.table))
+    assert set(found[0][3]["method"].to_pylist()) == {"mine", *settings["baselines"]}
     assert found[0] == found[1]
 
 
