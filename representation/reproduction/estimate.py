@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from representation.encoders.encoder import Encoder
+from representation.encoders.encoder import Architecture, Encoder
 from representation.recipes import Recipe
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs
 from representation.reproduction.scales import Scale
+from zootools.architectures import Schema
 from zootools.building.planning import estimate, zoo_schema
 from zootools.building.throughput import seconds_per_model_sample
 from zootools.progress import duration
@@ -31,13 +32,18 @@ def job_flops(scale: Scale, job: Job) -> float:
     if not job.learns:
         return PROBING
     recipe, spec = scale.recipe_of(job), scale.spec(job.zoo)
-    schema = zoo_schema(spec)
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoder = Encoder.build(schema, recipe.encoder)
-        encoder.decode(encoder(torch.empty(2, schema.size)))
     checkpoints = _training_checkpoints(scale, job)
     views = 2 * training_steps(recipe, checkpoints) * min(recipe.training.batch_size, checkpoints)
-    return PROBING / 3 + 3 * counter.get_total_flops() / 2 * views
+    return PROBING / 3 + 3 * _forward_flops(zoo_schema(spec), recipe.encoder) / 2 * views
+
+
+@cache
+def _forward_flops(schema: Schema, encoder: Architecture) -> int:
+    """Return the floating-point operations to encode and decode two networks."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = Encoder.build(schema, encoder)
+        network.decode(network(torch.empty(2, schema.size)))
+    return counter.get_total_flops()
 
 
 def training_steps(recipe: Recipe, checkpoints: int) -> int:

@@ -182,6 +182,8 @@ class _Run:
             (job, seed), reason = ready[future], future.result()
             if reason:
                 self.state.failures[job, seed] = reason
+            if self.quiet:
+                continue  # to count the operations of all jobs takes seconds
             self.worked = before + time.monotonic() - begun
             self.done += job_flops(self.workspace.scale, job)
             left = sum(job_flops(self.workspace.scale, later) * self.seeds for later in self.waiting)
