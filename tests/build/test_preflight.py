@@ -183,7 +183,7 @@ def test_the_trainers_of_a_backend_have_what_the_protocol_says(specs: Path) -> N
 def test_a_new_backend_is_a_row_of_the_table(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, specs: Path, tiny: Path
 ) -> None:
-    monkeypatch.setitem(BACKENDS, "toy", lambda device, schema, batch_size: own_backends.Toy())
+    monkeypatch.setitem(BACKENDS, "toy", lambda population: own_backends.Toy())
     manifest = build(load_spec(specs / "tiny.yaml"), tmp_path / "zoo", backend="toy", quiet=True)
     assert manifest.fingerprints == [{"backend": "toy"}]
     with pytest.raises(SpecError, match="did you mean 'toy'"):
