@@ -45,7 +45,7 @@ def test_reading_commands_print_one_json_object(folder: Path) -> None:
     assert json.loads(run("status", zoo, "--json").stdout)["state"] == "finished"
     assert json.loads(run("verify", zoo, "--json").stdout)["faults"] == []
     assert json.loads(run("check", folder / "tiny.yaml", "--json").stdout)["models"] == 4
-    assert len(json.loads(run("specs", "--json").stdout)) == 15
+    assert len(json.loads(run("specs", "--json").stdout)) == 17
     assert json.loads(run("doctor", "--json").stdout)["problems"] == []
     dry = json.loads(run("build", folder / "tiny.yaml", "--dry-run", "--json").stdout)
     assert (dry["models"], dry["checkpoints"]) == (4, 12)
