@@ -233,7 +233,9 @@ def traced(build: Build, log: Path, *words: str, thread: Path | None = None) -> 
     """
     if thread is not None:
         build.go()
+        deadline = time.monotonic() + 120
         while not thread.exists() or not thread.read_text():
+            assert time.monotonic() < deadline, "no thread of this role has begun"
             time.sleep(0.002)
     traced = int(thread.read_text()) if thread else build.pid
     command = ["strace", "-y", "-s", "0", "-o", str(log), "-p", str(traced), *words]
@@ -411,16 +413,16 @@ def _hold_worker(where: str) -> None:
 
 
 def _hold_reader(where: str) -> None:
-    """Stop the first thread that hashes a shard for the tables until it is traced."""
+    """Stop the first thread that reads a shard for the tables until it is traced."""
     from zootools.storage import verified_files
 
-    real = verified_files.VerifiedFiles.fault
+    real = verified_files.VerifiedFiles.reading
 
-    def fault(self: Any, *arguments: Any) -> Any:
+    def reading(self: Any, *arguments: Any) -> Any:
         _announce(where)
         return real(self, *arguments)
 
-    verified_files.VerifiedFiles.fault = fault  # type: ignore[method-assign]
+    verified_files.VerifiedFiles.reading = reading  # type: ignore[method-assign]
 
 
 def _mischief(command: str, then: str = "go") -> None:
