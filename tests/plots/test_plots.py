@@ -267,7 +267,7 @@ def test_a_sample_is_stated_and_always_the_same(look_zoo: Path) -> None:
     assert portrait.sampling == "sample of 20 of 120 checkpoints; without 24 diverged models"
     assert portrait.zoo.metadata.equals(portrait_of(look_zoo, limit=20).zoo.metadata)
     for name, draw, _ in pictures(portrait):
-        if name not in ("accuracy", "losses"):  # which are made of all
+        if name not in ("accuracy", "classes", "losses"):  # which are made of all
             assert any("sample of 20 of 120" in word for word in words(image_bytes(draw(), "svg"))), name
 
 
@@ -490,7 +490,7 @@ def test_only_the_pictures_that_are_asked_for_are_drawn(look_zoo: Path, tmp_path
 def test_points_are_coloured_by_any_column(portrait: Portrait, colour: str, expected: set[str]) -> None:
     coloured = portrait.coloured_by(colour)
     for name, draw, reason in pictures(coloured):
-        if name not in ("accuracy", "losses"):
+        if name not in ("accuracy", "classes", "losses"):  # which have no points
             assert reason == ""
             assert expected <= words(image_bytes(draw(), "svg")), name
 

@@ -64,7 +64,7 @@ def class_scores(portrait: Portrait) -> Figure:
     """
     scores, names = portrait.class_scores
     with styled():
-        figure, (axes,) = _figure(1, min(WIDEST, max(4.0, 1.2 + 0.36 * len(names))), 3.4)
+        figure, (axes,) = _figure(1, min(WIDEST, max(4.8, 1.2 + 0.36 * len(names))), 3.4)
         panels.class_boxes(axes, scores, names)
         axes.set(xlabel="class", ylabel="F score on the test images")
         last = f"the last checkpoints of {len(scores):,} models"
