@@ -59,6 +59,8 @@ class LayerStatistics(nn.Module):
 
     def forward(self, weights: Tensor) -> Tensor:
         """Return the statistics of flat weights ``[n, N]``, float32 ``[n, length]``."""
+        if not len(weights):
+            return weights.new_zeros(0, self.length)
         return self.standardiser(self._unscaled(weights))
 
     def _unscaled(self, weights: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def job_flops(scale: Scale, job: Job) -> float:
 def _forward_flops(schema: Schema, encoder: Architecture) -> int:
     """Return the floating-point operations to encode and decode two networks."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = Encoder.build(schema, encoder)
+        network = Encoder.build(schema, encoder).to("meta")  # also the constants that it has from NumPy
         network.decode(network(torch.empty(2, schema.size)))
     return counter.get_total_flops()
 

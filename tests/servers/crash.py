@@ -296,8 +296,8 @@ def _positional() -> None:
 
     real = finish.metadata_table
 
-    def metadata_table(spec: Any, models: Any, shards: Any, stopped: Any) -> Any:
-        table = real(spec, models, shards, stopped)
+    def metadata_table(*arguments: Any, **options: Any) -> Any:
+        table = real(*arguments, **options)
         ids = sorted(table["model_id"].to_pylist())
         return table.set_column(0, "model_id", [ids])
 
