@@ -142,16 +142,18 @@ static INLINE Vec sigmoid(Vec x) {
     return (x < 0.0f ? e : all(1.0f)) / (1.0f + e);
 }
 
-// x P(x^2) / Q(x^2), minimax on [-9.1, 9.1] with relative error 2.3e-8 before rounding; beyond, tanh rounds to 1.
+// x P(x^2) / Q(x^2), minimax on [-9.1, 9.1] with relative error 2.3e-8 before rounding. Never beyond 1, and exactly 1
+// where tanh rounds to 1: a slope 1 - y^2 that is not zero there would move weights that PyTorch leaves alone.
 static INLINE Vec hyperbolic_tangent(Vec x) {
-    x = x > 9.1f ? all(9.1f) : x;
-    x = x < -9.1f ? all(-9.1f) : x;
     const Vec t = x * x;
     Vec p = t * 1.31775106e-8f + 2.04811768e-5f, q = t * 7.70404085e-7f + 3.27291928e-4f;
     p = p * t + 3.48781049e-3f, q = q * t + 2.58473866e-2f;
     p = p * t + 1.33744745e-1f, q = q * t + 4.67077881e-1f;
     p = p * t + 1.0f, q = q * t + 1.0f;
-    return x * p / q;
+    Vec y = x * p / q;
+    y = (x > 9.01f) | (y > 1.0f) ? all(1.0f) : y;
+    y = (x < -9.01f) | (y < -1.0f) ? all(-1.0f) : y;
+    return y;
 }
 
 // The normal distribution: its density, and its integral from minus infinity (Abramowitz and Stegun 7.1.26,
