@@ -87,17 +87,6 @@ def test_every_init_equals_the_reference(backend: str, digits: ImageData, init: 
     assert distance_from_reference(backend, schema, digits, models) <= 1e-5
 
 
-@pytest.mark.parametrize("scale", [1, 10, 100])
-def test_units_of_which_every_sample_is_saturated_stay_where_they_are(
-    backend: str, digits: ImageData, scale: int
-) -> None:
-    """Adam moves a weight as far for a gradient of 1e-7 as for one of 1, but not for none."""
-    schema = build_schema(ARCHITECTURES["cnn_small"], digits.input_shape, digits.classes)
-    bright = replace(digits, train=replace(digits.train, images=scale * (2 + digits.train.images)))
-    models = [mixed(seed, init="uniform") for seed in range(1, 4)]
-    assert distance_from_reference(backend, schema, bright, models) <= 1e-5
-
-
 def test_bits_do_not_depend_on_neighbours_place_or_number(backend: str, problem: tuple[Schema, ImageData]) -> None:
     schema, images = problem
     models = [mixed(seed, init="kaiming_uniform") for seed in range(1, 17)]

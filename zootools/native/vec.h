@@ -142,8 +142,8 @@ static INLINE Vec sigmoid(Vec x) {
     return (x < 0.0f ? e : all(1.0f)) / (1.0f + e);
 }
 
-// x P(x^2) / Q(x^2), minimax on [-9.1, 9.1] with relative error 2.3e-8 before rounding. Never beyond 1, and exactly 1
-// where tanh rounds to 1: a slope 1 - y^2 that is not zero there would move weights that PyTorch leaves alone.
+// x P(x^2) / Q(x^2), minimax on [-9.1, 9.1] with relative error 2.3e-8 before rounding. Never beyond 1, so that no slope
+// 1 - y^2 is negative, and exactly 1 where tanh rounds to 1.
 static INLINE Vec hyperbolic_tangent(Vec x) {
     const Vec t = x * x;
     Vec p = t * 1.31775106e-8f + 2.04811768e-5f, q = t * 7.70404085e-7f + 3.27291928e-4f;
