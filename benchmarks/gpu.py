@@ -57,7 +57,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from training import SMALL, Cell, Cores, cpu_model, start_worker, training_flops, zoo_images
+from training import SMALL, Cell, Cores, cpu_model, start_worker, train_like_peers, training_flops, zoo_images
 
 import zootools.training.stacked
 from representation.recipes import load_recipe
@@ -313,16 +313,7 @@ def peers(run: Run, cell: Cell) -> dict[str, object]:
     loader = DataLoader(dataset, batch_size=cell.batch_size, shuffle=True)
 
     def epoch() -> None:
-        loss_sum = correct = 0.0
-        for inputs, labels in loader:
-            inputs, labels = inputs.to(run.device), labels.to(run.device)
-            optimizer.zero_grad()
-            logits = network(inputs)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            loss_sum += loss.item() * len(labels)
-            correct += (logits.argmax(1) == labels).sum().item()
+        train_like_peers(network, optimizer, loader, run.device.type)
 
     with exact_arithmetic(run.device):
         return training_result(run, cell, 1, len(images.train), median_seconds(run, epoch))

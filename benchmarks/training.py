@@ -35,6 +35,7 @@ from typing import Any
 
 import click
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -133,6 +134,23 @@ def reference(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[o
     return 1, itertools.islice(train_reference(cell.schema(images), model, images, cell.batch_size, 10**9), 1, None)
 
 
+def train_like_peers(
+    network: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[tuple[Tensor, ...]], device: str = "cpu"
+) -> tuple[float, float]:
+    """Train one epoch like published generators of zoos; return the sum of the losses and the correct samples."""
+    loss_sum = correct = 0.0
+    for inputs, labels in loader:
+        inputs, labels = inputs.to(device), labels.to(device)
+        optimizer.zero_grad()
+        logits = network(inputs)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.item() * len(labels)
+        correct += (logits.argmax(1) == labels).sum().item()
+    return loss_sum, correct
+
+
 def peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[object]]:
     """Train one model like published generators of zoos."""
     (model,) = cell.models(rank, 1)
@@ -143,16 +161,7 @@ def peers(cell: Cell, images: ImageData, rank: int) -> tuple[int, Iterator[objec
 
     def epochs() -> Iterator[object]:
         while True:
-            loss_sum = correct = 0.0
-            for inputs, labels in loader:
-                optimizer.zero_grad()
-                logits = network(inputs)
-                loss = F.cross_entropy(logits, labels)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.item() * len(labels)
-                correct += (logits.argmax(1) == labels).sum().item()
-            yield loss_sum, correct
+            yield train_like_peers(network, optimizer, loader)
 
     return 1, epochs()
 

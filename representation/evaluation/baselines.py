@@ -263,7 +263,7 @@ class Umap(_Sampled):
 
 @cache
 def _keep_machine_code() -> None:
-    """Have numba keep what it compiles for UMAP, beside UMAP's source or in the user's cache.
+    """Make numba store the machine code of UMAP, beside UMAP's source or in the user's cache.
 
     Every process would compile it again, for 20 seconds. The function that is compiled for two signatures is left out:
     if two processes store one each at the same time, numba's index may name the wrong one.
@@ -277,7 +277,7 @@ def _keep_machine_code() -> None:
             and function is not umap_.compute_membership_strengths
             and not function.stats.cache_path
         ):
-            with suppress(RuntimeError):  # there is no folder that can be written
+            with suppress(RuntimeError):  # numba can write to none of these folders
                 function.enable_caching()
 
 

@@ -107,9 +107,9 @@ class Comparison:
             sides.append(self.measure(known) if known else 0.0)
         return sides[0], sides[1]
 
-    def shown(self, paper: bool) -> str:
-        """Return ``EcD 90.0 > 88.1``; an empty string if a value is missing."""
-        if (numbers := self.numbers(paper)) is None:
+    def shown(self) -> str:
+        """Return our numbers, such as ``EcD 90.0 > 88.1``; an empty string if a value is missing."""
+        if (numbers := self.numbers(paper=False)) is None:
             return ""
         factor = 100 if self.left[0].percent else 1
         left, right = (f"{factor * value:.{1 if factor == 100 else 2}f}" for value in numbers)
@@ -134,7 +134,7 @@ class Conclusion:
 
     def numbers(self) -> str:
         """Return our numbers of every comparison that can be made."""
-        return "; ".join(filter(None, (each.shown(paper=False) for each in self.comparisons)))
+        return "; ".join(filter(None, (each.shown() for each in self.comparisons)))
 
 
 def conclusions(cells: Iterable[FilledCell]) -> list[Conclusion]:

@@ -19,7 +19,7 @@ from representation.reproduction.equivariance import trajectories
 from representation.reproduction.faults import untransposed
 from representation.training.augmentation import Augmenter
 from zootools.architectures import Schema, build_schema
-from zootools.architectures.networks import stacked_forward
+from zootools.architectures.networks import parameter_views, stacked_forward
 from zootools.images.datasets import ImageData, Subset
 from zootools.importers.tensorflow_layout import layout_of
 from zootools.spec import Mlp
@@ -82,8 +82,7 @@ def test_the_papers_networks_have_as_many_tokens_as_its_code() -> None:
 
 
 def _outputs(schema: Schema, flat: Tensor, images: Tensor) -> Tensor:
-    parameters = {p.name: flat[:, p.offset : p.end].unflatten(1, p.shape) for p in schema.parameters}
-    return stacked_forward(schema, parameters, images, "tanh")
+    return stacked_forward(schema, parameter_views(schema, flat), images, "tanh")
 
 
 # --- permutation ----------------------------------------------------------------------------------------------

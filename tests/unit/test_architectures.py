@@ -15,7 +15,7 @@ from samples import ARCHITECTURES
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from zootools.architectures import MAX_PARAMETERS, Layer, Schema, build_schema
-from zootools.architectures.networks import ACTIVATIONS, Network, stacked_forward
+from zootools.architectures.networks import ACTIVATIONS, Network, parameter_views, stacked_forward
 from zootools.architectures.own import CnnLayers
 from zootools.architectures.registry import CNNS
 from zootools.errors import DamagedZooError, SpecError
@@ -130,7 +130,7 @@ def test_the_stacked_forward_pass_is_that_of_the_modules(schema: Schema, activat
     rng = np.random.default_rng(0)
     flat = torch.from_numpy(rng.standard_normal((3, schema.size)) * 0.3)
     images = torch.from_numpy(rng.standard_normal((5, 3, *schema.input_shape)))
-    weights = {p.name: flat[:, p.offset : p.end].unflatten(1, p.shape) for p in schema.parameters}
+    weights = parameter_views(schema, flat)
     own = stacked_forward(schema, weights, images, activation)
     shared = stacked_forward(schema, weights, images[:, 0], activation)
     for model in range(3):

@@ -242,7 +242,7 @@ class _Rows:
         return _is_finite(values)
 
     def fault(self, models: int) -> str | None:
-        """Return what is wrong if the shard has only so many models."""
+        """Return what is wrong if the shard has ``models`` models, or None."""
         return f"has no row {self.picked.max()}" if self.picked.min() < 0 or self.picked.max() >= models else None
 
 

@@ -119,7 +119,7 @@ def status(out: Path, activity: Activity | None = None, where: str | None = None
         activity: the process that builds it; by default the one that holds the lock of the folder.
         where: the path or URL of the zoo, if it is not that of the folder.
 
-    Raises ZooNotFoundError if there is no zoo or not even its plan, DamagedZooError for a damaged plan, record or
+    Raises ZooNotFoundError if there is neither a zoo nor the plan of one, DamagedZooError for a damaged plan, record or
     manifest.
     """
     zoo = ZooFolder(out)

@@ -49,7 +49,7 @@ class FileInfo:
 
 
 class HashedReader:
-    """Reads an open file once, from its beginning, and hashes what it returns."""
+    """Reads an open file once, from its beginning, and hashes the bytes that it returns."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file, self._digest = file, hashlib.sha256()
