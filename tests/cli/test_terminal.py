@@ -279,6 +279,27 @@ def test_a_traceback_is_visible_too(tmp_path: Path) -> None:
     assert FAKE not in debugged.output.splitlines()
 
 
+SWALLOWS = """
+import os, signal, time
+from zootools.cli import main
+
+@main.command()
+def swallow():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except KeyboardInterrupt as interrupt:
+        raise RuntimeError("a library's own error") from interrupt
+
+main(["swallow"])
+"""
+
+
+def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_an_interruption() -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWS], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "zootools: interrupted; the same command resumes\n")
+
+
 def test_usage_errors_look_as_before() -> None:
     done = command("biuld", "x")
     assert done.exit_code == 2

@@ -15,7 +15,7 @@ from click.exceptions import Exit, NoArgsIsHelpError
 
 from zootools import __version__
 from zootools.cli import build, cache, hub, importing, look, models, read, represent, reproduce, specs
-from zootools.cli.shared import Group
+from zootools.cli.shared import Group, note_interrupts, was_interrupted
 from zootools.errors import InterruptedBuildError, StorageError, ZooError, redact
 from zootools.text import printable, say, tame_libraries
 
@@ -26,6 +26,7 @@ class _Group(Group):
     def main(self, *arguments: Any, **settings: Any) -> NoReturn:
         """Run a command. Errors of click are printed by `say` too, because they contain the user's words."""
         settings["standalone_mode"] = False
+        note_interrupts()
         try:
             code = super().main(*arguments, **settings)
         except click.ClickException as error:
@@ -46,9 +47,10 @@ class _Group(Group):
         except (click.ClickException, click.Abort, Exit):
             raise
         except KeyboardInterrupt:
-            interrupted = InterruptedBuildError("interrupted; the same command resumes")
-            _fail(str(interrupted), interrupted.exit_code)
+            _fail_as_interrupted()
         except Exception as error:
+            if was_interrupted() and not isinstance(error, ZooError):
+                _fail_as_interrupted()
             if isinstance(error, BrokenPipeError) and _reader_has_ended():
                 # The reader of our output (head, less) has ended, which is not an error.
                 sys.stdout = None
@@ -57,6 +59,11 @@ class _Group(Group):
                 trace = redact(traceback.format_exc()).split("\n")
                 say(*(f"  {line}" for line in trace), err=True, limit=None)
             _fail(*_refusal(error))
+
+
+def _fail_as_interrupted() -> NoReturn:
+    interrupted = InterruptedBuildError("interrupted; the same command resumes")
+    _fail(str(interrupted), interrupted.exit_code)
 
 
 def _refusal(error: Exception) -> tuple[str, int]:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
@@ -191,6 +192,27 @@ def without_pandas() -> None:
             sys.meta_path.remove(finder)
 
 
+_interrupted = threading.Event()
+
+
+def note_interrupts() -> None:
+    """Remember Ctrl-C from now on: a library that it reaches may raise an error of its own instead (pydantic does)."""
+    _interrupted.clear()
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, or another's
+        signal.signal(signal.SIGINT, _note)
+
+
+def was_interrupted() -> bool:
+    """Return whether Ctrl-C was pressed since `note_interrupts`."""
+    return _interrupted.is_set()
+
+
+def _note(number: int, frame: object) -> NoReturn:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
 def interruptible() -> None:
     """Handle SIGTERM and SIGHUP like Ctrl-C; a second signal ends the process at once."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -199,4 +221,5 @@ def interruptible() -> None:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
+    _interrupted.set()
     raise KeyboardInterrupt
