@@ -13,7 +13,7 @@ from pydantic import FailFast, Field, TypeAdapter, model_validator
 
 from zootools.errors import DamagedZooError
 from zootools.spec import DatasetImages, FolderImages, Name, TetrisImages, ZooSpec
-from zootools.spec.sections import Section
+from zootools.spec.sections import DEFERRED, Section
 from zootools.spec.stored_spec import UnknownImages
 from zootools.storage.hashed_json import validate
 from zootools.storage.verified_files import FileInfo
@@ -48,11 +48,11 @@ _Count = Annotated[int, Field(ge=0, le=10**12)]
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _VALUES: dict[ColumnKind, TypeAdapter[Any]] = {
-    "bool": TypeAdapter(Annotated[list[Annotated[bool, Field(strict=True)] | None], FailFast()]),
-    "int64": TypeAdapter(Annotated[list[Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None], FailFast()]),
-    "float64": TypeAdapter(Annotated[list[_Number | None], FailFast()]),
-    "string": TypeAdapter(Annotated[list[Annotated[str, Field(strict=True)] | None], FailFast()]),
-    "list": TypeAdapter(Annotated[list[list[_Number] | None], FailFast()]),
+    "bool": TypeAdapter(Annotated[list[Annotated[bool, Field(strict=True)] | None], FailFast()], config=DEFERRED),
+    "int64": TypeAdapter(Annotated[list[Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None], FailFast()], config=DEFERRED),
+    "float64": TypeAdapter(Annotated[list[_Number | None], FailFast()], config=DEFERRED),
+    "string": TypeAdapter(Annotated[list[Annotated[str, Field(strict=True)] | None], FailFast()], config=DEFERRED),
+    "list": TypeAdapter(Annotated[list[list[_Number] | None], FailFast()], config=DEFERRED),
 }
 """The values of a column in the header of a shard; None where a value is not known."""
 

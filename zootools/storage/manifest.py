@@ -17,7 +17,7 @@ from zootools.errors import DamagedZooError, ZooNotFoundError
 from zootools.filesystem.inside import is_file_inside
 from zootools.hashing import canonical_json, pretty_json
 from zootools.spec import MAX_CHECKPOINTS, MAX_MODELS, ImageFacts, Name
-from zootools.spec.sections import Section
+from zootools.spec.sections import DEFERRED, Section
 from zootools.storage.build_state import FORMAT, IMPORT
 from zootools.storage.file_rules import check_file_names, check_sizes
 from zootools.storage.hashed_json import content_hash, read_hashed, validate
@@ -197,7 +197,7 @@ def count_outcomes(plan: Plan, records: Sequence[StackRecord | None]) -> ModelCo
 
 
 _MANIFEST = TypeAdapter(Manifest)
-_FILES = TypeAdapter(Annotated[list[FileInfo], FailFast()])
+_FILES = TypeAdapter(Annotated[list[FileInfo], FailFast()], config=DEFERRED)
 
 
 # --- reading -------------------------------------------------------------------------------------------

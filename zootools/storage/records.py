@@ -56,7 +56,7 @@ class StackRecord(BaseModel):
     After a repair ``epoch`` is -1 although there are shards: the stack is trained again, and writes them again.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     fingerprint: Fingerprint
     """The numeric fingerprint at the start of the stack's training."""

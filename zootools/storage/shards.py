@@ -25,7 +25,7 @@ from zootools.errors import DamagedZooError
 from zootools.filesystem.inside import open_inside
 from zootools.hashing import canonical_json
 from zootools.json_reader import parse_json
-from zootools.spec.sections import Section
+from zootools.spec.sections import DEFERRED, Section
 from zootools.storage.hashed_json import validate
 from zootools.storage.imported import Imported
 from zootools.storage.verified_files import THREADS, VerifiedFiles, unreadable
@@ -91,8 +91,8 @@ class _Info(Section):
 
 _INFO = TypeAdapter(_Info)
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_NUMBERS = TypeAdapter(Annotated[list[_Number], FailFast()])
-_LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailFast()])
+_NUMBERS = TypeAdapter(Annotated[list[_Number], FailFast()], config=DEFERRED)
+_LISTS = TypeAdapter(Annotated[list[Annotated[list[_Number], FailFast()]], FailFast()], config=DEFERRED)
 """The types of a column: a number for each row, or a list of numbers."""
 
 
