@@ -42,13 +42,13 @@ class LinearProbe(Method):
         features = self.features(train)
         if min(features.shape) > MOST_SOLVED:
             raise UnfitError(f"{features.shape[0]} networks x {features.shape[1]} features: too large")
-        parts = [(features, train.labels[:, None]), (features[torch.arange(0)], train.labels[:0, None])]
+        fitted, judged = (features, train.labels[:, None]), (features[torch.arange(0)], train.labels[:0, None])
         if len(validation):
-            parts[1] = (self.features(validation), validation.labels[:, None])
+            judged = (self.features(validation), validation.labels[:, None])
         if not self.problem.classes:
-            self.probe = fit_ridge(*parts, standardise=True)
+            self.probe = fit_ridge(fitted, judged, standardise=True)
         else:
-            self.probe = fit_softmax_lbfgs(*parts, [len(self.problem.classes)])
+            self.probe = fit_softmax_lbfgs(fitted, judged, [len(self.problem.classes)])
 
     def predict(self, population: Population) -> Tensor:
         features = self.features(population)
