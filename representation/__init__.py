@@ -7,6 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from representation.benchmark.bench import bench
+    from representation.benchmark.making import make_task
+    from representation.benchmark.methods.method import Examples, Method, Population, Problem
+    from representation.benchmark.methods.trained import TrainedMethod
+    from representation.benchmark.tasks import load_task
     from representation.comparison import compare
     from representation.encoders import Encoder
     from representation.encoders.tokens import Tokenizer
@@ -21,13 +26,21 @@ __all__ = [
     "Augmentation",
     "Augmenter",
     "Encoder",
+    "Examples",
+    "Method",
+    "Population",
+    "Problem",
     "Recipe",
     "RepresentOptions",
     "Results",
     "Tokenizer",
+    "TrainedMethod",
+    "bench",
     "compare",
     "embed",
     "load_recipe",
+    "load_task",
+    "make_task",
     "nt_xent",
     "represent",
     "train_encoder",
@@ -37,13 +50,21 @@ _HOME = {
     "Augmentation": "representation.recipes",
     "Augmenter": "representation.training.augmentation",
     "Encoder": "representation.encoders",
+    "Examples": "representation.benchmark.methods.method",
+    "Method": "representation.benchmark.methods.method",
+    "Population": "representation.benchmark.methods.method",
+    "Problem": "representation.benchmark.methods.method",
     "Recipe": "representation.recipes",
     "RepresentOptions": "representation.pipeline",
     "Results": "representation.evaluation.results",
     "Tokenizer": "representation.encoders.tokens",
+    "TrainedMethod": "representation.benchmark.methods.trained",
+    "bench": "representation.benchmark.bench",
     "compare": "representation.comparison",
     "embed": "representation.pipeline",
     "load_recipe": "representation.recipes",
+    "load_task": "representation.benchmark.tasks",
+    "make_task": "representation.benchmark.making",
     "nt_xent": "representation.training.losses",
     "represent": "representation.pipeline",
     "train_encoder": "representation.training.train",

@@ -1,0 +1,23 @@
+"""All methods of the benchmark."""
+
+from representation.benchmark.methods.encoded import EncoderLinear, EncoderMlp, EncoderTuned
+from representation.benchmark.methods.flat import FlatMlp, PermutedMlp
+from representation.benchmark.methods.linear import (
+    PaperLayerStatistics,
+    PrincipalComponents,
+    UnterthinerLayerStatistics,
+    Weights,
+)
+from representation.benchmark.methods.method import Method
+from representation.benchmark.methods.statnn import StatNN
+from representation.benchmark.methods.trees import Trees
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        *(Weights, PaperLayerStatistics, UnterthinerLayerStatistics, PrincipalComponents),
+        *(Trees, StatNN, FlatMlp, PermutedMlp),
+        *(EncoderLinear, EncoderMlp, EncoderTuned),
+    )
+}
+"""The methods by name. An addition is one module and one row."""
