@@ -21,7 +21,6 @@ from zootools.errors import SpecError
 from zootools.spec.faults import describe, document_key
 from zootools.spec.yaml_reader import Key, check_text, parse_scalar, parse_yaml, read_yaml
 
-
 DEFERRED = ConfigDict(defer_build=True)
 """Of validators: those that a command does not need are not built, which takes a tenth of the time of `info`."""
 

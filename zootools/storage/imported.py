@@ -49,7 +49,9 @@ _Count = Annotated[int, Field(ge=0, le=10**12)]
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _VALUES: dict[ColumnKind, TypeAdapter[Any]] = {
     "bool": TypeAdapter(Annotated[list[Annotated[bool, Field(strict=True)] | None], FailFast()], config=DEFERRED),
-    "int64": TypeAdapter(Annotated[list[Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None], FailFast()], config=DEFERRED),
+    "int64": TypeAdapter(
+        Annotated[list[Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | None], FailFast()], config=DEFERRED
+    ),
     "float64": TypeAdapter(Annotated[list[_Number | None], FailFast()], config=DEFERRED),
     "string": TypeAdapter(Annotated[list[Annotated[str, Field(strict=True)] | None], FailFast()], config=DEFERRED),
     "list": TypeAdapter(Annotated[list[list[_Number] | None], FailFast()], config=DEFERRED),
