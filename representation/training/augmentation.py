@@ -3,6 +3,7 @@
 Every view of every network gets its own permutation, erased block and noise.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,25 +56,8 @@ class Augmenter(nn.Module):
 
         ``weights.gather(1, index)`` are the permuted networks, in the flat order of `Schema.parameters`.
         """
-        parts, offset = [], 0
-        columns = torch.arange(self.schema.layers[0].fan_in, device=device).expand(count, -1)
-        for position, layer in enumerate(self.schema.layers):
-            if position == len(self.schema.layers) - 1:
-                rows = torch.arange(layer.outputs, device=device).expand(count, -1)
-            else:
-                rows = self._orders(position, count, device, generator)
-            kernel = offset + rows[:, :, None] * layer.fan_in + columns[:, None, :]
-            parts.append(rearrange(kernel, "n outputs inputs -> n (outputs inputs)"))
-            offset += layer.outputs * layer.fan_in
-            if layer.bias:
-                parts.append(offset + rows)
-                offset += layer.outputs
-            if position < len(self.schema.layers) - 1:
-                following = self.schema.layers[position + 1]
-                block = following.fan_in // layer.outputs  # kernel elements, or height times width, per output
-                columns = rows[:, :, None] * block + torch.arange(block, device=device)
-                columns = rearrange(columns, "n outputs block -> n (outputs block)")
-        return torch.cat(parts, dim=1)
+        orders = [self._orders(position, count, device, generator) for position in range(len(self.schema.layers) - 1)]
+        return flat_index(self.schema, orders, count, device)
 
     def _orders(self, position: int, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         """Draw orders of the neurons of a hidden layer, int64 ``[count, outputs]``."""
@@ -98,6 +82,31 @@ class Augmenter(nn.Module):
         start = (start * (size - length + 1)).floor()
         place = torch.arange(size, device=device)
         return (place >= start) & (place < start + length)
+
+
+def flat_index(schema: Schema, orders: Sequence[Tensor], count: int, device: torch.device) -> Tensor:
+    """Return the index, int64 ``[count, N]``, for which ``weights.gather(1, index)`` are networks in another order.
+
+    ``orders`` has the order of the neurons of every hidden layer in every network, int64 ``[count, outputs]``
+    (`Schema.permutation_index`, for many networks).
+    """
+    parts, offset = [], 0
+    columns = torch.arange(schema.layers[0].fan_in, device=device).expand(count, -1)
+    for position, layer in enumerate(schema.layers):
+        last = position == len(schema.layers) - 1
+        rows = torch.arange(layer.outputs, device=device).expand(count, -1) if last else orders[position]
+        kernel = offset + rows[:, :, None] * layer.fan_in + columns[:, None, :]
+        parts.append(rearrange(kernel, "n outputs inputs -> n (outputs inputs)"))
+        offset += layer.outputs * layer.fan_in
+        if layer.bias:
+            parts.append(offset + rows)
+            offset += layer.outputs
+        if not last:
+            following = schema.layers[position + 1]
+            block = following.fan_in // layer.outputs  # kernel elements, or height times width, per output
+            columns = rows[:, :, None] * block + torch.arange(block, device=device)
+            columns = rearrange(columns, "n outputs block -> n (outputs block)")
+    return torch.cat(parts, dim=1)
 
 
 def _random_orders(count: int, outputs: int, device: torch.device, generator: torch.Generator | None) -> Tensor:

@@ -6,11 +6,12 @@ permutations, and the tokens of a neuron. Every zoo stores its schema, so that r
 architecture. This module does not import torch.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +77,25 @@ class Parameter:
     def end(self) -> int:
         """One past the last index in the flat vector."""
         return self.offset + self.size
+
+
+class PermutedAxis(NamedTuple):
+    """A tensor that neurons are in, as a matrix ``[outputs, all incoming weights of one]``; a bias has one column."""
+
+    parameter: str
+    axis: Literal[0, 1]
+    """0 if each neuron is a row; 1 if each is a block of consecutive columns, all equally long."""
+
+
+@dataclass(frozen=True)
+class PermutationGroup:
+    """Neurons that may be in any order: the network computes the same function if all its axes have the same one."""
+
+    name: str
+    """That of the layer whose outputs they are."""
+    size: int
+    """Number of neurons."""
+    axes: tuple[PermutedAxis, ...]
 
 
 @dataclass(frozen=True)
@@ -185,6 +205,17 @@ class Schema:
             tokens[layer.name] = rows
         return tokens
 
+    @cached_property
+    def permutation_groups(self) -> tuple[PermutationGroup, ...]:
+        """The groups of neurons that can be permuted, in the order of the layers: the outputs of every hidden layer."""
+        groups = []
+        for layer, following in itertools.pairwise(self.layers):
+            axes = [PermutedAxis(f"{layer.name}.weight", 0), PermutedAxis(f"{following.name}.weight", 1)]
+            if layer.bias:
+                axes.insert(1, PermutedAxis(f"{layer.name}.bias", 0))
+            groups.append(PermutationGroup(layer.name, layer.outputs, tuple(axes)))
+        return tuple(groups)
+
     def permutation_index(self, permutations: Mapping[str, npt.ArrayLike]) -> npt.NDArray[np.int64]:
         """Return the index ``i``, int64 ``[parameters]``, for which ``flat[i]`` is the network with permuted neurons.
 
@@ -193,24 +224,21 @@ class Schema:
         the output layer, an unknown layer, or an array that is not a permutation.
         """
         index = np.arange(self.size)
-        hidden = [layer.name for layer in self.layers[:-1]]
+        hidden = [group.name for group in self.permutation_groups]
         unknown = set(permutations) - set(hidden)
         if unknown:
             raise ValueError(f"only the hidden layers {hidden} can be permuted, not {sorted(unknown)}")
-        views = {p.name: index[p.offset : p.end].reshape(p.shape) for p in self.parameters}
-        for position, layer in enumerate(self.layers[:-1]):
-            if layer.name not in permutations:
+        places = {parameter.name: parameter for parameter in self.parameters}
+        for group in self.permutation_groups:
+            if group.name not in permutations:
                 continue
-            order = np.asarray(permutations[layer.name])
-            if sorted(order.tolist()) != list(range(layer.outputs)):
-                raise ValueError(f"{layer.name}: expected a permutation of {layer.outputs} neurons, found {order}")
-            for name in (f"{layer.name}.weight", f"{layer.name}.bias"):
-                if name in views:
-                    views[name][:] = views[name][order]
-            block = self.block(position)
-            columns = (order[:, None] * block + np.arange(block)).reshape(-1)
-            after = views[f"{self.layers[position + 1].name}.weight"]
-            after[:] = after[:, columns]
+            order = np.asarray(permutations[group.name])
+            if sorted(order.tolist()) != list(range(group.size)):
+                raise ValueError(f"{group.name}: expected a permutation of {group.size} neurons, found {order}")
+            for name, axis in group.axes:
+                rows = places[name].shape[0] if axis else 1
+                blocks = index[places[name].offset : places[name].end].reshape(rows, group.size, -1)
+                blocks[:] = blocks[:, order]
         return index
 
     def forward_flops(self) -> int:

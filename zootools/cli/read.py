@@ -99,12 +99,21 @@ def _import_of(imported: "Imported | None") -> dict[str, Any] | None:
     found = f"{check.checkpoints} checkpoints on {check.images}"
     if check.column:
         found += f", {check.column} within {check.largest_difference:g}"
+    checked = f"no: {check.not_checked}" if check.not_checked else found
+    if imported.parent is not None:
+        return {
+            "made_by": f"zootools {imported.kind}, not by training",
+            "parent": imported.parent.name,
+            "parent_sha256": imported.parent.sha256,
+            "settings": imported.options,
+            "checked": checked,
+        }
     return {
         "imported_from": imported.kind,
         "source_files": imported.source.count,
         "source_sha256": imported.source.sha256,
         "not_imported": "; ".join(f"{row.count:,} {row.why}" for row in imported.left_out) or "nothing is left out",
-        "checked": f"no: {check.not_checked}" if check.not_checked else found,
+        "checked": checked,
     }
 
 

@@ -6,7 +6,7 @@ The same call again resumes an import that was interrupted. An import that is re
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -33,7 +33,7 @@ from zootools.importers.writer import Import, counted, metadata_of, write_zoo
 from zootools.memory import gigabytes
 from zootools.progress import Progress
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
-from zootools.storage.imported import CheckReport
+from zootools.storage.imported import CheckReport, Parent
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.text import say
 
@@ -95,7 +95,63 @@ def import_zoo(
         BusyError: another process is at work in ``out``.
         StorageError: disk space is short, or the disk failed; the call can be repeated.
     """
-    request = _check_request(kind, Path(path), Path(out), Check(check, Path(data) if data else None), options, quiet)
+    return _written(
+        _check_request(kind, Path(path), Path(out), Check(check, Path(data) if data else None), options, quiet)
+    )
+
+
+def write_derived(
+    population: Population,
+    zoo: ZooFolder,
+    kind: str,
+    settings: Mapping[str, str],
+    *,
+    images_sha256: str | None = None,
+    data: Path | None = None,
+    quiet: bool = False,
+) -> Manifest:
+    """Write networks that a command computed from those of a zoo as a zoo of their own; resume an interrupted call.
+
+    Args:
+        population: the networks. Its only file is zoo.json of the zoo that they were computed from, their parent.
+        zoo: the folder, which is created. It must not be inside of the parent, or the reverse.
+        kind: the command.
+        settings: what decides the networks beside the parent, as texts.
+        images_sha256: the digest of the images, if they are not loaded for the check.
+        data: the folder of the image files. If they are there, 16 of the networks are evaluated, and must have the
+            accuracies that the population says.
+        quiet: show no progress.
+
+    Returns:
+        The manifest of the zoo. Its record of an import (`zootools.storage.imported.Imported`) names the parent.
+
+    Raises:
+        ZooNotFoundError: the parent is not a finished zoo.
+        SpecError: the folder holds something else, or the networks do not reach their recorded accuracies.
+        BusyError: another process is at work in the folder.
+        StorageError: disk space is short, or the disk failed; the call can be repeated.
+    """
+    facts = population.facts
+    _check_out(zoo, facts.root)
+    parent = read_manifest(facts.root)
+    what = Import(
+        kind=kind,
+        facts=facts,
+        name=zoo_name(facts.name),
+        description=facts.description,
+        license=facts.license,
+        source=source_files(facts.files, facts.root),
+        options=settings,
+        versions=_versions(),
+        check=NOT_RUN,
+        images_sha256=images_sha256,
+        parent=Parent(name=parent.name, sha256=parent.sha256),
+    )
+    return _written(_Request(facts.root, zoo, population, ImportOptions(), what, Check(None, data), quiet))
+
+
+def _written(request: _Request) -> Manifest:
+    """Write the zoo of a request, unless it is there already."""
     existed = exists(request.zoo.path)
     with FolderLock(request.zoo.lock) as lock:
         request = replace(request, zoo=ZooFolder(request.zoo.path, lock.descriptor))
@@ -200,7 +256,7 @@ def _import(request: _Request) -> Manifest:
         layout, properties, left_out = _laid_out(request, spool)
         metadata = metadata_of(layout, properties)
         report, digest = _checked(request, spool, layout, metadata)
-        what = replace(what, check=report, images_sha256=digest)
+        what = replace(what, check=report, images_sha256=digest or what.images_sha256)
         written = 0
 
         def tick(count: int) -> None:

@@ -15,7 +15,15 @@ from zootools.importers.layout import Layout
 from zootools.importers.spool import Spool
 from zootools.storage.build_state import FORMAT, MANIFEST, ZooFolder
 from zootools.storage.card import render_card
-from zootools.storage.imported import OWN_COLUMNS, SOURCE_MODEL, CheckReport, Imported, LeftOutCount, SourceFiles
+from zootools.storage.imported import (
+    OWN_COLUMNS,
+    SOURCE_MODEL,
+    CheckReport,
+    Imported,
+    LeftOutCount,
+    Parent,
+    SourceFiles,
+)
 from zootools.storage.manifest import PAGE, TABLE, Counts, Manifest, Splits, Stack
 from zootools.storage.shards import ShardInfo, shard_bytes, shard_name
 from zootools.storage.table_writer import write_parquet
@@ -40,6 +48,7 @@ class Import:
     versions: Mapping[str, Any]
     check: CheckReport
     images_sha256: str | None
+    parent: Parent | None = None
 
 
 def metadata_of(layout: Layout, properties: pa.Table) -> pa.Table:
@@ -79,6 +88,7 @@ def write_zoo(
     columns = columns_of(metadata.select([name for name in metadata.column_names if name not in OWN_COLUMNS]))
     imported = Imported(
         kind=what.kind,
+        parent=what.parent,
         name=what.name,
         description=what.description,
         license=what.license,

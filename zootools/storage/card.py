@@ -85,6 +85,7 @@ def _training(spec: ZooSpec) -> dict[str, Any]:
     kept = spec.training.kept_epochs
     return {
         "imported": None,
+        "parent": None,
         "runs": True,
         "authors": ", ".join(map(_escaped, spec.authors)),
         "homepage": spec.homepage,
@@ -104,6 +105,8 @@ def _import(imported: Imported) -> dict[str, Any]:
     left_out = [(_plain(row.why), row.count, _plain(", ".join(row.examples))) for row in imported.left_out]
     return {
         "imported": imported,
+        "parent": imported.parent,
+        "settings": [(_plain(key), _plain(value)) for key, value in sorted(imported.options.items())],
         "runs": imported.runs and any(column.name == "activation" for column in imported.columns),
         "first_epoch": epochs[0],
         "last_epoch": epochs[-1],

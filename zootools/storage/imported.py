@@ -2,6 +2,9 @@
 
 A zoo has a specification (spec.yaml), or this record in its manifest (zoo.json, key ``imported``). Both say the name of
 the zoo and decide the columns of its metadata; a record cannot say how the models can be made again.
+
+The networks that a command computes from those of another zoo (`zootools align`) have such a record too. Its kind is
+the command, its options are the settings, its source is zoo.json of the other zoo, and `Imported.parent` names it.
 """
 
 from collections.abc import Mapping
@@ -107,11 +110,21 @@ class Column(Section):
     kind: ColumnKind
 
 
+class Parent(Section):
+    """The zoo that the networks of another one were computed from."""
+
+    name: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """That of its content, which its zoo.json contains (`zootools.storage.manifest.Manifest.sha256`)."""
+
+
 class Imported(Section):
     """Where the models of an imported zoo come from, and which columns their metadata has."""
 
     kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
-    """The importer (`zootools.importers.table.IMPORTERS`)."""
+    """The importer (`zootools.importers.table.IMPORTERS`), or the command that computed the models from a parent."""
+    parent: Parent | None = None
+    """The zoo whose networks these were computed from; None for a population of another tool."""
     name: Name
     description: Annotated[str, Field(max_length=10_000)] = ""
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")] = "unknown"
