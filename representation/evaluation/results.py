@@ -39,6 +39,8 @@ TRAIN = "reconstruction (train)"
 """Row of the rendered table for the reconstruction of the training networks."""
 PERCENT = ("r2", "accuracy")
 """Metrics that are shown in percent, as in the paper."""
+LARGE = 10_000
+"""From here on, only the order of magnitude of a score is shown."""
 
 
 class ResultsIdentity(Section):
@@ -236,12 +238,17 @@ def _grid(entries: list[Summary]) -> list[str]:
     ]
 
 
+def fixed(value: float, digits: int = 1) -> str:
+    """Return a number with a few decimals, or its order of magnitude: exploded weights give scores of -1e36."""
+    return f"{value:.{digits}f}" if abs(value) < LARGE else f"{value:.0e}"
+
+
 def _cell(entry: Summary) -> str:
     if entry.mean is None:
         return "undefined"
     factor, digits = (100, 1) if entry.metric in PERCENT else (1, 2)
-    ours = f"{factor * entry.mean:.{digits}f}"
-    text = ours + (f"±{factor * entry.interval:.{digits}f}" if entry.interval is not None else "")
+    ours = fixed(factor * entry.mean, digits)
+    text = ours + (f"±{fixed(factor * entry.interval, digits)}" if entry.interval is not None else "")
     if entry.paper is None:
         return text
     theirs = f"{factor * entry.paper:.{digits}f}"

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 
 from representation.evaluation.baselines import Baseline
-from representation.evaluation.results import PERCENT, Score
+from representation.evaluation.results import PERCENT, Score, fixed
 from representation.evaluation.scoring import Method, Scorer, Seconds
 from representation.evaluation.stored import BaselineScores
 from zootools.text import printable, say
@@ -57,7 +57,7 @@ class Rows:
         cells = ["stored".rjust(3 * NUMBER)] if stored else [f"{value:{NUMBER}.1f}" for value in seconds]
         for target in self.columns:
             value = shown.get(target)
-            cells.append(("" if value is None else f"{100 * value:.1f}").rjust(self._width(target)))
+            cells.append(("" if value is None else fixed(100 * value)).rjust(self._width(target)))
         say((f"{method}, seed {seed}".ljust(NAME) + "".join(cells)).rstrip(), err=True)
 
 

@@ -27,7 +27,7 @@ from representation import Encoder, embed, represent
 from representation.dataset import ZooDataset
 from representation.encoders.attention import projection_head
 from representation.evaluation.probes import ALPHAS
-from representation.evaluation.results import SCHEMA, Results, Score
+from representation.evaluation.results import SCHEMA, Results, Score, fixed
 from representation.evaluation.scoring import permuted_views
 from representation.output import default_out
 from representation.paper import published
@@ -602,6 +602,10 @@ def test_weights_that_are_not_finite_or_too_large_are_left_out_and_counted(
     assert [str(remark).split("; ")[0] for remark in found.notes] == [f"varied: {note}"]
     whole, left_out = len(zoo.split("train").where(pc.field("epoch") > 0)), note.count("left out")
     assert len(found.splits["train"]) == len(Weights.of(open_zoo(copy, verify=False), recipe).train) == whole - left_out
+
+
+def test_a_score_of_exploded_weights_is_shown_by_its_order_of_magnitude() -> None:
+    assert [fixed(value) for value in (84.12, -9_999.0, -2.2e36)] == ["84.1", "-9999.0", "-2e+36"]
 
 
 # --- the command ----------------------------------------------------------------------------------------------
