@@ -34,6 +34,8 @@ MAX_HEADER = 10 << 20
 """Maximal size of a header, in bytes."""
 BLOCK = 1 << 16
 """Values that are read, hashed and copied at a time: they stay in the processor's cache."""
+AT_ONCE = 8
+"""Shards that a thread reads before it asks for more; asking takes as long as opening a file."""
 NOT_FINITE = "contains weights that are not finite"
 SMALL = 1 << 20
 """Files of fewer bytes are read, larger ones are mapped; each is faster for its size."""
@@ -193,23 +195,26 @@ def gather_weights(
         for stack, epoch in zip(stacks[order[starts]].tolist(), epochs[order[starts]].tolist(), strict=True)
     ]
 
-    def copy(one: tuple[str, int, int, bool]) -> None:
-        name, start, end, straight = one
-        group = order[start:end]
-        rows_of_copy = _Rows(rows[group], group, straight, result)
-        if opened is None and files.verify and files.identity(name) is None:
-            _copy_hashed(files, schema, name, rows_of_copy)
-        else:
-            _copy_mapped(files, schema, name, rows_of_copy, opened(name) if opened else None)
-
     copies = list(zip(names, starts.tolist(), ends.tolist(), plain.tolist(), strict=True))
+
+    def copy(first: int) -> None:
+        buffer = np.empty(max(BLOCK, *(parameter.size for parameter in schema.parameters)), np.float32)
+        for name, start, end, straight in copies[first : first + AT_ONCE]:
+            group = order[start:end]
+            rows_of_copy = _Rows(rows[group], group, straight, result)
+            if opened is None and files.verify and files.identity(name) is None:
+                _copy_hashed(files, schema, name, rows_of_copy, buffer)
+            else:
+                _copy_mapped(files, schema, name, rows_of_copy, opened(name) if opened else None)
+
+    firsts = range(0, len(copies), AT_ONCE)
     if opened is not None:  # they are kept open by the caller, which is not prepared for threads
         files.check(names)
-        for one in copies:
-            copy(one)
+        for first in firsts:
+            copy(first)
         return result
-    with ThreadPoolExecutor(min(THREADS, max(1, len(copies)))) as pool:
-        for _ in pool.map(copy, copies):
+    with ThreadPoolExecutor(min(THREADS, max(1, len(firsts)))) as pool:
+        for _ in pool.map(copy, firsts):
             pass  # the first error, in the order of the files, is raised here
     return result
 
@@ -226,62 +231,62 @@ class _Rows:
     """Whether both are consecutive, so that slices can be used, which are much faster than index arrays."""
     result: npt.NDArray[np.float32]
 
-    def copy(self, block: npt.NDArray[np.float32], first: int, columns: slice) -> bool:
-        """Copy from a part of the shard's rows ``[rows, values]`` that begins with the row ``first``.
-
-        Return whether all that was copied is finite."""
+    def copy(self, block: npt.NDArray[np.float32], first: int, columns: slice) -> None:
+        """Copy from a part of the shard's rows ``[rows, values]`` that begins with the row ``first``."""
         if self.straight:
             begin, end = (min(max(int(row) - first, 0), len(block)) for row in (self.picked[0], self.picked[-1] + 1))
-            values, skipped = block[begin:end], first + begin - int(self.picked[0])
-            at = int(self.targets[0]) + skipped
-            self.result[at : at + len(values), columns] = values
+            at = int(self.targets[0]) + first + begin - int(self.picked[0])
+            self.result[at : at + end - begin, columns] = block[begin:end]
         else:
             here = (self.picked >= first) & (self.picked < first + len(block))
-            values = block[self.picked[here] - first]
-            self.result[self.targets[here], columns] = values
-        return _is_finite(values)
+            self.result[self.targets[here], columns] = block[self.picked[here] - first]
+
+    def are_finite(self) -> bool:
+        """Whether all that was copied is finite."""
+        if self.straight:
+            return _is_finite(self.result[self.targets[0] : self.targets[-1] + 1])
+        return _is_finite(self.result[self.targets])
 
     def fault(self, models: int) -> str | None:
         """Return what is wrong if the shard has ``models`` models, or None."""
         return f"has no row {self.picked.max()}" if self.picked.min() < 0 or self.picked.max() >= models else None
 
 
-def _copy_hashed(files: VerifiedFiles, schema: Schema, name: str, rows: _Rows) -> None:
+def _copy_hashed(files: VerifiedFiles, schema: Schema, name: str, rows: _Rows, buffer: npt.NDArray[np.float32]) -> None:
     """Copy rows of a shard while it is hashed: every byte is read once, so that what is copied is what was hashed."""
-    finite, fault, written = True, None, False
+    fault, written = None, False
     with files.reading(name) as reader:
         size = files.files[name].size
         length = int.from_bytes(reader.read(8), "little")
         if length <= min(MAX_HEADER, size):
             header = reader.read(length)
             models, rest = divmod(size - 8 - length, 4 * schema.size)
-            written = models >= 1 and not rest and _is_as_written(header, schema, models)
+            written = models >= 1 and not rest and _is_as_written(header, _layout(schema, models))
         if written and files.expected_rows(name) in (None, models):
             fault = rows.fault(models)
-            for parameter, _, _ in _spans(schema, models) if fault is None else ():
-                at_once = min(models, max(1, BLOCK // parameter.size))
-                buffer = np.empty((at_once, parameter.size), np.float32)
-                for first in range(0, models, at_once):
-                    block = buffer[: models - first]
-                    if not reader.fill(block):
-                        break  # the file was cut short, which its hash shows
-                    finite &= rows.copy(block, first, slice(parameter.offset, parameter.end))
+            for block in _layout(schema, models).blocks if fault is None else ():
+                values = buffer[: block.values]
+                if not reader.fill(values):
+                    break  # the file was cut short, which its hash shows
+                for parameter, first, begin, end in block.pieces:
+                    piece = values[begin:end].reshape(-1, parameter.size)
+                    rows.copy(piece, first, slice(parameter.offset, parameter.end))
         else:
             written = False
     if not written:
         _copy_mapped(files, schema, name, rows)  # raises what is wrong with the layout
-    if fault or not finite:
+    elif fault or not rows.are_finite():
         raise DamagedZooError(fault or NOT_FINITE, path=files.folder / name)
 
 
 def _copy_mapped(files: VerifiedFiles, schema: Schema, name: str, rows: _Rows, shard: Shard | None = None) -> None:
     """Copy rows of a shard that is mapped, or read if it is small."""
     values, models = shard or open_shard(files, name, schema)
-    fault, finite = rows.fault(models), True
-    for parameter, begin, stop in _spans(schema, models) if fault is None else ():
+    fault = rows.fault(models)
+    for parameter, begin, stop in _layout(schema, models).spans if fault is None else ():
         block = values[begin:stop].reshape(models, -1)
-        finite &= rows.copy(block, 0, slice(parameter.offset, parameter.end))
-    if fault or (files.verify and not finite):
+        rows.copy(block, 0, slice(parameter.offset, parameter.end))
+    if fault or (files.verify and not rows.are_finite()):
         raise DamagedZooError(fault or NOT_FINITE, path=files.folder / name)
 
 
@@ -315,7 +320,7 @@ def open_shard(files: VerifiedFiles, name: str, schema: Schema, small: int = SMA
         raise DamagedZooError(f"its header has {length} bytes, the file {len(mapped)}", path=files.folder / name)
     header = mapped[8 : 8 + length]
     models, rest = divmod(behind, 4 * schema.size)
-    if models < 1 or rest or not _is_as_written(header, schema, models):
+    if models < 1 or rest or not _is_as_written(header, _layout(schema, models)):
         raise DamagedZooError(_layout_fault(header, behind, schema), path=files.folder / name)
     expected = files.expected_rows(name)
     if expected is not None and models != expected:
@@ -323,29 +328,76 @@ def open_shard(files: VerifiedFiles, name: str, schema: Schema, small: int = SMA
     return Shard(np.frombuffer(mapped, np.float32, models * schema.size, 8 + length), models)
 
 
-def _is_as_written(header: bytes, schema: Schema, models: int) -> bool:
+def _is_as_written(header: bytes, layout: "_Layout") -> bool:
     """Whether a header has the bytes that `shard_bytes` writes, except for the text in its metadata."""
-    before, behind = _around_metadata(schema, models)
     text = header.rstrip(b" ")
-    if len(header) - len(text) >= 8 or not (text.startswith(before) and text.endswith(behind)):
+    if len(header) - len(text) >= 8 or not (text.startswith(layout.before) and text.endswith(layout.behind)):
         return False
+    return _is_one_string(text[len(layout.before) : len(text) - len(layout.behind)])
+
+
+def _is_one_string(text: bytes) -> bool:
+    """Whether this is one JSON string of ASCII characters, which every reader of JSON ends at the same place."""
+    if len(text) < 3 or not text[0] == text[-1] == ord('"'):
+        return False
+    inner = np.frombuffer(text, np.uint8, len(text) - 2, 1)
+    quote, escape = inner == ord('"'), inner == ord("\\")
+    # Of the texts that training writes this is all: no other escape, each before a quote, and no quote without one.
+    if inner.min() >= 32 and inner.max() < 127 and not (quote[0] or escape[-1]) and (escape[:-1] == quote[1:]).all():
+        return True
     try:
-        # One string, which every reader of JSON ends at the same place; writing it again would double the time.
-        metadata = json.loads(text[len(before) : len(text) - len(behind)].decode("ascii"))
+        value = json.loads(text.decode("ascii"))
     except (ValueError, RecursionError):
         return False
-    return isinstance(metadata, str) and metadata.isascii()
+    return isinstance(value, str) and value.isascii()
+
+
+class _Block(NamedTuple):
+    """Values of a shard that are read, hashed and copied at a time."""
+
+    values: int
+    pieces: list[tuple[Parameter, int, int, int]]
+    """Rows of a parameter: the parameter, the first row, and the start and end of the values in the block."""
+
+
+class _Layout(NamedTuple):
+    """The layout of a shard, as `shard_bytes` writes it."""
+
+    before: bytes
+    """The header before the text of its metadata."""
+    behind: bytes
+    spans: list[tuple[Parameter, int, int]]
+    """The tensors in the order of the file, each with the start and end of its values."""
+    blocks: list[_Block]
 
 
 @lru_cache
-def _around_metadata(schema: Schema, models: int) -> tuple[bytes, bytes]:
-    """Return the bytes of a header before and behind the text of its metadata."""
+def _layout(schema: Schema, models: int) -> _Layout:
+    """Return the layout of a shard with a number of models."""
+    spans = _spans(schema, models)
     entries: dict[str, Any] = {"__metadata__": {"zootools": ""}}
-    for parameter, start, end in _spans(schema, models):
+    for parameter, start, end in spans:
         shape = [models, *parameter.shape]
         entries[parameter.name] = {"dtype": "F32", "shape": shape, "data_offsets": [4 * start, 4 * end]}
     before, _, behind = json.dumps(entries, separators=(",", ":")).partition('""')
-    return before.encode(), behind.encode()
+    return _Layout(before.encode(), behind.encode(), spans, _blocks(spans, models))
+
+
+def _blocks(spans: list[tuple[Parameter, int, int]], models: int) -> list[_Block]:
+    """Divide the values of a shard into blocks of whole rows of its tensors, of `BLOCK` values or one row."""
+    blocks = [_Block(0, [])]
+    for parameter, _, _ in spans:
+        first = 0
+        while first < models:
+            begin = blocks[-1].values
+            count = min(models - first, max(BLOCK - begin, 0 if begin else parameter.size) // parameter.size)
+            if count == 0:
+                blocks.append(_Block(0, []))
+                continue
+            end = begin + count * parameter.size
+            blocks[-1] = _Block(end, [*blocks[-1].pieces, (parameter, first, begin, end)])
+            first += count
+    return blocks
 
 
 def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
@@ -375,7 +427,6 @@ def _layout_fault(header: bytes, size: int, schema: Schema) -> str:
         return f"cannot be read as safetensors ({error!s:.200})"
 
 
-@lru_cache
 def _spans(schema: Schema, models: int) -> list[tuple[Parameter, int, int]]:
     """Return the tensors of a shard in the order of the file, each with the start and end of its values."""
     spans, start = [], 0

@@ -68,7 +68,7 @@ class HashedReader:
 
     def hexdigest(self) -> str:
         """Read the rest of the file; return the sha256 of all of it as hexadecimal digits."""
-        while self.read(1 << 20):
+        while self.read(1 << 16):
             pass
         return self._digest.hexdigest()
 

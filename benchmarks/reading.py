@@ -1,0 +1,88 @@
+"""Measure the first `weights()` of a zoo, which hashes every shard, relative to a plain copy of the same files.
+
+    python benchmarks/reading.py zoos/tetris_seed [ZOO ...]
+
+Prints for each zoo, and for a made-up one with shards of 2.5 MB, the processor and wall-clock milliseconds of a plain
+copy (each file read into one array in memory), of SHA-256 of bytes that are in memory, of the first `weights()` and of
+a later one: the minimum of several rounds, in each of which all are timed in turn. The bound is what the first
+`weights()` would take if it only copied and hashed: the sum of both, divided by the copy. All files are in the
+system's cache.
+"""
+
+import argparse
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from verify import make_zoo
+
+from zootools import open_zoo
+
+Times = tuple[float, float]
+"""Processor and wall-clock seconds."""
+
+
+def main() -> None:
+    """Measure the zoos that were named, and a made-up one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("zoos", nargs="*", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        make_zoo(Path(folder), 48)
+        for zoo in (*arguments.zoos, Path(folder)):
+            show(zoo, arguments.rounds)
+
+
+def show(zoo: Path, rounds: int) -> None:
+    """Measure one zoo, and print a table of the milliseconds."""
+    shards = sorted(zoo.glob("checkpoints/*/*.safetensors"))
+    size = sum(path.stat().st_size for path in shards)
+    rows: dict[str, list[Times]] = {}
+    for _ in range(rounds):
+        opened = open_zoo(zoo, include_diverged=True)
+        copied, seconds = timed(lambda: copy(shards, size))
+        rows.setdefault("plain copy", []).append(seconds)
+        rows.setdefault("SHA-256", []).append(timed(lambda files=copied: [hashlib.sha256(file) for file in files])[1])
+        del copied
+        rows.setdefault("first weights(), hashing", []).append(timed(opened.weights)[1])
+        rows.setdefault("weights() again", []).append(timed(opened.weights)[1])
+    best = {what: tuple(map(min, zip(*times, strict=True))) for what, times in rows.items()}
+    plain = best["plain copy"]
+    print(
+        f"\n{open_zoo(zoo).name}: {len(shards):,} shards of {size / len(shards) / 1e3:.0f} KB, {size / 1e6:.0f} MB\n\n"
+        "| | processor ms | of a copy | microseconds per shard | wall-clock ms | of a copy |\n|---|--:|--:|--:|--:|--:|"
+    )
+    bound = (plain[0] + best["SHA-256"][0], plain[1] + best["SHA-256"][1] / (os.cpu_count() or 1))
+    for what, (processor, wall) in {**best, "bound: copy and SHA-256": bound}.items():
+        print(
+            f"| {what} | {1e3 * processor:.0f} | {processor / plain[0]:.1f} | {1e6 * processor / len(shards):.0f} "
+            f"| {1e3 * wall:.0f} | {wall / plain[1]:.1f} |"
+        )
+    print(f"\nSHA-256: {size / best['SHA-256'][0] / 1e9:.2f} GB/s, copy: {size / plain[0] / 1e9:.2f} GB/s of a core")
+
+
+def copy(shards: list[Path], size: int) -> list[memoryview]:
+    """Read files one behind the other into one new array; return the part of each."""
+    target, parts, position = memoryview(np.empty(size, np.uint8)), [], 0
+    for path in shards:
+        with path.open("rb") as file:
+            parts.append(target[position : position + os.fstat(file.fileno()).st_size])
+            position += file.readinto(parts[-1])
+    assert position == size
+    return parts
+
+
+def timed(call: Callable[[], object]) -> tuple[object, Times]:
+    """Return the result of a call, and its processor and wall-clock seconds."""
+    wall, processor = time.perf_counter(), time.process_time()
+    result = call()
+    return result, (time.process_time() - processor, time.perf_counter() - wall)
+
+
+if __name__ == "__main__":
+    main()
