@@ -238,11 +238,16 @@ def measure(way: str, zoo: str, recipe_name: str, seconds: float, threads: int) 
     }
 
 
-def phases_of_a_step(schema: Schema, seconds: float) -> dict[str, float]:
-    """Return the least processor milliseconds of each phase of a step of the recipe `default`."""
+def trainer_of_default(schema: Schema) -> tuple[EncoderTrainer, Tensor]:
+    """Return a trainer of the recipe `default`, and a batch of random weights."""
     recipe = load_recipe("default", ["training.schedule=constant"])
     weights = torch.rand(recipe.training.batch_size, schema.size)
-    trainer = EncoderTrainer(schema, weights, weights[:1], recipe, 0, torch.device("cpu"))
+    return EncoderTrainer(schema, weights, weights[:1], recipe, 0, torch.device("cpu")), weights
+
+
+def phases_of_a_step(schema: Schema, seconds: float) -> dict[str, float]:
+    """Return the least processor milliseconds of each phase of a step of the recipe `default`."""
+    trainer, weights = trainer_of_default(schema)
     generator, found, begun = torch.Generator().manual_seed(0), list[dict[str, float]](), time.perf_counter()
     while len(found) < 3 or time.perf_counter() - begun < seconds:
         clocks = [time.process_time()]
@@ -258,6 +263,30 @@ def phases_of_a_step(schema: Schema, seconds: float) -> dict[str, float]:
         views, loss, backward, optimizer = (1000 * (end - start) for start, end in itertools.pairwise(clocks))
         found.append({"views": views, "forward": loss - views, "backward": backward, "optimizer": optimizer})
     return {phase: min(step[phase] for step in found) for phase in found[0]}
+
+
+def bounds_of_two_threads(schema: Schema, seconds: float) -> tuple[float, dict[str, float]]:
+    """Return the least milliseconds of a step on one thread, and how many times as fast two threads could be.
+
+    The clock is that of the main thread, which other processes do not disturb: it takes all that is not divided, and
+    its half of the rest. With ``operations`` two threads divide every operation of PyTorch that it can divide, with
+    ``batch`` each would take half of the batch.
+    """
+    trainer, weights = trainer_of_default(schema)
+    generator, begun = torch.Generator().manual_seed(0), time.perf_counter()
+    ways = {"whole": (1, len(weights)), "operations": (2, len(weights)), "batch": (1, len(weights) // 2)}
+    best, rounds = dict.fromkeys(ways, math.inf), 0
+    while rounds < 4 or time.perf_counter() - begun < seconds:
+        for way, (threads, count) in ways.items():
+            torch.set_num_threads(threads)
+            start = time.thread_time()
+            terms = trainer.loss(weights[:count], generator)
+            trainer.optimizer.zero_grad()
+            terms.total.backward()
+            trainer.optimizer.step()
+            best[way] = min(best[way], 1000 * (time.thread_time() - start)) if rounds else math.inf
+        rounds += 1
+    return best["whole"], {way: best["whole"] / best[way] for way in ("operations", "batch")}
 
 
 @click.command()
@@ -277,6 +306,11 @@ def main(phases: bool, seconds: float, threads: int, zoo: str, recipes: tuple[st
             times = phases_of_a_step(schema(), seconds)
             cells = [f"{value:.1f}" for value in times.values()] + [f"{times['views'] / sum(times.values()):.1%}"]
             click.echo(f"| {name} | {' | '.join(cells)} |")
+        click.echo("\n| network | ms of a step | bound of 2 threads: operations divided | batch divided |")
+        click.echo("|---|--:|--:|--:|")
+        for name, schema in SCHEMAS.items():
+            step, bounds = bounds_of_two_threads(schema(), seconds)
+            click.echo(f"| {name} | {step:.0f} | {bounds['operations']:.2f}x | {bounds['batch']:.2f}x |")
         return
     spawn, rows = multiprocessing.get_context("spawn"), []
     for recipe in recipes or (f"{zoo.removesuffix('_hyp')}_seed_paper_code", "default"):

@@ -337,6 +337,8 @@ def training_row(cores: Cores, cell: Cell) -> dict[str, Any]:
         **found,
         **ratios(found),
         "native, share of peak": cores.share_of_peak(found["native"], cell),
+        "peers, share of peak": cores.share_of_peak(found["peers"], cell),
+        "torch, share of peak": cores.share_of_peak(found["torch"], cell),
     }
 
 
