@@ -26,8 +26,9 @@ import torch
 from references import EdgeList, copy_hnp, copy_np, nfn_features, nfn_flat, nfn_layer
 from torch import Tensor, nn
 
-from representation.encoders.equivariant import GraphBlock, PermutationLinear, rectified
+from representation.encoders.equivariant import PermutationLinear, rectified
 from representation.encoders.graph import NeuronGraph
+from representation.encoders.graph_blocks import GraphBlock
 from zootools.architectures import Schema, build_schema
 from zootools.spec import Cnn
 
@@ -72,24 +73,24 @@ def functionals(schema: Schema, count: int, kind: str) -> tuple[Pass, Pass]:
 def graphs(schema: Schema, count: int, kind: str) -> tuple[Pass, Pass]:
     """Return a forward and backward pass of our graph blocks, and one over a list of edges."""
     graph = NeuronGraph(schema)
-    blocks = nn.ModuleList(GraphBlock(WIDTH) for _ in range(BLOCKS))
+    blocks = nn.ModuleList(GraphBlock(graph, WIDTH) for _ in range(BLOCKS))
     listed = [EdgeList(block, graph) for block in blocks if isinstance(block, GraphBlock)]
-    sizes, shapes = listed[0].sizes, [(edge.above, edge.below) for edge in graph.edges]
-    neurons, edges = torch.randn(count, sum(graph.nodes), WIDTH), torch.randn(count, sum(sizes), WIDTH)
+    neurons, edges = (torch.randn(size, count, WIDTH) for size in (listed[0].nodes, listed[0].edges))
+    inputs = [part.flatten(0, 1) for part in (neurons, edges)]
+    rows = [part.transpose(0, 1).flatten(0, 1) for part in (neurons, edges)]
 
     def our_pass() -> Tensor:
         blocks.zero_grad()
-        x = list(neurons.split(graph.nodes, dim=1))
-        e = [part.unflatten(1, shape) for part, shape in zip(edges.split(sizes, dim=1), shapes, strict=True)]
+        x, e = inputs
         for block in blocks:
             x, e = block(x, e)
-        found = torch.cat(x, dim=1).sum()
+        found = x.sum()
         found.backward()
         return found.detach()
 
     def their_pass() -> Tensor:
         blocks.zero_grad()
-        x, e = neurons.flatten(0, 1), edges.flatten(0, 1)
+        x, e = rows
         for block in listed:
             x, e = block(x, e)
         found = x.sum()

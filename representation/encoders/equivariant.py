@@ -150,49 +150,6 @@ class PermutationLinear(nn.Module):
         return new_edges, new_biases
 
 
-class GraphBlock(nn.Module):
-    """One update of a graph of neurons: of its edges from their two ends, then of its neurons from their edges.
-
-    As in the graph networks of Kofinas et al. (2024), an edge scales what a neuron sends along it, and adds to it; here
-    along both directions. All layers of neurons share the parameters, and an edge list is never made: neurons of two
-    layers are all connected, so that ends are broadcast, and messages are sums over an axis.
-    """
-
-    def __init__(self, width: int) -> None:
-        """Args: ``width`` is the number of features of a neuron, and of an edge."""
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.ends = nn.Linear(width, 2 * width, bias=False)
-        self.of_edge = nn.Linear(width, width)
-        self.edge = nn.Linear(width, width)
-        self.sent = nn.Linear(width, 2 * width)
-        self.scales = nn.Linear(width, 2 * width)
-        self.upward = nn.Linear(2 * width, 2 * width, bias=False)
-        self.downward = nn.Linear(2 * width, 2 * width, bias=False)
-        self.of_neuron = nn.Linear(width, 2 * width)
-        self.neuron = nn.Linear(2 * width, width)
-
-    def forward(self, neurons: Sequence[Tensor], edges: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return new neurons ``[n, neurons, width]`` and edges ``[n, above, below, width]`` of each layer."""
-        normed = [self.norm(x) for x in neurons]
-        ends = [self.ends(x).chunk(2, dim=2) for x in normed]
-        sent = [self.sent(x).chunk(2, dim=2) for x in normed]
-        hidden = [self.of_neuron(x) for x in normed]
-        updated_edges = []
-        for place, edge in enumerate(edges):
-            between = self.of_edge(edge)
-            between += ends[place + 1][0][:, :, None]
-            between += ends[place][1][:, None]
-            edge = edge + self.edge(F.relu_(between))
-            updated_edges.append(edge)
-            up, down = self.scales(edge).chunk(2, dim=3)
-            upward = torch.cat([means(up * sent[place][0][:, None], dim=2), means(edge, dim=2)], dim=2)
-            downward = torch.cat([means(down * sent[place + 1][1][:, :, None], dim=1), means(edge, dim=1)], dim=2)
-            hidden[place + 1] = hidden[place + 1] + self.upward(upward)
-            hidden[place] = hidden[place] + self.downward(downward)
-        return [x + self.neuron(F.relu(inner)) for x, inner in zip(neurons, hidden, strict=True)], updated_edges
-
-
 def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Return Linear, GELU, Linear."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))

@@ -19,8 +19,9 @@ from representation.benchmark.methods.probing import Probing
 from representation.benchmark.methods.table import METHODS
 from representation.benchmark.methods.trained import TrainedMethod
 from representation.benchmark.methods.transformer import Transformer
-from representation.encoders.equivariant import GraphBlock, PermutationLinear
+from representation.encoders.equivariant import PermutationLinear
 from representation.encoders.graph import NeuronGraph
+from representation.encoders.graph_blocks import GraphBlock
 from representation.evaluation.baselines import UnfitError
 from zootools import open_zoo
 from zootools.architectures import Layer, Schema, build_schema
@@ -106,23 +107,21 @@ def test_linear_layers_commute_with_permutations(name: str, single_ends: bool) -
 def test_a_block_of_the_graph_network_equals_a_list_of_edges(name: str) -> None:
     graph, width, count = NeuronGraph(SCHEMAS[name]), 6, 3
     torch.manual_seed(0)
-    block = GraphBlock(width)
+    block = GraphBlock(graph, width)
     listed = EdgeList(block, graph)
-    neurons = torch.randn(count, sum(graph.nodes), width)
-    edges = torch.randn(count, sum(listed.sizes), width)
-    expected = listed(neurons.flatten(0, 1), edges.flatten(0, 1))
-    sum(part.square().sum() for part in expected).backward()
-    gradients = [parameter.grad.clone() for parameter in block.parameters() if parameter.grad is not None]
-    block.zero_grad()
-    shapes = [(edge.above, edge.below) for edge in graph.edges]
-    parts = [part.unflatten(1, shape) for part, shape in zip(edges.split(listed.sizes, dim=1), shapes, strict=True)]
-    found = block(list(neurons.split(graph.nodes, dim=1)), parts)
-    flat_found = torch.cat(found[0], dim=1), torch.cat([part.flatten(1, 2) for part in found[1]], dim=1)
-    for ours, theirs in zip(flat_found, expected, strict=True):
-        torch.testing.assert_close(ours.flatten(0, 1), theirs, rtol=1e-5, atol=1e-5)
-    sum(part.square().sum() for part in flat_found).backward()
-    for parameter, gradient in zip(block.parameters(), gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-3)
+    inputs = [torch.randn(size, count, width, requires_grad=True) for size in (listed.nodes, listed.edges)]
+    found = block(*(part.flatten(0, 1) for part in inputs))
+    gradients = torch.autograd.grad(sum(part.pow(3).sum() for part in found), [*inputs, *block.parameters()])
+    # The list of edges has all rows of a network one after the other.
+    expected = [
+        part.unflatten(0, (count, -1)).transpose(0, 1).flatten(0, 1)
+        for part in listed(*(part.transpose(0, 1).flatten(0, 1) for part in inputs))
+    ]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    wanted = torch.autograd.grad(sum(part.pow(3).sum() for part in expected), [*inputs, *block.parameters()])
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", READERS, ids=lambda kind: kind.name)

@@ -8,8 +8,9 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from representation.encoders.equivariant import Features, GraphBlock, PermutationLinear
+from representation.encoders.equivariant import Features, PermutationLinear
 from representation.encoders.graph import NeuronGraph
+from representation.encoders.graph_blocks import GraphBlock
 from zootools.architectures import Schema
 
 
@@ -231,32 +232,26 @@ class EdgeList(nn.Module):
 
     def __init__(self, block: GraphBlock, graph: NeuronGraph) -> None:
         super().__init__()
-        self.block = block
+        self.block, self.nodes = block, sum(graph.nodes)
+        self.edges = sum(edge.above * edge.below for edge in graph.edges)
         starts = [sum(graph.nodes[:place]) for place in range(len(graph.nodes) + 1)]
-        self.sizes = [edge.above * edge.below for edge in graph.edges]
-        self.nodes = graph.nodes
         pairs = [
-            torch.cartesian_prod(
-                torch.arange(starts[place + 1], starts[place + 2]), torch.arange(starts[place], starts[place + 1])
-            )
+            torch.cartesian_prod(torch.arange(*starts[place + 1 : place + 3]), torch.arange(*starts[place : place + 2]))
             for place in range(len(graph.edges))
         ]
         self.above, self.below = torch.cat(pairs).unbind(dim=1)
 
     def forward(self, neurons: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Return new features ``[n * neurons, width]`` and ``[n * edges, width]`` of all networks in one graph."""
-        block, count = self.block, sum(self.nodes)
-        networks = torch.arange(len(neurons) // count)[:, None] * count
+        block, width = self.block, self.block.width
+        networks = torch.arange(len(neurons) // self.nodes)[:, None] * self.nodes
         above, below = (networks + self.above).flatten(), (networks + self.below).flatten()
-        normed = block.norm(neurons)
-        upper, lower = block.ends(normed).chunk(2, dim=1)
-        up, down = block.sent(normed).chunk(2, dim=1)
+        upper, lower, up, down, kept = block.of_neuron(block.norm(neurons)).split([*[width] * 4, 2 * width], dim=1)
         edges = edges + block.edge(F.relu(block.of_edge(edges) + upper[above] + lower[below]))
-        scale_up, scale_down = block.scales(edges).chunk(2, dim=1)
-        upward = self._mean(torch.cat([scale_up * up[below], edges], dim=1), above, len(neurons))
-        downward = self._mean(torch.cat([scale_down * down[above], edges], dim=1), below, len(neurons))
-        hidden = block.of_neuron(normed) + block.upward(upward) + block.downward(downward)
-        return neurons + block.neuron(F.relu(hidden)), edges
+        from_below = torch.cat([block.upward(edges) * up[below], edges], dim=1)
+        from_above = torch.cat([block.downward(edges) * down[above], edges], dim=1)
+        means = [self._mean(part, target, len(neurons)) for part, target in ((from_below, above), (from_above, below))]
+        return neurons + block.neuron(F.relu(kept + block.received(torch.cat(means, dim=1)))), edges
 
     @staticmethod
     def _mean(messages: Tensor, target: Tensor, count: int) -> Tensor:

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from representation.benchmark.methods.method import Examples
 from representation.benchmark.methods.trained import TrainedMethod
-from representation.encoders.equivariant import GraphBlock, perceptron
+from representation.encoders.equivariant import perceptron
 from representation.encoders.graph import NeuronGraph
+from representation.encoders.graph_blocks import GraphBlock
 from representation.encoders.standard import standardised
 from zootools.architectures import Schema
 
@@ -28,22 +29,24 @@ class GraphNetwork(nn.Module):
         """Features of the neurons of each layer before their biases are added."""
         self.biases = nn.ModuleList(nn.Linear(count, WIDTH) if count else nn.Identity() for count in graph.biases)
         self.edges = nn.ModuleList(nn.Linear(edge.features, WIDTH) for edge in graph.edges)
-        self.blocks = nn.ModuleList(GraphBlock(WIDTH) for _ in range(BLOCKS))
+        self.blocks = nn.ModuleList(GraphBlock(graph, WIDTH) for _ in range(BLOCKS))
         self.head = perceptron(2 * WIDTH * len(graph.nodes), HIDDEN, outputs)
 
     def forward(self, weights: Tensor) -> Tensor:
         """Return the outputs ``[n, outputs]`` for flat weights ``[n, N]``."""
+        count = len(weights)
         edges, biases = self.graph.split(weights)
-        neurons = [
-            layer.expand(len(weights), count, -1) for layer, count in zip(self.layers, self.graph.nodes, strict=True)
-        ]
+        nodes = [layer.expand(size, count, -1) for layer, size in zip(self.layers, self.graph.nodes, strict=True)]
         for place, bias in enumerate(biases):
             if bias is not None:
-                neurons[place + 1] = neurons[place + 1] + self.biases[place](bias)
-        edges = [layer(edge) for layer, edge in zip(self.edges, edges, strict=True)]
+                nodes[place + 1] = nodes[place + 1] + self.biases[place](bias.transpose(0, 1))
+        neurons = torch.cat(nodes).flatten(0, 1)
+        features = [layer(edge.flatten(1, 2).transpose(0, 1)) for layer, edge in zip(self.edges, edges, strict=True)]
+        joined = torch.cat(features).flatten(0, 1)
         for block in self.blocks:
-            neurons, edges = block(neurons, edges)
-        return self.head(torch.cat([part for x in neurons for part in (x.mean(dim=1), x.amax(dim=1))], dim=1))
+            neurons, joined = block(neurons, joined)
+        found = neurons.view(-1, count, WIDTH).split(self.graph.nodes)
+        return self.head(torch.cat([part for x in found for part in (x.mean(dim=0), x.amax(dim=0))], dim=1))
 
 
 class NeuronGraphs(TrainedMethod):
