@@ -50,7 +50,7 @@ class GraphNetwork(nn.Module):
 
 
 class NeuronGraphs(TrainedMethod):
-    """A graph network over neurons."""
+    """Neural graphs (Kofinas et al. 2024): neurons are nodes, weights are edges; three updates of 32 features."""
 
     name, invariant = "graph-network", True
 

@@ -50,7 +50,7 @@ class NeuronSets(nn.Module):
 
 
 class DeepSets(TrainedMethod):
-    """Deep sets over neurons."""
+    """Deep sets (Zaheer et al. 2017): a layer is a set of neurons, a neuron a set of weights; 64 features."""
 
     name, invariant = "DeepSets", True
 

@@ -47,7 +47,7 @@ class Probes(nn.Module):
 
 
 class Probing(TrainedMethod):
-    """The networks are run on 32 learned images, in evaluation mode."""
+    """ProbeGen (Kahana et al. 2024): the logits of the networks on 32 learned images, read by a small network."""
 
     name, invariant, runs = "probing", True, True
     module: Probes

@@ -13,7 +13,7 @@ WIDTH, HEADS, BLOCKS, HIDDEN = 64, 4, 2, 128
 
 
 class Transformer(TrainedMethod):
-    """One token for each neuron, with learned positions; a compression token reads all of them."""
+    """The paper's encoder, trained on labels: a token for each neuron, learned positions; two blocks of width 64."""
 
     name, invariant = "transformer", False
 
