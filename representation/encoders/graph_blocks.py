@@ -97,7 +97,7 @@ class _Between(torch.autograd.Function):
         return edges
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (edges,) = context.saved_tensors
         gradient = torch.ops.aten.threshold_backward(gradient.contiguous(), edges, 0)
@@ -133,7 +133,7 @@ class _Received(torch.autograd.Function):
         return received.view(4, -1, width).transpose(0, 1).reshape(-1, 4 * width)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         upward, downward, up, down = context.saved_tensors
         total, width = context.places[-1].edges.stop, upward.shape[1]

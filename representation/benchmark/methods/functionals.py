@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from representation.benchmark.methods.method import Examples
 from representation.benchmark.methods.trained import TrainedMethod
-from representation.encoders.equivariant import PermutationLinear, pooled, rectified
+from representation.encoders.equivariant import Features, PermutationLinear, pooled, rectified
 from representation.encoders.graph import NeuronGraph
 from representation.encoders.standard import standardised
 from representation.evaluation.baselines import UnfitError
@@ -20,6 +20,23 @@ WIDTH = 1000
 """Units of each of the two hidden layers that read the pooled numbers."""
 MOST_PARAMETERS = 20_000_000
 """NFN_HNP has a matrix of the square of all weights of a neuron of the first layer, which many pixels make huge."""
+
+
+class Positions(nn.Module):
+    """Adds learned numbers to the weights of each node of the image and of the logits, and to the biases of these."""
+
+    def __init__(self, graph: NeuronGraph, channels: int) -> None:
+        super().__init__()
+        first, last = graph.edges[0], graph.edges[-1]
+        self.below = nn.Parameter(torch.randn(first.below, channels * first.features))
+        self.above = nn.Parameter(torch.randn(last.above, 1, channels * last.features))
+        self.bias = nn.Parameter(torch.randn(last.above, channels * graph.biases[-1]))
+
+    def forward(self, edges: list[Tensor], biases: list[Tensor | None]) -> Features:
+        """Return edges and biases with the numbers added."""
+        edges = [edges[0] + self.below, *edges[1:]]
+        bias = biases[-1]
+        return [*edges[:-1], edges[-1] + self.above], [*biases[:-1], None if bias is None else bias + self.bias]
 
 
 class Functional(nn.Module):
@@ -37,9 +54,7 @@ class Functional(nn.Module):
         for before, after in itertools.pairwise(CHANNELS):
             self.layers.append(PermutationLinear(self.graph, before, after))
             if not single_ends:
-                shapes = [(first.below, before * first.features), (last.above, 1, before * last.features)]
-                shapes += [(last.above, before * self.graph.biases[-1])]
-                self.positions.append(nn.ParameterList(torch.randn(shape) for shape in shapes))
+                self.positions.append(Positions(self.graph, before))
         pooled_from = [first.below * first.features, *(edge.features for edge in self.graph.edges[1:-1])]
         pooled_from += [last.above * last.features, *self.graph.biases[:-1], last.above * self.graph.biases[-1]]
         features = CHANNELS[-1] * sum(pooled_from)
@@ -52,10 +67,7 @@ class Functional(nn.Module):
         edges, biases = self.graph.split(weights)
         for number, layer in enumerate(self.layers):
             if len(self.positions):
-                below, above, bias = self.positions[number]
-                edges = [edges[0] + below, *edges[1:]]
-                edges = [*edges[:-1], edges[-1] + above]
-                biases = [*biases[:-1], None if biases[-1] is None else biases[-1] + bias]
+                edges, biases = self.positions[number](edges, biases)
             edges, biases = rectified(*layer(edges, biases))
         return self.head(pooled(edges, biases))
 
