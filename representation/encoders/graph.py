@@ -27,9 +27,13 @@ class NeuronGraph(nn.Module):
     neurons moves whole edges and biases, and never what is inside.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, single_ends: bool = True) -> None:
+        """Without ``single_ends``, each channel of the image (or each input of a linear layer) and each class is a node
+        of its own, as if permutations moved them too.
+        """
         super().__init__()
-        self.nodes = [1, *(layer.outputs for layer in schema.layers[:-1]), 1]
+        first, last = (1, 1) if single_ends else (schema.layers[0].inputs, schema.classes)
+        self.nodes = [first, *(layer.outputs for layer in schema.layers[:-1]), last]
         """Neurons of each layer, from the image to the logits."""
         self.edges: list[Edges] = []
         """Between each two consecutive layers."""

@@ -11,58 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from representation.encoders.equivariant import CHANNELS, Messages, perceptron, updated
 from representation.encoders.graph import NeuronGraph
 from representation.encoders.standard import begin_at_zero
 from representation.encoders.statistics import LayerStatistics
 from representation.recipes import NeuronSet
 from zootools.architectures import Schema
 
-CHANNELS = 16
-"""Numbers of a neuron that a message carries along each weight."""
 READ = 4
 """Numbers of each neuron that the part of z reads that is not invariant."""
-
-
-class Messages(nn.Module):
-    """One exchange between neurons: each gets messages along its weights, and the mean of its layer.
-
-    A message is the sum over the neighbours of what they carry times the weights between, as in a forward and in a
-    backward pass of the network. Only hidden layers exchange messages: image and logits have a single node. All
-    neurons of a layer share the parameters.
-    """
-
-    def __init__(self, graph: NeuronGraph, settings: NeuronSet) -> None:
-        super().__init__()
-        width = settings.width
-        self.between = [edge.above > 1 and edge.below > 1 for edge in graph.edges]
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in graph.nodes)
-        exchanging = [any(self.between[max(place - 1, 0) : place + 1]) for place in range(len(graph.nodes))]
-        self.carried = nn.ModuleList(nn.Linear(width, CHANNELS) if some else nn.Identity() for some in exchanging)
-        self.updates = nn.ModuleList()
-        for place in range(len(graph.nodes)):
-            messages = [
-                edge.features * CHANNELS
-                for edge, between in list(zip(graph.edges, self.between, strict=True))[max(place - 1, 0) : place + 1]
-                if between
-            ]
-            self.updates.append(perceptron(2 * width + sum(messages), settings.hidden, width))
-
-    def forward(self, neurons: Sequence[Tensor], edges: Sequence[Tensor]) -> list[Tensor]:
-        """Return new features ``[n, neurons, width]`` of each layer, from the old ones and the edges."""
-        normed = [norm(x) for norm, x in zip(self.norms, neurons, strict=True)]
-        carried = [layer(x) for layer, x in zip(self.carried, normed, strict=True)]
-        messages: list[list[Tensor]] = [[] for _ in neurons]
-        for place, edge in enumerate(edges):
-            if self.between[place]:
-                _, above, below, features = edge.shape
-                edge = edge.to(carried[0].dtype)
-                # Matrix products for each network: [above * f, below] by [below, c], [below * f, above] by [above, c].
-                upward = edge.transpose(2, 3).flatten(1, 2) @ carried[place]
-                downward = edge.flatten(2).mT @ carried[place + 1]
-                messages[place + 1].append(upward.view(-1, above, features * CHANNELS) * below**-0.5)
-                messages[place].append(downward.view(-1, below, features * CHANNELS) * above**-0.5)
-        updates = zip(neurons, self.updates, normed, messages, strict=True)
-        return [old + updated(update, x, *parts) for old, update, x, parts in updates]
 
 
 class NeuronSetEncoder(nn.Module):
@@ -154,31 +111,6 @@ class NeuronSetDecoder(nn.Module):
                 edges.append(upper[:, :, None] + lower[:, None])
             biases.append(self.biases[place](above) if self.graph.biases[place] else None)
         return edges, biases
-
-
-def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return Linear, GELU, Linear."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
-
-
-def updated(layers: nn.Module, x: Tensor, *messages: Tensor) -> Tensor:
-    """Return what a `perceptron` gives for features ``[n, neurons, width]`` beside their mean, and messages.
-
-    The product with the mean, the same for all neurons of a layer, is computed once; nothing is copied side by side.
-    """
-    assert isinstance(layers, nn.Sequential)
-    first, activation, last = layers
-    assert isinstance(first, nn.Linear)
-    width = x.shape[2]
-    own, common, *others = first.weight.split([width, width, *(part.shape[2] for part in messages)], dim=1)
-    if x.shape[1] == 1:
-        hidden = F.linear(x, own + common, first.bias)
-    else:
-        hidden = F.linear(x, own) + F.linear(x.mean(dim=1, keepdim=True), common, first.bias)
-    for part, weight in zip(messages, others, strict=True):
-        hidden = hidden + F.linear(part, weight)
-    outputs: Tensor = last(activation(hidden))
-    return outputs
 
 
 def _moments(edges: Tensor, squares: Tensor, dim: int) -> Tensor:

@@ -116,6 +116,13 @@ class LinearPaths(nn.Module):
         self.to_weights.bias.copy_((mean - offset) / scale)
 
 
+def standardised(network: nn.Module, schema: Schema, weights: Networks) -> nn.Sequential:
+    """Return a network of weights ``[B, N]`` after a `Standardiser` of layers, fitted to training ``weights``."""
+    standardiser = Standardiser(schema.size)
+    standardiser.fit_layers(weights, schema)
+    return nn.Sequential(standardiser, network)
+
+
 def begin_at_zero(*layers: nn.Module) -> None:
     """Set linear layers to zero, so that at the start the linear map beside them computes everything."""
     for layer in layers:
