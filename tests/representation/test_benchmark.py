@@ -216,14 +216,15 @@ def test_metrics_belong_to_a_kind_of_target(zoo: Zoo) -> None:
 def test_rows_do_not_depend_on_their_order(zoo: Zoo, task: Task, tmp_path: Path) -> None:
     activation = make_task(zoo, "activation")
     methods = ["W", "PCA", "MLP"]
-    first = run([task, activation], methods, zoo, tmp_path / "a", seeds=2)
-    second = run([activation, task], methods[::-1], zoo, tmp_path / "b", seeds=2)
-    assert len(first.results) == 2 * (1 + 1 + 2)
+    first = run([task, activation], methods, zoo, tmp_path / "a", seeds=1)
+    second = run([activation, task], methods[::-1], zoo, tmp_path / "b", seeds=1)
+    assert len(first.results) == 2 * 3
     assert without_costs(first) == without_costs(second)
     assert all(row.score is not None and row.interval is not None and row.fit_seconds > 0 for row in first.results)
     assert without_costs(BenchResults(read_rows(tmp_path / "a" / "results.parquet"))) == without_costs(first)
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_its_rows(folders: dict[str, Path], zoo: Zoo, task: Task, tmp_path: Path) -> None:
     write_task(task, tmp_path / "mine.yaml")
     words = ["bench", "mine.yaml", "--zoo", str(folders["small"]), "-o", "out", "--seeds", "20"]
@@ -362,7 +363,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [*((name, False) for name in METHODS), *((name, True) for name in ("W", "s(W)", "trees", "MLP"))],
+    [*((name, False) for name in METHODS), ("W", True), ("trees", True)],
 )
 @pytest.mark.usefixtures("short")
 def test_every_method_learns_and_says_whether_it_is_invariant(name: str, classes: bool, schema: Schema) -> None:
@@ -383,7 +384,7 @@ def test_every_method_learns_and_says_whether_it_is_invariant(name: str, classes
         assert (found - moved).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["W", "trees", "MLP"])
+@pytest.mark.parametrize("name", ["W", "MLP"])
 def test_a_method_needs_no_validation_split(name: str, schema: Schema) -> None:
     train = examples(schema, 60, 0, classes=False)
     method = METHODS[name](Problem(schema, "scale", (), "r2"))
