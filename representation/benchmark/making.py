@@ -129,7 +129,7 @@ def _distribution(values: npt.NDArray[np.float64], classes: tuple[str, ...]) -> 
     names = ("minimum", "quartile", "median", "upper_quartile", "maximum")
     quartiles = dict(zip(names, np.quantile(values, np.linspace(0, 1, 5)).tolist(), strict=True))
     found = quartiles | {"mean": float(values.mean()), "deviation": float(values.std())}
-    return Distribution(**{name: _rounded(value) for name, value in found.items()})
+    return Distribution.model_validate({name: _rounded(value) for name, value in found.items()})
 
 
 def _rounded(value: float | None) -> float | None:
