@@ -17,6 +17,10 @@ import click
 import reference
 from pydantic import BaseModel
 
+from representation.benchmark.methods.table import METHODS
+from representation.benchmark.results import read_rows, summarise
+from representation.benchmark.tables import markdown
+from representation.benchmark.tasks import bundled_tasks, load_task
 from representation.recipes import Recipe, bundled_recipes, load_recipe
 from representation.search.space import Space
 from zootools.bundled import bundled_specs
@@ -170,6 +174,36 @@ def recipes() -> str:
     return table(["name", ""], [[f"`{name}`", load_recipe(name).description] for name in bundled_recipes()])
 
 
+# --- the benchmark -----------------------------------------------------------------------------------------
+
+
+def tasks() -> str:
+    """Return a table of the bundled tasks."""
+    rows = []
+    for name in bundled_tasks():
+        task = load_task(name)
+        numbers = [f"{task.ceiling:.3f}" if task.ceiling is not None else "", f"{task.statistics.majority:.3f}"]
+        split = task.statistics.splits["test"]
+        size = f"{split.checkpoints:,} of {split.models:,} models"
+        rows.append([f"`{name}`", task.description, task.metric, *numbers, size])
+    return table(["name", "", "metric", "ceiling", "majority", "test networks"], rows)
+
+
+def methods() -> str:
+    """Return a table of the methods of the benchmark."""
+    rows = [
+        [f"`{name}`", cleandoc(kind.__doc__ or "").partition("\n\n")[0], *("yes" if has else "no" for has in marks)]
+        for name, kind in METHODS.items()
+        for marks in [(kind.invariant, kind.trains, kind.runs)]
+    ]
+    return table(["name", "", "invariant", "needs seeds", "runs the networks"], rows)
+
+
+def results() -> str:
+    """Return the table of the recorded result rows."""
+    return markdown(summarise(read_rows(FOLDER / "benchmark.json"))).strip()
+
+
 # --- commands ----------------------------------------------------------------------------------------------
 
 
@@ -242,6 +276,9 @@ GENERATED = {
     "recipe-keys": lambda: Keys(Recipe).render(),
     "recipes": recipes,
     "search-keys": lambda: Keys(Space).render(),
+    "benchmark-tasks": tasks,
+    "benchmark-methods": methods,
+    "benchmark-results": results,
     "commands": commands,
     "exit-codes": exit_codes,
     "api": reference.render,

@@ -85,8 +85,8 @@ def bench(
     zoos: Sequence[Zoo | str | Path] = (),
     *,
     seeds: int = 3,
-    out: Path = OUT,
-    compare: Sequence[Path] = (),
+    out: str | Path = OUT,
+    compare: Sequence[str | Path] = (),
     engine: str = "local",
     **keywords: Unpack[BenchKeywords],
 ) -> BenchResults:
@@ -113,7 +113,7 @@ def bench(
     check_word("engine", engine, BENCH_ENGINES)
     kinds = find_methods(methods)
     loaded = _distinct([task if isinstance(task, Task) else load_task(task) for task in tasks])
-    theirs = {str(path): read_rows(path) for path in compare}
+    theirs, out = {str(path): read_rows(Path(path)) for path in compare}, Path(out)
     check_writable(out)
     found = find_zoos(loaded, zoos)
     data = {task.name: TaskData.of(task, found) for task in loaded}

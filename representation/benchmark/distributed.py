@@ -60,11 +60,10 @@ def run_on_cluster(data: Mapping[str, TaskData], work: Sequence[Work], address: 
 
 def packed(data: TaskData) -> Any:
     """Return the data of a task as NumPy arrays, which all workers of a machine map without a copy."""
-    parts = {}
+    parts = dict[str, Any]()
     for name in PARTS:
         part: Examples = getattr(data, name)
-        arrays = (in_memory(part.networks).numpy(), part.activations.numpy(), part.labels.numpy())
-        parts[name] = arrays
+        parts[name] = in_memory(part.networks).numpy(), part.activations.numpy(), part.labels.numpy()
     return replace(data, **parts)
 
 
@@ -72,9 +71,8 @@ def unpacked(data: Any) -> TaskData:
     """Return the data of a task from the arrays of `packed`; their memory is shared and read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        parts = {name: Examples(*map(torch.from_numpy, getattr(data, name))) for name in PARTS}
-    found: TaskData = replace(data, **parts)
-    return found
+        parts: dict[str, Any] = {name: Examples(*map(torch.from_numpy, getattr(data, name))) for name in PARTS}
+    return TaskData(**{**vars(data), **parts})
 
 
 def _run(shared: Any, kind: Any, seed: int) -> Iterator[Result | tuple[str, None]]:

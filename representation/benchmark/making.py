@@ -94,7 +94,7 @@ def statistics(home: Checkpoints, test: Split, metrics: Sequence[str]) -> Statis
         ceilings["accuracy"] = _rounded(float(np.isin(labels, values).mean()))
     elif tied is not None:
         ceilings["kendall_tau"] = _rounded(math.sqrt(1 - tied))
-        ceilings["r2"] = _rounded(repeated_r2(list(splits.values()), test))
+        ceilings["r2"] = _rounded(repeated_r2(test))
     return Statistics(
         splits={
             name: SplitCounts(models=len({*splits[name].models}), checkpoints=len(splits[name])) for name in SPLITS
@@ -108,20 +108,19 @@ def statistics(home: Checkpoints, test: Split, metrics: Sequence[str]) -> Statis
     )
 
 
-def repeated_r2(splits: Sequence[Split], test: Split) -> float | None:
-    """Return the R2 on the test split of a predictor that knows the true mean of each configuration at each epoch.
+def repeated_r2(test: Split) -> float | None:
+    """Return the R2 of a predictor that knows the true mean of each configuration at each epoch of the test split.
 
-    What it misses is the variance of a single seed around that mean, estimated from all splits. None where no two
-    checkpoints have the same configuration and epoch, or where configurations are not recorded.
+    What it misses is the variance of a single seed around that mean. None where no two checkpoints have the same
+    configuration and epoch, or where configurations are not recorded.
     """
-    groups = [group for split in splits for group in split.groups]
-    if not groups or len({*groups}) == len(groups):
+    labels = labels_of(test).numpy()
+    if len({*test.groups}) in (0, len(labels)):
         return None
-    labels = np.concatenate([labels_of(split).numpy() for split in splits])
-    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    _, place, sizes = np.unique(test.groups, return_inverse=True, return_counts=True)
     means = np.bincount(place, labels) / sizes
     within = float(np.square(labels - means[place]).sum() / (len(labels) - len(sizes)))
-    return 1 - within / float(labels_of(test).var(correction=0))
+    return 1 - within / float(labels.var())
 
 
 def _distribution(values: npt.NDArray[np.float64], classes: tuple[str, ...]) -> Distribution:
@@ -130,7 +129,7 @@ def _distribution(values: npt.NDArray[np.float64], classes: tuple[str, ...]) -> 
     names = ("minimum", "quartile", "median", "upper_quartile", "maximum")
     quartiles = dict(zip(names, np.quantile(values, np.linspace(0, 1, 5)).tolist(), strict=True))
     found = quartiles | {"mean": float(values.mean()), "deviation": float(values.std())}
-    return Distribution(**{name: _rounded(value) for name, value in found.items()})
+    return Distribution.model_validate({name: _rounded(value) for name, value in found.items()})
 
 
 def _rounded(value: float | None) -> float | None:

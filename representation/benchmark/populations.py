@@ -12,7 +12,7 @@ from torch import Tensor
 
 from representation.benchmark.methods.method import NAMES, Examples
 from representation.benchmark.tasks import PinnedZoo, Task
-from representation.dataset import check_same_layers
+from representation.dataset import WILD, check_same_layers
 from representation.networks import in_parts, read_networks, select
 from representation.recipes import Epochs
 from representation.targets import Target, read_targets
@@ -23,6 +23,8 @@ from zootools.storage.imported import SOURCE_MODEL
 from zootools.storage.tables import SPLITS
 from zootools.zoo import Zoo
 
+LARGEST = float(WILD)
+"""Checkpoints with a larger weight are left out: networks that explode and stay finite decide everything linear."""
 ROW_DIGEST = 16
 """Bytes of the hash of a network's weights."""
 
@@ -55,7 +57,7 @@ class Checkpoints:
     """The labels of a categorical target; empty for a number."""
     splits: Mapping[str, Split]
     left_out: int
-    """Checkpoints without a finite label, or with weights that are not finite."""
+    """Checkpoints without a finite label, or with a weight beyond `LARGEST` or not finite."""
 
     @classmethod
     def of(cls, zoo: Zoo, target: str, epochs: Epochs, where: str | None) -> "Checkpoints":
@@ -85,11 +87,11 @@ class Checkpoints:
 
 
 def _split(zoo: Zoo, target: Target) -> Split:
-    """Read a split, without checkpoints whose label is not known or whose weights are not finite."""
+    """Read a split, without checkpoints whose label is not known, or with a weight beyond `LARGEST`."""
     networks = read_networks(zoo)
     taken, hashes = target.known.clone(), list[bytes]()
     for rows in in_parts(networks):
-        taken[len(hashes) : len(hashes) + len(rows)] &= rows.isfinite().all(dim=1)
+        taken[len(hashes) : len(hashes) + len(rows)] &= rows.abs().amax(dim=1) <= LARGEST  # False for NaN
         values = np.ascontiguousarray(rows.numpy())
         hashes += [hashlib.blake2b(row, digest_size=ROW_DIGEST).digest() for row in values]
     labels = target.values[taken].long() if target.classes else target.values[taken]

@@ -56,11 +56,12 @@ def run(data: TaskData, kind: type[Method], seed: int) -> Result:
                 predicted = _predictions(method, data.test)
         except UnfitError as error:
             reason = str(error)
-    truth, scores, interval = data.test.labels, dict[str, float | None](), None
+    scores, interval = dict[str, float | None](), None
     if predicted is not None:
         scores, undefined = _scores(data, predicted)
         reason = undefined or reason
-        interval = jackknife(METRICS[data.task.metric], truth, predicted, data.test_models)
+        if not undefined:
+            interval = jackknife(METRICS[data.task.metric], data.test.labels, predicted, data.test_models)
     statistics = data.task.statistics
     return Result(
         task=data.task.name,
@@ -70,7 +71,7 @@ def run(data: TaskData, kind: type[Method], seed: int) -> Result:
         seed=seed,
         metric=data.task.metric,
         score=scores.get(data.task.metric),
-        interval=interval if scores.get(data.task.metric) is not None else None,
+        interval=interval,
         reason=printable(reason, LONGEST_REASON - 60) or None,
         validation=None if judged is None else _finite(problem.score(data.validation.labels, judged)),
         **scores,

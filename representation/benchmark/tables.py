@@ -13,7 +13,8 @@ COLUMNS = (
 NOTE = (
     "score: mean on the test split, ± half of the 95 % interval over seeds where several have one; ceiling: the best "
     "score possible on these labels; majority: share of the test networks at the most frequent value; ± over models: "
-    "half of the 95 % interval over other test models; seconds: of a processor, fitting and predicting."
+    "half of the 95 % interval over other test models; seconds: of a processor, fitting and predicting; peak MB: "
+    "of memory beyond what the process had before, which earlier rows of one call may have left to it."
 )
 
 

@@ -60,7 +60,7 @@ class Statistics(Section):
 
     splits: dict[str, SplitCounts]
     left_out: int = 0
-    """Checkpoints without a finite label or with weights that are not finite."""
+    """Checkpoints without a finite label, or with a weight beyond 100: networks that explode decide linear probes."""
     train: Distribution
     test: Distribution
     majority: float

@@ -79,6 +79,11 @@ def test_an_encoder_of_ones_own_needs_forty_lines_and_public_names_only() -> Non
     assert ours["representation"] <= {*representation.__all__}
 
 
+def test_a_method_of_ones_own_needs_twenty_lines() -> None:
+    (found,) = [example.text for example in examples(ROOT / "docs" / "benchmark.md") if example.language == "python"]
+    assert 10 < len([line for line in found.splitlines() if line.strip()]) <= 20
+
+
 WRONG = """\
 <!-- file: one.txt -->
 ```

@@ -42,7 +42,8 @@ class LinearProbe(Method):
         features = self.features(train)
         if min(features.shape) > MOST_SOLVED:
             raise UnfitError(f"{features.shape[0]} networks x {features.shape[1]} features: too large")
-        fitted, judged = (features, train.labels[:, None]), (features[torch.arange(0)], train.labels[:0, None])
+        fitted = features, train.labels[:, None]
+        judged: tuple[Networks, Tensor] = features[torch.arange(0)], train.labels[:0, None]
         if len(validation):
             judged = (self.features(validation), validation.labels[:, None])
         if not self.problem.classes:
@@ -104,7 +105,7 @@ class UnterthinerLayerStatistics(BaselineProbe):
 
 
 class PrincipalComponents(BaselineProbe):
-    """The first `COMPONENTS` principal components of the training weights."""
+    """The first 128 principal components of the training weights."""
 
     name, invariant = "PCA", False
 

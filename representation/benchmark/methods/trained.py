@@ -49,6 +49,7 @@ class TrainedMethod(Method):
         return batch
 
     def fit(self, train: Examples, validation: Examples) -> None:
+        """Train the network; see `Method.fit`. Raises UnfitError if the loss is no longer finite."""
         draws = stream(self.problem.seed, "benchmark", self.name)
         torch.manual_seed(int(draws.integers(2**63)))
         generator = torch.Generator().manual_seed(int(draws.integers(2**63)))
@@ -78,6 +79,7 @@ class TrainedMethod(Method):
             self.module.load_state_dict(kept)
 
     def predict(self, population: Population) -> Tensor:
+        """Return the predictions of the kept epoch; see `Method.predict`."""
         self.module.eval()
         with torch.no_grad():
             outputs = torch.cat([self.outputs(batch) for batch in population.split(PREDICTED_AT_ONCE)])
@@ -87,6 +89,7 @@ class TrainedMethod(Method):
 
     @property
     def parameters(self) -> int:
+        """The number of parameters of the network."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def _scale(self, labels: Tensor) -> None:
