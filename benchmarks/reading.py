@@ -16,12 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from verify import make_zoo
 
 from zootools import open_zoo
 
+Result = TypeVar("Result")
 Times = tuple[float, float]
 """Processor and wall-clock seconds."""
 
@@ -42,16 +44,11 @@ def show(zoo: Path, rounds: int) -> None:
     """Measure one zoo, and print a table of the milliseconds."""
     shards = sorted(zoo.glob("checkpoints/*/*.safetensors"))
     size = sum(path.stat().st_size for path in shards)
-    rows: dict[str, list[Times]] = {}
-    for _ in range(rounds):
-        opened = open_zoo(zoo, include_diverged=True)
-        copied, seconds = timed(lambda: copy(shards, size))
-        rows.setdefault("plain copy", []).append(seconds)
-        rows.setdefault("SHA-256", []).append(timed(lambda files=copied: [hashlib.sha256(file) for file in files])[1])
-        del copied
-        rows.setdefault("first weights(), hashing", []).append(timed(opened.weights)[1])
-        rows.setdefault("weights() again", []).append(timed(opened.weights)[1])
-    best = {what: tuple(map(min, zip(*times, strict=True))) for what, times in rows.items()}
+    measured = [one_round(zoo, shards, size) for _ in range(rounds)]
+    best = {
+        what: (min(times[what][0] for times in measured), min(times[what][1] for times in measured))
+        for what in measured[0]
+    }
     plain = best["plain copy"]
     print(
         f"\n{open_zoo(zoo).name}: {len(shards):,} shards of {size / len(shards) / 1e3:.0f} KB, {size / 1e6:.0f} MB\n\n"
@@ -66,6 +63,16 @@ def show(zoo: Path, rounds: int) -> None:
     print(f"\nSHA-256: {size / best['SHA-256'][0] / 1e9:.2f} GB/s, copy: {size / plain[0] / 1e9:.2f} GB/s of a core")
 
 
+def one_round(zoo: Path, shards: list[Path], size: int) -> dict[str, Times]:
+    """Time everything once, in turn."""
+    opened = open_zoo(zoo, include_diverged=True)
+    copied, of_copy = timed(lambda: copy(shards, size))
+    _, of_hash = timed(lambda: [hashlib.sha256(file) for file in copied])
+    _, first = timed(opened.weights)
+    _, again = timed(opened.weights)
+    return {"plain copy": of_copy, "SHA-256": of_hash, "first weights(), hashing": first, "weights() again": again}
+
+
 def copy(shards: list[Path], size: int) -> list[memoryview]:
     """Read files one behind the other into one new array; return the part of each."""
     target, parts, position = memoryview(np.empty(size, np.uint8)), [], 0
@@ -77,7 +84,7 @@ def copy(shards: list[Path], size: int) -> list[memoryview]:
     return parts
 
 
-def timed(call: Callable[[], object]) -> tuple[object, Times]:
+def timed(call: Callable[[], Result]) -> tuple[Result, Times]:
     """Return the result of a call, and its processor and wall-clock seconds."""
     wall, processor = time.perf_counter(), time.process_time()
     result = call()
