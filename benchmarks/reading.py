@@ -75,7 +75,7 @@ def one_round(zoo: Path, shards: list[Path], size: int) -> dict[str, Times]:
 
 def copy(shards: list[Path], size: int) -> list[memoryview]:
     """Read files one behind the other into one new array; return the part of each."""
-    target, parts, position = memoryview(np.empty(size, np.uint8)), [], 0
+    target, parts, position = np.empty(size, np.uint8).data, [], 0
     for path in shards:
         with path.open("rb") as file:
             parts.append(target[position : position + os.fstat(file.fileno()).st_size])
