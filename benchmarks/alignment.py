@@ -8,7 +8,12 @@ one start; ours begins twice. Processor seconds of one core.
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
+
+# This folder has a module named like the package `representation`.
+sys.path.sort(key=lambda entry: entry == str(Path(__file__).parent))
 
 import numpy as np
 import numpy.typing as npt

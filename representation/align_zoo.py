@@ -110,9 +110,9 @@ def align_zoo(
         data=Path(data) if data is not None else None,
         quiet=quiet,
     )
-    effect = _effect(zoo.schema, weights, weights[row], orders)
-    counts = len(last), manifest.counts.checkpoints
-    return Aligned(str(out), zoo.name, method, last.models[row], *counts, *effect)
+    moved, *distances = _effect(zoo.schema, weights, weights[row], orders)
+    counts = len(last), manifest.counts.checkpoints, moved
+    return Aligned(str(out), zoo.name, method, last.models[row], *counts, *distances)
 
 
 def _by_images(last: Zoo, weights: Tensor, row: int, method: str, data: str | Path | None) -> list[Tensor]:

@@ -73,10 +73,10 @@ def compare_two(zoo: Zoo, first: str, second: str, data: str | Path | None = Non
         )
     images = load_zoo_images(zoo, data)
     networks = [row.weights()[0] for row in rows]
-    names = [f"{row.models[0]}@{row.metadata['epoch'][0]}" for row in rows]
+    one, two = (f"{row.models[0]}@{row.metadata['epoch'][0]}" for row in rows)
     found = pair(zoo.schema, networks[0], networks[1], images, activations[0])
     merged = merges(zoo.schema, torch.stack(networks), images, activations[0])
-    return NetworkComparison(zoo.name, *names, _images(zoo, images), found, merged)
+    return NetworkComparison(zoo.name, one, two, _images(zoo, images), found, merged)
 
 
 def compare_pairs(zoo: Zoo, count: int, data: str | Path | None = None, seed: int = 0) -> PairsComparison:
