@@ -10,10 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from representation.alignment import Orders, aligned, match_weights, permuted
+from representation.alignment import Orders, aligned, check_networks, match_weights, permuted
+from representation.behaviour import activations_of, by_activation, load_zoo_images
 from representation.derived import derived_facts, property_table
+from representation.matching import match_activations, match_straight_through
 from zootools.architectures import Schema
-from zootools.errors import SpecError, did_you_mean
+from zootools.choices import ALIGNMENTS, check_word
+from zootools.errors import SpecError
+from zootools.images.datasets import Subset
 from zootools.importers.importer import Block, Facts, rows_per_block
 from zootools.importers.importing import write_derived
 from zootools.storage.build_state import ZooFolder
@@ -21,7 +25,10 @@ from zootools.storage.manifest import read_manifest
 from zootools.zoo import Zoo
 
 MEDOID = "medoid"
-METHODS = ("weights",)
+IMAGES = 1000
+"""Training images that activations are compared on."""
+TRAINED_ON = 5000
+"""Training images of the method straight-through."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ def align_zoo(
         out: the folder of the copies, which is created.
         to: the id of the reference, or the beginning of it; ``medoid`` for the model that is nearest to all others
             after all were aligned to the first one.
-        method: one of `METHODS`.
+        method: ``weights`` (`representation.alignment.match_weights`), or ``activations`` or ``straight-through``
+            (`representation.matching`), which run the networks on the images of the zoo.
         data: the folder of the image files.
         quiet: show no progress.
 
@@ -80,15 +88,17 @@ def align_zoo(
         BusyError: another process is at work in ``out``.
         StorageError: disk space is short, or the disk failed; the call can be repeated.
     """
-    if method not in METHODS:
-        raise SpecError(f"method: found {method!r}{did_you_mean(method, METHODS)}")
+    check_word("method", method, ALIGNMENTS)
     diverged, zoo = len(zoo.stopped), zoo.where("status == 'ok'")
     if len(zoo.models) < 2:
         raise SpecError(f"{zoo.name}: has {len(zoo.models)} models that did not diverge; alignment needs two or more")
     last = zoo.last()
     weights = last.weights()
     row = medoid(zoo, weights) if to == MEDOID else last.models.index(zoo.model_id(to))
-    orders = match_weights(zoo.schema, weights, weights[row])
+    if method == "weights":
+        orders = match_weights(zoo.schema, weights, weights[row])
+    else:
+        orders = _by_images(last, weights, row, method, data)
     settings = {"method": method, "to": to, "reference": last.models[row]}
     notes = [f"{diverged:,} models that diverged are left out"] if diverged else []
     manifest = write_derived(
@@ -100,9 +110,32 @@ def align_zoo(
         data=Path(data) if data is not None else None,
         quiet=quiet,
     )
-    effect = _effect(zoo.schema, weights, weights[row], orders)
-    counts = len(last), manifest.counts.checkpoints
-    return Aligned(str(out), zoo.name, method, last.models[row], *counts, *effect)
+    moved, *distances = _effect(zoo.schema, weights, weights[row], orders)
+    counts = len(last), manifest.counts.checkpoints, moved
+    return Aligned(str(out), zoo.name, method, last.models[row], *counts, *distances)
+
+
+def _by_images(last: Zoo, weights: Tensor, row: int, method: str, data: str | Path | None) -> list[Tensor]:
+    """Return the orders of the methods that run the networks; those of each activation are matched together."""
+    check_networks(last.schema, weights, last.name)
+    activations, train = activations_of(last), load_zoo_images(last, data).train
+    orders = [torch.empty(len(weights), group.size, dtype=torch.int64) for group in last.schema.permutation_groups]
+    for activation, rows in by_activation(activations):
+        networks = weights[rows]
+        if method == "activations":
+            shown = train.images[:IMAGES]
+            found = match_activations(last.schema, networks, weights[row], shown, activation, activations[row])
+        elif activation != activations[row]:
+            raise SpecError(
+                f"{last.name}: has the activations {activations[row]} and {activation}; straight-through needs one, "
+                "because it lowers the loss of the mean of two networks"
+            )
+        else:
+            some = Subset(train.images[:TRAINED_ON], train.labels[:TRAINED_ON])
+            found = match_straight_through(last.schema, networks, weights[row], some, activation)
+        for order, part in zip(orders, found, strict=True):
+            order[rows] = part
+    return orders
 
 
 def _effect(schema: Schema, weights: Tensor, reference: Tensor, orders: Orders) -> tuple[int, float, float]:

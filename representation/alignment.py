@@ -45,10 +45,10 @@ def match_weights(schema: Schema, weights: Tensor, reference: Tensor) -> list[Te
         weights: flat networks, ``[n, N]``.
         reference: one network ``[N]`` for all, or one for each, ``[n, N]``.
 
-    Raises SpecError, with the first row, for weights that are not finite.
+    Raises SpecError for networks of another schema, and, with the first row, for weights that are not finite.
     """
-    check_finite(weights, "the networks")
-    check_finite(reference.reshape(-1, schema.size), "the reference")
+    check_networks(schema, weights, "the networks")
+    check_networks(schema, reference[None] if reference.dim() == 1 else reference, "the reference")
     count = max(1, AT_ONCE // schema.size)
     parts = [
         _match(schema, part.double(), (reference[None] if reference.dim() == 1 else others).double())
@@ -86,8 +86,12 @@ def after(orders: Orders, others: Orders) -> list[Tensor]:
     return [order.gather(1, other) for order, other in zip(orders, others, strict=True)]
 
 
-def check_finite(weights: Tensor, what: str) -> None:
-    """Raise SpecError, with the first row, for flat networks ``[n, N]`` with weights that are not finite."""
+def check_networks(schema: Schema, weights: Tensor, what: str) -> None:
+    """Raise SpecError unless flat networks ``[n, N]`` are of a schema, and finite; the first wrong row is named."""
+    if weights.dim() != 2 or weights.shape[1] != schema.size:
+        raise SpecError(
+            f"{what}: found the shape {tuple(weights.shape)}; networks of {schema.name} are [n, {schema.size}]"
+        )
     finite = weights.isfinite().all(dim=1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])

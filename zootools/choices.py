@@ -7,6 +7,8 @@ from zootools.errors import SpecError, did_you_mean
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_WORKERS = 1024
+ALIGNMENTS = ("weights", "activations", "straight-through")
+"""The methods of alignment (`representation.align_zoo`)."""
 EXPORTS = ("index-dict", "numpy", "state-dicts")
 """The formats of whole zoos (`zootools.importers.export`)."""
 

@@ -29,6 +29,9 @@ def activation_of(name: str) -> Callable[[Tensor], Tensor]:
 Dropout = Callable[[str, Tensor], Tensor]
 """A function of a layer's name and its activations; drops units, and returns the activations scaled."""
 
+Watch = Callable[[str, Tensor], Tensor]
+"""A function of a layer's name and its outputs before the activation; returns what replaces them."""
+
 
 class Network(nn.Module):
     """One model as an ordinary module: ``[B, channels, height, width]`` to logits ``[B, classes]``.
@@ -85,6 +88,7 @@ def stacked_forward(
     images: Tensor,
     activation: str,
     drop: Dropout | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Compute M models of one schema at once.
 
@@ -95,6 +99,8 @@ def stacked_forward(
             ``[B, channels, height, width]`` with the same images for all.
         activation: the activation that all models share.
         drop: drops units of ``[M, B, ...]`` activations; None outside training.
+        watch: receives the name of each layer and its outputs before the activation, after the pooling, and returns
+            what replaces them: ``[B, M, channels, height, width]`` of a convolution, ``[M, B, features]`` otherwise.
 
     Returns:
         Logits ``[M, B, classes]``.
@@ -124,6 +130,8 @@ def stacked_forward(
                 flat, shared = True, False
             transposed = weight.transpose(1, 2)
             x = torch.bmm(x, transposed) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, transposed)
+        if watch is not None:
+            x = watch(layer.name, x)
         if layer.activation:
             x = function(x)
         if layer.dropout and drop is not None:

@@ -128,7 +128,7 @@ GROUPS: dict[str, list[click.Command]] = {
     "Build": [build.build, specs.specs, specs.new, specs.schema, build.check, build.doctor, importing.import_command],
     "Read": [read.info, read.status, models.models, models.show, read.diff, read.verify, read.repair, models.export],
     "Share": [hub.publish, hub.pull, hub.hub, cache.cache],
-    "Learn": [represent.represent, geometry.align, bench.tasks, bench.bench, reproduce.reproduce],
+    "Learn": [represent.represent, geometry.align, geometry.compare, bench.tasks, bench.bench, reproduce.reproduce],
     "Look": [look.plot, look.view],
 }
 """All commands, under the headings of ``zootools --help``."""
