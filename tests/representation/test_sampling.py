@@ -86,7 +86,7 @@ def test_kernels_draw_numbers_independently_and_joint_kernels_rows() -> None:
 
 
 def test_a_flow_draws_rows_and_not_numbers() -> None:
-    drawn = flow_samples(two_points(), 200, 0, width=64, steps=300)
+    drawn = flow_samples(two_points(), 200, 0, width=64, steps=400)
     assert drawn.dtype == torch.float32
     assert float((drawn[:, 0] * drawn[:, 1] > 0).float().mean()) > 0.97
     assert float((drawn.abs().mean(dim=1) - 1).abs().mean()) < 0.25
