@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from representation.sampling.audit import nearest
 from representation.sampling.density import METHODS, Settings, chosen_bandwidth, draw
 from representation.sampling.flow import flow_samples
 from representation.sampling.sample import sample_zoo
+from representation.sampling.space import WeightSpace
 from representation.training.start import best_linear_code, start_encoder
 from zootools import build, open_zoo
 from zootools.choices import SAMPLING_METHODS
 from zootools.cli import main
 from zootools.errors import DamagedZooError, SpecError, StorageError
-from zootools.hub import publish
+from zootools.hub.publish import publish
 from zootools.spec import parse_spec
 from zootools.storage.audit import AUDIT
 from zootools.storage.manifest import read_manifest
@@ -255,30 +257,20 @@ def test_arguments_that_make_no_sense_are_refused(source: Path, encoder: Path, t
     assert (found.exit_code, "expected a number above 0, or auto" in found.output) == (2, True)
 
 
-def test_networks_that_are_all_equal_or_not_finite_are_refused(source: Path, tmp_path: Path) -> None:
-    zoo = open_zoo(source)
-    constant = Encoder.build(zoo.schema, load_recipe("reconstruction", ["encoder.latent=4"]).encoder)
+def test_networks_that_are_all_equal_or_not_finite_are_refused(source: Path, encoder: Path, tmp_path: Path) -> None:
+    constant, broken = (Encoder.from_pretrained(encoder) for _ in range(2))
+    assert broken.paths is not None
     with torch.no_grad():
         for parameter in constant.parameters():
             parameter.zero_()
+        broken.paths.to_weights.bias[3] = torch.nan
     refused("representations are all equal, so there is nothing to draw from", source, constant, tmp_path)
-    with torch.no_grad():
-        for parameter in constant.decoder.parameters():
-            parameter.fill_(torch.nan)
-    constant.load_state_dict(
-        Encoder.build(zoo.schema, constant.architecture).state_dict()
-        | {
-            name: torch.full_like(value, torch.nan)
-            for name, value in constant.state_dict().items()
-            if name.startswith("decoder")
-        }
-    )
-    refused("sampled networks have weights that are NaN or infinite", source, constant, tmp_path)
+    refused("4 of 4 sampled networks have weights that are NaN or infinite", source, broken, tmp_path)
+    with pytest.raises(SpecError, match="1 of 2 networks have weights that are NaN or infinite"):
+        WeightSpace().rows(torch.tensor([[1.0, 2.0], [torch.inf, 0.0]]))
 
 
-def test_an_encoder_of_other_layers_is_refused(
-    source: Path, look_encoder: Path, tiny_zoo: Path, tmp_path: Path
-) -> None:
+def test_an_encoder_of_other_layers_is_refused(source: Path, tmp_path: Path) -> None:
     spec = TINY_ZOO | {"architecture": {"name": "mlp", "hidden": [6], "bias": False}}
     other = Encoder.build(open_zoo(build_other(spec, tmp_path)).schema, load_recipe("smoke").encoder)
     refused("the encoder encoder", source, other, tmp_path)
@@ -304,16 +296,12 @@ def test_without_images_there_are_no_samples(tmp_path: Path) -> None:
     lost = zoo.stored_spec.model_copy(
         update={"images": parse_spec(TINY_ZOO | {"images": {"name": "mnist", "train": 40}}, "test").images}
     )
-    from dataclasses import replace
-
     refused(
         "no images at hand: the files of mnist", replace(zoo, stored_spec=lost), None, tmp_path, data=tmp_path / "no"
     )
 
 
 def test_a_zoo_that_was_imported_is_refused(tmp_path: Path, source: Path) -> None:
-    from dataclasses import replace
-
     refused("not known how its networks were trained", replace(open_zoo(source), stored_spec=None), None, tmp_path)
 
 
