@@ -36,7 +36,7 @@ import pandas as pd
 pd.DataFrame([row.model_dump() for row in sampled.audit.rows]).set_index("networks")
 
 # %% [markdown]
-# Draws of `kde-joint` are training networks with a little noise, and the audit says so: nearly all of them are nearer to
+# Draws of `kde-joint` are training networks with a little noise, and the audit says so: nearly all are nearer to
 # a training network than training networks are to each other.
 
 # %%
