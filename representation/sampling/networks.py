@@ -67,9 +67,13 @@ class Trainer:
         width = self.backend.width(self.schema) if isinstance(self.backend, StandardBackend) else 1
         groups = [slice(start, start + width) for start in range(0, len(weights), width)]
         # PyTorch computes the bits of one thread only if it has one thread; the kernel's calls are independent.
-        workers = len(os.sched_getaffinity(0)) if self.backend.name == "native" else 1
+        workers = (os.cpu_count() or 1) if self.backend.name == "native" else 1
+
+        def train(group: slice) -> list[Checkpoints]:
+            return self._train(weights[group], names[group], seeds[group])
+
         with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(lambda group: self._train(weights[group], names[group], seeds[group]), groups)
+            yield from pool.map(train, groups)
 
     def _train(self, weights: Weights, names: Sequence[str], seeds: Sequence[int]) -> list[Checkpoints]:
         models = [

@@ -105,7 +105,8 @@ class Weights(NamedTuple):
             for name, part in parts.items()
         ]
         behaviour = Behaviour.of(parts["train"]) if recipe.loss.behaviour else None
-        return cls(zoo.name, zoo.schema, *found, behaviour=behaviour)
+        train, validation = found
+        return cls(zoo.name, zoo.schema, train, validation, behaviour)
 
     def identity(self, recipe: Recipe, seed: int) -> TrainingIdentity:
         """Return the identity of a training on these weights, without device and precision."""
