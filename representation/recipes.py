@@ -260,10 +260,19 @@ class Loss(Section):
     statistics: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Weight of one more term: the squared error of a linear prediction of the network's standardised layer statistics
     s(W) from z. It needs no labels."""
+    behaviour: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Weight of one more term: the squared difference of the logits of a network and of its reconstruction on training
+    images of its zoo, divided by the variance of the logits. It needs the files of the images."""
     target: Literal["view", "clean"] = "view"
     """Target of the reconstruction: the view itself with its erased zeros, or the view before erasing and noise."""
     positive: Literal["equation_3", "paper_code"] = "equation_3"
     """Contrast of Ec+D: equation 3 attracts the two views; the term of the released code repels them."""
+
+    @model_validator(mode="after")
+    def _behaviour(self) -> Self:
+        if self.behaviour and not self.reconstructs:
+            raise ValueError(f"behaviour is {self.behaviour:g}, but the loss {self.kind} does not reconstruct")
+        return self
 
     @property
     def reconstructs(self) -> bool:

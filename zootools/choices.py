@@ -15,6 +15,9 @@ EXPORTS = ("index-dict", "numpy", "state-dicts")
 STAGES = ("zoos", "encoders", "report")
 """The stages of a reproduction (`representation.reproduction`)."""
 
+SAMPLING_METHODS = ("kde", "kde-joint", "subsample", "bootstrap", "gaussian", "flow")
+"""The ways to draw networks (`representation.sampling.density.METHODS`)."""
+
 TABLES = ("csv", "json", "parquet")
 """The formats of a table of models (`zootools.listing`)."""
 

@@ -103,7 +103,8 @@ def unpacked(arrays: Any) -> Weights:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         tensors = {name: torch.from_numpy(getattr(arrays, name)) for name in ("train", "validation")}
-    return Weights(arrays.zoo, arrays.schema, **tensors)
+    unpacked: Weights = arrays._replace(**tensors)
+    return unpacked
 
 
 @dataclass(eq=False)

@@ -42,6 +42,8 @@ class BestEpoch(Section):
     contrast: float
     statistics: float = 0.0
     """Error of the predicted statistics."""
+    behaviour: float = 0.0
+    """Difference of the logits of reconstructions."""
     r2: float | None = None
     """R2 of the reconstructed weights; None without a decoder, or where all networks are equal."""
 

@@ -79,6 +79,7 @@ class Terms(NamedTuple):
     reconstruction: Tensor
     contrast: Tensor
     statistics: Tensor
+    behaviour: Tensor
 
 
 class Objective(nn.Module):
@@ -105,7 +106,12 @@ class Objective(nn.Module):
             self.beta = 0.0
 
     def forward(
-        self, outputs: Tensor | None, targets: Tensor, projected: Tensor | None, statistics: Tensor | None = None
+        self,
+        outputs: Tensor | None,
+        targets: Tensor,
+        projected: Tensor | None,
+        statistics: Tensor | None = None,
+        behaviour: Tensor | None = None,
     ) -> Terms:
         """Return the loss; an argument is None for a missing term.
 
@@ -113,6 +119,7 @@ class Objective(nn.Module):
             outputs: reconstructions ``[2n, N]`` of ``targets``.
             projected: projections ``[2n, d]``.
             statistics: errors of the predicted statistics.
+            behaviour: difference of the logits of reconstructions, a scalar.
         """
         settings = self.settings
         reconstruction = contrast = predicted = targets.new_zeros(())
@@ -123,7 +130,10 @@ class Objective(nn.Module):
         if statistics is not None:
             predicted = statistics.float().square().mean()
         total = self.beta * reconstruction + (1 - self.beta) * contrast + settings.statistics * predicted
-        return Terms(total, reconstruction, contrast, predicted)
+        differing = targets.new_zeros(()) if behaviour is None else behaviour
+        if behaviour is not None:
+            total = total + settings.behaviour * behaviour
+        return Terms(total, reconstruction, contrast, predicted, differing)
 
 
 def layer_scale(schema: Schema, weights: Tensor) -> Tensor:

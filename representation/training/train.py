@@ -20,6 +20,7 @@ from representation.encoders.encoder import Encoder
 from representation.errors import LossError, PlacedError
 from representation.networks import SHARE, Networks, in_parts, read_networks, select
 from representation.recipes import Recipe
+from representation.training.behaviour import Behaviour
 from representation.training.folder import (
     BestEpoch,
     TrainingFolder,
@@ -86,6 +87,8 @@ class Weights(NamedTuple):
     train: Networks
     """float32 ``[checkpoints, parameters]``, as is `validation`."""
     validation: Networks
+    behaviour: Behaviour | None = None
+    """The images of a recipe with `loss.behaviour`."""
 
     @classmethod
     def of(cls, zoo: Zoo, recipe: Recipe, quiet: bool = False, stream: bool = True) -> "Weights":
@@ -101,7 +104,9 @@ class Weights(NamedTuple):
             _taken_weights(read_networks(part, share * len(part) / total), part.folder, recipe, name, quiet)
             for name, part in parts.items()
         ]
-        return cls(zoo.name, zoo.schema, *found)
+        behaviour = Behaviour.of(parts["train"]) if recipe.loss.behaviour else None
+        train, validation = found
+        return cls(zoo.name, zoo.schema, train, validation, behaviour)
 
     def identity(self, recipe: Recipe, seed: int) -> TrainingIdentity:
         """Return the identity of a training on these weights, without device and precision."""
@@ -145,7 +150,13 @@ def train_epochs(
         if not folder.is_finished(identity):
             with memory_named(weights.schema, recipe, len(weights.train)):
                 trainer = EncoderTrainer(
-                    weights.schema, weights.train, weights.validation, recipe, seed, torch.device(device)
+                    weights.schema,
+                    weights.train,
+                    weights.validation,
+                    recipe,
+                    seed,
+                    torch.device(device),
+                    weights.behaviour,
                 )
                 yield from _train_remaining(trainer, folder, identity, weights.zoo, quiet, track)
         folder.remove_work()

@@ -12,11 +12,13 @@ from representation.encoders.attention import projection_head
 from representation.networks import Networks
 from representation.recipes import Recipe
 from representation.training.augmentation import Augmenter
+from representation.training.behaviour import Behaviour
 from representation.training.losses import Objective, Terms
 from representation.training.optimizer import LOWERED, Adam, Plateau, one_cycle
 from representation.training.reconstruction import reconstruction_r2
 from representation.training.start import StatisticsPrediction, best_linear_code, start_encoder
 from zootools.architectures import Schema
+from zootools.errors import SpecError
 from zootools.rng import stream
 from zootools.spec.sections import Section
 from zootools.training.repeatable import make_products_repeatable
@@ -44,9 +46,22 @@ class EncoderTrainer:
     """
 
     def __init__(
-        self, schema: Schema, train: Networks, validation: Networks, recipe: Recipe, seed: int, device: torch.device
+        self,
+        schema: Schema,
+        train: Networks,
+        validation: Networks,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        behaviour: Behaviour | None = None,
     ) -> None:
-        """Args ``train`` and ``validation`` are flat weights, float32 ``[n, N]``."""
+        """Args ``train`` and ``validation`` are flat weights, float32 ``[n, N]``; ``behaviour`` has images.
+
+        Raises SpecError if the recipe compares networks on images, and there are none.
+        """
+        if recipe.loss.behaviour and behaviour is None:
+            raise SpecError("loss.behaviour: networks are compared on images, which are not known here")
+        self.schema, self.behaviour = schema, behaviour.to(device) if behaviour and recipe.loss.behaviour else None
         recipe = recipe.sized(schema.size)
         self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
         self.precision = choose_precision(recipe.training.precision, device)
@@ -96,7 +111,7 @@ class EncoderTrainer:
             sums += torch.stack(terms).detach()
             tick((step + 1) / self.steps)
         self._set_rates(self.steps)
-        means = dict(zip(Terms._fields, (sums / self.steps).tolist(), strict=True))
+        means = self._named(sums / self.steps)
         if self.plateau is not None and self.plateau.is_reached(means["total"]):
             self.optimizer.rates = tuple(LOWERED * rate for rate in self.optimizer.rates)
         return means
@@ -117,7 +132,15 @@ class EncoderTrainer:
             projected = self.head(compared) if self.recipe.loss.contrasts else None
             errors = self.prediction(compared, weights) if self.prediction is not None else None
         target = views.clean if self.recipe.loss.target == "clean" else views.augmented
-        return self.objective(outputs, target, projected, errors)
+        behaviour = None
+        if self.behaviour is not None and outputs is not None:
+            behaviour = self.behaviour.loss(self.schema, outputs, views.clean, generator)
+        return self.objective(outputs, target, projected, errors, behaviour)
+
+    def _named(self, terms: Tensor) -> dict[str, float]:
+        """Return the terms of the loss by name; without the behaviour if the loss does not have it."""
+        values = dict(zip(Terms._fields, terms.tolist(), strict=True))
+        return values if self.behaviour is not None else {k: v for k, v in values.items() if k != "behaviour"}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -131,8 +154,7 @@ class EncoderTrainer:
         weights, sums = self.validation, torch.zeros(len(Terms._fields), device=self.device)
         for batch in weights.split(self.batch_size):
             sums += torch.stack(self.loss(batch, generator)) * len(batch)
-        result = dict(zip(Terms._fields, (sums / len(weights)).tolist(), strict=True))
-        return result | self.reconstruction_r2(weights)
+        return self._named(sums / len(weights)) | self.reconstruction_r2(weights)
 
     def reconstruction_r2(self, weights: Networks) -> dict[str, float]:
         """Return R2 of reconstructed networks ``[n, N]`` under the key ``r2``; nothing without a reconstruction.

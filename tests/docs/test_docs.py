@@ -28,7 +28,7 @@ from zootools.spec import Draw, ZooSpec
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MORE_PAGES = [ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"]
-NOTEBOOKS = ["build.py", "explore.py", "represent.py"]
+NOTEBOOKS = ["build.py", "explore.py", "represent.py", "sample.py"]
 
 
 def name_of(path: Path) -> str:
@@ -276,7 +276,7 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # networks this small are slower on two
     matplotlib.use("agg")
     monkeypatch.chdir(tmp_path)
-    build, explore, represent = (jupytext.read(ROOT / "notebooks" / name) for name in NOTEBOOKS)
+    build, explore, represent, sample = (jupytext.read(ROOT / "notebooks" / name) for name in NOTEBOOKS)
     run_cells(build, monkeypatch)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(explore, timeout=300, startup_timeout=300, kernel_name="python3", resources=resources).execute()
@@ -284,6 +284,7 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [output for output in outputs if output.output_type == "error"] == []
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     run_cells(represent, monkeypatch)
+    run_cells(sample, monkeypatch)
 
 
 def run_cells(notebook: Any, patch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,21 @@ import click
 from click.exceptions import Exit, NoArgsIsHelpError
 
 from zootools import __version__
-from zootools.cli import bench, build, cache, geometry, hub, importing, look, models, read, represent, reproduce, specs
+from zootools.cli import (
+    bench,
+    build,
+    cache,
+    geometry,
+    hub,
+    importing,
+    look,
+    models,
+    read,
+    represent,
+    reproduce,
+    sampling,
+    specs,
+)
 from zootools.cli.shared import Group, note_interrupts, was_interrupted
 from zootools.errors import InterruptedBuildError, StorageError, ZooError, redact
 from zootools.text import printable, say, tame_libraries
@@ -128,7 +142,10 @@ GROUPS: dict[str, list[click.Command]] = {
     "Build": [build.build, specs.specs, specs.new, specs.schema, build.check, build.doctor, importing.import_command],
     "Read": [read.info, read.status, models.models, models.show, read.diff, read.verify, read.repair, models.export],
     "Share": [hub.publish, hub.pull, hub.hub, cache.cache],
-    "Learn": [represent.represent, geometry.align, geometry.compare, bench.tasks, bench.bench, reproduce.reproduce],
+    "Learn": [
+        *(represent.represent, geometry.align, geometry.compare, sampling.sample),
+        *(bench.tasks, bench.bench, reproduce.reproduce),
+    ],
     "Look": [look.plot, look.view],
 }
 """All commands, under the headings of ``zootools --help``."""

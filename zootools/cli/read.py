@@ -8,6 +8,7 @@ import click
 
 from zootools.cli.completion import complete_zoos
 from zootools.cli.output import in_words, show_pairs
+from zootools.cli.sampling import show_audit
 from zootools.cli.shared import JSON, QUIET, SCHEMA, ZOO, located, print_value, show_accuracy, without_pandas
 from zootools.errors import DamagedZooError
 from zootools.text import say
@@ -64,11 +65,16 @@ def info(zoo: str, schema: Path | None, as_json: bool) -> None:
     }
 
     def show(value: dict[str, Any]) -> None:
+        imported = dict(value["imported"] or {})
+        audit = imported.pop("audit", None)
         outcomes = {key: value[key] for key in ("ok", "diverged", "failed", "missing") if key in value}
         models = {"models": f"{in_words(value['expected'])}: {in_words(outcomes)}"} if outcomes else {}
         later = ("test_accuracy", "left_out", "imported", "expected", *outcomes)
         shown = {key: item for key, item in value.items() if key not in later and (item or item == 0)}
-        show_pairs({"name": shown.pop("name"), **models, **shown, **(value["imported"] or {})})
+        show_pairs({"name": shown.pop("name"), **models, **shown, **imported})
+        if audit is not None:
+            say("audit of the samples")
+            show_audit(audit)
         for name, reason in value["left_out"].items():
             say(f"left out: {name}: {reason}")
         if value["test_accuracy"]:
@@ -106,6 +112,7 @@ def _import_of(imported: "Imported | None") -> dict[str, Any] | None:
             "parent": imported.parent.name,
             "parent_sha256": imported.parent.sha256,
             "settings": imported.options,
+            **({"audit": imported.audit.model_dump()} if imported.audit is not None else {}),
             "checked": checked,
         }
     return {

@@ -32,9 +32,12 @@ from zootools.importers.table import open_importer
 from zootools.importers.writer import Import, counted, metadata_of, write_zoo
 from zootools.memory import gigabytes
 from zootools.progress import Progress
+from zootools.spec import Training
+from zootools.storage.audit import AUDIT, Audit
 from zootools.storage.build_state import MANIFEST, PLAN, ZooFolder
 from zootools.storage.imported import CheckReport, Parent
 from zootools.storage.manifest import Manifest, read_manifest
+from zootools.storage.manifest_checks import stored_spec
 from zootools.text import say
 
 COPIES = 3
@@ -108,6 +111,7 @@ def write_derived(
     *,
     images_sha256: str | None = None,
     data: Path | None = None,
+    audit: Audit | None = None,
     quiet: bool = False,
 ) -> Manifest:
     """Write networks that a command computed from those of a zoo as a zoo of their own; resume an interrupted call.
@@ -120,6 +124,7 @@ def write_derived(
         images_sha256: the digest of the images, if they are not loaded for the check.
         data: the folder of the image files. If they are there, 16 of the networks are evaluated, and must have the
             accuracies that the population says.
+        audit: of networks that were sampled.
         quiet: show no progress.
 
     Returns:
@@ -145,9 +150,17 @@ def write_derived(
         versions=_versions(),
         check=NOT_RUN,
         images_sha256=images_sha256,
-        parent=Parent(name=parent.name, sha256=parent.sha256),
+        parent=Parent(name=parent.name, sha256=parent.sha256, training=_training_of(facts.root, parent)),
+        audit=audit,
     )
     return _written(_Request(facts.root, zoo, population, ImportOptions(), what, Check(None, data), quiet))
+
+
+def _training_of(folder: Path, manifest: Manifest) -> Training | None:
+    """Return how the networks of a zoo were trained, or those that they were computed from."""
+    if manifest.imported is None:
+        return stored_spec(folder, manifest).training
+    return manifest.imported.parent.training if manifest.imported.parent is not None else None
 
 
 def _written(request: _Request) -> Manifest:
@@ -216,7 +229,8 @@ def _nothing_left(zoo: ZooFolder, existed: bool) -> Iterator[None]:
             for folder in ("checkpoints", "data", "metadata"):
                 with suppress(FileNotFoundError):
                     remove_tree_inside(zoo.path, folder)
-            zoo.remove("README.md")
+            for name in ("README.md", AUDIT):
+                zoo.remove(name)
         zoo.remove_work()
         if not existed:
             with suppress(OSError):

@@ -13,6 +13,7 @@ from zootools.importers.columns import columns_of
 from zootools.importers.importer import Facts, LeftOut
 from zootools.importers.layout import Layout
 from zootools.importers.spool import Spool
+from zootools.storage.audit import AUDIT, Audit
 from zootools.storage.build_state import FORMAT, MANIFEST, ZooFolder
 from zootools.storage.card import render_card
 from zootools.storage.imported import (
@@ -49,6 +50,7 @@ class Import:
     check: CheckReport
     images_sha256: str | None
     parent: Parent | None = None
+    audit: Audit | None = None
 
 
 def metadata_of(layout: Layout, properties: pa.Table) -> pa.Table:
@@ -101,6 +103,7 @@ def write_zoo(
         left_out=counted(left_out),
         notes=[note[:2000] for note in [*what.facts.notes, *spool.notes]],
         check=what.check,
+        audit=what.audit,
     )
     zoo.remove(MANIFEST)
     old = [name for folder in ("data", "metadata") for name in zoo.names(folder) if TABLE.fullmatch(name)]
@@ -108,6 +111,8 @@ def write_zoo(
         zoo.remove(name)
     files = _write_shards(zoo, spool, layout, metadata, schema, tick)
     files |= write_parquet(zoo, VerifiedFiles(zoo.path, files), schema, metadata)
+    if what.audit is not None:
+        files[AUDIT] = zoo.write(AUDIT, what.audit.to_bytes())
     manifest = _manifest(layout, metadata, what, imported, files)
     zoo.write("README.md", render_card(manifest, imported).encode())
     zoo.write("zoo.json", manifest.to_bytes())

@@ -10,6 +10,7 @@ import yaml
 from zootools.errors import SpecError
 from zootools.filesystem.lock import FolderLock
 from zootools.spec import ZooSpec
+from zootools.storage.audit import AUDIT
 from zootools.storage.build_state import FORMAT, MANIFEST, PLAN, ZooFolder, epoch_of
 from zootools.storage.card import render_card
 from zootools.storage.file_rules import VERSIONS
@@ -110,6 +111,8 @@ def derive_again(zoo: ZooFolder) -> None:
     kept = {name: info for name, info in manifest.files.items() if not TABLE.fullmatch(name)}
     kept = {name: info for name, info in kept.items() if name in shards or zoo.has(name)}
     kept |= write_parquet(zoo, files, manifest.layer_schema, table)
+    if imported.audit is not None:
+        kept[AUDIT] = zoo.write(AUDIT, imported.audit.to_bytes())
     manifest = manifest.model_copy(update={"files": kept}).with_hash()
     zoo.write("README.md", render_card(manifest, imported).encode())
     zoo.write("zoo.json", manifest.to_bytes())

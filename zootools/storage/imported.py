@@ -18,6 +18,8 @@ from zootools.errors import DamagedZooError
 from zootools.spec import DatasetImages, FolderImages, Name, TetrisImages, ZooSpec
 from zootools.spec.sections import DEFERRED, Section
 from zootools.spec.stored_spec import UnknownImages
+from zootools.spec.zoo_spec import Training
+from zootools.storage.audit import Audit
 from zootools.storage.hashed_json import validate
 from zootools.storage.verified_files import FileInfo
 
@@ -37,6 +39,9 @@ OWN_COLUMNS = ("model_id", "epoch", "split", "status", "stack", "row", "weights"
 """Columns of every zoo; no property can have one of these names."""
 SOURCE_MODEL = "source_model"
 """The column with the name that a model has in the population that was imported."""
+
+SAMPLED = "sample"
+"""The kind of a zoo whose networks were drawn from a density (`zootools sample`)."""
 
 MAX_COLUMNS = 90
 MAX_TEXT = 400
@@ -116,6 +121,8 @@ class Parent(Section):
     name: Name
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """That of its content, which its zoo.json contains (`zootools.storage.manifest.Manifest.sha256`)."""
+    training: Training | None = None
+    """How the networks of the zoo were trained; None if that is not known."""
 
 
 class Imported(Section):
@@ -148,9 +155,13 @@ class Imported(Section):
     left_out: Annotated[list[LeftOutCount], Field(max_length=200)] = Field(default_factory=list)
     notes: Annotated[list[_Sentence], Field(max_length=100)] = Field(default_factory=list)
     check: CheckReport
+    audit: Audit | None = None
+    """How near sampled networks are to those that they were drawn from; None for all other zoos."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.kind == SAMPLED) != (self.audit is not None):
+            raise ValueError(f"audit: {'is missing' if self.audit is None else 'of networks that were not sampled'}")
         names = [column.name for column in self.columns]
         if taken := sorted(set(names) & set(OWN_COLUMNS)):
             raise ValueError(f"columns: {taken[0]} is a column of every zoo")

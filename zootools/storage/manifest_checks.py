@@ -14,6 +14,7 @@ from zootools.images.shapes import image_shape
 from zootools.spec import Cnn, DatasetImages, FolderImages, Mlp, TetrisImages, ZooSpec, parse_stored_spec
 from zootools.spec.yaml_reader import MAX_BYTES as MAX_SPEC_BYTES
 from zootools.spec.yaml_reader import parse_yaml
+from zootools.storage.audit import AUDIT
 from zootools.storage.imported import Imported, Origin
 from zootools.storage.manifest import Manifest, Stack
 from zootools.storage.shards import shard_name
@@ -209,6 +210,10 @@ def table_set_faults(manifest: Manifest) -> Iterator[tuple[str, str]]:
             if name not in named:
                 yield name, f"is missing: the split {split} has {count} checkpoints"
             named.discard(name)
+    if manifest.imported is not None and manifest.imported.audit is not None:
+        if AUDIT not in named:
+            yield AUDIT, "is missing: the networks were sampled"
+        named.discard(AUDIT)
     for name in sorted(named):
         if name.startswith(("data/", "metadata/")) or not _PICTURES_AND_TEXT.fullmatch(name):
             yield name, "is not a file of a zoo with these numbers of checkpoints in the splits"
