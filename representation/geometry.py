@@ -77,9 +77,7 @@ class Pair:
     lines: tuple[Line, ...]
 
 
-def pair(
-    schema: Schema, first: Tensor, second: Tensor, images: ImageData, activation: str, points: int = POINTS
-) -> Pair:
+def pair(schema: Schema, first: Tensor, second: Tensor, images: ImageData, activation: str) -> Pair:
     """Compare two networks ``[N]`` on the test images.
 
     Raises SpecError for weights that are not finite.
