@@ -272,6 +272,19 @@ def test_z4_a_small_file_that_unpacks_to_gigabytes_is_refused_by_its_pages() -> 
     check_pages(data, values=100_000_000)
 
 
+def test_z4_a_column_of_two_types_is_refused(tiny_zoo: Path, tmp_path: Path) -> None:
+    """pyarrow ends the process when it is asked for the statistics of such a column."""
+    zoo = copy_zoo(tiny_zoo, tmp_path / "zoo")
+    good = (zoo / TABLE).read_bytes()
+    footer = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
+    # The type of the pages of texts, field 1 of ColumnMetaData before the list of encodings, becomes an unknown one.
+    bad = good[:footer] + good[footer:].replace(b"\x15\x0c\x19", b"\x15\x40\x19")
+    assert bad != good
+    (zoo / TABLE).write_bytes(bad)
+    with pytest.raises(DamagedZooError, match="two types"):
+        open_zoo(zoo, verify=False)
+
+
 def test_z4_mutated_tables_are_read_or_refused(memory: Path, tiny_zoo: Path) -> None:
     """Nine of ten by `read_metadata` alone, which is what `open_zoo` reads a table with."""
     random, zoo, wanted, refused = fault_random("Z4"), copy_zoo(tiny_zoo, memory / "zoo"), lane(500, 1_000_000), 0

@@ -204,10 +204,13 @@ def _check_statistics(footer: pq.FileMetaData, group: int, table: pa.Table) -> N
     """Raise ValueError if the smallest and largest values in a footer exclude rows of a row group.
 
     Readers skip row groups by these statistics (``load_dataset(filters=...)``). The row group must have been read
-    before, because pyarrow aborts the process for some damaged ones.
+    before, and the types be equal, because pyarrow aborts the process for some damaged ones.
     """
     for number, name in enumerate(table.column_names):
-        statistics = footer.row_group(group).column(number).statistics
+        column = footer.row_group(group).column(number)
+        if column.physical_type != footer.schema.column(number).physical_type:
+            raise ValueError(f"the column {name} has two types in the footer")
+        statistics = column.statistics
         if statistics is None:
             continue
         values = _flat(table[name])
