@@ -221,7 +221,7 @@ def test_an_interrupted_sampling_looks_like_no_zoo_and_the_same_command_finishes
 ) -> None:
     out = tmp_path / "zoo"
     words = ["sample", str(encoder), "--from", str(source), "-o", str(out), "--count", "10", "--epochs", "2", "--quiet"]
-    process = subprocess.Popen([sys.executable, "-m", "zootools", *words], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "zootools", *words], stdout=subprocess.DEVNULL)
     begun = time.monotonic()
     while process.poll() is None and not (out / ".work").exists() and time.monotonic() - begun < 120:
         time.sleep(0.005)
