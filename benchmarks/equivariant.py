@@ -15,7 +15,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # Scripts here see benchmarks/representation.py before the package of that name.
@@ -79,25 +79,19 @@ def graphs(schema: Schema, count: int, kind: str) -> tuple[Pass, Pass]:
     inputs = [part.flatten(0, 1) for part in (neurons, edges)]
     rows = [part.transpose(0, 1).flatten(0, 1) for part in (neurons, edges)]
 
-    def our_pass() -> Tensor:
-        blocks.zero_grad()
-        x, e = inputs
-        for block in blocks:
-            x, e = block(x, e)
-        found = x.sum()
-        found.backward()
-        return found.detach()
+    def through(layers: Iterable[nn.Module], x: Tensor, e: Tensor) -> Pass:
+        def one_pass() -> Tensor:
+            blocks.zero_grad()
+            nodes, lines = x, e
+            for layer in layers:
+                nodes, lines = layer(nodes, lines)
+            found = nodes.sum()
+            found.backward()
+            return found.detach()
 
-    def their_pass() -> Tensor:
-        blocks.zero_grad()
-        x, e = rows
-        for block in listed:
-            x, e = block(x, e)
-        found = x.sum()
-        found.backward()
-        return found.detach()
+        return one_pass
 
-    return our_pass, their_pass
+    return through(blocks, *inputs), through(listed, *rows)
 
 
 def milliseconds(step: Pass, seconds: float) -> float:

@@ -6,23 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from threadpoolctl import threadpool_limits
 
+from zootools.training.speed import one_thread as torch_on_one_thread
+
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-"""Linux: the memory of this process, and the file that sets its peak back to what it uses now."""
+"""Linux: the memory of this process, and the file that resets the peak to the present memory."""
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread, of which the last bits depend neither on the machine nor on the engine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with torch_on_one_thread(), threadpool_limits(1):
+        yield
 
 
 @dataclass

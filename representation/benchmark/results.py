@@ -18,6 +18,7 @@ from zootools.filesystem.files import durable_path, open_regular, write_durably
 from zootools.hashing import pretty_json
 from zootools.spec.sections import Section
 from zootools.spec.values import Line
+from zootools.storage.parquet_guard import check_pages
 
 ROWS = "rows"
 """The folder of the files of single rows, in the folder of results."""
@@ -30,7 +31,7 @@ NUMBERS = (
 """The columns of decimal numbers."""
 REQUIRED = ("code_sha256", "score", "ceiling")
 """The keys of a row that may be null, and may not be missing."""
-MOST_BYTES = 64 << 20
+MOST_BYTES, MOST_ROWS = 64 << 20, 1_000_000
 """Largest file of result rows that is read."""
 
 
@@ -117,7 +118,9 @@ def read_rows(path: Path) -> list[Result]:
             if path.suffix == ".parquet":
                 if path.stat().st_size > MOST_BYTES:
                     raise SpecError(f"{path}: larger than {MOST_BYTES:,} bytes; expected a table of results")
-                values = [_nested(row) for row in pq.read_table(file).to_pylist()]
+                data = file.read(MOST_BYTES)
+                check_pages(data, MOST_ROWS)  # before any of them is unpacked
+                values = [_nested(row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
             else:
                 values = json.loads(file.read(MOST_BYTES))
         return _ROWS.validate_json(json.dumps(values if isinstance(values, list) else [values]))

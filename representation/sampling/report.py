@@ -39,11 +39,6 @@ class Sampled:
         accuracy = curve("samples", zoo.metadata)
         return cls(str(folder), imported.parent.name, dict(imported.options), imported.audit, accuracy)
 
-    @property
-    def curves(self) -> list[Curve]:
-        """The accuracies of the samples, and of what they are compared with."""
-        return [self.accuracy, *self.audit.curves]
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as ``zootools sample --json`` prints them."""
         return {

@@ -5,8 +5,6 @@
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -43,6 +41,7 @@ from zootools.storage.build_state import MANIFEST, ZooFolder
 from zootools.storage.imported import SAMPLED
 from zootools.storage.manifest import read_manifest
 from zootools.text import say
+from zootools.training.speed import one_thread
 from zootools.zoo import Zoo
 
 MOST = 100_000
@@ -159,7 +158,7 @@ def sample_zoo(
     of_encoder = {"encoder": existing.sha256} if existing else {"space": "weights"}
     settings = of_encoder | options.texts() | {"fitted_to": fitted_to}
     if not _is_finished(folder, opened, settings):
-        with _one_thread():
+        with one_thread():  # on whose number the bits of products depend
             space: Space = LatentSpace(existing.encoder) if existing else WeightSpace()
             _make(source, folder, space, options, settings)
     return Sampled.of(folder.path)
@@ -178,17 +177,6 @@ def _is_finished(folder: ZooFolder, zoo: Zoo, settings: dict[str, str]) -> bool:
             f"{folder.path}: holds other samples; choose another folder with --out", *map("  {}".format, changes)
         )
     return True
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread, on which the bits of PyTorch's products depend."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _make(source: Source, folder: ZooFolder, space: Space, options: SampleOptions, settings: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -337,6 +338,14 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path, content: bytes, m
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SpecError, match=message if name == "rows.json" else "is not a table of results"):
             read_rows(tmp_path / name)
+
+
+def test_a_small_file_of_rows_that_unpacks_to_much_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.parquet"
+    pq.write_table(pa.table({"score": np.zeros(50_000_000)}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(SpecError, match="is not a table of results"):
+        read_rows(path)
 
 
 # --- methods --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Probing (Kahana et al. 2024, ProbeGen): the outputs of a network on learned images tell what it has learned."""
+"""Probing (Kahana et al. 2024, ProbeGen): a small network reads the logits of networks on learned images."""
 
 import math
 
