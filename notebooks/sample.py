@@ -50,4 +50,6 @@ zoo = open_zoo("zoos/digits_sampled")
 zoo.metadata.select(["model_id", "epoch", "test_accuracy", "nearest_model", "nearest_distance"]).to_pandas().head()
 
 # %%
-pd.DataFrame({curve.networks: pd.Series(curve.mean, curve.epochs) for curve in sampled.curves}).rename_axis("epoch")
+pd.DataFrame(
+    {curve.networks: pd.Series(curve.mean, curve.epochs) for curve in [sampled.accuracy, *sampled.audit.curves]}
+).rename_axis("epoch")

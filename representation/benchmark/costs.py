@@ -8,7 +8,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from zootools.training.speed import one_thread as torch_on_one_thread
+from zootools.training.repeatable import one_thread as torch_on_one_thread
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Linux: the memory of this process, and the file that resets the peak to the present memory."""

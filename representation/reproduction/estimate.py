@@ -19,6 +19,7 @@ from zootools.building.planning import estimate, zoo_schema
 from zootools.building.throughput import seconds_per_model_sample
 from zootools.progress import duration
 from zootools.spec.model_configs import expand
+from zootools.training.repeatable import one_thread
 
 SHARE_OF_PEAK = 0.25
 """Speed of training an encoder, as a share of the speed of a large matrix product: a round figure, for estimates."""
@@ -144,9 +145,7 @@ def _rate(scale: Scale, zoo: str, workers: int) -> float:
 
 def _flops_per_second() -> float:
     """Return the speed of one core at a product of float32 matrices."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         matrix = torch.randn(1024, 1024)
         matrix @ matrix
         begun, count = time.perf_counter(), 0
@@ -154,8 +153,6 @@ def _flops_per_second() -> float:
             matrix @ matrix
             count += 1
         return 2 * 1024**3 * count / (time.perf_counter() - begun)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def show_plan(value: Plan) -> str:

@@ -41,7 +41,7 @@ from zootools.storage.build_state import MANIFEST, ZooFolder
 from zootools.storage.imported import SAMPLED
 from zootools.storage.manifest import read_manifest
 from zootools.text import say
-from zootools.training.speed import one_thread
+from zootools.training.repeatable import one_thread
 from zootools.zoo import Zoo
 
 MOST = 100_000

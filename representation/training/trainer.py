@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from pydantic import JsonValue
@@ -17,6 +16,7 @@ from representation.training.losses import Objective, Terms
 from representation.training.optimizer import LOWERED, Adam, Plateau, one_cycle
 from representation.training.reconstruction import reconstruction_r2
 from representation.training.start import StatisticsPrediction, best_linear_code, start_encoder
+from representation.training.threads import ThreadedEncoder
 from zootools.architectures import Schema
 from zootools.errors import SpecError
 from zootools.rng import stream
@@ -75,6 +75,8 @@ class EncoderTrainer:
         code = best_linear_code(schema, recipe, self.weights) if recipe.loss.reconstructs else None
         self._seed_generators("initialisation")
         self.encoder = start_encoder(schema, recipe, self.weights, code).to(device)
+        threads = torch.get_num_threads()
+        self.coded = ThreadedEncoder(self.encoder, recipe.loss.reconstructs, self.precision, threads)
         self.head = projection_head(recipe.encoder.compared, recipe.head).to(device)
         modules: list[nn.Module] = [self.encoder]
         modules += [self.head] if recipe.loss.contrasts else []
@@ -101,15 +103,16 @@ class EncoderTrainer:
         order = torch.cat(orders)
         self.encoder.train()
         self.head.train()
-        for step in range(self.steps):
-            self._set_rates(step)
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            terms = self.loss(weights[batch], generator)
-            self.optimizer.zero_grad()
-            terms.total.backward()
-            self.optimizer.step()
-            sums += torch.stack(terms).detach()
-            tick((step + 1) / self.steps)
+        with self.coded.surroundings():
+            for step in range(self.steps):
+                self._set_rates(step)
+                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+                terms = self.loss(weights[batch], generator)
+                self.optimizer.zero_grad()
+                terms.total.backward()
+                self.optimizer.step()
+                sums += torch.stack(terms).detach()
+                tick((step + 1) / self.steps)
         self._set_rates(self.steps)
         means = self._named(sums / self.steps)
         if self.plateau is not None and self.plateau.is_reached(means["total"]):
@@ -125,9 +128,8 @@ class EncoderTrainer:
     def loss(self, weights: Tensor, generator: torch.Generator) -> Terms:
         """Return the loss of two new views of each of the networks ``[n, N]``."""
         views = self.augmenter.views(weights, generator)
-        with torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
-            z = self.encoder(views.augmented)
-            outputs = self.encoder.decode(z) if self.recipe.loss.reconstructs else None
+        z, outputs = self.coded(views.augmented)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             compared = z[:, : self.recipe.encoder.compared]
             projected = self.head(compared) if self.recipe.loss.contrasts else None
             errors = self.prediction(compared, weights) if self.prediction is not None else None
@@ -152,8 +154,9 @@ class EncoderTrainer:
         self.encoder.eval()
         self.head.eval()
         weights, sums = self.validation, torch.zeros(len(Terms._fields), device=self.device)
-        for batch in weights.split(self.batch_size):
-            sums += torch.stack(self.loss(batch, generator)) * len(batch)
+        with self.coded.surroundings():
+            for batch in weights.split(self.batch_size):
+                sums += torch.stack(self.loss(batch, generator)) * len(batch)
         return self._named(sums / len(weights)) | self.reconstruction_r2(weights)
 
     def reconstruction_r2(self, weights: Networks) -> dict[str, float]:

@@ -22,7 +22,8 @@ def seconds_per_model_sample(
     The images are random, so no image file is read. Neither evaluation nor the smaller last stack of a worker is
     included.
     """
-    from zootools.training.speed import made_up_images, made_up_models, one_thread
+    from zootools.training.repeatable import one_thread
+    from zootools.training.speed import made_up_images, made_up_models
 
     schema = zoo_schema(spec, data)
     first = next(configurations(spec))

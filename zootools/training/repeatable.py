@@ -1,6 +1,21 @@
-"""Matrix products whose bits do not depend on the alignment of their factors in memory."""
+"""Matrix products whose bits do not depend on the alignment of their factors in memory, or on the number of threads."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread in a block, as the workers do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def make_products_repeatable() -> None:

@@ -7,8 +7,8 @@ user's cache, with the compiled kernels.
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import cycle
 from typing import Annotated, Literal
 
@@ -25,6 +25,7 @@ from zootools.spec import Hyperparameters, Training
 from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import StandardBackend
 from zootools.training.native import NativeBackend
+from zootools.training.repeatable import one_thread
 from zootools.training.stacked import TorchBackend
 
 SMALL = 10_000
@@ -133,14 +134,3 @@ def made_up_images(schema: Schema, count: int) -> ImageData:
     draws = torch.Generator().manual_seed(0)
     images = Subset(torch.randn(count, *schema.input_shape, generator=draws), torch.arange(count) % schema.classes)
     return ImageData(images, images, images, schema.classes)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread in a block, as the workers do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
