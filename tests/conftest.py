@@ -142,12 +142,15 @@ def digits() -> ImageData:
     return load_images(DatasetImages(name="digits", train=42, test=20, size=28, mean=0.3, std=0.3))
 
 
+PROBLEMS = ARCHITECTURES | {"mlp_wide": Mlp(name="mlp", hidden=(500,))}
+
+
 @pytest.fixture(
-    params=[pytest.param(name, marks=[pytest.mark.slow] if name == "cnn_large" else []) for name in ARCHITECTURES]
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name == "cnn_large" else []) for name in PROBLEMS]
 )
 def problem(request: pytest.FixtureRequest, tetris: ImageData, digits: ImageData) -> tuple[Schema, ImageData]:
-    """Each architecture with images that fit it."""
-    architecture = ARCHITECTURES[request.param]
+    """Each architecture, and one that PyTorch updates in another way, with images that fit it."""
+    architecture = PROBLEMS[request.param]
     images = tetris if isinstance(architecture, Mlp) else digits
     return build_schema(architecture, images.input_shape, images.classes), images
 

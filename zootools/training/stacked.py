@@ -27,15 +27,15 @@ from zootools.images.datasets import ImageData
 from zootools.rng import dropout_bits
 from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
+from zootools.training.adam import ADAM_EPS, WIDE, RowAdam
 from zootools.training.backend import library_versions
 from zootools.training.evaluation import Scores, evaluate
 from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, Tick, groups_of
 from zootools.training.linear import LinearGradient
 from zootools.training.steps import CountedSteps, Steps, exact_arithmetic
 
-ADAM_EPS = 1e-8  # torch.optim.Adam
 RMSPROP_ALPHA, RMSPROP_EPS = 0.99, 1e-8  # torch.optim.RMSprop
-ARITHMETIC = 2
+ARITHMETIC = 3
 """A number that zoos record. It is raised when a step rounds differently, so that no zoo has models of both."""
 
 
@@ -129,6 +129,9 @@ class StackedTrainer:
         self.linear: LinearGradient | None = None
         if self.device.type == "cpu" and all(layer.kind == "linear" for layer in schema.layers):
             self.linear = LinearGradient(schema, self.state["weights"], self.group.activation, batch_size)
+        self.adam: RowAdam | None = None
+        if self.device.type == "cpu" and self.group.optimizer == "adam" and schema.size >= WIDE:
+            self.adam = RowAdam(self.state, self.group.lr)
         self.keys = {
             name: self._tensor(key.astype(np.int64))[:, None] for name, key in self.group.dropout_keys(1).items()
         }
@@ -204,6 +207,8 @@ class StackedTrainer:
         steps.order.copy_(order.permute(1, 2, 0))
         for tensor, values in zip((steps.rate, steps.correction), self.group.step_sizes(epoch), strict=True):
             tensor.copy_(self._tensor(values)[..., None])
+        if self.adam is not None:
+            self.adam.begin((epoch - 1) * self.group.steps)
         for name, key in self.group.dropout_keys(epoch).items():
             self.keys[name].copy_(self._tensor(key.astype(np.int64))[:, None])
 
@@ -263,7 +268,9 @@ class StackedTrainer:
         weights = self.state["weights"]
         if self.decay is not None:
             gradient.addcmul_(self.decay, weights)
-        if self.group.optimizer == "adam":
+        if self.adam is not None:
+            self.adam.step(gradient)
+        elif self.group.optimizer == "adam":
             first, second = self.state["first_moment"], self.state["second_moment"]
             first.lerp_(gradient, 1 - BETA1)
             second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
