@@ -81,7 +81,7 @@ def run(data: TaskData, kind: type[Method], seed: int) -> Result:
         invariant=kind.invariant,
         trains=kind.trains,
         parameters=parameters,
-        fit_seconds=fitting.seconds,
+        fit_seconds=fitting.seconds + method.shared_seconds,
         predict_seconds=predicting.seconds,
         peak_bytes=_larger(fitting.peak_bytes, predicting.peak_bytes),
         versions=versions(),

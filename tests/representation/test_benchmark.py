@@ -211,6 +211,11 @@ def test_metrics_belong_to_a_kind_of_target(zoo: Zoo) -> None:
         make_task(zoo, "activation", metric="r2")
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded, "RECIPE", "smoke")
+
+
 # --- runs -----------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +228,21 @@ def test_rows_do_not_depend_on_their_order(zoo: Zoo, task: Task, tmp_path: Path)
     assert without_costs(first) == without_costs(second)
     assert all(row.score is not None and row.interval is not None and row.fit_seconds > 0 for row in first.results)
     assert without_costs(BenchResults(read_rows(tmp_path / "a" / "results.parquet"))) == without_costs(first)
+
+
+@pytest.mark.usefixtures("short")
+def test_methods_share_an_encoder_without_a_trace(
+    zoo: Zoo, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But in the seconds: each row has those of the whole method."""
+    methods, found = ["encoder", "encoder-MLP", "encoder-tuned"], []
+    for name, order in (("a", methods), ("b", methods[::-1])):
+        monkeypatch.setattr(encoded, "_TRAINED", {})
+        found.append(run([task], order, zoo, tmp_path / name, seeds=2))
+        assert len(encoded._TRAINED) == 2  # one for each seed
+        trained = {seed: seconds for (_, seed, *_), (_, seconds) in encoded._TRAINED.items()}
+        assert all(row.fit_seconds > trained[row.seed] for row in found[-1].results)
+    assert without_costs(found[0]) == without_costs(found[1])
 
 
 @pytest.mark.slow
@@ -363,11 +383,6 @@ def examples(schema: Schema, count: int, seed: int, classes: bool) -> Examples:
     networks = scale[:, None] * torch.randn(count, schema.size, generator=generator)
     labels = (scale > 1).long() if classes else scale.double()
     return Examples(networks, torch.full((count,), NAMES.index("relu")), labels)
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoded, "RECIPE", "smoke")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The self-supervised encoder of the recipe ``default``: with a linear probe, with a small network, and fine-tuned."""
 
 import copy
+import hashlib
 import math
+import time
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,33 +15,60 @@ from representation.benchmark.methods.method import Examples, Method, Population
 from representation.benchmark.methods.trained import TrainedMethod
 from representation.encoders.encoder import Encoder
 from representation.encoders.standard import Standardiser
-from representation.networks import Networks, in_memory
+from representation.networks import Networks, in_memory, in_parts
 from representation.recipes import load_recipe
 from representation.training.trainer import EncoderTrainer
+from zootools.architectures import Schema
 
 RECIPE = "default"
 HIDDEN = 128
 """Units of the small network on z."""
+KEPT = 8
+"""Encoders that are kept for other methods and tasks: those of a few seeds."""
+_TRAINED: dict[tuple[Schema, int, str, str], tuple[Encoder, float]] = {}
+"""Encoders and the processor seconds of their training, by schema, seed and hashes of the networks; oldest first."""
 
 
-def pretrain(problem: Problem, train: Examples, validation: Examples) -> Encoder:
-    """Train an encoder on the weights of the training networks, without labels.
+def pretrain(problem: Problem, train: Examples, validation: Examples) -> tuple[Encoder, float]:
+    """Return an encoder that was trained on the weights of the training networks, without labels.
 
-    The epoch with the lowest loss on the validation networks is kept; without any, the last one.
+    The epoch with the lowest loss on the validation networks is kept; without any, the last one. Methods, and tasks of
+    the same networks, share a training: the second value is its processor seconds if another run computed it, else 0.
     """
-    recipe, judge = load_recipe(RECIPE), validation if len(validation) else train
-    trainer = EncoderTrainer(
-        problem.schema, train.networks, judge.networks, recipe, problem.seed, device=torch.device("cpu")
-    )
-    best, kept = math.inf, None
-    for _ in range(recipe.training.epochs):
-        trainer.train_epoch()
-        loss = trainer.validate()["total"]
-        if loss < best:
-            best, kept = loss, copy.deepcopy(trainer.encoder.state_dict())
+    judge = validation if len(validation) else train
+    key = (problem.schema, problem.seed, _digest(train.networks), _digest(judge.networks))
+    if key in _TRAINED:
+        encoder, seconds = _TRAINED[key]
+        return copy.deepcopy(encoder), seconds
+    begun = time.process_time()
+    encoder = _train(problem, train, judge)
+    while len(_TRAINED) >= KEPT:
+        del _TRAINED[next(iter(_TRAINED))]
+    _TRAINED[key] = copy.deepcopy(encoder), time.process_time() - begun
+    return encoder, 0.0
+
+
+def _train(problem: Problem, train: Examples, judge: Examples) -> Encoder:
+    recipe, best, kept = load_recipe(RECIPE), math.inf, None
+    with torch.random.fork_rng(devices=[]):  # what is drawn afterwards does not depend on whether this was computed
+        trainer = EncoderTrainer(
+            problem.schema, train.networks, judge.networks, recipe, problem.seed, device=torch.device("cpu")
+        )
+        for _ in range(recipe.training.epochs):
+            trainer.train_epoch()
+            loss = trainer.validate()["total"]
+            if loss < best:
+                best, kept = loss, copy.deepcopy(trainer.encoder.state_dict())
     if kept is not None:
         trainer.encoder.load_state_dict(kept)
     return trainer.encoder.eval()
+
+
+def _digest(networks: Networks) -> str:
+    digest = hashlib.sha256()
+    for rows in in_parts(networks):
+        digest.update(rows.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def encoder_parameters(encoder: Encoder) -> int:
@@ -56,7 +85,7 @@ class EncoderLinear(LinearProbe):
     invariant: ClassVar[bool] = False
 
     def fit(self, train: Examples, validation: Examples) -> None:
-        self._encoder = pretrain(self.problem, train, validation)
+        self._encoder, self.shared_seconds = pretrain(self.problem, train, validation)
         super().fit(train, validation)
 
     def features(self, population: Population) -> Networks:
@@ -89,7 +118,8 @@ class EncoderMlp(Method):
     invariant: ClassVar[bool] = False
 
     def fit(self, train: Examples, validation: Examples) -> None:
-        self._encoder, self._probe = pretrain(self.problem, train, validation), _Probe(self.problem)
+        self._encoder, self.shared_seconds = pretrain(self.problem, train, validation)
+        self._probe = _Probe(self.problem)
         encoded = [replace(part, networks=self._encoder.embed(part.networks)) for part in (train, validation)]
         self._probe.fit(*encoded)
 
@@ -108,7 +138,7 @@ class EncoderTuned(TrainedMethod):
     epochs, lr = 10, 3e-4
 
     def fit(self, train: Examples, validation: Examples) -> None:
-        self._encoder = pretrain(self.problem, train, validation)
+        self._encoder, self.shared_seconds = pretrain(self.problem, train, validation)
         super().fit(train, validation)
 
     def network(self, train: Examples) -> nn.Module:

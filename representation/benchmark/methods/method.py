@@ -108,6 +108,8 @@ class Method(ABC):
     """Whether a permutation of hidden neurons changes no prediction, apart from rounding."""
     runs: ClassVar[bool] = False
     """Whether it runs the networks, and so knows their activation functions (`Population.run`)."""
+    shared_seconds: float = 0.0
+    """Processor seconds of what `fit` did not compute, because another method had computed it in this process."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
