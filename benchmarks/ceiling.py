@@ -1,4 +1,4 @@
-"""Measure how well any predictor can predict the accuracies of a zoo, given that they were measured on some images.
+"""Measure how well any predictor can predict the scores of a zoo, given that they were measured on some images.
 
     python benchmarks/ceiling.py zoos/mnist_seed --data images
 
@@ -6,11 +6,13 @@ An accuracy on other images of the same kind would be a little different, and no
 the weights without those images. Each checkpoint of a sample of the test split is evaluated again, and the images are
 divided at random into halves; the covariance over checkpoints of both halves, divided by the variance of the whole, is
 the R2 of a predictor that knows the expected value exactly (the reliability of the measurement). It is printed for
-test accuracy, train accuracy and generalisation gap, with mean and deviation over random divisions.
+test accuracy, train accuracy, generalisation gap and the F score of each class on the test images, with mean and
+deviation over random divisions.
 """
 
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # The folder of a script comes first on the path, where representation.py would hide the package of the same name.
@@ -28,38 +30,70 @@ from zootools.images.datasets import Subset, load_images
 from zootools.importers.evaluation import Sample, groups, tensors
 from zootools.zoo import Zoo
 
-Hits = npt.NDArray[np.float64]
-"""1 where a checkpoint classifies an image as it is labelled, else 0, ``[checkpoints, images]``."""
+Values = npt.NDArray[np.float64]
 DIVISIONS = 50
 FORWARD = 50_000
 """Networks times images of a forward pass, which bounds the memory."""
 
 
-def hits(zoo: Zoo, subset: Subset) -> Hits:
+@dataclass(frozen=True)
+class Guesses:
+    """The classes that checkpoints give to images."""
+
+    classes: npt.NDArray[np.int16]
+    """``[checkpoints, images]``."""
+    labels: npt.NDArray[np.int64]
+    """``[images]``."""
+
+    def of(self, images: npt.NDArray[np.int64]) -> "Guesses":
+        """Return those of some images."""
+        return Guesses(self.classes[:, images], self.labels[images])
+
+    def accuracy(self) -> Values:
+        """Return the share of the images that are classified as they are labelled, ``[checkpoints]``."""
+        return (self.classes == self.labels).mean(axis=1)
+
+    def f_score(self, label: int) -> Values:
+        """Return the F score of a class, ``[checkpoints]``."""
+        guessed, labelled = self.classes == label, self.labels == label
+        return 2 * (guessed & labelled).sum(axis=1) / np.maximum(guessed.sum(axis=1) + labelled.sum(), 1)
+
+
+Score = Callable[[Guesses, Guesses], Values]
+"""A property of checkpoints, ``[checkpoints]``, from their guesses on the train and test images."""
+
+
+def scores(classes: int) -> dict[str, Score]:
+    """Return the properties by name."""
+    found: dict[str, Score] = {
+        "test accuracy": lambda train, test: test.accuracy(),
+        "train accuracy": lambda train, test: train.accuracy(),
+        "generalisation gap": lambda train, test: train.accuracy() - test.accuracy(),
+    }
+    return found | {f"F score, class {c}": lambda train, test, c=c: test.f_score(c) for c in range(classes)}  # type: ignore[misc]
+
+
+def guesses(zoo: Zoo, subset: Subset) -> Guesses:
     """Evaluate all checkpoints of a zoo on some images; the order of the rows is that of the activations."""
     order = np.argsort(zoo.metadata["activation"].to_numpy(zero_copy_only=False), kind="stable")
     activations = tuple(zoo.metadata["activation"].take(order).to_pylist())
     sample = Sample(zoo.weights().numpy()[order], activations, ())
-    found = np.empty((len(sample), len(subset)))
+    found = np.empty((len(sample), len(subset)), np.int16)
     with torch.no_grad():
         for group, activation in groups(sample):
             weights = tensors(zoo.schema, sample.weights[group])
             step = max(1, FORWARD // (group.stop - group.start))
             for start in range(0, len(subset), step):
                 logits = stacked_forward(zoo.schema, weights, subset.images[start : start + step], activation)
-                guesses = logits.argmax(dim=2) == subset.labels[start : start + step]
-                found[group, start : start + step] = guesses.numpy()
-    return found
+                found[group, start : start + step] = logits.argmax(dim=2).numpy()
+    return Guesses(found, subset.labels.numpy())
 
 
-def reliability(train: Hits, test: Hits, weights: tuple[float, float], seed: int) -> float:
-    """Return the reliability of ``weights[0] * train accuracy + weights[1] * test accuracy``."""
+def reliability(score: Score, train: Guesses, test: Guesses, seed: int) -> float:
+    """Return the reliability of a score: the share of its variance that another measurement would find again."""
     draws = np.random.default_rng(seed)
-    halves = [np.array_split(draws.permutation(part.shape[1]), 2) for part in (train, test)]
-    first, second = (
-        weights[0] * train[:, halves[0][i]].mean(axis=1) + weights[1] * test[:, halves[1][i]].mean(axis=1)
-        for i in range(2)
-    )
+    halves = [np.array_split(draws.permutation(len(part.labels)), 2) for part in (train, test)]
+    first, second = (score(train.of(halves[0][i]), test.of(halves[1][i])) for i in range(2))
     return float(np.cov(first, second)[0, 1] / np.var((first + second) / 2, ddof=1))
 
 
@@ -73,14 +107,13 @@ def main(zoo: str, data: Path | None, checkpoints: int) -> None:
     chosen = np.random.default_rng(0).permutation(len(opened))[:checkpoints]
     sample = replace(opened, metadata=opened.metadata.take(np.sort(chosen)))
     count = opened.spec.training.train_metrics_images or len(images.train)
-    train = hits(sample, Subset(images.train.images[:count], images.train.labels[:count]))
-    test = hits(sample, images.test)
+    train = guesses(sample, Subset(images.train.images[:count], images.train.labels[:count]))
+    test = guesses(sample, images.test)
     print(f"{opened.name}: {len(sample)} of {len(opened)} checkpoints of the test split")
     print(f"images: {count:,} train, {len(images.test):,} test; R2 in % of a predictor that knows the expected values")
-    for name, weights in (("test accuracy", (0, 1)), ("train accuracy", (1, 0)), ("generalisation gap", (1, -1))):
-        values = weights[0] * train.mean(axis=1) + weights[1] * test.mean(axis=1)
-        found = [100 * reliability(train, test, weights, seed) for seed in range(DIVISIONS)]
-        spread = f"deviation over checkpoints {100 * values.std():.2f} points"
+    for name, score in scores(opened.schema.classes).items():
+        found = [100 * reliability(score, train, test, seed) for seed in range(DIVISIONS)]
+        spread = f"deviation over checkpoints {100 * score(train, test).std():.2f} points"
         print(f"{name:<20} {np.mean(found):6.1f} +- {np.std(found):.1f}   {spread}")
 
 
