@@ -76,6 +76,7 @@ def main() -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--encoder", type=click.Path(exists=True, path_type=Path))
 @click.option("--set", "overrides", multiple=True, help="Changes of the recipe 'reconstruction'.")
+@click.option("--align", is_flag=True, help="Align the networks before.")
 @click.option("--methods", default="kde,kde-joint,flow", show_default=True)
 @click.option("--count", default=48, show_default=True)
 @click.option("--epochs", default=25, show_default=True)
@@ -86,11 +87,9 @@ def cnn(
     encoder: Path | None,
     overrides: Sequence[str],
     methods: str,
-    count: int,
-    epochs: int,
-    data: Path | None,
+    **sampling: Any,
 ) -> None:
-    """Sample from a zoo of MNIST CNNs by several methods."""
+    """Sample from a zoo of MNIST CNNs by several methods; ``sampling`` are further arguments of `sample_zoo`."""
     source = open_zoo(zoo)
     if encoder is None:
         encoder, begun = out / "encoder", time.process_time()
@@ -105,10 +104,8 @@ def cnn(
             out / method,
             encoder,
             method=method,
-            count=count,
-            epochs=epochs,
             where="epoch >= 21 and epoch <= 25",
-            data=data,
+            **sampling,
         )
         # Written after every method, because all of them take hours.
         write(out, {name: sampled.to_json() for name, sampled in results.items()})
