@@ -30,7 +30,7 @@ from representation.alignment import aligned
 from representation.recipes import load_recipe
 from representation.sampling.audit import TrainingNetworks, audit
 from representation.sampling.density import Settings, draw
-from representation.sampling.flow import flow_samples
+from representation.sampling.flow import STEPS, flow_samples
 from representation.sampling.report import Sampled
 from representation.sampling.sample import sample_zoo
 from representation.sampling.source import Source
@@ -162,7 +162,8 @@ def weights(zoo: Path, where: str, data: Path | None, count: int, images: int) -
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path))
 @click.option("--count", default=100, show_default=True)
-def mlp(out: Path, data: Path | None, count: int) -> None:
+@click.option("--steps", default=STEPS, show_default=True, help="Steps of the training of a flow.")
+def mlp(out: Path, data: Path | None, count: int, steps: int) -> None:
     """Sample the weights of 100 MNIST MLPs by flows."""
     torch.set_num_threads(1)
     build(parse_spec(MLP_ZOO, "benchmark"), out / "mnist_mlp", data=data)
@@ -174,7 +175,7 @@ def mlp(out: Path, data: Path | None, count: int) -> None:
     click.echo(f"originals {100 * original.mean():.2f} ± {100 * original.std():.2f} (published 96.32 ± 0.20)")
     for (width, align), published in PUBLISHED_MLP.items():
         begun = time.process_time()
-        samples = flow_samples(together if align else networks, count, 0, width=width).numpy()
+        samples = flow_samples(together if align else networks, count, 0, width=width, steps=steps).numpy()
         seconds = time.process_time() - begun
         training = TrainingNetworks(networks.numpy(), source.model_numbers())
         found = audit(samples, training, networks[:0].numpy(), trainer, 0)
