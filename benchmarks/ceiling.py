@@ -21,19 +21,15 @@ sys.path.sort(key=lambda entry: entry == str(Path(__file__).parent))
 import click
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from representation.behaviour import activations_of, by_activation, predictions
 from representation.recipes import Epochs
 from zootools import open_zoo
-from zootools.architectures.networks import stacked_forward
 from zootools.images.datasets import Subset, load_images
-from zootools.importers.evaluation import Sample, groups, tensors
 from zootools.zoo import Zoo
 
 Values = npt.NDArray[np.float64]
 DIVISIONS = 50
-FORWARD = 50_000
-"""Networks times images of a forward pass, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +70,10 @@ def scores(classes: int) -> dict[str, Score]:
 
 
 def guesses(zoo: Zoo, subset: Subset) -> Guesses:
-    """Evaluate all checkpoints of a zoo on some images; the order of the rows is that of the activations."""
-    order = np.argsort(zoo.metadata["activation"].to_numpy(zero_copy_only=False), kind="stable")
-    activations = tuple(zoo.metadata["activation"].take(order).to_pylist())
-    sample = Sample(zoo.weights().numpy()[order], activations, ())
-    found = np.empty((len(sample), len(subset)), np.int16)
-    with torch.no_grad():
-        for group, activation in groups(sample):
-            weights = tensors(zoo.schema, sample.weights[group])
-            step = max(1, FORWARD // (group.stop - group.start))
-            for start in range(0, len(subset), step):
-                logits = stacked_forward(zoo.schema, weights, subset.images[start : start + step], activation)
-                found[group, start : start + step] = logits.argmax(dim=2).numpy()
+    """Evaluate all checkpoints of a zoo on some images."""
+    weights, found = zoo.weights(), np.empty((len(zoo), len(subset)), np.int16)
+    for activation, rows in by_activation(activations_of(zoo)):
+        found[rows] = predictions(zoo.schema, weights[rows], subset.images, activation).numpy()
     return Guesses(found, subset.labels.numpy())
 
 

@@ -272,10 +272,10 @@ def steps_on_threads(schema: Schema, seconds: float) -> tuple[float, float]:
     for threads in best:
         torch.set_num_threads(threads)
         trainers[threads] = trainer_of_default(schema)
+    torch.set_num_threads(1)  # no single operation is divided, as in `EncoderTrainer.train_epoch`
     generator, begun, rounds = torch.Generator().manual_seed(0), time.perf_counter(), 0
     while rounds < 4 or time.perf_counter() - begun < seconds:
         for threads, (trainer, weights) in trainers.items():
-            torch.set_num_threads(1)  # as the trainer does for what it does not divide
             start = time.perf_counter()
             trainer.optimizer.zero_grad()
             trainer.loss(weights, generator).total.backward()

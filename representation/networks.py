@@ -3,6 +3,7 @@
 What trains on networks takes either. The same rows give the same bytes, so a result does not depend on where they are.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -100,6 +101,12 @@ def select(networks: Networks, rows: Tensor) -> Networks:
 def in_memory(networks: Networks) -> Tensor:
     """Return the weights of networks, float32 ``[n, N]``; those of mapped files are read."""
     return networks if isinstance(networks, Tensor) else torch.cat(list(in_parts(networks)))
+
+
+def hash_networks(digest: "hashlib._Hash", networks: Networks) -> None:
+    """Add the weights of networks to a hash."""
+    for rows in in_parts(networks):
+        digest.update(rows.contiguous().numpy().data)
 
 
 def in_parts(networks: Networks) -> Iterator[Tensor]:

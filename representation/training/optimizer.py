@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
-from torch.optim.adam import adam
+
+from zootools.training.adam import fused_step
 
 WARM_UP = 0.05
 """Share of the steps of ``one_cycle`` in which the learning rate rises."""
@@ -57,22 +58,8 @@ class Adam:
                 continue
             moments = [self._moments_of(parameter) for parameter, _ in pairs]
             steps, means, squares = zip(*moments, strict=True)
-            adam(
-                [parameter for parameter, _ in pairs],
-                [gradient for _, gradient in pairs if gradient is not None],
-                list(means),
-                list(squares),
-                [],
-                list(steps),
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=rate,
-                weight_decay=self.weight_decay,
-                eps=1e-8,
-                maximize=False,
-            )
+            weights, gradients = zip(*pairs, strict=True)
+            fused_step(weights, gradients, (means, squares), steps, rate, self.weight_decay)
 
     def save(self) -> dict[str, Tensor]:
         """Return the moments of the parameters that had gradients; names begin with the number of the parameter."""

@@ -18,7 +18,7 @@ import yaml
 from representation.dataset import takes
 from representation.encoders.encoder import Encoder
 from representation.errors import LossError, PlacedError
-from representation.networks import SHARE, Networks, in_parts, read_networks, select
+from representation.networks import SHARE, Networks, hash_networks, read_networks, select
 from representation.recipes import Recipe
 from representation.training.behaviour import Behaviour
 from representation.training.folder import (
@@ -112,8 +112,7 @@ class Weights(NamedTuple):
         """Return the identity of a training on these weights, without device and precision."""
         digest = hashlib.sha256(canonical_json(self.schema.to_json()).encode())
         for part in (self.train, self.validation):
-            for rows in in_parts(part):
-                digest.update(rows.contiguous().numpy().data)
+            hash_networks(digest, part)
         return TrainingIdentity(recipe=recipe, seed=seed, weights_sha256=digest.hexdigest())
 
 

@@ -25,7 +25,7 @@ SMALL = [
 
 @pytest.fixture
 def with_threads() -> Callable[[int, Schema, Recipe], EncoderTrainer]:
-    """Return a function that makes a trainer which may use so many threads."""
+    """Return a function that makes a trainer with at most a given number of threads."""
 
     def make(threads: int, schema: Schema, recipe: Recipe) -> EncoderTrainer:
         weights = torch.rand(BATCH, schema.size, generator=torch.Generator().manual_seed(0)) - 0.5

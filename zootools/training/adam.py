@@ -1,8 +1,10 @@
-"""Adam for stacked models of many weights, by one pass over their weights.
+"""Adam by PyTorch's fused kernel, one pass over the weights: of an encoder, or of stacked models of many weights.
 
 Written as single operations of PyTorch, a step of Adam reads and writes weights, gradient and moments ten times, which
 for a wide layer takes longer than its products.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,43 @@ from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE
 ADAM_EPS = 1e-8  # torch.optim.Adam
 WIDE = 10_000
 """Fewest weights of a model that is updated by a call of its own; below, calls take longer than they save."""
+
+
+def fused_step(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    moments: tuple[Sequence[Tensor], Sequence[Tensor]],
+    taken: Sequence[Tensor],
+    lr: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """Take one step of ``torch.optim.Adam``, whose class imports torch's compiler at its first step; this does not.
+
+    Args:
+        weights: float32 tensors, changed in place.
+        gradients: as many tensors of the same shapes.
+        moments: the first and the second moments, changed in place.
+        taken: the number of steps that each tensor has taken, float32 scalars, changed in place.
+        lr: the learning rate.
+        weight_decay: factor of an L2 penalty.
+    """
+    first, second = map(list, moments)
+    adam(
+        list(weights),
+        list(gradients),
+        first,
+        second,
+        [],
+        list(taken),
+        fused=True,
+        amsgrad=False,
+        beta1=BETA1,
+        beta2=BETA2,
+        lr=lr,
+        weight_decay=weight_decay,
+        eps=ADAM_EPS,
+        maximize=False,
+    )
 
 
 class RowAdam:
@@ -44,19 +83,4 @@ class RowAdam:
         """Take one step of all rows; ``gradient`` is ``[M, parameters]``."""
         gradients = gradient.unbind()
         for rate, rows, (weights, first, second, taken) in self._groups:
-            adam(
-                weights,
-                [gradients[row] for row in rows],
-                first,
-                second,
-                [],
-                taken,
-                fused=True,
-                amsgrad=False,
-                beta1=BETA1,
-                beta2=BETA2,
-                lr=rate,
-                weight_decay=0.0,
-                eps=ADAM_EPS,
-                maximize=False,
-            )
+            fused_step(weights, [gradients[row] for row in rows], (first, second), taken, rate)

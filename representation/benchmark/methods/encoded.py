@@ -15,7 +15,7 @@ from representation.benchmark.methods.method import Examples, Method, Population
 from representation.benchmark.methods.trained import TrainedMethod
 from representation.encoders.encoder import Encoder
 from representation.encoders.standard import Standardiser
-from representation.networks import Networks, in_memory, in_parts
+from representation.networks import Networks, hash_networks, in_memory
 from representation.recipes import load_recipe
 from representation.training.trainer import EncoderTrainer
 from zootools.architectures import Schema
@@ -37,15 +37,15 @@ def pretrain(problem: Problem, train: Examples, validation: Examples) -> tuple[E
     """
     judge = validation if len(validation) else train
     key = (problem.schema, problem.seed, _digest(train.networks), _digest(judge.networks))
-    if key in _TRAINED:
-        encoder, seconds = _TRAINED[key]
-        return copy.deepcopy(encoder), seconds
-    begun = time.process_time()
-    encoder = _train(problem, train, judge)
-    while len(_TRAINED) >= KEPT:
-        del _TRAINED[next(iter(_TRAINED))]
-    _TRAINED[key] = copy.deepcopy(encoder), time.process_time() - begun
-    return encoder, 0.0
+    known = key in _TRAINED
+    if not known:
+        begun = time.process_time()
+        encoder = _train(problem, train, judge)
+        if len(_TRAINED) >= KEPT:
+            del _TRAINED[next(iter(_TRAINED))]
+        _TRAINED[key] = encoder, time.process_time() - begun
+    encoder, seconds = _TRAINED[key]
+    return copy.deepcopy(encoder), seconds if known else 0.0
 
 
 def _train(problem: Problem, train: Examples, judge: Examples) -> Encoder:
@@ -66,8 +66,7 @@ def _train(problem: Problem, train: Examples, judge: Examples) -> Encoder:
 
 def _digest(networks: Networks) -> str:
     digest = hashlib.sha256()
-    for rows in in_parts(networks):
-        digest.update(rows.contiguous().numpy().data)
+    hash_networks(digest, networks)
     return digest.hexdigest()
 
 
