@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_on_host import host_trainer
 
 from zootools.architectures import Schema
 from zootools.images.datasets import ImageData
@@ -113,7 +114,12 @@ def make_model(seed: int, **changes: Any) -> ModelConfig:
 def make_trainers(
     backend: str, schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int
 ) -> list[Trainer]:
-    """Return the trainers that a backend needs for some models: how many depends on the processor's vectors."""
+    """Return the trainers that a backend needs for some models: how many depends on the processor's vectors.
+
+    The backend ``gpu`` is the kernel for GPUs, on the processor.
+    """
+    if backend == "gpu":
+        return [host_trainer(schema, models, images, batch_size)]
     training = Training(epochs=1, batch_size=batch_size)
     device = images.train.images.device.type
     return list(choose_backend(backend, device, schema).trainers(schema, models, images, training))

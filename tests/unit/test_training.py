@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from samples import ARCHITECTURES, make_model, make_trainer, make_trainers
+from samples import ARCHITECTURES, BACKENDS, make_model, make_trainer, make_trainers
 from sklearn.metrics import f1_score
 
 from zootools.architectures import Schema, build_schema
@@ -23,6 +23,12 @@ from zootools.training.stacked import StackedTrainer
 INITS = get_args(Init)
 BATCH = 4
 EPOCHS = 2  # 42 images in batches of 4: 22 steps
+
+
+@pytest.fixture(params=[*BACKENDS, "gpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend, that for GPUs with its kernel compiled for the processor."""
+    return str(request.param)
 
 
 def mixed(seed: int, **changes: Any) -> ModelConfig:
@@ -168,10 +174,16 @@ def test_initial_weights_have_the_spread_of_their_name(init: str) -> None:
         assert np.abs(weight).max() <= 1.0
 
 
-def test_a_stack_of_two_structures_is_refused(backend: str, tetris: ImageData) -> None:
-    schema = build_schema(ARCHITECTURES["mlp"], tetris.input_shape, tetris.classes)
-    with pytest.raises(ValueError, match="share activation and optimizer"):
-        make_trainer(backend, schema, [make_model(1), make_model(2, activation="relu")], tetris, BATCH)
+def test_models_of_several_structures_in_one_stack_have_the_bits_of_stacks_of_their_own(
+    backend: str, problem: tuple[Schema, ImageData]
+) -> None:
+    schema, images = problem
+    structures = [("tanh", "adam"), ("relu", "sgd"), ("gelu", "rmsprop")]
+    groups = [[mixed(seed, activation=a, optimizer=o) for seed in (1, 2)] for a, o in structures]
+    together = trained_weights(backend, schema, images, [model for group in groups for model in group])
+    # GELU's derivative must be kept, so the kernel for GPUs is another one, which sums the same numbers.
+    apart = torch.cat([trained_weights(backend, schema, images, group) for group in groups])
+    assert torch.equal(together, apart)
 
 
 WRONG_IMAGES: dict[str, tuple[Callable[[Subset], Subset], str]] = {
@@ -289,6 +301,17 @@ def test_cuda_scores_what_the_cpu_scores(problem: tuple[Schema, ImageData]) -> N
         assert on_cuda[name].loss == pytest.approx(scores.loss, rel=1e-5)
         # A class that wins by a rounding error may lose by one.
         assert on_cuda[name].accuracy == pytest.approx(scores.accuracy, abs=0.06)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_the_kernel_for_gpus_on_a_gpu_equals_the_reference(problem: tuple[Schema, ImageData]) -> None:
+    schema, images = problem
+    models = [mixed(seed, optimizer=optimizer) for seed in (1, 2, 3) for optimizer in ("adam", "sgd")]
+    trainer = make_trainer("native", schema, models[:4], images.to("cuda"), BATCH)
+    for epoch in range(1, EPOCHS + 1):
+        trainer.train_epoch(epoch)
+    assert median_distance(trainer.weights.cpu(), schema, images, models[:4]) <= 1e-5
 
 
 @pytest.mark.gpu

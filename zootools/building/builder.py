@@ -243,7 +243,10 @@ def _check_training(
 
     Returns the ids of the models of each stack, and the number of workers (`_count_workers`).
     """
-    stacks = planned_stacks(old, request.spec, request.schema, models, backend.device)
+    from zootools.training.backend import MixingBackend
+
+    mixed = backend.width(request.schema) if isinstance(backend, MixingBackend) else None
+    stacks = planned_stacks(old, request.spec, request.schema, models, backend.device, mixed)
     if not request.options.allow_fingerprint_change:
         new: list[StackRecord | None] = [None] * (len(stacks) - len(records))
         check_fingerprints([*records, *new], backend.fingerprint())

@@ -52,16 +52,20 @@ def zoo_schema(spec: ZooSpec, data: Path | None = None) -> Schema:
 
 
 def plan_stacks(
-    models: Sequence[ModelConfig], schema: Schema, checkpoints: int, device: str = "cpu"
+    models: Sequence[ModelConfig], schema: Schema, checkpoints: int, device: str = "cpu", mixed: int | None = None
 ) -> list[list[str]]:
     """Return the ids of the models of each stack: models of one activation and optimizer, all or none with dropout.
 
-    ``checkpoints`` is their number per model. The result depends on the arguments alone, not on the number of workers.
+    With ``mixed`` these are neighbours in stacks of that number of models. ``checkpoints`` is their number per model.
+    The result depends on the arguments alone, not on the number of workers.
     """
     groups: dict[tuple[str, str, bool], list[str]] = {}
     for model in sorted(models, key=lambda model: model.model_id):
         hyper = model.hyperparameters
         groups.setdefault((hyper.activation, hyper.optimizer, hyper.dropout > 0), []).append(model.model_id)
+    if mixed is not None:
+        everybody = [model for _, ids in sorted(groups.items()) for model in ids]
+        return [everybody[start : start + mixed] for start in range(0, len(everybody), mixed)]
     size = _stack_size([len(ids) for ids in groups.values()], schema, checkpoints, device)
     return [ids[start : start + size] for _, ids in sorted(groups.items()) for start in range(0, len(ids), size)]
 

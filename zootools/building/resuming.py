@@ -157,16 +157,22 @@ def stored_plan(zoo: ZooFolder, spec: ZooSpec) -> tuple[Plan | None, Sequence[St
 
 
 def planned_stacks(
-    old: Plan | None, spec: ZooSpec, schema: Schema, models: Sequence[ModelConfig], device: str
+    old: Plan | None,
+    spec: ZooSpec,
+    schema: Schema,
+    models: Sequence[ModelConfig],
+    device: str,
+    mixed: int | None = None,
 ) -> list[list[str]]:
     """Return the ids of the models of each stack: the stacks of the old plan, then new stacks for new models."""
     kept = len(spec.training.kept_epochs)
     if old is None:
-        return plan_stacks(models, schema, kept, device)
+        return plan_stacks(models, schema, kept, device, mixed)
     check_growth(old.spec, spec, models)
     check_same_layers(spec, old.schema, schema)
     present = {model for stack in old.stacks for model in stack}
-    return old.stacks + plan_stacks([model for model in models if model.model_id not in present], schema, kept, device)
+    new = [model for model in models if model.model_id not in present]
+    return old.stacks + plan_stacks(new, schema, kept, device, mixed)
 
 
 def write_plan(zoo: ZooFolder, plan: Plan, old: Plan | None, records: Sequence[StackRecord | None]) -> None:

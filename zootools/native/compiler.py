@@ -23,7 +23,7 @@ from zootools.paths import cache_folder
 
 LOG = logging.getLogger(__name__)
 
-_FOLDER = Path(__file__).parent
+SOURCES_FOLDER = Path(__file__).parent
 _SOURCES = ("vec.h", "layers.h", "network.h")
 """Their text, comments included, is part of the fingerprint that zoos record: with a reworded comment zoo.json would
 differ, and unfinished zoos would not resume. So network.h still calls `zootools.rng` by its old name, streams."""
@@ -93,7 +93,7 @@ def kernel_source(schema: Schema, instructions: Sequence[str] = ()) -> str:
     """
     shape, stages = schema.input_shape, []
     for layer, output in zip(schema.layers, schema.output_shapes, strict=True):
-        stages.append(f"    Stage<{_core(layer, shape)}, {_flags(layer)}>")
+        stages.append(f"    Stage<{_core(layer, shape)}, {stage_flags(layer)}>")
         shape = output
     channels, height, width = schema.input_shape
     return (
@@ -154,7 +154,7 @@ def compile_kernel(schema: Schema) -> bytes:
         LOG.info("kernel: compiling the one of %s for this processor, once", schema.name)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / path.name
-            _run([*command, *flags, f"-I{_FOLDER}", "-x", "c++", "-", "-o", str(output)], source)
+            _run([*command, *flags, f"-I{SOURCES_FOLDER}", "-x", "c++", "-", "-o", str(output)], source)
             kernel = output.read_bytes()
         write_sealed(path, kernel)
     except (StorageError, OSError) as error:
@@ -212,7 +212,7 @@ def _flags_for(instruction_set: str) -> tuple[str, ...]:
 
 
 def _sources() -> str:
-    return "".join((_FOLDER / name).read_text() for name in _SOURCES)
+    return "".join((SOURCES_FOLDER / name).read_text() for name in _SOURCES)
 
 
 def _digest(*parts: str) -> str:
@@ -240,5 +240,6 @@ def _core(layer: Layer, shape: tuple[int, int, int]) -> str:
     return f"Conv<{', '.join(map(str, sizes))}, {bias}>"
 
 
-def _flags(layer: Layer) -> str:
+def stage_flags(layer: Layer) -> str:
+    """Return the last template arguments of a stage: whether activation, dropout and global average pooling follow."""
     return ", ".join(str(flag).lower() for flag in (layer.activation, layer.dropout, layer.global_average_pool))

@@ -82,6 +82,15 @@ class StandardBackend(Backend, Protocol):
         """Return how many models one trainer trains side by side; one with fewer takes as much memory."""
 
 
+@runtime_checkable
+class MixingBackend(StandardBackend, Protocol):
+    """A backend whose trainers take models of any activations and optimizers, so that a stack has its `width`."""
+
+    @property
+    def mixed(self) -> bool:
+        """True."""
+
+
 def library_versions() -> dict[str, object]:
     """Return the part of a fingerprint that all backends on this machine share."""
     import numpy

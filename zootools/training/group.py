@@ -3,6 +3,7 @@
 All trainers take a group, so the numbers that a model is trained with are computed in one place.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -60,8 +61,14 @@ def check_image_tensors(schema: Schema, images: ImageData) -> None:
 
 
 def groups_of(models: Sequence[ModelConfig], width: int) -> list[Sequence[ModelConfig]]:
-    """Divide models into groups of ``width``; the last may be smaller."""
-    return [models[start : start + width] for start in range(0, len(models), width)]
+    """Divide models into groups of at most ``width``, of one activation and optimizer each, in their order."""
+    runs = [list(run) for _, run in itertools.groupby(models, structure_of)]
+    return [run[start : start + width] for run in runs for start in range(0, len(run), width)]
+
+
+def structure_of(model: ModelConfig) -> tuple[str, str]:
+    """Return what the models of a group share: activation and optimizer."""
+    return model.hyperparameters.activation, model.hyperparameters.optimizer
 
 
 def _kind(tensor: Tensor) -> str:
@@ -69,7 +76,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 class Group:
-    """``width`` models of one schema, activation and optimizer; if ``models`` are fewer, copies of the last are added.
+    """``width`` models of one schema; if ``models`` are fewer, copies of the last are added.
 
     Args:
         schema: the layers that all models share.
@@ -95,12 +102,9 @@ class Group:
         check_image_tensors(schema, images)
         if not 0 < len(models) <= width:
             raise ValueError(f"expected 1 to {width} models, found {len(models)}")
-        structures = {(m.hyperparameters.activation, m.hyperparameters.optimizer) for m in models}
-        if len(structures) > 1:
-            raise ValueError(f"the models of a stack share activation and optimizer, found {sorted(structures)}")
-        ((self.activation, self.optimizer),) = structures
         self.schema, self.images, self.batch_size = schema, images, batch_size
         self.count = len(models)
+        self.structures = sorted({structure_of(model) for model in models})
         self.models = [*models, *[models[-1]] * (width - self.count)]
         hyper = [model.hyperparameters for model in self.models]
         self.lr = np.array([h.lr for h in hyper])
@@ -112,6 +116,22 @@ class Group:
         self.train_counts = np.array([training_count(len(images.train), h.train_fraction) for h in hyper])
         self.steps = -(-self.train_counts // batch_size)
         self.metrics_counts = np.minimum(self.train_counts, train_metrics_images or len(images.train))
+
+    @property
+    def activation(self) -> str:
+        """The activation that all models share. Raises ValueError if they have several."""
+        return self._only("activation", {activation for activation, _ in self.structures})
+
+    @property
+    def optimizer(self) -> str:
+        """The optimizer that all models share. Raises ValueError if they have several."""
+        return self._only("optimizer", {optimizer for _, optimizer in self.structures})
+
+    @staticmethod
+    def _only(what: str, found: set[str]) -> str:
+        if len(found) > 1:
+            raise ValueError(f"expected models of one {what}, found {', '.join(sorted(found))}")
+        return next(iter(found))
 
     def initial_weights(self) -> npt.NDArray[np.float32]:
         """Return the weights at epoch 0, float32 ``[M, parameters]``."""

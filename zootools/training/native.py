@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zootools.architectures import Schema
 from zootools.images.datasets import ImageData
-from zootools.native.compiler import NoKernelError, compile_kernel, describe_compiler
+from zootools.native.compiler import compile_kernel, describe_compiler
 from zootools.native.kernel import ACTIVATIONS, OPTIMIZERS, Kernel, lane_array
 from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
@@ -34,15 +34,8 @@ class NativeBackend:
     device = "cpu"
 
     @classmethod
-    def compiled(cls, device: str, schema: Schema) -> "NativeBackend":
-        """Compile the kernel of a schema, or take it from the cache.
-
-        Raises NoKernelError if the device is not the CPU, and what `compile_kernel` raises.
-        """
-        if device != "cpu":
-            raise NoKernelError(
-                f"--backend native computes on the CPU; use --device cpu, or --backend torch on {device}"
-            )
+    def compiled(cls, schema: Schema) -> "NativeBackend":
+        """Compile the kernel of a schema, or take it from the cache. Raises what `compile_kernel` raises."""
         kernel = compile_kernel(schema)
         width = Kernel(kernel, schema).width
         return cls(kernel, f"{width} models side by side, one per SIMD lane", describe_compiler())

@@ -78,7 +78,13 @@ class StackRun:
     def save(self) -> dict[str, Tensor]:
         """Return weights and optimizer state of all models; `epoch` and `stopped` complete the state."""
         saved = [trainer.save() for trainer in self._trainers]
-        return {name: torch.cat([part[name] for part in saved]) for name in saved[0]}
+        names = dict.fromkeys(name for part in saved for name in part)
+
+        def of(name: str) -> Tensor:
+            # The trainers of other optimizers have no such state.
+            return torch.cat([part.get(name, torch.zeros_like(part["weights"])) for part in saved])
+
+        return {name: of(name) for name in names}
 
     def restore(self, saved: dict[str, Tensor], epoch: int, stopped: dict[str, Stop]) -> None:
         """Continue from the state that `save` returned."""

@@ -44,8 +44,8 @@ def choose_backend(
         name: a key of `BACKENDS`; ``auto`` is native on a CPU if the kernel can be compiled and is faster, else torch.
             Where it depends on the processor which of the two is faster, it is measured once
             (`zootools.training.speed`); a zoo that has a backend keeps it.
-        device: ``cpu`` or ``cuda``; on a machine with a CUDA device also ``auto``: the CPU where the kernel is as fast
-            there, which is so for the networks of the bundled zoos (docs/gpu.md), else CUDA.
+        device: ``cpu`` or ``cuda``; on a machine with a CUDA device also ``auto``: CUDA, but for networks that do not
+            fit the kernel for GPUs and that the one for CPUs trains faster than PyTorch does on CUDA (docs/gpu.md).
         schema: the layers of the models.
         batch_size: samples of one step.
         first: the hyper-parameters of one of the models (`Population.first`).
@@ -61,14 +61,18 @@ def choose_backend(
 
 def _auto(population: Population) -> "StandardBackend":
     from zootools.native.compiler import NoKernelError
+    from zootools.training.gpu import GpuBackend
     from zootools.training.native import NativeBackend
     from zootools.training.speed import clearly_faster, measured_speeds
     from zootools.training.stacked import TorchBackend
 
     device, schema, batch_size = population.device, population.schema, population.batch_size
+    if device != "cpu" and population.recorded != "torch":
+        with suppress(NoKernelError, StorageError):
+            return GpuBackend.compiled(schema)
     if device == "auto" and clearly_faster(schema, batch_size) == "native":
         with suppress(NoKernelError, StorageError):
-            return NativeBackend.compiled("cpu", schema)
+            return NativeBackend.compiled(schema)
     if device != "cpu":
         return TorchBackend("cuda", "the device is cuda")
     if population.recorded == "torch":
@@ -77,7 +81,7 @@ def _auto(population: Population) -> "StandardBackend":
     if clear == "torch":
         return TorchBackend(device, "faster for large linear layers")
     try:
-        native = NativeBackend.compiled(device, schema)
+        native = NativeBackend.compiled(schema)
     except (NoKernelError, StorageError) as error:
         return TorchBackend(device, f"slower; {error}")
     if clear is None:
@@ -89,9 +93,12 @@ def _auto(population: Population) -> "StandardBackend":
 
 
 def _native(population: Population) -> "StandardBackend":
+    from zootools.training.gpu import GpuBackend
     from zootools.training.native import NativeBackend
 
-    return NativeBackend.compiled("cpu" if population.device == "auto" else population.device, population.schema)
+    if population.device == "cpu":
+        return NativeBackend.compiled(population.schema)
+    return GpuBackend.compiled(population.schema)
 
 
 def _torch(population: Population) -> "StandardBackend":
