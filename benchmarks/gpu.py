@@ -17,8 +17,8 @@ The ways of training:
 - one model: the same without DataLoader, and nothing is read;
 - stacked: `StackedTrainer` without CUDA graphs; graphs: with CUDA graphs, as zoos are built;
 - graphs, TF32 and graphs, any algorithm: with other arithmetic than zoos are built with, for comparison;
-- fused: the prototype in fused.cu, one block of threads per model for a whole epoch, compiled with nvcc; with the
-  relative L2 difference of its weights from those of `StackedTrainer` after the first epoch;
+- kernel: `GpuTrainer`, the kernel for GPUs, one block of threads per model for many steps; with the relative L2
+  difference of its weights from those of `StackedTrainer` after the first epoch;
 - native: the compiled kernel on all cores of the processor.
 
 A rate is the median over the epochs of one row, by the host's clock after synchronising; the first epoch is not
@@ -26,7 +26,6 @@ measured. The peaks are measured in the same run: float32 and TF32 products of t
 the device. Nothing is downloaded. `--test` runs everything without a GPU, on few models, to test this script.
 """
 
-import ctypes
 import functools
 import gc
 import itertools
@@ -36,9 +35,7 @@ import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -65,8 +62,10 @@ from representation.training.trainer import EncoderTrainer
 from zootools.architectures import Schema, build_schema
 from zootools.architectures.networks import Network
 from zootools.images.datasets import ImageData, Subset
-from zootools.spec import Architecture, Cnn, Mlp
+from zootools.native.compiler import NoKernelError
+from zootools.spec import Architecture, Cnn, Mlp, Training
 from zootools.spec.model_configs import ModelConfig
+from zootools.training.gpu import GpuBackend, GpuTrainer
 from zootools.training.group import Group
 from zootools.training.reference import make_optimizer, train_reference
 from zootools.training.stacked import StackedTrainer
@@ -270,21 +269,52 @@ def correctness_row(run: Run, name: str) -> dict[str, object]:
     images = some_images(zoo_images(zoo, run.data)[1], 42)
     there = images.to(run.device.type)
     schema = build_schema(architecture, images.input_shape, images.classes)
-    models, differences = mixed_models(16), []
+    models = mixed_models(16)
     weights = trained(schema, models, there)
-    for row, model in enumerate(models[:6]):
-        *_, network = train_reference(schema, model, images, 4, 2)
-        right = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
-        differences.append(((weights[row] - right).norm() / right.norm()).item())
+    difference = statistics.median(differences(schema, models[:6], images, weights))
     return {
-        "difference to the reference": statistics.median(differences),
+        "difference to the reference": difference,
         "tolerance": TOLERANCE,
         "same bytes without graphs": torch.equal(trained(schema, models, there, counted=False), weights),
         "in a second run": torch.equal(trained(schema, models, there), weights),
         "in reverse order": torch.equal(trained(schema, models[::-1], there).flip(0), weights),
         "in another width": torch.equal(trained(schema, models, there, width=16), weights),
-        "note": "" if statistics.median(differences) <= TOLERANCE else "WRONG",
+        "note": "" if difference <= TOLERANCE else "WRONG",
     }
+
+
+def kernel_row(run: Run, name: str) -> dict[str, object]:
+    """Train the same models with the kernel for GPUs, and compare the weights."""
+    zoo, architecture = NETWORKS[name]
+    images = some_images(zoo_images(zoo, run.data)[1], 42)
+    cell, models = Cell(zoo, architecture, 4, "tanh"), mixed_models(16)
+
+    def weights_of(members: list[ModelConfig]) -> Tensor:
+        trainer = kernel_trainer(run, cell, members, images)
+        for epoch in (1, 2):
+            trainer.train_epoch(epoch)
+        return trainer.weights.cpu()
+
+    weights = weights_of(models)
+    difference = statistics.median(differences(cell.schema(images), models[:6], images, weights))
+    return {
+        "difference to the reference": difference,
+        "tolerance": TOLERANCE,
+        "in a second run": torch.equal(weights_of(models), weights),
+        "in reverse order": torch.equal(weights_of(models[::-1]).flip(0), weights),
+        "in another width": torch.equal(weights_of(models[3:5]), weights[3:5]),
+        "note": "" if difference <= TOLERANCE else "WRONG",
+    }
+
+
+def differences(schema: Schema, models: list[ModelConfig], images: ImageData, weights: Tensor) -> list[float]:
+    """Return the relative L2 differences of weights from those of the reference on the processor."""
+    found = []
+    for row, model in enumerate(models):
+        *_, network = train_reference(schema, model, images, 4, 2)
+        right = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+        found.append(((weights[row] - right).norm() / right.norm()).item())
+    return found
 
 
 def some_images(images: ImageData, count: int) -> ImageData:
@@ -395,7 +425,7 @@ def training_section(run: Run, cores: Cores | None, batch: int) -> None:
         if count < 1000 or batch == BATCHES[0]:
             add(count, "stacked", functools.partial(stacked, run, cell, count, False))
     for count in (3,) if run.test else MODELS:
-        add(count, "fused", functools.partial(fused, run, cell, count))
+        add(count, "kernel", functools.partial(kernel, run, cell, count))
     if batch in BATCHES[:2] and run.cuda:
         for way, tf32 in (("graphs, TF32", True), ("graphs, any algorithm", False)):
             add(256, way, functools.partial(stacked_with_other_arithmetic, run, cell, 256, tf32))
@@ -409,51 +439,27 @@ def stacked_with_other_arithmetic(run: Run, cell: Cell, models: int, tf32: bool)
         return stacked(run, cell, models, True)
 
 
-@functools.cache
-def fused_library(cuda: bool) -> ctypes.CDLL:
-    """Compile the prototype for the device, or to one thread of a processor."""
-    source, out = Path(__file__).with_name("fused.cu"), Path(tempfile.mkdtemp()) / "fused.so"
-    compiler = ["g++", "-x", "c++", "-O2", "-std=c++17", "-fPIC", "-shared"]
-    if cuda:
-        architecture = "".join(map(str, torch.cuda.get_device_capability()))
-        compiler = [
-            "nvcc",
-            "-O3",
-            "-std=c++17",
-            f"-arch=sm_{architecture}",
-            "-Xcompiler",
-            "-fPIC",
-            "-Xptxas",
-            "-v",
-            "--shared",
-        ]
-    subprocess.run([*compiler, "-o", str(out), str(source)], check=True)
-    return ctypes.CDLL(str(out))
+def kernel_trainer(run: Run, cell: Cell, models: list[ModelConfig], images: ImageData) -> GpuTrainer:
+    """Return the trainer of the kernel for GPUs; on a processor there is none."""
+    if not run.cuda:
+        raise NoKernelError("there is no GPU")
+    schema, training = cell.schema(images), Training(epochs=1, batch_size=cell.batch_size)
+    (trainer,) = GpuBackend.compiled(schema).trainers(schema, models, images.to(run.device.type), training)
+    return trainer
 
 
-def fused(run: Run, cell: Cell, models: int) -> dict[str, object]:
-    """Train many models with the prototype of one kernel, and compare its weights with those of `StackedTrainer`."""
-    library, images = fused_library(run.cuda), images_of_stack(run, cell, models)
-    trainer = trainer_of(run, cell, models, images, True)
-    weights = trainer.state["weights"].clone()
-    state = [weights, torch.zeros_like(weights), torch.zeros_like(weights)]
-    trainer.train_epoch(1)
-    assert trainer.counted is not None
-    train, steps = trainer.images.train, trainer.counted.steps
-    tensors = [*state, train.images, train.labels, steps.order, steps.rate, steps.correction]
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream) if run.cuda else None
-
-    def epoch() -> None:
-        error = library.train_epoch(*pointers, len(steps.order), cell.batch_size, models, stream)
-        if error:
-            raise RuntimeError(f"CUDA error {error}")
-
-    epoch()
-    synchronise(run)
-    distance = ((weights - trainer.weights).norm(dim=1) / trainer.weights.norm(dim=1)).median().item()
-    found = training_result(run, cell, models, len(images.train), median_seconds(run, epoch))
-    return found | {"note": f"difference {distance:.1e}"}
+def kernel(run: Run, cell: Cell, models: int) -> dict[str, object]:
+    """Train many models with the kernel for GPUs, and compare its weights with those of `StackedTrainer`."""
+    images, epochs = images_of_stack(run, cell, models), itertools.count(2)
+    trainer, other = (
+        kernel_trainer(run, cell, cell.models(0, models), images),
+        trainer_of(run, cell, models, images, True),
+    )
+    for both in (trainer, other):
+        both.train_epoch(1)
+    distance = ((trainer.weights - other.weights).norm(dim=1) / other.weights.norm(dim=1)).median().item()
+    seconds = median_seconds(run, lambda: trainer.train_epoch(next(epochs)), least=2)
+    return training_result(run, cell, models, len(images.train), seconds) | {"note": f"difference {distance:.1e}"}
 
 
 def native(run: Run, cores: Cores, kind: str, cell: Cell) -> dict[str, object]:
@@ -534,6 +540,10 @@ def evaluation_section(run: Run, cores: Cores | None) -> None:
         trainer = StackedTrainer(cell.schema(images), cell.models(0, models), there, 4, width=models)
         return result("stacked", models, median_seconds(run, trainer.evaluate))
 
+    def by_kernel(models: int) -> dict[str, object]:
+        trainer = kernel_trainer(run, cell, cell.models(0, models), images)
+        return result("kernel", models, median_seconds(run, trainer.evaluate))
+
     def result(way: str, models: int, seconds: float) -> dict[str, object]:
         rates[way] = models * len(there.test) / seconds
         ratio = f"{rates[way] / rates['peers']:.1f}x" if "peers" in rates else ""
@@ -544,6 +554,7 @@ def evaluation_section(run: Run, cores: Cores | None) -> None:
     for models in (16,) if run.test else MODELS:
         fresh(run)
         run.row("evaluation", {"models": models, "way": "stacked"}, functools.partial(many, models))
+        run.row("evaluation", {"models": models, "way": "kernel"}, functools.partial(by_kernel, models))
     if cores:
         run.row("evaluation", {"models": 16, "way": "native"}, lambda: native(run, cores, "evaluate", cell))
 
@@ -582,7 +593,7 @@ def projection_section(run: Run) -> None:
     """Project the time of MNIST-SEED from the rates of the section training."""
     for row in list(run.tables.get("training", [])):
         rate = row.get("model-samples/s")
-        if isinstance(rate, float) and row["way"] in ("peers", "graphs", "fused", "native"):
+        if isinstance(rate, float) and row["way"] in ("peers", "graphs", "kernel", "native"):
             hours = MNIST_SEED / rate / 3600
             shown = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
             name = {"batch": row["batch"], "way": row["way"], "models": row["models"], "note": "projection"}
@@ -650,6 +661,7 @@ def main(
     if "correctness" in wanted:
         for name in NETWORKS:
             run.row("correctness", {"network": name}, functools.partial(correctness_row, run, name))
+            run.row("correctness", {"network": f"{name}, kernel"}, functools.partial(kernel_row, run, name))
     if wanted & {"training", "evaluation"}:
         measure_peaks(run)
     with all_cores(run, native and bool(wanted & {"training", "evaluation"})) as cores:

@@ -34,6 +34,9 @@ from zootools.progress import duration
 from zootools.spec import Images, load_spec
 from zootools.text import say
 
+GPU_WORKERS = 8
+"""Processes that share a GPU: an encoder of the recipe ``default`` leaves most of it idle, and takes about 1 GB."""
+
 
 def reproduce(
     what: Sequence[str] = ("all",),
@@ -55,7 +58,7 @@ def reproduce(
             encoders and results in it are used.
         data: folder of image files and of downloads (see `zootools.paths.data_folder`).
         seeds: encoders to train for each cell, with the seeds 0, 1, ...; by default as many as the scale says.
-        workers: processes; one per core by default, and a single one with CUDA.
+        workers: processes; one per core by default, with CUDA at most `GPU_WORKERS`.
         only: ``zoos`` builds the zoos; ``encoders`` trains and scores encoders on zoos that are built; ``report`` draws
             and writes with the results so far. By default all of it, each encoder as soon as its zoos are built.
         quiet: print nothing on stderr.
@@ -83,7 +86,8 @@ def reproduce(
 def _cores() -> int:
     import torch
 
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    return min(cores, GPU_WORKERS) if torch.cuda.is_available() else cores
 
 
 class _Run:

@@ -123,8 +123,8 @@ def build(spec: ZooSpec, out: Path | str, **options: Unpack[BuildKeywords]) -> M
             ``s3://bucket/zoo`` (`zootools.object_store.sync`).
         **options: the fields of `zootools.building.options.BuildOptions`:
 
-            - device: ``cpu``, ``cuda``, or ``auto`` (default) for CUDA where there is a CUDA device and the compiled
-              kernel does not train the networks as fast on the CPU.
+            - device: ``cpu``, ``cuda``, or ``auto`` (default) for CUDA where there is a CUDA device and the CPU
+              is not faster (docs/gpu.md).
             - backend: ``native``, ``torch``, or ``auto`` (default; `zootools.training.table.choose_backend`); or a
               backend of your own: an object with the members of `zootools.training.backend.Backend` that can be
               pickled.

@@ -15,7 +15,7 @@ class BuildOptions:
     """How to train a zoo. `zootools.build` takes the fields as keyword arguments."""
 
     device: str = "auto"
-    """``cpu``, ``cuda``, or ``auto`` for CUDA where there is a CUDA device and the kernel is not as fast on the CPU."""
+    """``cpu``, ``cuda``, or ``auto`` for CUDA where there is a CUDA device and the CPU is not faster (docs/gpu.md)."""
     backend: "str | Backend" = "auto"
     """``native``, ``torch``, ``auto``, or a `zootools.training.backend.Backend` of your own."""
     engine: str = "local"

@@ -43,14 +43,14 @@ HOW_TO_TRAIN = (
         type=Word(DEVICES),
         default="auto",
         show_default=True,
-        help="The device to train on; auto is CUDA if there is one and the compiled kernel is not as fast on the CPU.",
+        help="The device to train on; auto is CUDA if there is one and the CPU is not faster.",
     ),
     click.option(
         "--backend",
         type=Word(tuple(BACKENDS)),
         default="auto",
         show_default=True,
-        help="The trainer: compiled SIMD lanes, or PyTorch.",
+        help="The trainer: a kernel compiled for the networks, or PyTorch.",
     ),
     ENGINE,
     ADDRESS,
@@ -140,7 +140,8 @@ def _plan(spec: "ZooSpec", out: str, options: dict[str, Any]) -> dict[str, Any]:
     plan |= {"images_present": checked.images, **asdict(checked.size)}
     whole = checked.size.models * spec.training.epochs
     left = checked.present.model_epochs if checked.present else whole
-    rate = seconds_per_model_sample(spec, options["data"], options["workers"], options["backend"]) if left else 0.0
+    where = (options["data"], options["workers"], options["backend"], options["device"])
+    rate = seconds_per_model_sample(spec, *where) if left else 0.0
     return plan | {"estimated_seconds": round(rate * checked.size.model_samples * left / whole, 1)}
 
 
