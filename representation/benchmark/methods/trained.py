@@ -18,6 +18,8 @@ from zootools.rng import stream
 
 PREDICTED_AT_ONCE = 512
 """Networks that are predicted at once."""
+STEPS = 2000
+"""The budget of a training: as many whole epochs as these steps allow, at least one."""
 
 
 class TrainedMethod(Method):
@@ -29,7 +31,7 @@ class TrainedMethod(Method):
 
     trains: ClassVar[bool] = True
     epochs: ClassVar[int] = 30
-    """Passes over the training examples."""
+    """Passes over the training examples, at most; fewer where they would be more than `STEPS`."""
     batch_size: ClassVar[int] = 32
     lr: ClassVar[float] = 1e-3
     """The highest learning rate, of one cycle over the whole training."""
@@ -57,12 +59,13 @@ class TrainedMethod(Method):
         self.module = self.network(train)
         optimizer = Adam([self.module], self.lr, self.weight_decay, None)
         steps = math.ceil(len(train) / self.batch_size)
+        epochs = min(self.epochs, max(1, STEPS // steps))
         best, kept = -math.inf, None
-        for epoch in range(self.epochs):
+        for epoch in range(epochs):
             order = torch.randperm(len(train), generator=generator)
             self.module.train()
             for step, index in enumerate(order.split(self.batch_size)):
-                factor = one_cycle((epoch * steps + step + 1) / (self.epochs * steps + 1))
+                factor = one_cycle((epoch * steps + step + 1) / (epochs * steps + 1))
                 optimizer.rates = tuple(factor * rate for rate in optimizer.highest)
                 batch = self.views(train.rows(index), generator)
                 loss = self._loss(self.outputs(batch), batch.labels)
