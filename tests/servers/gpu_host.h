@@ -29,7 +29,8 @@ static void atomicAdd(unsigned long long *number, unsigned long long more) {
 alignas(16) static char block_memory[1 << 20];
 template <class T> static T &shared_memory() { return *reinterpret_cast<T *>(block_memory); }
 
-template <class Kernel, class Arguments> static void launch(Kernel kernel, const Arguments &arguments, int columns, int rows) {
+template <class Kernel, class Arguments>
+static void launch(Kernel kernel, const Arguments &arguments, int columns, int rows) {
     std::barrier<> all(THREADS);
     block_barrier = &all;
     std::vector<std::thread> threads;

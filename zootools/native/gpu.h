@@ -2,8 +2,8 @@
 //
 // A launch takes many steps of all models. Weights, gradients and the activations of some samples are in shared memory,
 // the optimizer state is in global memory. Every phase is a loop over items; a thread alone writes the results of an
-// item, summed in an order that the item determines, and barriers separate the phases. So no bit depends on the order of
-// the threads, or on other models.
+// item, summed in an order that the item determines, and barriers separate the phases. So no bit depends on the order
+// of the threads, or on other models.
 //
 // zootools.native.cuda compiles this file behind the sizes of a schema, and defines
 //   THREADS       threads of a block,
@@ -170,7 +170,8 @@ DEVICE float kept(const Model &model, int layer, unsigned number) {
 
 // Valid convolution of CHANNELS x HEIGHT x WIDTH to OUTPUTS, and max-pooling over POOL x POOL of the sums. A linear
 // layer is one on images of one pixel. Rows and columns that no whole window covers are never computed.
-template <int CHANNELS_, int HEIGHT, int WIDTH, int OUTPUTS_, int KERNEL, int STRIDE, int POOL_, bool BIAS> struct Conv {
+template <int CHANNELS_, int HEIGHT, int WIDTH, int OUTPUTS_, int KERNEL, int STRIDE, int POOL_, bool BIAS>
+struct Conv {
     static constexpr int CHANNELS = CHANNELS_, OUTPUTS = OUTPUTS_, POOL = POOL_;
     static constexpr int OUT_ROWS = ((HEIGHT - KERNEL) / STRIDE + 1) / POOL;
     static constexpr int OUT_COLUMNS = ((WIDTH - KERNEL) / STRIDE + 1) / POOL;
@@ -298,7 +299,8 @@ template <int CHANNELS_, int HEIGHT, int WIDTH, int OUTPUTS_, int KERNEL, int ST
         if constexpr (POOL > 1)
             ITEMS(item, samples * OUTPUTS * SUM_ROWS * SUM_COLUMNS) {
                 const int column = item % SUM_COLUMNS, row = item / SUM_COLUMNS % SUM_ROWS;
-                const int output = item / (SUM_COLUMNS * SUM_ROWS) % OUTPUTS, n = item / (SUM_COLUMNS * SUM_ROWS * OUTPUTS);
+                const int output = item / (SUM_COLUMNS * SUM_ROWS) % OUTPUTS;
+                const int n = item / (SUM_COLUMNS * SUM_ROWS * OUTPUTS);
                 const int unit = output * PLACES + row / POOL * OUT_COLUMNS + column / POOL;
                 const bool won = memory.winner[n][unit] == row % POOL * POOL + column % POOL;
                 sums[item] = won ? memory.out[n][unit] : 0.0f;
@@ -309,7 +311,8 @@ template <int CHANNELS_, int HEIGHT, int WIDTH, int OUTPUTS_, int KERNEL, int ST
     template <int SAMPLES, class W, class Give>
     static void input_gradients(const float *sums, const W &weights, int samples, Give give) {
         constexpr int STEPS = (KERNEL + STRIDE - 1) / STRIDE;  // rows of sums that a row of inputs belongs to
-        constexpr int BLOCK = together(CHANNELS, 8, SAMPLES * HEIGHT * WIDTH, OUTPUTS, OUTPUTS), BLOCKS = CHANNELS / BLOCK;
+        constexpr int BLOCK = together(CHANNELS, 8, SAMPLES * HEIGHT * WIDTH, OUTPUTS, OUTPUTS);
+        constexpr int BLOCKS = CHANNELS / BLOCK;
         ITEMS(item, samples * BLOCKS * HEIGHT * WIDTH) {
             const int n = item / (BLOCKS * HEIGHT * WIDTH), pixel = item % (HEIGHT * WIDTH);
             const int first = item / (HEIGHT * WIDTH) % BLOCKS * BLOCK, y = pixel / WIDTH, x = pixel % WIDTH;
@@ -320,8 +323,8 @@ template <int CHANNELS_, int HEIGHT, int WIDTH, int OUTPUTS_, int KERNEL, int ST
                 for (int j = 0; j < STEPS; j++) {
                     const int row = y / STRIDE - i, ky = y % STRIDE + i * STRIDE;
                     const int column = x / STRIDE - j, kx = x % STRIDE + j * STRIDE;
-                    if (row < 0 || row >= SUM_ROWS || ky >= KERNEL || column < 0 || column >= SUM_COLUMNS || kx >= KERNEL)
-                        continue;
+                    if (row < 0 || row >= SUM_ROWS || ky >= KERNEL) continue;
+                    if (column < 0 || column >= SUM_COLUMNS || kx >= KERNEL) continue;
                     const float *from = sums + (n * OUTPUTS * SUM_ROWS + row) * SUM_COLUMNS + column;
 #pragma unroll 4
                     for (int o = 0; o < OUTPUTS; o++) {
@@ -340,7 +343,7 @@ template <int CHANNELS_, int HEIGHT, int WIDTH, int OUTPUTS_, int KERNEL, int ST
 
 // --- the chain of layers -----------------------------------------------------------------------------------
 
-// A layer with what follows it up to the next one, in the order of zootools.architectures.Layer. INPUT: it is the first.
+// A layer with what follows it up to the next one, in the order of zootools.architectures.Layer; INPUT for the first.
 template <int SAMPLES, bool INPUT, class Core, bool ACTIVATION, bool DROPOUT, bool AVERAGE> struct Stage {
     static constexpr int PARAMETERS = Core::PARAMETERS, UNITS = Core::UNITS, PLACES = Core::PLACES;
     static constexpr int OUTPUTS = AVERAGE ? Core::OUTPUTS : UNITS;
@@ -395,7 +398,8 @@ template <int SAMPLES, bool INPUT, class Core, bool ACTIVATION, bool DROPOUT, bo
         if constexpr (AVERAGE) {
             ITEMS(item, samples * UNITS) {
                 const int n = item / UNITS, unit = item % UNITS;
-                memory.out[n][unit] = memory.average[n][unit / PLACES] * (1.0f / PLACES) * slope(memory, n, unit, model);
+                const float share = memory.average[n][unit / PLACES] * (1.0f / PLACES);
+                memory.out[n][unit] = share * slope(memory, n, unit, model);
             }
             barrier();
         }
@@ -491,7 +495,8 @@ template <int SAMPLES, class First, class... Rest> struct Network<SAMPLES, First
             }
             barrier();
         } else {
-            After::backward(out, memory.after, scratch, gradients + First::PARAMETERS, samples, model, label, share, take);
+            float *further = gradients + First::PARAMETERS;
+            After::backward(out, memory.after, scratch, further, samples, model, label, share, take);
         }
         First::backward(x, memory.here, scratch, gradients, samples, model, give);
     }
@@ -508,7 +513,8 @@ template <class Net, int SAMPLES, int PIXELS> struct Shared {
 // --- whole steps and whole evaluations ---------------------------------------------------------------------
 
 // One step of torch.optim's Adam, SGD or RMSprop with its defaults, for the weight i of model m.
-DEVICE float updated(const Training &t, int m, int i, long long at, float w, float gradient, double rate, float correction) {
+DEVICE float updated(const Training &t, int m, int i, long long at, float w, float gradient, double rate,
+                     float correction) {
     if (t.decay) gradient += t.decay[t.is_kernel[i] * t.models + m] * w;
     switch (t.optimizers[m]) {
     case ADAM: {
@@ -548,8 +554,10 @@ static void train_steps(const Training &t, int m, Shared<Net, SAMPLES, PIXELS> &
         for (int position = begin; position < end; position += SAMPLES) {
             const int samples = smaller(SAMPLES, end - position);
             model.position = unsigned(position);
-            ITEMS(i, samples * PIXELS)
-                shared.image[i / PIXELS][i % PIXELS] = t.images[(long long)order[position + i / PIXELS] * PIXELS + i % PIXELS];
+            ITEMS(i, samples * PIXELS) {
+                const float *image = t.images + (long long)order[position + i / PIXELS] * PIXELS;
+                shared.image[i / PIXELS][i % PIXELS] = image[i % PIXELS];
+            }
             barrier();
             const float *x = &shared.image[0][0];
             Net::template forward<true>(x, shared.memory, samples, model);
