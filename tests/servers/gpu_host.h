@@ -1,4 +1,4 @@
-// What gpu.h needs of CUDA, on a processor: a block is THREADS threads, and the blocks of a launch run one by one.
+// What gpu.h needs of CUDA, on a processor. Two threads do the work of a block; the blocks of a launch run one by one.
 #include <math.h>
 
 #include <barrier>
@@ -19,6 +19,7 @@ struct alignas(16) float4 {
 static thread_local int thread_number, block_column, block_row;
 static std::barrier<> *block_barrier;
 static int thread() { return thread_number; }
+constexpr int threads() { return 2; }
 static int block_x() { return block_column; }
 static int block_y() { return block_row; }
 static void barrier() { block_barrier->arrive_and_wait(); }
@@ -31,11 +32,11 @@ template <class T> static T &shared_memory() { return *reinterpret_cast<T *>(blo
 
 template <class Kernel, class Arguments>
 static void launch(Kernel kernel, const Arguments &arguments, int columns, int rows) {
-    std::barrier<> all(THREADS);
+    std::barrier<> all(threads());
     block_barrier = &all;
-    std::vector<std::thread> threads;
-    for (int number = 0; number < THREADS; number++)
-        threads.emplace_back([=, &arguments] {
+    std::vector<std::thread> running;
+    for (int number = 0; number < threads(); number++)
+        running.emplace_back([=, &arguments] {
             thread_number = number;
             for (int row = 0; row < rows; row++)
                 for (int column = 0; column < columns; column++) {
@@ -44,5 +45,5 @@ static void launch(Kernel kernel, const Arguments &arguments, int columns, int r
                     barrier();
                 }
         });
-    for (auto &thread : threads) thread.join();
+    for (auto &thread : running) thread.join();
 }

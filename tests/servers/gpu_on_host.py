@@ -16,7 +16,6 @@ from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
 from zootools.training.gpu import WIDTH, GpuTrainer, slopes_needed
 
-THREADS = 4
 LIMITS = GpuLimits("the host", "none", block_bytes=1 << 20, total_bytes=1 << 20)
 EXPORTS = """
 extern "C" void host_train(const Training *t) { launch(train, *t, t->models, 1); }
@@ -43,7 +42,7 @@ class HostKernel:
 @functools.cache
 def host_kernel(schema: Schema, slopes: bool) -> HostKernel:
     """Compile the kernel of a schema."""
-    macros = gpu_macros(schema, LIMITS, slopes) | {"THREADS": THREADS}
+    macros = gpu_macros(schema, LIMITS, slopes)
     folder = Path(tempfile.mkdtemp())
     source = f'#include "gpu_host.h"\n#include "gpu.h"\n{gpu_source(schema)}{EXPORTS}'
     # No fused products: then the sums do not depend on what the compiler makes of the loops.

@@ -9,7 +9,7 @@
 //   THREADS       threads of a block,
 //   SLOPES        1 to keep the derivative of every unit, 0 to compute it from the unit's output,
 //   SHARED_LIMIT  bytes of shared memory that a block can have, SHARED_TOTAL those of a multiprocessor.
-// tests/servers/gpu_host.h compiles it as C++, with threads of the processor.
+// tests/servers/gpu_host.h compiles it as C++, with a few threads of the processor in the place of these.
 #pragma once
 
 #ifdef __CUDACC__
@@ -17,6 +17,7 @@
 #define CONSTANT extern "C" __device__ const int
 #define DEVICE static __forceinline__
 DEVICE int thread() { return threadIdx.x; }
+constexpr int threads() { return THREADS; }
 DEVICE int block_x() { return blockIdx.x; }
 DEVICE int block_y() { return blockIdx.y; }
 DEVICE void barrier() { __syncthreads(); }
@@ -25,7 +26,7 @@ template <class T> DEVICE T &shared_memory() {
     return *reinterpret_cast<T *>(memory);
 }
 #endif
-#define ITEMS(item, count) for (int item = thread(); item < (count); item += THREADS)
+#define ITEMS(item, count) for (int item = thread(); item < (count); item += threads())
 
 // These numbers, and the structures below, are shared with cuda.py.
 enum Activation { TANH, RELU, SIGMOID, GELU, LEAKY_RELU, SILU };
