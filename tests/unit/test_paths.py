@@ -63,6 +63,7 @@ NO_ZOO = {
     "zootools/listing.py": "a table in memory",
     "zootools/memory.py": "/proc and /sys",
     "zootools/native/compiler.py": "sources of the package, and kernels in the user's cache",
+    "zootools/native/cuda.py": "a source of the package, and kernels in the user's cache",
     "zootools/native/sealed.py": "files in the user's cache",
     "zootools/native/kernel.py": "kernels in the user's cache, and a temporary copy of one",
     "zootools/images/folders.py": "image data",
