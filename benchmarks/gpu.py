@@ -15,7 +15,8 @@ The ways of training:
 
 - peers: one model, DataLoader and torch.optim, loss and accuracy read at every step, as in published generators;
 - one model: the same without DataLoader, and nothing is read;
-- stacked: `StackedTrainer` without CUDA graphs; graphs: with CUDA graphs, as zoos are built;
+- stacked: `StackedTrainer` without CUDA graphs; graphs: with CUDA graphs, as networks that do not fit the kernel
+  are trained;
 - graphs, TF32 and graphs, any algorithm: with other arithmetic than zoos are built with, for comparison;
 - kernel: `GpuTrainer`, the kernel for GPUs, one block of threads per model for many steps; with the relative L2
   difference of its weights from those of `StackedTrainer` after the first epoch;

@@ -24,7 +24,7 @@ extern "C" void host_evaluate(const Evaluation *e) { launch(evaluate, *e, e->mod
 
 
 class HostKernel:
-    """A `GpuKernel` on the processor: what it starts is finished when the call returns."""
+    """A `GpuKernel` on the processor, whose calls return when the computation is finished."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))

@@ -1,4 +1,4 @@
-"""The compilation of the kernel for GPUs, which needs no GPU; what it computes is compared in test_training.py."""
+"""The compilation of the kernel for GPUs, which needs no GPU; test_training.py compares the results."""
 
 from importlib.util import find_spec
 from pathlib import Path

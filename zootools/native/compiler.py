@@ -91,10 +91,7 @@ def kernel_source(schema: Schema, instructions: Sequence[str] = ()) -> str:
 
     The kernel contains the names of the ``instructions`` that it is compiled for, which are compared when it is loaded.
     """
-    shape, stages = schema.input_shape, []
-    for layer, output in zip(schema.layers, schema.output_shapes, strict=True):
-        stages.append(f"    Stage<{_core(layer, shape)}, {stage_flags(layer)}>")
-        shape = output
+    stages = [f"    Stage<{_core(layer, shape)}, {stage_flags(layer)}>" for layer, shape in with_input_shapes(schema)]
     channels, height, width = schema.input_shape
     return (
         '#include "network.h"\n\nusing Net = Network<\n'
@@ -102,6 +99,11 @@ def kernel_source(schema: Schema, instructions: Sequence[str] = ()) -> str:
         + f">;\n\nEXPORT_NETWORK(Net, {channels * height * width}, {schema.classes})\n"
         f'EXPORT const char lanes_instructions[] = "{" ".join(instructions)}";\n'
     )
+
+
+def with_input_shapes(schema: Schema) -> list[tuple[Layer, tuple[int, int, int]]]:
+    """Return every layer with the shape of its inputs."""
+    return list(zip(schema.layers, (schema.input_shape, *schema.output_shapes[:-1]), strict=True))
 
 
 def compiler_flags() -> tuple[str, ...]:
@@ -232,12 +234,15 @@ def _run(command: list[str], text: str) -> str:
 
 
 def _core(layer: Layer, shape: tuple[int, int, int]) -> str:
-    bias = str(layer.bias).lower()
     if layer.kind == "linear":
-        return f"Linear<{layer.inputs}, {layer.outputs}, {bias}>"
-    channels, height, width = shape
-    sizes = (channels, height, width, layer.outputs, layer.kernel, layer.stride, layer.max_pool)
-    return f"Conv<{', '.join(map(str, sizes))}, {bias}>"
+        return f"Linear<{layer.inputs}, {layer.outputs}, {str(layer.bias).lower()}>"
+    return conv_core(layer, shape)
+
+
+def conv_core(layer: Layer, shape: tuple[int, int, int]) -> str:
+    """Return the C++ type of a convolution of inputs of ``shape``."""
+    sizes = (*shape, layer.outputs, layer.kernel, layer.stride, layer.max_pool)
+    return f"Conv<{', '.join(map(str, sizes))}, {str(layer.bias).lower()}>"
 
 
 def stage_flags(layer: Layer) -> str:

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from zootools.architectures import Layer, Schema
+from zootools.architectures import Schema
 from zootools.errors import StorageError
-from zootools.native.compiler import SOURCES_FOLDER, NoKernelError, stage_flags
+from zootools.native.compiler import SOURCES_FOLDER, NoKernelError, conv_core, stage_flags, with_input_shapes
 from zootools.native.sealed import read_sealed, write_sealed
 from zootools.paths import cache_folder
 
@@ -104,11 +104,10 @@ class GpuKernel(Protocol):
 
 def gpu_source(schema: Schema) -> str:
     """Return the C++ that specialises gpu.h for a schema: its sizes as compile-time constants."""
-    shape, stages = schema.input_shape, []
-    for number, (layer, output) in enumerate(zip(schema.layers, schema.output_shapes, strict=True)):
-        first = str(number == 0).lower()
-        stages.append(f"    Stage<SAMPLES, {first}, {_core(layer, shape)}, {stage_flags(layer)}>")
-        shape = output
+    stages = []
+    for number, (layer, shape) in enumerate(with_input_shapes(schema)):
+        core = conv_core(layer, shape if layer.kind == "conv" else (layer.inputs, 1, 1))
+        stages.append(f"    Stage<SAMPLES, {str(number == 0).lower()}, {core}, {stage_flags(layer)}>")
     channels, height, width = schema.input_shape
     return (
         "\ntemplate <int SAMPLES> using Net = Network<SAMPLES,\n"
@@ -265,12 +264,3 @@ def _checked(result: tuple[Any, ...]) -> Any:
 @functools.cache
 def _header() -> str:
     return (SOURCES_FOLDER / "gpu.h").read_text()
-
-
-def _core(layer: Layer, shape: tuple[int, int, int]) -> str:
-    bias = str(layer.bias).lower()
-    if layer.kind == "linear":
-        return f"Conv<{layer.inputs}, 1, 1, {layer.outputs}, 1, 1, 1, {bias}>"
-    channels, height, width = shape
-    sizes = (channels, height, width, layer.outputs, layer.kernel, layer.stride, layer.max_pool)
-    return f"Conv<{', '.join(map(str, sizes))}, {bias}>"

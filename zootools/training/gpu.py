@@ -3,7 +3,6 @@
 import functools
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import library_versions
 from zootools.training.evaluation import Scores, scores_from_counts
-from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, Tick
+from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, SLOTS, Group, OrdersAhead, Tick
 
 WIDTH = 2048
 """Models of a trainer at most. An H100 has room for 396 blocks of `cnn_small`; many more leave few idle at the end."""
@@ -40,7 +39,6 @@ PART_IMAGES = 1024
 """Images that a block evaluates."""
 _TICKS = 16
 """Launches per epoch; progress is reported after each."""
-_SLOTS = {"first_moment": "first", "momentum": "first", "second_moment": "second"}
 
 
 @dataclass(frozen=True)
@@ -132,8 +130,7 @@ class GpuTrainer:
         self._optimizers = [h.optimizer for h in hyper]
         self._activations = self._tensor(np.array([ACTIVATIONS.index(h.activation) for h in hyper], np.int32))
         self._constants = self._constant_arguments()
-        self._drawing = ThreadPoolExecutor(1)
-        self._drawn: dict[int, Future[npt.NDArray[np.int32]]] = {}
+        self._orders = OrdersAhead(self.group)
 
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
@@ -166,7 +163,7 @@ class GpuTrainer:
         state = {"weights": (self._weights, torch.ones(self.count, 1, dtype=torch.bool))}
         for name in dict.fromkeys(name for optimizer in self._optimizers for name in OPTIMIZER_STATE[optimizer]):
             has = torch.tensor([name in OPTIMIZER_STATE[optimizer] for optimizer in self._optimizers])
-            state[name] = (self._slots[_SLOTS[name]], has[:, None])
+            state[name] = (self._slots[SLOTS[name]], has[:, None])
         return state
 
     def save(self) -> dict[str, Tensor]:
@@ -181,7 +178,7 @@ class GpuTrainer:
     def train_epoch(self, epoch: int, tick: Tick = lambda share: None) -> None:
         """Train every model over its share of the images once; epochs count from 1."""
         group, steps = self.group, int(self.group.steps.max())
-        order = self._tensor(self._order(epoch))
+        order = self._tensor(self._orders.of(epoch))
         time = np.arange(1, epoch * steps + 1)  # of every step of Adam so far; models with less data use the first ones
         keys = group.dropout_keys(epoch)
         no_key = np.zeros(self.count, np.uint32)
@@ -200,13 +197,6 @@ class GpuTrainer:
             self.kernel.train(fill(TrainingArguments(), tensors, **numbers, **launch))
             self.kernel.wait()
             tick(last / steps)
-
-    def _order(self, epoch: int) -> npt.NDArray[np.int32]:
-        """Return `Group.order_by_model` of an epoch, drawn while the device computed the epoch before."""
-        drawn = self._drawn.pop(epoch, None) or self._drawing.submit(self.group.order_by_model, epoch)
-        order = drawn.result()
-        self._drawn = {epoch + 1: self._drawing.submit(self.group.order_by_model, epoch + 1)}
-        return order
 
     def evaluate(self) -> dict[str, Scores]:
         """Score the current models on the ``train``, ``validation`` (if any) and ``test`` images."""

@@ -5,6 +5,7 @@ All trainers take a group, so the numbers that a model is trained with are compu
 
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ OPTIMIZER_STATE = {
     "rmsprop": ("second_moment",),
 }
 """The state of each optimizer, besides the weights."""
+
+SLOTS = {"first_moment": "first", "momentum": "first", "second_moment": "second"}
+"""The array of the compiled kernels that holds each state."""
 
 SUBSETS = ("train", "validation", "test")
 
@@ -183,3 +187,18 @@ class Group:
     def dropout_thresholds(self) -> npt.NDArray[np.uint32]:
         """Return for each model the threshold of the bits of dropped units, uint32 ``[M]``."""
         return np.array([int(rate * 2**32) for rate in self.dropout], np.uint32)
+
+
+class OrdersAhead:
+    """Draws `Group.order_by_model` of the next epoch in a thread, while a device computes the current one."""
+
+    def __init__(self, group: Group) -> None:
+        self._group, self._thread = group, ThreadPoolExecutor(1)
+        self._drawn: dict[int, Future[npt.NDArray[np.int32]]] = {}
+
+    def of(self, epoch: int) -> npt.NDArray[np.int32]:
+        """Return the order of an epoch, which may have been drawn during the epoch before."""
+        drawn = self._drawn.pop(epoch, None) or self._thread.submit(self._group.order_by_model, epoch)
+        order = drawn.result()
+        self._drawn = {epoch + 1: self._thread.submit(self._group.order_by_model, epoch + 1)}
+        return order

@@ -18,7 +18,7 @@ from zootools.spec import Training
 from zootools.spec.model_configs import ModelConfig
 from zootools.training.backend import library_versions
 from zootools.training.evaluation import Scores, scores_from_counts
-from zootools.training.group import OPTIMIZER_STATE, Group, Tick, groups_of
+from zootools.training.group import OPTIMIZER_STATE, SLOTS, Group, Tick, groups_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ class NativeBackend:
         return Kernel(self.kernel, schema).width
 
 
-_SLOTS = {"first_moment": "first", "momentum": "first", "second_moment": "second"}
 _TICKS = 32
 """Number of calls of the kernel per epoch; progress is reported after each."""
 
@@ -98,7 +97,7 @@ class NativeTrainer:
 
     def _state(self) -> dict[str, str]:
         """Return the names of the saved tensors, and the array of the kernel that holds each."""
-        return {"weights": "weights"} | {name: _SLOTS[name] for name in OPTIMIZER_STATE[self.group.optimizer]}
+        return {"weights": "weights"} | {name: SLOTS[name] for name in OPTIMIZER_STATE[self.group.optimizer]}
 
     def save(self) -> dict[str, Tensor]:
         """Return the state that `restore` needs: weights and optimizer state, ``[count, parameters]``."""

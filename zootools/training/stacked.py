@@ -13,11 +13,9 @@ With one thread this gives equal bits on the CPU; on CUDA it is not guaranteed. 
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,7 +28,7 @@ from zootools.spec.model_configs import ModelConfig
 from zootools.training.adam import ADAM_EPS, WIDE, RowAdam
 from zootools.training.backend import library_versions
 from zootools.training.evaluation import Scores, evaluate
-from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, Tick, groups_of
+from zootools.training.group import BETA1, BETA2, OPTIMIZER_STATE, Group, OrdersAhead, Tick, groups_of
 from zootools.training.linear import LinearGradient
 from zootools.training.steps import CountedSteps, Steps, exact_arithmetic
 
@@ -137,8 +135,7 @@ class StackedTrainer:
         }
         counted = self.device.type == "cuda" if counted is None else counted
         self.counted = CountedSteps(self._empty_steps()) if counted else None
-        self._drawing = ThreadPoolExecutor(1) if counted else None
-        self._drawn: dict[int, Future[npt.NDArray[np.int32]]] = {}
+        self._order = OrdersAhead(self.group).of if counted else self.group.order_by_model
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
@@ -211,15 +208,6 @@ class StackedTrainer:
             self.adam.begin((epoch - 1) * self.group.steps)
         for name, key in self.group.dropout_keys(epoch).items():
             self.keys[name].copy_(self._tensor(key.astype(np.int64))[:, None])
-
-    def _order(self, epoch: int) -> npt.NDArray[np.int32]:
-        """Return `Group.order_by_model` of an epoch, which may have been drawn during the epoch before."""
-        if self._drawing is None:
-            return self.group.order_by_model(epoch)
-        drawn = self._drawn.pop(epoch, None) or self._drawing.submit(self.group.order_by_model, epoch)
-        order = drawn.result()
-        self._drawn = {epoch + 1: self._drawing.submit(self.group.order_by_model, epoch + 1)}
-        return order
 
     def _take(self, row: Steps, some_finished: bool) -> None:
         """Take one step of all models but those that have finished the epoch."""
