@@ -173,10 +173,9 @@ def find_zoos(tasks: Sequence[Task], zoos: Sequence[Zoo | str | Path]) -> dict[s
             if folder.is_dir() or pinned.hub is not None:
                 found[pinned.name] = open_zoo(folder if folder.is_dir() else str(pinned.hub))
                 continue
-            models = f" --models {pinned.models}" if pinned.models is not None else ""
             raise ZooNotFoundError(
                 f"{task.name}: needs the zoo {pinned.name}, which is not in {folder}; name its folder by --zoo, or "
-                f"build it: zootools build {pinned.name}{models}"
+                f"build it: {pinned.build_command}"
             )
     return found
 

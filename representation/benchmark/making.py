@@ -1,7 +1,9 @@
 """Making tasks from zoos, with the statistics of the population computed."""
 
+import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,10 @@ from representation.benchmark.metrics import OF_CLASSES, OF_NUMBERS
 from representation.benchmark.populations import Checkpoints, Split, check, labels_of
 from representation.benchmark.tasks import Distribution, MetricName, PinnedZoo, SplitCounts, Statistics, Task
 from representation.recipes import Epochs
+from zootools.bundled import bundled_specs
 from zootools.choices import check_word
 from zootools.errors import SpecError
+from zootools.spec import ZooSpec, load_spec
 from zootools.spec.sections import parse_section
 from zootools.storage.tables import SPLITS
 from zootools.zoo import Zoo
@@ -140,5 +144,30 @@ def _pinned(zoo: Zoo, sha256: str) -> PinnedZoo:
     place, hub = zoo.place, None
     if place is not None and place.repository is not None:
         hub = place.repository + (f"@{place.commit}" if place.commit else "")
-    models = zoo.stored_spec.models if zoo.stored_spec is not None else None
-    return PinnedZoo(name=zoo.name, hub=hub, models=models, sha256=sha256)
+    spec = zoo.stored_spec
+    return PinnedZoo(
+        name=zoo.name,
+        hub=hub,
+        models=None if spec is None else spec.models,
+        settings=() if spec is None else tuple(_changes(spec)),
+        sha256=sha256,
+    )
+
+
+def _changes(spec: ZooSpec) -> list[str]:
+    """Return ``KEY=VALUE`` for every value that differs from the bundled specification of the same name."""
+    if spec.name not in (bundled := bundled_specs()):
+        return []
+    values, others = (_leaves(each.model_dump(mode="json")) for each in (spec, load_spec(bundled[spec.name])))
+    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value != others.get(key)]
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a specification that a build reads, by the path of their key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _leaves(value, f"{prefix}{key}.")
+        elif prefix or key not in ("description", "models"):  # models are PinnedZoo.models
+            found[prefix + key] = value
+    return found

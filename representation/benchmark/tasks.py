@@ -4,6 +4,7 @@ Nothing here imports torch.
 """
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,8 +32,16 @@ class PinnedZoo(Section):
     """Where it is published: ``ORG/NAME@REVISION``; None if it has to be built or named by ``--zoo``."""
     models: Count | None = None
     """The number of models that were built, if not all: ``zootools build NAME --models N``."""
+    settings: tuple[Line, ...] = ()
+    """What differs from the bundled specification of that name: ``zootools build NAME --set KEY=VALUE``."""
     sha256: Digest
     """Hash of layers, splits, epochs, labels and weights (`representation.benchmark.populations`)."""
+
+    @property
+    def build_command(self) -> str:
+        """The command that builds it."""
+        models = [] if self.models is None else ["--models", str(self.models)]
+        return shlex.join(["zootools", "build", self.name, *models, *(f"--set={text}" for text in self.settings)])
 
 
 class SplitCounts(Section):

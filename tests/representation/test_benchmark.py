@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from zootools import Zoo, build, open_zoo
 from zootools.architectures import Schema, build_schema
 from zootools.bundled import bundled_specs
 from zootools.cli import main
-from zootools.errors import SpecError
+from zootools.errors import SpecError, ZooNotFoundError
 from zootools.spec import Mlp, parse_spec
 
 COSTS = {"fit_seconds", "predict_seconds", "peak_bytes"}
@@ -151,6 +152,23 @@ def test_another_population_is_refused_by_name_and_can_be_pinned(
     assert mine.zoo.sha256 != task.zoo.sha256
     assert mine.model_copy(update={"zoo": task.zoo, "statistics": task.statistics}) == task
     assert bench([mine], ["W"], [folders["other"]], out=tmp_path / "out", quiet=True).results[0].score is not None
+
+
+def test_a_task_names_the_command_that_builds_its_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(command: str, folder: str) -> str:
+        arguments = [*shlex.split(command)[1:], "-q", "-o", folder]
+        assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+        return make_task(open_zoo(folder), "test_accuracy").zoo.build_command
+
+    monkeypatch.chdir(tmp_path)
+    command = built("zootools build tetris_seed --models 12 --epochs 2 --set images.noise_train=0.25", "first")
+    assert "--models 12" in command
+    assert built(command, "again") == command
+    first, again = (make_task(open_zoo(folder), "test_accuracy") for folder in ("first", "again"))
+    assert first == again
+    with pytest.raises(ZooNotFoundError) as missing:
+        bench([first], ["W"], out="out")
+    assert str(missing.value).endswith(f"build it: {command}")
 
 
 def test_a_planted_leak_is_refused(zoo: Zoo, task: Task, tmp_path: Path) -> None:
