@@ -4,10 +4,12 @@
 
 One line for each architecture, reader and number of networks: the processor milliseconds of a forward and a backward
 pass of ours and of the other one, and their ratio. The two take turns, and the medians of the rounds are printed. NFN
-is compared with PyPI's `nfn` at the channels of its paper, whose parameters ours copies; the graph network with the
-same blocks over a list of edges, with gathers and scatters, as libraries for graphs compute them. Install with
+is compared with PyPI's `nfn` at the channels of its paper, whose parameters ours copies. The graph network is compared
+with the same function over a list of edges, with gathers and scatters, and with the layers that neural graphs were
+published with (Kofinas et al. 2024), on PyTorch Geometric: another function of the same graph, of the same width and
+depth, whose messages go in one direction only. Install with
 
-    pip install nfn
+    pip install nfn torch_geometric
 """
 
 import argparse
@@ -15,7 +17,8 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 # Scripts here see benchmarks/representation.py before the package of that name.
@@ -25,6 +28,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "servers"))
 import torch
 from references import EdgeList, copy_hnp, copy_np, nfn_features, nfn_flat, nfn_layer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from representation.encoders.equivariant import PermutationLinear, rectified
 from representation.encoders.graph import NeuronGraph
@@ -70,7 +74,7 @@ def functionals(schema: Schema, count: int, kind: str) -> tuple[Pass, Pass]:
     return our_pass, their_pass
 
 
-def graphs(schema: Schema, count: int, kind: str) -> tuple[Pass, Pass]:
+def graphs(schema: Schema, count: int) -> tuple[Pass, Pass]:
     """Return a forward and backward pass of our graph blocks, and one over a list of edges."""
     graph = NeuronGraph(schema)
     blocks = nn.ModuleList(GraphBlock(graph, WIDTH) for _ in range(BLOCKS))
@@ -78,20 +82,66 @@ def graphs(schema: Schema, count: int, kind: str) -> tuple[Pass, Pass]:
     neurons, edges = (torch.randn(size, count, WIDTH) for size in (listed[0].nodes, listed[0].edges))
     inputs = [part.flatten(0, 1) for part in (neurons, edges)]
     rows = [part.transpose(0, 1).flatten(0, 1) for part in (neurons, edges)]
+    return through(blocks, *inputs), through(nn.ModuleList(listed), *rows)
 
-    def through(layers: Iterable[nn.Module], x: Tensor, e: Tensor) -> Pass:
-        def one_pass() -> Tensor:
-            blocks.zero_grad()
-            nodes, lines = x, e
-            for layer in layers:
-                nodes, lines = layer(nodes, lines)
-            found = nodes.sum()
-            found.backward()
-            return found.detach()
 
-        return one_pass
+def published_graphs(schema: Schema, count: int) -> tuple[Pass, Pass]:
+    """Return a pass of our graph blocks, and one of PNA with modulated messages and a perceptron of each edge."""
+    from torch_geometric.nn import PNAConv
 
-    return through(blocks, *inputs), through(listed, *rows)
+    class Modulated(PNAConv):  # type: ignore[misc]
+        """Messages are scaled and shifted by their edge."""
+
+        def __init__(self, degrees: Tensor) -> None:
+            kinds = ["mean", "min", "max", "std"], ["identity", "amplification"]
+            super().__init__(WIDTH, WIDTH, *kinds, degrees)
+            self.of_edge = nn.Linear(WIDTH, 2 * WIDTH)
+
+        def message(self, x_i: Tensor, x_j: Tensor, edge_attr: Tensor) -> Tensor:
+            scale, shift = self.of_edge(edge_attr)[:, None].chunk(2, dim=-1)
+            found: Tensor = scale * super().message(x_i, x_j, None) + shift
+            return found
+
+    class Published(nn.Module):
+        """An update of the neurons, then one of the edges from their two ends."""
+
+        def __init__(self, above: Tensor, below: Tensor, last: bool) -> None:
+            super().__init__()
+            self.above, self.below, self.is_last = above, below, last
+            self.neurons, self.norm = Modulated(above.bincount().bincount()), nn.LayerNorm(WIDTH)
+            self.edge, self.source, self.target, self.last = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+        def forward(self, neurons: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+            ends = torch.stack([self.below, self.above])
+            neurons = F.silu(self.norm(self.neurons(neurons, ends, edges)))
+            if self.is_last:  # nothing reads its edges
+                return neurons, edges
+            hidden = self.edge(edges) + self.source(neurons)[self.below] + self.target(neurons)[self.above]
+            return neurons, self.last(F.silu(hidden))
+
+    graph = NeuronGraph(schema)
+    blocks = nn.ModuleList(GraphBlock(graph, WIDTH) for _ in range(BLOCKS))
+    one = EdgeList(GraphBlock(graph, WIDTH), graph)
+    networks = torch.arange(count)[:, None] * one.nodes
+    ends = (networks + one.above).flatten(), (networks + one.below).flatten()
+    published = nn.ModuleList(Published(*ends, last=place == BLOCKS - 1) for place in range(BLOCKS))
+    inputs = [torch.randn(size * count, WIDTH) for size in (one.nodes, one.edges)]
+    return through(blocks, *inputs), through(published, *inputs)
+
+
+def through(layers: nn.ModuleList, neurons: Tensor, edges: Tensor) -> Pass:
+    """Return a forward and backward pass of updates of a graph."""
+
+    def one_pass() -> Tensor:
+        layers.zero_grad()
+        nodes, lines = neurons, edges
+        for layer in layers:
+            nodes, lines = layer(nodes, lines)
+        found = nodes.sum()
+        found.backward()
+        return found.detach()
+
+    return one_pass
 
 
 def milliseconds(step: Pass, seconds: float) -> float:
@@ -111,19 +161,27 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"{'architecture':16} {'reader':14} {'networks':>8} {'ours':>9} {'other':>9} {'ratio':>6}")
-    for name, count in itertools.product(("cnn_unterthiner", "cnn_small"), arguments.networks):
+    print(f"{'architecture':16} {'reader':14} {'other':15} {'networks':>8} {'ours':>9} {'other':>9} {'ratio':>6}")
+    peers: list[tuple[str, str, Callable[[Schema, int], tuple[Pass, Pass]]]] = [
+        ("NFN-HNP", "nfn", partial(functionals, kind="HNP")),
+        ("NFN-NP", "nfn", partial(functionals, kind="NP")),
+        ("graph-network", "list of edges", graphs),
+        ("graph-network", "neural graphs", published_graphs),
+    ]
+    for name, count, (reader, peer, make) in itertools.product(
+        ("cnn_unterthiner", "cnn_small"), arguments.networks, peers
+    ):
         schema = build_schema(Cnn(name=name), (1, 28, 28), 10)
-        for reader, make in (("NFN-HNP", functionals), ("NFN-NP", functionals), ("graph-network", graphs)):
-            ours, theirs = make(schema, count, reader.removeprefix("NFN-"))
+        ours, theirs = make(schema, count)
+        if make is not published_graphs:
             torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-2)
-            pairs = [
-                (milliseconds(ours, arguments.seconds), milliseconds(theirs, arguments.seconds))
-                for _ in range(arguments.rounds)
-            ]
-            ratio = statistics.median(other / our for our, other in pairs)
-            our, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-            print(f"{name:16} {reader:14} {count:8} {our:6.1f} ms {other:6.1f} ms {ratio:6.2f}", flush=True)
+        pairs = [
+            (milliseconds(ours, arguments.seconds), milliseconds(theirs, arguments.seconds))
+            for _ in range(arguments.rounds)
+        ]
+        ratio = statistics.median(other / our for our, other in pairs)
+        our, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+        print(f"{name:16} {reader:14} {peer:15} {count:8} {our:6.1f} ms {other:6.1f} ms {ratio:6.2f}", flush=True)
 
 
 if __name__ == "__main__":
