@@ -204,6 +204,28 @@ def results() -> str:
     return markdown(summarise(read_rows(FOLDER / "benchmark.json"))).strip()
 
 
+def overview() -> str:
+    """Return the mean score of every method on every task, a table for each zoo that methods are fitted to."""
+    found = {(entry.task, entry.method): entry for entry in summarise(read_rows(FOLDER / "benchmark.json"))}
+    zoos: dict[str, list[str]] = {}
+    for name in dict.fromkeys(task for task, _ in found):
+        zoos.setdefault(load_task(name).zoo.name, []).append(name)
+    lines = []
+    for zoo, names in sorted(zoos.items()):
+        rows = [["ceiling", *(f"{load_task(name).ceiling:.3f}" for name in names)]]
+        best = {name: max(entry.score or 0.0 for (task, _), entry in found.items() if task == name) for name in names}
+        for method in METHODS:
+            scores = [found[name, method].score if (name, method) in found else None for name in names]
+            cells = ["" if score is None else f"{score:.3f}" for score in scores]
+            marked = [
+                f"**{cell}**" if score == best[name] else cell
+                for name, score, cell in zip(names, scores, cells, strict=True)
+            ]
+            rows.append([f"`{method}`", *marked])
+        lines += [f"Fitted to `{zoo}`:", table([zoo, *(name.removeprefix(f"{zoo}_") for name in names)], rows)]
+    return "\n\n".join(lines)
+
+
 # --- commands ----------------------------------------------------------------------------------------------
 
 
@@ -278,6 +300,7 @@ GENERATED = {
     "search-keys": lambda: Keys(Space).render(),
     "benchmark-tasks": tasks,
     "benchmark-methods": methods,
+    "benchmark-overview": overview,
     "benchmark-results": results,
     "commands": commands,
     "exit-codes": exit_codes,

@@ -72,7 +72,7 @@ class Result(Section):
     networks: int
     """Test networks."""
     ceiling: float | None
-    """The best score that is possible (`representation.benchmark.tasks.Statistics`)."""
+    """The score of a predictor without a mistake (`representation.benchmark.tasks.Statistics`)."""
     majority: float
     """The share of the test networks at the most frequent value or class."""
     invariant: bool

@@ -11,10 +11,11 @@ COLUMNS = (
     *("seconds", "parameters", "peak MB", "whose"),
 )
 NOTE = (
-    "score: mean on the test split, ± half of the 95 % interval over seeds where several have one; ceiling: the best "
-    "score possible on these labels; majority: share of the test networks at the most frequent value; ± over models: "
-    "half of the 95 % interval over other test models; seconds: of a processor, fitting and predicting; peak MB: "
-    "of memory beyond what the process had before, which earlier rows of one call may have left to it."
+    "score: mean on the test split, ± half of the 95 % interval over seeds where several have one; ceiling: the score "
+    "of a predictor without a mistake, and for kendall_tau without ties; majority: share of the test networks at the "
+    "most frequent value; ± over models: half of the 95 % interval over other test models; seconds: of a processor, "
+    "fitting and predicting; peak MB: of memory beyond what the process had before, which earlier rows of one call may "
+    "have left to it."
 )
 
 

@@ -77,12 +77,12 @@ class Statistics(Section):
     tied: float | None = None
     """The share of pairs of test networks with the same number."""
     ceilings: dict[MetricName, float | None]
-    """The best score by each metric of the target's kind; None where it is not defined.
+    """The score of a predictor without a mistake, by each metric of the target's kind; None where it is not defined.
 
-    ``kendall_tau``: tau-b of a ranker without ties that makes no mistake. ``r2``: that of a predictor that knows the
-    mean of every configuration and epoch, but not which seed it sees; None where no seed repeats a configuration. A
-    reader of weights can exceed it, because weights tell seeds apart. ``accuracy``: the share of the test networks
-    whose class a training network has.
+    ``kendall_tau``: tau-b of a ranker without ties; one that ties what labels tie can exceed it. ``r2``: that of a
+    predictor that knows the mean of every configuration and epoch, but not which seed it sees; None where no seed
+    repeats a configuration. A reader of weights can exceed it, because weights tell seeds apart. ``accuracy``: the
+    share of the test networks whose class a training network has.
     """
 
 
@@ -108,7 +108,7 @@ class Task(Section):
 
     @property
     def ceiling(self) -> float | None:
-        """The best score that is possible (`Statistics.ceilings`); None where it is not defined."""
+        """The score of a predictor without a mistake (`Statistics.ceilings`); None where it is not defined."""
         return self.statistics.ceilings.get(self.metric)
 
     @property

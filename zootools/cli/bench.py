@@ -41,7 +41,8 @@ def tasks(
     """List the tasks of the benchmark, print one, or make one from a zoo.
 
     A task pins a population by the hash of its checkpoints. With --from, the statistics of the population are computed:
-    the distribution of the labels, and the best score that is possible on them. NAME is then the name of the new task.
+    the distribution of the labels, and the score of a predictor without a mistake. NAME is then the name of the new
+    task.
 
     \b
     Examples:
