@@ -26,7 +26,7 @@ from representation.benchmark.results import (
 from representation.benchmark.run import code_sha256, run
 from representation.benchmark.tables import markdown, page
 from representation.benchmark.tasks import Task, load_task
-from representation.benchmark.work import Work
+from representation.benchmark.work import Remaining, Work
 from representation.output import check_writable
 from zootools.choices import check_word
 from zootools.errors import SpecError, ZooNotFoundError, did_you_mean
@@ -126,12 +126,14 @@ def bench(
         if not _is_finished(out, task, kind, seed)
     ]
     rows = _local(data, work) if engine == "local" else run_on_cluster(data, work, keywords.get("address"))
+    remaining = Remaining(work)
     for result in rows:
         write_row(out, result)
         if not keywords.get("quiet"):
             shown = "none" if result.score is None else f"{result.score:.4f}"
             seconds = result.fit_seconds + result.predict_seconds
-            say(f"{result.task}  {result.method}, seed {result.seed}: {shown}  {seconds:.1f} s", err=True)
+            line = f"{result.task}  {result.method}, seed {result.seed}: {shown}  {seconds:.1f} s"
+            say(f"{line}  ({remaining.finish(result.method)})", err=True)
     results = _kept(out, ours)
     others, notes = _comparable(theirs, ours)
     everything = BenchResults(results, others, notes)

@@ -264,6 +264,18 @@ def test_methods_share_an_encoder_without_a_trace(
 
 
 @pytest.mark.slow
+def test_a_run_counts_its_rows_and_estimates_the_rest(
+    zoo: Zoo, task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench([task], ["W"], [zoo], out=tmp_path)
+    capsys.readouterr()
+    bench([task], ["W", "s(W)", "MLP"], [zoo], seeds=2, out=tmp_path)
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("  ")[2].partition(", about ")[0] for line in lines] == ["(1 of 3 rows", "(2 of 3 rows"]
+    assert all(line.endswith(" left)") for line in lines)
+    assert last.endswith("  (3 of 3 rows)")
+
+
 def test_a_killed_run_keeps_its_rows(folders: dict[str, Path], zoo: Zoo, task: Task, tmp_path: Path) -> None:
     write_task(task, tmp_path / "mine.yaml")
     words = ["bench", "mine.yaml", "--zoo", str(folders["small"]), "-o", "out", "--seeds", "20"]
