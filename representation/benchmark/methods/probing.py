@@ -37,12 +37,16 @@ class Probes(nn.Module):
             nn.init.normal_(layer.weight, std=CODE**-0.5)  # pixels of variance 1, as normalised images have
 
     def logits(self, population: Population) -> Tensor:
-        """Return the logits ``[n, images * classes]`` of networks on the images."""
+        """Return asinh of the logits of networks on the images, ``[n, images * classes]``.
+
+        Logits of networks of different hyper-parameters differ by orders of magnitude: a few would decide the
+        constants that standardise all.
+        """
         images = self.generator(self.codes).unflatten(1, self.schema.input_shape)
-        return population.run(self.schema, images).flatten(1)
+        return population.run(self.schema, images).flatten(1).asinh()
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Return the outputs ``[n, outputs]`` for logits ``[n, images * classes]``."""
+        """Return the outputs ``[n, outputs]`` for what `logits` returns, ``[n, images * classes]``."""
         return self.head(self.standardiser(logits))
 
 
