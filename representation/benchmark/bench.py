@@ -130,10 +130,7 @@ def bench(
     for result in rows:
         write_row(out, result)
         if not keywords.get("quiet"):
-            shown = "none" if result.score is None else f"{result.score:.4f}"
-            seconds = result.fit_seconds + result.predict_seconds
-            line = f"{result.task}  {result.method}, seed {result.seed}: {shown}  {seconds:.1f} s"
-            say(f"{line}  ({remaining.finish(result.method)})", err=True)
+            say(f"{_line(result)}  ({remaining.finish(result.method)})", err=True)
     results = _kept(out, ours)
     others, notes = _comparable(theirs, ours)
     everything = BenchResults(results, others, notes)
@@ -204,6 +201,12 @@ def _is_finished(out: Path, task: Task, kind: type[Method], seed: int) -> bool:
 def _local(data: dict[str, TaskData], work: Sequence[Work]) -> Iterator[Result]:
     for piece in work:
         yield run(data[piece.task], piece.kind, piece.seed)
+
+
+def _line(result: Result) -> str:
+    shown = "none" if result.score is None else f"{result.score:.4f}"
+    seconds = result.fit_seconds + result.predict_seconds
+    return f"{result.task}  {result.method}, seed {result.seed}: {shown}  {seconds:.1f} s"
 
 
 def _kept(out: Path, tasks: dict[str, str]) -> list[Result]:
