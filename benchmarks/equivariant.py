@@ -109,15 +109,15 @@ def published_graphs(schema: Schema, count: int) -> tuple[Pass, Pass]:
             super().__init__()
             self.above, self.below, self.is_last = above, below, last
             self.neurons, self.norm = Modulated(above.bincount().bincount()), nn.LayerNorm(WIDTH)
-            self.edge, self.source, self.target, self.last = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+            self.edge, self.source, self.target, self.hidden = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
 
         def forward(self, neurons: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
             ends = torch.stack([self.below, self.above])
             neurons = F.silu(self.norm(self.neurons(neurons, ends, edges)))
             if self.is_last:  # nothing reads its edges
                 return neurons, edges
-            hidden = self.edge(edges) + self.source(neurons)[self.below] + self.target(neurons)[self.above]
-            return neurons, self.last(F.silu(hidden))
+            found = self.edge(edges) + self.source(neurons)[self.below] + self.target(neurons)[self.above]
+            return neurons, self.hidden(F.silu(found))
 
     graph = NeuronGraph(schema)
     blocks = nn.ModuleList(GraphBlock(graph, WIDTH) for _ in range(BLOCKS))

@@ -5,6 +5,7 @@ Keys come from the pydantic models, commands from click, the reference from docs
 this folder; with ``--check`` it writes nothing, and exits with 1 if a page is not current.
 """
 
+import functools
 import json
 import re
 import sys
@@ -18,7 +19,7 @@ import reference
 from pydantic import BaseModel
 
 from representation.benchmark.methods.table import METHODS
-from representation.benchmark.results import read_rows, summarise
+from representation.benchmark.results import Summary, read_rows, summarise
 from representation.benchmark.tables import markdown
 from representation.benchmark.tasks import bundled_tasks, load_task
 from representation.recipes import Recipe, bundled_recipes, load_recipe
@@ -199,31 +200,38 @@ def methods() -> str:
     return table(["name", "", "invariant", "needs seeds", "runs the networks"], rows)
 
 
+@functools.cache
+def recorded() -> list[Summary]:
+    """Return the recorded result rows, one entry for each task and method."""
+    return summarise(read_rows(FOLDER / "benchmark.json"))
+
+
 def results() -> str:
     """Return the table of the recorded result rows."""
-    return markdown(summarise(read_rows(FOLDER / "benchmark.json"))).strip()
+    return markdown(recorded()).strip()
 
 
 def overview() -> str:
     """Return the mean score of every method on every task, a table for each zoo that methods are fitted to."""
-    found = {(entry.task, entry.method): entry for entry in summarise(read_rows(FOLDER / "benchmark.json"))}
-    zoos: dict[str, list[str]] = {}
-    for name in dict.fromkeys(task for task, _ in found):
-        zoos.setdefault(load_task(name).zoo.name, []).append(name)
+    found = {(entry.task, entry.method): entry.score for entry in recorded() if entry.score is not None}
+    tasks = [load_task(name) for name in dict.fromkeys(name for name, _ in found)]
     lines = []
-    for zoo, names in sorted(zoos.items()):
-        rows = [["ceiling", *(f"{load_task(name).ceiling:.3f}" for name in names)]]
-        best = {name: max(entry.score or 0.0 for (task, _), entry in found.items() if task == name) for name in names}
+    for zoo in sorted({task.zoo.name for task in tasks}):
+        own = [task for task in tasks if task.zoo.name == zoo]
+        best = [max(score for (name, _), score in found.items() if name == task.name) for task in own]
+        rows = [["ceiling", *("" if task.ceiling is None else f"{task.ceiling:.3f}" for task in own)]]
         for method in METHODS:
-            scores = [found[name, method].score if (name, method) in found else None for name in names]
-            cells = ["" if score is None else f"{score:.3f}" for score in scores]
-            marked = [
-                f"**{cell}**" if score == best[name] else cell
-                for name, score, cell in zip(names, scores, cells, strict=True)
-            ]
-            rows.append([f"`{method}`", *marked])
-        lines += [f"Fitted to `{zoo}`:", table([zoo, *(name.removeprefix(f"{zoo}_") for name in names)], rows)]
+            scores = [found.get((task.name, method)) for task in own]
+            cells = [_score(score, score == most) for score, most in zip(scores, best, strict=True)]
+            rows.append([f"`{method}`", *cells])
+        lines += [f"Fitted to `{zoo}`:", table([zoo, *(task.name.removeprefix(f"{zoo}_") for task in own)], rows)]
     return "\n\n".join(lines)
+
+
+def _score(score: float | None, best: bool) -> str:
+    if score is None:
+        return ""
+    return f"**{score:.3f}**" if best else f"{score:.3f}"
 
 
 # --- commands ----------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from representation.benchmark.metrics import OF_CLASSES, OF_NUMBERS
 from representation.benchmark.populations import Checkpoints, Split, check, labels_of
 from representation.benchmark.tasks import Distribution, MetricName, PinnedZoo, SplitCounts, Statistics, Task
 from representation.recipes import Epochs
+from representation.training.folder import flat
 from zootools.bundled import bundled_specs
 from zootools.choices import check_word
 from zootools.errors import SpecError
@@ -22,6 +22,8 @@ from zootools.zoo import Zoo
 
 DIGITS = 6
 """Significant digits of statistics."""
+NO_SETTINGS = ("description", "models")
+"""Keys of a specification that do not belong to `PinnedZoo.settings`; ``models`` is `PinnedZoo.models`."""
 
 
 def make_task(
@@ -158,16 +160,6 @@ def _changes(spec: ZooSpec) -> list[str]:
     """Return ``KEY=VALUE`` for every value that differs from the bundled specification of the same name."""
     if spec.name not in (bundled := bundled_specs()):
         return []
-    values, others = (_leaves(each.model_dump(mode="json")) for each in (spec, load_spec(bundled[spec.name])))
-    return [f"{key}={json.dumps(value)}" for key, value in values.items() if value != others.get(key)]
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a specification that a build reads, by the path of their key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _leaves(value, f"{prefix}{key}.")
-        elif prefix or key not in ("description", "models"):  # models are PinnedZoo.models
-            found[prefix + key] = value
-    return found
+    values, others = (flat(each.model_dump(mode="json")) for each in (spec, load_spec(bundled[spec.name])))
+    changed = {key: value for key, value in values.items() if value != others.get(key)}
+    return [f"{key}={json.dumps(value)}" for key, value in changed.items() if key not in NO_SETTINGS]
