@@ -13,6 +13,7 @@ from zootools.arrow_types import is_number
 from zootools.errors import SpecError
 from zootools.listing import PLACES
 from zootools.open import open_zoo
+from zootools.spec.sections import flat
 from zootools.zoo import Zoo
 
 Checkpoints = dict[tuple[str, int], int]
@@ -147,16 +148,10 @@ def _matching(first: Iterable[str], second: Iterable[str]) -> Matching:
 def _origin(zoo: Zoo) -> dict[str, str]:
     """Return the specification of a zoo, or the record of its import, by key with dots; values as JSON."""
     if zoo.stored_spec is not None:
-        return dict(_flat("", zoo.stored_spec.dump()))
-    return dict(_flat("", zoo.imported.model_dump(mode="json"))) if zoo.imported is not None else {}
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+        values = zoo.stored_spec.dump()
     else:
-        yield prefix, json.dumps(value, sort_keys=True)
+        values = zoo.imported.model_dump(mode="json") if zoo.imported is not None else {}
+    return {key: json.dumps(value, sort_keys=True) for key, value in flat(values).items()}
 
 
 def _key_differences(first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[KeyDifference]:

@@ -11,12 +11,11 @@ from representation.benchmark.metrics import OF_CLASSES, OF_NUMBERS
 from representation.benchmark.populations import Checkpoints, Split, check, labels_of
 from representation.benchmark.tasks import Distribution, MetricName, PinnedZoo, SplitCounts, Statistics, Task
 from representation.recipes import Epochs
-from representation.training.folder import flat
 from zootools.bundled import bundled_specs
 from zootools.choices import check_word
 from zootools.errors import SpecError
 from zootools.spec import ZooSpec, load_spec
-from zootools.spec.sections import parse_section
+from zootools.spec.sections import flat, parse_section
 from zootools.storage.tables import SPLITS
 from zootools.zoo import Zoo
 

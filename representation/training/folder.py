@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pydantic import ConfigDict, JsonValue, ValidationError
+from pydantic import ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -13,7 +13,7 @@ from representation.training.trainer import TrainerState
 from zootools.errors import DamagedZooError, SpecError, differences
 from zootools.filesystem.files import write_durably
 from zootools.hashing import canonical_json, pretty_json
-from zootools.spec.sections import Section
+from zootools.spec.sections import Section, flat
 
 
 class TrainingIdentity(Section):
@@ -139,10 +139,3 @@ def check_identity(folder: Path, what: str, found: Section, wanted: Section) -> 
     changes = differences(flat(old), flat(new), "now", show=str, missing="default")
     if changes:
         raise SpecError(f"{folder}: holds another {what}; use another folder", *(f"  {change}" for change in changes))
-
-
-def flat(value: JsonValue, key: str = "") -> dict[str, JsonValue]:
-    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    if not isinstance(value, dict):
-        return {key: value}
-    return {k: v for name, item in value.items() for k, v in flat(item, f"{key}.{name}" if key else name).items()}

@@ -21,14 +21,7 @@ from representation.errors import LossError, PlacedError
 from representation.networks import SHARE, Networks, hash_networks, read_networks, select
 from representation.recipes import Recipe
 from representation.training.behaviour import Behaviour
-from representation.training.folder import (
-    BestEpoch,
-    TrainingFolder,
-    TrainingIdentity,
-    TrainingRecord,
-    TrainingState,
-    flat,
-)
+from representation.training.folder import BestEpoch, TrainingFolder, TrainingIdentity, TrainingRecord, TrainingState
 from representation.training.memory import check_memory, memory_named
 from representation.training.trainer import EncoderTrainer, choose_precision
 from zootools.architectures import Schema
@@ -37,6 +30,7 @@ from zootools.filesystem.files import write_durably
 from zootools.filesystem.lock import FolderLock
 from zootools.hashing import canonical_json
 from zootools.progress import Progress
+from zootools.spec.sections import flat
 from zootools.text import say
 from zootools.zoo import Zoo
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, JsonValue, ValidationError
 from pydantic_core import CoreSchema
 
 from zootools.errors import SpecError
@@ -60,6 +60,13 @@ class Section(BaseModel):
     def long_form(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return plain values with the short forms of this document written out; most documents have none."""
         return values
+
+
+def flat(value: JsonValue, key: str = "") -> dict[str, JsonValue]:
+    """Return ``{"a": {"b": 1}, "c": {}}`` as ``{"a.b": 1, "c": {}}``; plain values are those of a section."""
+    if not isinstance(value, dict) or (key and not value):
+        return {key: value}
+    return {k: v for name, item in value.items() for k, v in flat(item, f"{key}.{name}" if key else name).items()}
 
 
 def field_docstrings(model: type[Section]) -> dict[str, str]:
