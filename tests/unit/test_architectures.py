@@ -139,6 +139,19 @@ def test_the_stacked_forward_pass_is_that_of_the_modules(schema: Schema, activat
         torch.testing.assert_close(shared[model], network(images[:, 0]), rtol=1e-10, atol=1e-10)
 
 
+def test_gradients_of_shared_images_are_those_of_the_modules(schema: Schema) -> None:
+    rng = np.random.default_rng(0)
+    flat = torch.from_numpy(rng.standard_normal((3, schema.size)) * 0.3)
+    images = torch.from_numpy(rng.standard_normal((5, *schema.input_shape))).requires_grad_()
+    logits = stacked_forward(schema, parameter_views(schema, flat), images, "tanh")
+    alone = torch.stack([_network(schema, "tanh", each)(images) for each in flat])
+    torch.testing.assert_close(logits, alone, rtol=1e-10, atol=1e-10)
+    weights = torch.from_numpy(rng.standard_normal(logits.shape))
+    found, expected = (torch.autograd.grad((each * weights).sum(), images)[0] for each in (logits, alone))
+    assert expected.abs().max() > 1e-6
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def _network(schema: Schema, activation: str, flat: torch.Tensor) -> Network:
     network = Network(schema, activation).double().eval().requires_grad_(False)
     vector_to_parameters(flat, network.parameters())

@@ -114,13 +114,13 @@ def stacked_forward(
     for layer in schema.layers:
         weight, bias = weights[f"{layer.name}.weight"], weights.get(f"{layer.name}.bias")
         if layer.kind == "conv":
-            x = F.conv2d(
-                x if shared else x.flatten(1, 2),
-                weight.flatten(0, 1),
-                None if bias is None else bias.flatten(),
-                layer.stride,
-                groups=1 if shared else models,
-            )
+            kernels, biases = weight.flatten(0, 1), None if bias is None else bias.flatten()
+            if not shared:
+                x = F.conv2d(x.flatten(1, 2), kernels, biases, layer.stride, groups=models)
+            elif x.requires_grad:
+                x = _convolved_patches(x, kernels, biases, layer.stride)
+            else:
+                x = F.conv2d(x, kernels, biases, layer.stride)
             if layer.max_pool > 1:
                 x = F.max_pool2d(x, layer.max_pool)
             x, shared = x.view(batch, models, layer.outputs, *x.shape[2:]), False
@@ -139,3 +139,13 @@ def stacked_forward(
         if layer.global_average_pool:
             x = x.mean(dim=(3, 4), keepdim=True)
     return x if flat else x.flatten(2).transpose(0, 1)
+
+
+def _convolved_patches(images: Tensor, kernels: Tensor, biases: Tensor | None, stride: int) -> Tensor:
+    """Return the convolution of images as one matrix product, whose outputs have their channels last in memory.
+
+    The gradient of a few images from all models' kernels is several times faster so, and so is the pooling after it.
+    """
+    sides = [(side - kernel) // stride + 1 for side, kernel in zip(images.shape[2:], kernels.shape[2:], strict=True)]
+    patches = F.unfold(images, kernels.shape[2:], stride=stride)
+    return F.linear(patches.mT, kernels.flatten(1), biases).mT.unflatten(2, sides)
