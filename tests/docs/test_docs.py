@@ -20,6 +20,10 @@ from source_rules import unsafe
 
 import representation
 import zootools
+from representation.benchmark.methods.table import METHODS
+from representation.benchmark.results import read_rows, write_row
+from representation.benchmark.run import code_sha256
+from representation.benchmark.tasks import load_task
 from representation.recipes import Recipe
 from representation.search.space import Space
 from zootools.cli import main
@@ -150,6 +154,28 @@ def test_generated_parts_are_what_the_code_says() -> None:
         [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rows_of_the_benchmark_are_collected_if_they_are_current(tmp_path: Path) -> None:
+    recorded = read_rows(ROOT / "docs" / "benchmark.json")
+    assert all(row.task_sha256 == load_task(row.task).sha256 for row in recorded)
+    rows = [
+        row.model_copy(update={"code_sha256": code_sha256(METHODS[row.method])})
+        for row in recorded
+        if row.task == "tetris_seed_gap"
+    ]
+    kept = [row for row in rows if row.method not in ("StatNN", "DeepSets")]
+    too_few = [row for row in rows if row.method == "StatNN" and row.seed < 2]
+    stale = [row.model_copy(update={"code_sha256": "0"}) for row in rows if row.method == "DeepSets"]
+    for folder, found in {"one": [*kept[::2], *stale], "two": [*kept[1::2], *too_few]}.items():
+        for row in found:
+            write_row(tmp_path / folder, row)
+    script = shutil.copy(ROOT / "docs" / "collect_rows.py", tmp_path)
+    words = [sys.executable, script, tmp_path / "one", tmp_path / "two"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert read_rows(tmp_path / "benchmark.json") == kept
+    assert "tetris_seed_gap: no rows of StatNN, DeepSets\n" in done.stdout
+    assert f"benchmark.json: {len(kept)} rows" in done.stdout
 
 
 def test_every_command_and_option_is_documented() -> None:
