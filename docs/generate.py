@@ -213,25 +213,26 @@ def results() -> str:
 
 def overview() -> str:
     """Return the mean score of every method on every task, a table for each zoo that methods are fitted to."""
-    found = {(entry.task, entry.method): entry.score for entry in recorded() if entry.score is not None}
+    found = {(entry.task, entry.method): entry.score for entry in recorded()}
     tasks = [load_task(name) for name in dict.fromkeys(name for name, _ in found)]
     lines = []
     for zoo in sorted({task.zoo.name for task in tasks}):
         own = [task for task in tasks if task.zoo.name == zoo]
-        best = [max(score for (name, _), score in found.items() if name == task.name) for task in own]
         rows = [["ceiling", *("" if task.ceiling is None else f"{task.ceiling:.3f}" for task in own)]]
-        for method in METHODS:
-            scores = [found.get((task.name, method)) for task in own]
-            cells = [_score(score, score == most) for score, most in zip(scores, best, strict=True)]
-            rows.append([f"`{method}`", *cells])
+        rows += [[f"`{method}`"] for method in METHODS]
+        for task in own:
+            scores = [found.get((task.name, method), "") for method in METHODS]
+            best = max(score for score in scores if isinstance(score, float))
+            for row, score in zip(rows[1:], scores, strict=True):
+                row.append(_score(score, best))
         lines += [f"Fitted to `{zoo}`:", table([zoo, *(task.name.removeprefix(f"{zoo}_") for task in own)], rows)]
     return "\n\n".join(lines)
 
 
-def _score(score: float | None, best: bool) -> str:
-    if score is None:
-        return ""
-    return f"**{score:.3f}**" if best else f"{score:.3f}"
+def _score(score: float | str | None, best: float) -> str:
+    if isinstance(score, float):
+        return f"**{score:.3f}**" if score == best else f"{score:.3f}"
+    return "none" if score is None else score
 
 
 # --- commands ----------------------------------------------------------------------------------------------
