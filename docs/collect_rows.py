@@ -23,17 +23,17 @@ def collect(folders: list[Path]) -> tuple[list[Result], list[str]]:
     tasks = {name: load_task(name).sha256 for name in sorted(bundled_tasks())}
     codes = {name: code_sha256(kind) for name, kind in METHODS.items()}
     files = [path for folder in folders for path in sorted((folder / ROWS).glob("*.json"))]
-    rows = {row.key: row for path in files for row in read_rows(path)}
-    current = [
-        row
-        for _, row in sorted(rows.items())
+    current = {
+        row.key: row
+        for path in files
+        for row in read_rows(path)
         if tasks.get(row.task) == row.task_sha256 and codes.get(row.method) == row.code_sha256
-    ]
+    }
     kept, missing = list[Result](), list[str]()
     for task in tasks:
         lacking = []
         for method, kind in METHODS.items():
-            found = [row for row in current if (row.task, row.method) == (task, method)]
+            found = [row for row in current.values() if (row.task, row.method) == (task, method)]
             if len(found) >= (SEEDS if kind.trains else 1):
                 kept += found
             else:

@@ -63,7 +63,7 @@ class Section(BaseModel):
 
 
 def flat(value: JsonValue, key: str = "") -> dict[str, JsonValue]:
-    """Return ``{"a": {"b": 1}, "c": {}}`` as ``{"a.b": 1, "c": {}}``; plain values are those of a section."""
+    """Return nested values by key with dots: ``{"a": {"b": 1}, "c": {}}`` as ``{"a.b": 1, "c": {}}``."""
     if not isinstance(value, dict) or (key and not value):
         return {key: value}
     return {k: v for name, item in value.items() for k, v in flat(item, f"{key}.{name}" if key else name).items()}
