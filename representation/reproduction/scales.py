@@ -195,6 +195,7 @@ SCALES = {
             dict.fromkeys(("tetris_seed", "tetris_hyp"), _CPU_RELEASED),
             dict.fromkeys(("AttW", "AttW+t"), ("training.steps=10",)),
             points=2_000,
+            stand_ins={"svhn": SVHN10K},
         ),
         Scale(
             "paper",

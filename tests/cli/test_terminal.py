@@ -300,6 +300,30 @@ def test_ctrl_c_that_a_library_turns_into_an_error_of_its_own_is_an_interruption
     assert (done.returncode, done.stderr) == (130, "zootools: interrupted; the same command resumes\n")
 
 
+DISCARDS = """
+import os, signal, time
+from zootools.cli import main
+
+class Library:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+@main.command()
+def discard():
+    Library()
+    time.sleep(60)
+
+main(["discard"])
+"""
+
+
+def test_ctrl_c_that_a_library_discards_is_an_interruption() -> None:
+    """Python prints an exception of a finalizer, and continues; so does pydantic with one of its callbacks."""
+    done = subprocess.run([sys.executable, "-c", DISCARDS], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (130, "zootools: interrupted; the same command resumes\n")
+
+
 def test_usage_errors_look_as_before() -> None:
     done = command("biuld", "x")
     assert done.exit_code == 2

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,9 @@ def test_a_seed_whose_worker_dies_is_resumed_after_its_last_epoch_and_given_up_w
         while len(killed) < 3:
             for process in psutil.process_iter(["cmdline"]):
                 if "seed 0" in " ".join(process.info["cmdline"] or []) and process.pid not in killed:
-                    killed.add(process.pid)
-                    process.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                        killed.add(process.pid)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
@@ -261,10 +263,11 @@ def test_a_trial_whose_worker_dies_begins_anew_and_the_search_ends_as_if_nothing
             time.sleep(0.01)
         while not killed:
             for process in psutil.Process().children(recursive=True):
-                if re.search(r"ray::.*train", process.name() + " ".join(process.cmdline())):
-                    killed.append(process.name())
-                    process.kill()
-                    break
+                with suppress(psutil.NoSuchProcess):
+                    if re.search(r"ray::.*train", process.name() + " ".join(process.cmdline())):
+                        process.kill()
+                        killed.append(process.name())
+                        break
 
     for name in ("whole", "killed"):
         thread = threading.Thread(target=kill, daemon=True)

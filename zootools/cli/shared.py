@@ -201,6 +201,7 @@ def note_interrupts() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, or another's
         signal.signal(signal.SIGINT, _note)
+        sys.unraisablehook = functools.partial(_interrupt_again, sys.unraisablehook)
 
 
 def was_interrupted() -> bool:
@@ -211,6 +212,15 @@ def was_interrupted() -> bool:
 def _note(number: int, frame: object) -> NoReturn:
     _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _interrupt_again(hook: Callable[[Any], Any], discarded: Any) -> None:
+    """Press Ctrl-C again if a library discarded it, as pydantic does while it compiles a validator."""
+    if isinstance(discarded.exc_value, KeyboardInterrupt):
+        # Later, since an exception that is raised here would be discarded too.
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        hook(discarded)
 
 
 def interruptible() -> None:
