@@ -298,7 +298,7 @@ def _as_unfit() -> Iterator[None]:
 
 @contextmanager
 def _as_distances() -> Iterator[None]:
-    """Silence what UMAP says about distances, and restore torch's number of threads.
+    """Silence what UMAP says about distances and about separate clusters, and restore torch's number of threads.
 
     UMAP's compiler sets that to the number of cores, and it decides last bits.
     """
@@ -306,6 +306,7 @@ def _as_distances() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*precomputed metric")
+            warnings.filterwarnings("ignore", message="Graph is not fully connected")
             yield
     finally:
         torch.set_num_threads(threads)

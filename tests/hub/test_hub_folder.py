@@ -198,6 +198,16 @@ def test_a_dry_run_prints_card_and_files_and_sends_nothing(tiny_zoo: Path, tmp_p
     assert not (tmp_path / "hub").exists()
 
 
+def test_what_is_not_a_finished_zoo_is_not_published(tmp_path: Path) -> None:
+    """The error for a folder of an encoder names the command that publishes it."""
+    refused = run("publish", tmp_path, "group/enc", "--hub", tmp_path / "hub")
+    assert (refused.returncode, refused.stderr.count("\n")) == (ZooNotFoundError.exit_code, 1)
+    assert "holds no finished zoo (there is no zoo.json)" in refused.stderr
+    (tmp_path / "model.safetensors").touch()
+    assert f"`hf upload ORG/NAME {tmp_path}`" in run("publish", tmp_path, "group/enc", "--hub", tmp_path / "hub").stderr
+    assert not (tmp_path / "hub").exists()
+
+
 def test_a_listing_survives_a_damaged_zoo(hub: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(hub, tmp_path / "hub", symlinks=True)
     assert [entry.name for entry in zoos("second", hub=copy)] == ["group/tiny"]

@@ -212,6 +212,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         value = read_hashed(folder, "zoo.json")
     except FileNotFoundError:
+        if is_file_inside(folder, "model.safetensors"):
+            raise ZooNotFoundError(
+                f"{folder}: holds a model, such as an encoder, and no zoo; `hf upload ORG/NAME {folder}` publishes it"
+            ) from None
         begun = is_file_inside(folder, IMPORT)
         found = "an import that is not finished" if begun else "no finished zoo"
         raise ZooNotFoundError(f"{folder}: holds {found} (there is no zoo.json)") from None
