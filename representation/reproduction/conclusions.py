@@ -71,7 +71,8 @@ def _counted(name: str, pairs: Sequence[_Pair]) -> str:
     if bounds:
         beyond = sum(pair.paper > bound for pair, bound in bounds)
         reached = sum(pair.ours > bound - NEAR for pair, bound in bounds)
-        text += f" Of the {len(bounds)} reconstructions below, the paper's value is above the best linear code of our "
+        bounded = "1 reconstruction" if len(bounds) == 1 else f"{len(bounds)} reconstructions"
+        text += f" Of the {bounded} below, the paper's value is above the best linear code of our "
         text += f"zoo in {beyond}, and ours is within {100 * NEAR:.0f} points of that code in {reached}."
     return text
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from representation.reproduction.conclusions import conclusions
+from representation.reproduction.conclusions import compared, conclusions
 from representation.reproduction.estimate import training_steps
 from representation.reproduction.grids import FilledItem, colour_of
 from representation.reproduction.items import ITEMS, RELEASED, Job, zoo_label
-from representation.reproduction.state import ReproductionState
+from representation.reproduction.state import FilledCell, ReproductionState
 from representation.reproduction.work import machine
 from zootools import __version__
 from zootools.bundled import find_spec
@@ -91,7 +91,7 @@ class Summary:
 
 def summary(state: ReproductionState) -> Summary:
     """Count the cells with and without a value of ours."""
-    filled = [cell for item in state.items for grid in state.filled(item) for cell in grid]
+    filled = _cells(state)
     counted = Counter(cell.reason for cell in filled if cell.reason)
     pictures = {name: picture.reason for name, picture in state.pictures.items() if picture.reason}
     files = [str(state.workspace.out / f"reproduction.{ending}") for ending in ("html", "md", "parquet")]
@@ -99,12 +99,17 @@ def summary(state: ReproductionState) -> Summary:
     return Summary(state.workspace.scale.name, len(filled), counted.total(), reasons, pictures, files)
 
 
+def _cells(state: ReproductionState) -> list[FilledCell]:
+    return [cell for item in state.items for grid in state.filled(item) for cell in grid]
+
+
 # --- Markdown -------------------------------------------------------------------------------------------------------
 
 
 def markdown(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
     """Return the report as Markdown."""
-    lines = [MARK, "", f"# {_title(state)}", "", state.workspace.scale.description, "", *_about(state), ""]
+    lines = [MARK, "", f"# {_title(state)}", "", state.workspace.scale.description, ""]
+    lines += [line for text in _about(state) for line in (text, "")]
     lines += [f"    {_command(state)}", "", *(line for text in _remarks(state) for line in (text, ""))]
     for section in sections:
         lines += [f"## {section.item.heading}", "", *section_lines(section)]
@@ -181,7 +186,7 @@ def _command(state: ReproductionState) -> str:
 
 
 def _about(state: ReproductionState) -> list[str]:
-    """Return sentences on versions, machine and time."""
+    """Return sentences on the cells, and on versions, machine and time."""
     found = [result for _, result in state.results()]
     wall = sum(_seconds(state, zoo) for zoo in state.zoos)
     machines = " and ".join(dict.fromkeys(result.machine for result in found)) or machine()
@@ -190,7 +195,11 @@ def _about(state: ReproductionState) -> list[str]:
         cpu = duration(sum(result.cpu_seconds for result in found))
         text += f" {len(found)} jobs (training and probing, one thread each) took {cpu} of processor time"
         text += f", the zoos {duration(wall)} on all cores." if wall else "."
-    return [text, "`docs/log.md` in the repository records what else was tried, with negative results."]
+    filled = _cells(state)
+    there = sum(cell.ours is not None for cell in filled)
+    counts = f"{there} of {len(filled)} cells have a value of ours. {compared(filled)}".strip() if filled else ""
+    tried = "`docs/log.md` in the repository records what else was tried, with negative results."
+    return [*filter(None, [counts]), text, tried]
 
 
 def _seconds(state: ReproductionState, zoo: str) -> float:

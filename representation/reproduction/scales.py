@@ -1,4 +1,4 @@
-"""Scales of a reproduction: `smoke` for tests, `cpu` for an hour or two, `paper` for days, `full` as in the paper."""
+"""Scales of a reproduction: `smoke` for tests, `cpu` for hours, `paper` for days, `full` as in the paper."""
 
 import json
 from collections.abc import Mapping
@@ -183,7 +183,7 @@ SCALES = {
             "cpu",
             "Parts of the zoos; TETRIS-SEED is whole. The recipe `default`, shortened to 200 steps on CNNs, and on the "
             "TETRIS zoos the paper's encoder with 25 of its 105,000 steps, which take about as long as ours (10 with "
-            "weight tokens): an hour or two of two cores.",
+            "weight tokens): three hours of two cores.",
             "default",
             {
                 "tetris_hyp": ("models=360",),
