@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,19 +81,23 @@ def opened(browser: Any, file: Path) -> Iterator[Any]:
 
 
 def click_on(page: Any, trace: int, point: int) -> None:
-    """Click on a point of the map where it is drawn."""
-    x, y = page.evaluate(
-        """([trace, point]) => {
-            const map = document.getElementById("map"), layout = map._fullLayout, box = map.getBoundingClientRect();
-            const { x, y } = map.data[trace];
-            return [box.left + layout.xaxis._offset + layout.xaxis.d2p(x[point]),
-                    box.top + layout.yaxis._offset + layout.yaxis.d2p(y[point])];
-        }""",
-        [trace, point],
-    )
-    page.mouse.move(x - 1, y)
-    page.mouse.move(x, y)
-    page.wait_for_function("document.getElementById('hover').textContent.startsWith('model ')")
+    """Click on a point of the map where it is drawn. The mouse moves again while the map is drawn again."""
+    until, shown = time.monotonic() + PATIENCE / 1000, False
+    while not shown:
+        assert time.monotonic() < until
+        x, y = page.evaluate(
+            """([trace, point]) => {
+                const map = document.getElementById("map"), layout = map._fullLayout, box = map.getBoundingClientRect();
+                const { x, y } = map.data[trace];
+                return [box.left + layout.xaxis._offset + layout.xaxis.d2p(x[point]),
+                        box.top + layout.yaxis._offset + layout.yaxis.d2p(y[point])];
+            }""",
+            [trace, point],
+        )
+        page.mouse.move(x - 1, y)
+        page.mouse.move(x, y)
+        page.wait_for_timeout(200)
+        shown = page.text_content("#hover").startswith("model ")
     page.mouse.click(x, y)
 
 
