@@ -30,6 +30,7 @@ from zootools.cli import main
 from zootools.engines.cluster import connect
 from zootools.engines.journal import Journal
 from zootools.engines.ray import QUEUED, Machines, task_needs
+from zootools.engines.ray_tasks import STARTED, Tasks
 from zootools.engines.worker import compute_epochs
 from zootools.errors import ClusterError, DamagedZooError, StorageError, WorkerError
 from zootools.images.datasets import load_images
@@ -120,9 +121,16 @@ class Nodes:
         return node
 
     def remove(self, node: Any) -> None:
-        """Kill all that runs on a node."""
+        """Kill all that runs on a node.
+
+        A worker notices only after a second that its node is gone, and may have ended its task by then.
+        """
+        workers = psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
         self.nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
     def wait_until_idle(self) -> None:
         """Wait until Ray knows of no other nodes than these, and every processor of them is free."""
@@ -399,7 +407,8 @@ def test_y2_a_node_is_lost_and_another_one_joins(
             release.touch()
             nodes.add()
             building.wait()
-        assert "its machine is lost" in capsys.readouterr().err
+        errors = capsys.readouterr().err
+        assert "its machine is lost" in errors, errors
         assert tree(out) == local("long")
 
 
@@ -520,6 +529,29 @@ def test_a_build_that_fails_while_it_commits_leaves_no_task_behind(
         build(load_spec(specs / "long.yaml"), tmp_path / "zoo", engine="ray", quiet=True)
     nodes.wait_until_idle()
     assert caught.tb is not None  # which keeps the generators alive, whose end would end their tasks too
+
+
+def test_tasks_that_are_cancelled_while_they_are_sent_leave_nothing_behind(nodes: Nodes) -> None:
+    """The first tasks end at the moment of the cancelling, when Ray sends the next ones to their workers."""
+    import ray
+
+    def announce() -> Iterator[tuple[str, Any]]:
+        yield STARTED
+        yield "ended", None
+
+    nodes.wait_until_idle()
+    task = ray.remote(**Tasks.options({"num_cpus": 1}))(announce)
+    kept = list[Any]()  # the end of a generator could end its task
+    for round_ in range(lane(6, 100)):
+        with Tasks[int](str) as tasks:
+            for number in range(2 * len(nodes.nodes)):
+                kept.append(task.remote())
+                tasks.add(kept[-1], number)
+            ended = 0
+            while ended < len(nodes.nodes):
+                ended += tasks.next_result() is not None
+            time.sleep(0.001 * (round_ % 5))
+        nodes.wait_until_idle()
 
 
 # --- machines that are not fit ---------------------------------------------------------------------------

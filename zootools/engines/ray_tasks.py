@@ -28,6 +28,11 @@ LOOK_EVERY = 5.0
 """Seconds that `Tasks.next_result` waits for a result, and between two looks at the machines of the cluster."""
 WARN_AFTER = 60.0
 """Seconds without a running task before the first warning; the time doubles with every further one."""
+SETTLE = 0.5
+"""Seconds to wait before tasks that have not started are cancelled. Ray (2.60) can lose the cancelling of a task that
+it is sending to a machine at that moment, or even abort this process."""
+CANCEL_WITHIN = 10.0
+"""Seconds to wait for the end of cancelled tasks."""
 STARTED = ("started", None)
 """The first result of every task, which says that a worker runs it; `Tasks` keeps it to itself."""
 
@@ -49,8 +54,9 @@ class Death:
 class Tasks(Generic[Work]):
     """Tasks under way, each known by the piece of work that it does.
 
-    A context manager. When the block ends, however it ends, the tasks that have not ended are cancelled: a task whose
-    results nobody takes would keep its processor for as long as this process is connected to the cluster.
+    A context manager. When the block ends, however it ends, the tasks that have not ended are cancelled, and their end
+    is waited for: a task whose results nobody takes would keep its processor for as long as this process is connected
+    to the cluster.
 
     Args:
         name: returns what messages call a piece of work, such as ``stack 3``.
@@ -72,9 +78,17 @@ class Tasks(Generic[Work]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        for generator in self._running:
-            with suppress(self._ray.exceptions.RayError):
-                self._ray.cancel(generator, force=True)
+        if not self._started.issuperset(self._running):
+            time.sleep(SETTLE)
+        left = {generator.completed(): generator for generator in self._running}
+        until = time.monotonic() + CANCEL_WITHIN
+        while left and time.monotonic() < until:
+            for generator in left.values():
+                with suppress(self._ray.exceptions.RayError):
+                    self._ray.cancel(generator, force=True)
+            # Ray does not say when it loses a cancelling, so a task that has not ended is cancelled again.
+            ended, _ = self._ray.wait(list(left), num_returns=len(left), timeout=1)
+            left = {reference: generator for reference, generator in left.items() if reference not in ended}
 
     def __len__(self) -> int:
         return len(self._running)
