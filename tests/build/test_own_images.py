@@ -177,7 +177,7 @@ def test_the_card_shows_names_and_citation_as_text(zoo: Path) -> None:
 
 def test_a_card_without_names_of_classes_is_one_of_an_older_version(zoo: Path, spec: ZooSpec, tmp_path: Path) -> None:
     copy = shutil.copytree(zoo, tmp_path / "mine")
-    old = render_card(read_manifest(copy), spec, without_classes=True)
+    old = render_card(read_manifest(copy), spec, form=1)
     assert old != (copy / "README.md").read_text()
     (copy / "README.md").write_text(old)
     assert list(faults(copy)) == []

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from zootools import build
 from zootools.hub.publish import publish
 from zootools.storage.card import accuracy_picture, render_card
 from zootools.storage.manifest import Manifest, read_manifest
 from zootools.storage.manifest_checks import stored_spec
+from zootools.verify import faults
 
 LOAD = """
 import sys
@@ -68,6 +70,20 @@ def test_a_card_says_when_a_zoo_is_partial(tiny_zoo: Path) -> None:
     assert "partial" not in render_card(manifest, spec)
     card = render_card(with_counts(manifest, ok=10, missing=2), spec)
     assert "**This zoo is partial**: 2 of its models" in card
+
+
+def test_a_card_says_when_a_zoo_is_a_part_of_its_grid(tiny_zoo: Path, tmp_path: Path) -> None:
+    """A card that does not say so, as older versions made it, is still the card of the zoo."""
+    spec = stored_spec(tiny_zoo, read_manifest(tiny_zoo)).model_copy(update={"models": 5})
+    manifest = build(spec, tmp_path / "part", workers=1, quiet=True)
+    text = "**This zoo is a part of its grid**: its 5 models are those with the smallest ids of 12."
+    card = tmp_path / "part" / "README.md"
+    assert text in card.read_text()
+    assert text not in render_card(manifest, spec, form=2)
+    card.write_text(render_card(manifest, spec, form=2))
+    assert list(faults(tmp_path / "part")) == []
+    build(spec.model_copy(update={"models": 12}), tmp_path / "part", workers=1, quiet=True)
+    assert "part of its grid" not in card.read_text()
 
 
 def test_the_picture_shows_the_quartiles() -> None:

@@ -17,6 +17,10 @@ from zootools.zoo_name import parse_name
 _CONFIGS = {"checkpoints": "data/", "metadata": "metadata/"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
 
+FORMS = (3, 2, 1)
+"""The forms of the card, newest first. Form 2 does not say that a zoo is a part of its grid; form 1 does not name the
+classes either. Cards of published zoos stay as they are, so verification accepts all."""
+
 MAX_CLASSES = 100
 """Maximal number of classes that a card names."""
 
@@ -26,9 +30,7 @@ MAX_NAMES = 8
 _LOCATION = re.compile(rb'open_zoo\("([A-Za-z0-9._/-]{1,200})"\)')
 
 
-def render_card(
-    manifest: Manifest, origin: Origin, location: str | None = None, *, without_classes: bool = False
-) -> str:
+def render_card(manifest: Manifest, origin: Origin, location: str | None = None, *, form: int = FORMS[0]) -> str:
     """Return the text of README.md. Equal arguments give equal bytes.
 
     Args:
@@ -36,7 +38,7 @@ def render_card(
         origin: the specification, or the record of the import.
         location: the argument that readers pass to ``load_dataset``: the repository of a published zoo, by default the
             zoo's name.
-        without_classes: return the card of version 0.1.0, which does not name the classes.
+        form: one of `FORMS`.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -72,9 +74,10 @@ def render_card(
         parameters=schema.size,
         layers=", ".join(layer.name for layer in schema.layers),
         images=origin.images.name if origin.images is not None else None,
-        classes="" if without_classes else _classes(manifest, origin),
+        classes=_classes(manifest, origin) if form >= 2 else "",
         channels=list(zip(manifest.images.mean, manifest.images.std, strict=True)),
         page=PAGE if PAGE in manifest.files else None,
+        grid_models=_grid_models(origin) if form >= 3 else None,
         **(_import(origin) if isinstance(origin, Imported) else _training(origin)),
     )
     return str(card.content)
@@ -97,6 +100,13 @@ def _training(spec: ZooSpec) -> dict[str, Any]:
         "last_epoch": kept[-1],
         "axes": _axes(spec),
     }
+
+
+def _grid_models(origin: Origin) -> int | None:
+    """Return the number of models of the whole grid if the zoo is a part of it."""
+    if isinstance(origin, Imported) or origin.models is None or origin.models >= origin.model_count:
+        return None
+    return origin.model_count
 
 
 def _import(imported: Imported) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from zootools.errors import DamagedZooError, SpecError, ZooError
 from zootools.filesystem.inside import is_file_inside, names_inside, read_inside
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import ModelConfig, count_models, expand
-from zootools.storage.card import card_repositories, render_card
+from zootools.storage.card import FORMS, card_repositories, render_card
 from zootools.storage.imported import Imported, Origin
 from zootools.storage.manifest import PAGE, UNHASHED, Manifest, read_manifest
 from zootools.storage.manifest_checks import CheckpointKeys, check_against_origin, stored_origin, table_set_faults
@@ -203,11 +203,7 @@ def card_fault(folder: Path, manifest: Manifest, origin: Origin, repository: str
     except OSError as error:
         return unreadable(error)
     named = [None, *card_repositories(card)] if repository is None else [repository]
-    if any(
-        card == render_card(manifest, origin, name, without_classes=old).encode()
-        for name in named
-        for old in (False, True)
-    ):
+    if any(card == render_card(manifest, origin, name, form=form).encode() for name in named for form in FORMS):
         return None
     return f"is not the card{f' of {repository}' if repository else ''} that zoo.json and spec.yaml make"
 
