@@ -77,15 +77,15 @@ def render_card(manifest: Manifest, origin: Origin, location: str | None = None,
         classes=_classes(manifest, origin) if form >= 2 else "",
         channels=list(zip(manifest.images.mean, manifest.images.std, strict=True)),
         page=PAGE if PAGE in manifest.files else None,
-        grid_models=_grid_models(origin) if form >= 3 else None,
-        **(_import(origin) if isinstance(origin, Imported) else _training(origin)),
+        **(_import(origin) if isinstance(origin, Imported) else _training(origin, form)),
     )
     return str(card.content)
 
 
-def _training(spec: ZooSpec) -> dict[str, Any]:
+def _training(spec: ZooSpec, form: int) -> dict[str, Any]:
     """Return what the card of a zoo says that zootools built, and no other card."""
     kept = spec.training.kept_epochs
+    is_part = spec.models is not None and spec.models < spec.model_count
     return {
         "imported": None,
         "parent": None,
@@ -99,14 +99,8 @@ def _training(spec: ZooSpec) -> dict[str, Any]:
         "first_epoch": kept[0],
         "last_epoch": kept[-1],
         "axes": _axes(spec),
+        "grid_models": spec.model_count if is_part and form >= 3 else None,
     }
-
-
-def _grid_models(origin: Origin) -> int | None:
-    """Return the number of models of the whole grid if the zoo is a part of it."""
-    if isinstance(origin, Imported) or origin.models is None or origin.models >= origin.model_count:
-        return None
-    return origin.model_count
 
 
 def _import(imported: Imported) -> dict[str, Any]:
