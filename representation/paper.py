@@ -41,6 +41,12 @@ def published_factor(zoo: str, name: str) -> float | None:
     return value / 100 if value is not None and name == "reconstruction_train" else value
 
 
+def published_accuracies(zoo: str) -> tuple[float, float] | None:
+    """Return the lowest and the highest test accuracy that the paper reports of a zoo, as fractions."""
+    ends = _inside("accuracies").get(zoo)
+    return None if ends is None else (ends[0] / 100, ends[1] / 100)
+
+
 def printed(section: str) -> Any:
     """Return a table of words: ``zoos_as_described``, ``settings`` or ``layers`` (Tables 8 to 11)."""
     return _figures()[section]

@@ -1,6 +1,7 @@
 """The report of a reproduction: ``reproduction.md``, ``reproduction.html`` (self-contained), ``reproduction.parquet``.
 
-All of its content comes from result files, manifests and paper.yaml; nothing depends on the time of writing.
+Beside it is ``zoos.json`` with the specification, digest and builds of every zoo. All content comes from result files,
+from zoos and from paper.yaml; nothing depends on the time of writing.
 """
 
 import base64
@@ -8,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import pyarrow as pa
@@ -17,16 +19,14 @@ import torch
 from representation.reproduction.conclusions import compared, conclusions
 from representation.reproduction.estimate import training_steps
 from representation.reproduction.grids import FilledItem, colour_of
-from representation.reproduction.items import ITEMS, RELEASED, Job, zoo_label
+from representation.reproduction.items import ITEMS, RELEASED, Job
 from representation.reproduction.state import FilledCell, ReproductionState
 from representation.reproduction.work import machine
+from representation.reproduction.zoos import ZOOS_REMARK, build_seconds, zoo_records, zoo_rows
 from zootools import __version__
-from zootools.bundled import find_spec
 from zootools.filesystem.files import durable_path, write_durably
+from zootools.hashing import pretty_json
 from zootools.progress import duration
-from zootools.spec import load_spec
-from zootools.storage.manifest import read_manifest
-from zootools.storage.unhashed import read_build_log
 
 MARK = "<!-- Made by `zootools reproduce`; do not edit. -->"
 """The first line of every report."""
@@ -63,7 +63,7 @@ Row = dict[str, str | int]
 
 
 def write_report(state: ReproductionState) -> None:
-    """Write the three files into the folder of the reproduction."""
+    """Write the files into the folder of the reproduction."""
     out = state.workspace.out
     out.mkdir(parents=True, exist_ok=True)
     sections = [FilledItem.of(state, item) for item in state.items]
@@ -71,6 +71,7 @@ def write_report(state: ReproductionState) -> None:
     write_durably(out / "reproduction.html", _html(state, sections).encode())
     with durable_path(out / "reproduction.parquet") as temporary:
         pq.write_table(_table(state), temporary)
+    write_durably(out / "zoos.json", pretty_json(zoo_records(state)))
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,8 @@ def markdown(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
     lines += [f"    {_command(state)}", "", *(line for text in _remarks(state) for line in (text, ""))]
     for section in sections:
         lines += [f"## {section.item.heading}", "", *section_lines(section)]
-    for title, rows in _tables(state):
-        if rows:
-            lines += [f"## {title}", "", *_rows(rows), ""]
+    for listing in _listings(state):
+        lines += [f"## {listing.title}", "", *_rows(listing.rows), "", *[listing.remark, ""] * bool(listing.remark)]
     return "\n".join(lines)
 
 
@@ -188,7 +188,7 @@ def _command(state: ReproductionState) -> str:
 def _about(state: ReproductionState) -> list[str]:
     """Return sentences on the cells, and on versions, machine and time."""
     found = [result for _, result in state.results()]
-    wall = sum(_seconds(state, zoo) for zoo in state.zoos)
+    wall = sum(build_seconds(state.workspace.zoo(zoo)) for zoo in state.zoos)
     machines = " and ".join(dict.fromkeys(result.machine for result in found)) or machine()
     text = f"zootools {__version__} with torch {torch.__version__} on {machines}."
     if found:
@@ -202,21 +202,25 @@ def _about(state: ReproductionState) -> list[str]:
     return [*filter(None, [counts]), text, tried]
 
 
-def _seconds(state: ReproductionState, zoo: str) -> float:
-    """Return the wall time in which a zoo was built."""
-    seconds = [session.get("seconds") for session in read_build_log(state.workspace.zoo(zoo))]
-    return sum(found for found in seconds if isinstance(found, int | float))
+class Listing(NamedTuple):
+    """A table at the end."""
+
+    title: str
+    rows: list[Row]
+    remark: str = ""
+    """Below the table."""
 
 
-def _tables(state: ReproductionState) -> list[tuple[str, list[Row]]]:
-    """Return title and rows of the tables at the end."""
-    return [
-        ("Conclusions of the paper", _conclusions(state)),
-        ("The zoos", _zoos(state)),
-        ("Checkpoints that are left out", _notes(state, "left_out")),
-        ("Remarks on the zoos and their probes", _notes(state, "remark")),
-        ("The encoders", _jobs(state)),
-    ]
+def _listings(state: ReproductionState) -> list[Listing]:
+    """Return the tables at the end that have rows."""
+    every = (
+        Listing("Conclusions of the paper", _conclusions(state)),
+        Listing("The zoos", zoo_rows(state), ZOOS_REMARK),
+        Listing("Checkpoints that are left out", _notes(state, "left_out")),
+        Listing("Remarks on the zoos and their probes", _notes(state, "remark")),
+        Listing("The encoders", _jobs(state)),
+    )
+    return [listing for listing in every if listing.rows]
 
 
 def _conclusions(state: ReproductionState) -> list[Row]:
@@ -238,23 +242,6 @@ def _notes(state: ReproductionState, kind: str) -> list[Row]:
     """Return a row for each remark of a kind on a zoo."""
     notes = [note for _, found in state.results() for note in found.notes if note.kind == kind]
     return [{"zoo": zoo, "what": text} for zoo, text in dict.fromkeys((note.zoo, note.text) for note in notes)]
-
-
-def _zoos(state: ReproductionState) -> list[Row]:
-    """Return a row for each zoo."""
-    scale, rows = state.workspace.scale, list[Row]()
-    for name, zoo in state.zoos.items():
-        whole = load_spec(find_spec(name)).model_count
-        changes = " ".join(scale.zoo_changes(name, zoo.stand_in)) or "as it is"
-        row: Row = {"zoo": zoo_label(name), "models": "-", "of": f"{whole:,}", "diverged": "-"}
-        row |= {"checkpoints": "-", "built in": "-", "specification": zoo.reason or changes}
-        if (state.workspace.zoo(name) / "zoo.json").exists():
-            counts = read_manifest(state.workspace.zoo(name)).counts
-            row |= {"models": f"{counts.expected:,}", "diverged": f"{counts.diverged:,}"}
-            row["checkpoints"] = f"{counts.checkpoints:,}"
-            row["built in"] = duration(_seconds(state, name))
-        rows.append(row)
-    return rows
 
 
 def _jobs(state: ReproductionState) -> list[Row]:
@@ -297,7 +284,7 @@ def _html(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
         command=_command(state),
         sections=sections,
         pictures=pictures,
-        tables=_tables(state),
+        listings=_listings(state),
         colours=[colour_of(share) for share in (-1, -0.5, -0.1, 0.1, 0.5, 1)],
     )
 

@@ -131,10 +131,10 @@ class _Run:
         """Record which zoos there will not be, and which have other images."""
         unfit = dict[str, str]()  # reasons by image set, since a download that failed is not tried again
         for zoo in self.zoos:
-            images, folder = self.workspace.scale.spec(zoo).images, self.workspace.zoo(zoo)
+            images = self.workspace.scale.spec(zoo).images
             stand_in, reason = self.workspace.scale.stand_ins.get(images.name), ""
-            if (folder / "zoo.json").exists():
-                if load_spec(folder / "spec.yaml").images.name == images.name:
+            if self.workspace.is_built(zoo):
+                if load_spec(self.workspace.zoo(zoo) / "spec.yaml").images.name == images.name:
                     stand_in = None
             elif "zoos" not in self.stages:
                 stand_in, reason = None, "no zoo: it is not built"

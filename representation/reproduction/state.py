@@ -91,8 +91,7 @@ class ReproductionState:
     def found(self, job: Job, seed: int) -> JobResult | None:
         """Return the result of a job; None if it is not done."""
         if (job, seed) not in self._read:
-            there = (self.workspace.zoo(job.zoo) / "zoo.json").exists()
-            self._read[job, seed] = self.workspace.found(job, seed) if there else None
+            self._read[job, seed] = self.workspace.found(job, seed) if self.workspace.is_built(job.zoo) else None
         return self._read[job, seed]
 
     def _fill(self, cell: Cell) -> FilledCell:

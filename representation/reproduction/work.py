@@ -78,6 +78,14 @@ class Workspace:
         """Return the folder of a zoo."""
         return self.out / "zoos" / name
 
+    def is_built(self, zoo: str) -> bool:
+        """Return whether a zoo is finished."""
+        return (self.zoo(zoo) / "zoo.json").exists()
+
+    def digest(self, zoo: str) -> str:
+        """Return the sha256 of a zoo's manifest, zoo.json."""
+        return hashlib.sha256((self.zoo(zoo) / "zoo.json").read_bytes()).hexdigest()
+
     def encoder(self, job: Job, seed: int) -> Path:
         """Return the folder of an encoder; its name depends on the recipe and on the zoo."""
         decisive = {**self.identity(job, seed, ()).dump(), "seed": None}
@@ -94,10 +102,8 @@ class Workspace:
 
     def identity(self, job: Job, seed: int, others: Sequence[str]) -> ResultIdentity:
         """Return the identity of a result; ``others`` are the zoos that scores are transferred to."""
-        manifests = {
-            name: hashlib.sha256((self.zoo(name) / "zoo.json").read_bytes()).hexdigest() for name in (job.zoo, *others)
-        }
-        return ResultIdentity(zoos=manifests, recipe=self.scale.recipe_of(job), seed=seed)
+        digests = {name: self.digest(name) for name in (job.zoo, *others)}
+        return ResultIdentity(zoos=digests, recipe=self.scale.recipe_of(job), seed=seed)
 
     def found(self, job: Job, seed: int, others: Sequence[str] = ()) -> JobResult | None:
         """Return the stored result if its zoos (at least these) and its recipe are still the same, else None.

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,13 +22,14 @@ from representation.reproduction import reproduce
 from representation.reproduction.conclusions import compared, conclusions
 from representation.reproduction.described import SECTIONS, described
 from representation.reproduction.grids import Marks, Shown
-from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items
+from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items, zoo_label
 from representation.reproduction.report import MARK
 from representation.reproduction.scales import SCALES
 from representation.reproduction.state import NOT_RUN, FilledCell, ReproductionState
 from representation.reproduction.work import Workspace, do
 from zootools import open_zoo
 from zootools.building.planning import zoo_schema
+from zootools.spec import ZooSpec
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
 
@@ -59,6 +61,23 @@ def by_name(block: list[list[str]]) -> dict[tuple[str, str], str]:
 def without_mark(text: str) -> str:
     """Return the text of a cell without the letter of its remark."""
     return re.sub(r"\[[a-z]+\]", "", text).strip()
+
+
+def check_zoos(block: list[list[str]], records: dict[str, Any], table: list[dict[str, Any]]) -> None:
+    """Compare the table of the zoos with zoos.json, and the digests of both with those of the cells."""
+    rows = {line[0]: dict(zip(block[0], line, strict=True)) for line in block[2:]}
+    assert rows.keys() == {zoo_label(name) for name in records}
+    used = {row["zoo"]: row["zoo_sha256"] for row in table if row["zoo_sha256"]}
+    assert used.items() <= {name: record["zoo_sha256"] for name, record in records.items()}.items()
+    assert len(used) > len(records) / 2  # on SVHN-SEED nothing is fitted
+    for name, record in records.items():
+        row, accuracy = rows[zoo_label(name)], record["test_accuracy"]
+        assert row["digest"] == record["zoo_sha256"][:12]
+        assert row["models"] == f"{record['counts']['expected']:,}"
+        assert row["test accuracy"] == f"{100 * accuracy['lowest']:.1f} to {100 * accuracy['highest']:.1f}"
+        assert row["median at the end"] == f"{100 * accuracy['last']:.1f}"
+        assert record["sessions"]
+        assert ZooSpec.model_validate_json(json.dumps(record["specification"])).name == name
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +142,26 @@ def test_the_files_of_the_report_agree(everything: ReproductionState) -> None:
         for block in tables[item.heading]:
             assert all(all(line) for line in block[2:])  # no cell is empty
         assert f'id="{item.name}"' in page
+    (zoos,) = tables["The zoos"]
+    check_zoos(zoos, json.loads((out / "zoos.json").read_text()), table)
     for picture in everything.pictures.values():
         assert picture.file is None or f"reproduction/{picture.file.name}" in text
     assert page.count("data:image/png") == sum(picture.file is not None for picture in everything.pictures.values())
+
+
+def test_the_report_has_the_accuracies_of_the_zoos_beside_the_papers(everything: ReproductionState) -> None:
+    out = everything.workspace.out
+    rows = by_name(cells((out / "reproduction.md").read_text())["The zoos"][0])
+    papers = {zoo: rows[zoo_label(zoo), "in the paper"] for zoo in ZOOS}
+    assert {zoo: text for zoo, text in papers.items() if text != "-"} == {
+        "mnist_seed": "20 to 95",
+        "svhn_seed": "20 to 75",
+    }
+    accuracy = json.loads((out / "zoos.json").read_text())["mnist_seed"]["test_accuracy"]
+    table = open_zoo(out / "zoos" / "mnist_seed").metadata.to_pandas()
+    trained = table[table.epoch > 0].test_accuracy
+    assert (accuracy["lowest"], accuracy["highest"]) == (trained.min(), trained.max())
+    assert accuracy["last"] == pytest.approx(table[table.epoch == 2].test_accuracy.median())
 
 
 def test_a_cell_is_what_represent_finds(everything: ReproductionState, tmp_path: Path) -> None:
@@ -439,3 +475,5 @@ def test_the_documented_table_has_the_values_of_the_documented_report() -> None:
             assert without_mark(text) == without_mark(Shown.of(filled, Marks()).markdown)
             compared += row["ours"] is not None
     assert compared > 700
+    (zoos,) = tables["The zoos"]
+    check_zoos(zoos, json.loads((DOCUMENTS / "reproduction" / "zoos.json").read_text()), table)
