@@ -349,7 +349,7 @@ def test_a_killed_and_resumed_build_has_the_bytes_of_an_uninterrupted_one(
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_leaves_a_valid_partial_zoo(tmp_path: Path, specs: Path, how: int) -> None:
-    spec_of(LONG, folder=specs)
+    spec = spec_of(LONG, folder=specs)
     out = tmp_path / "zoo"
     process = start(specs, out, held=held_environment(tmp_path / "held", 3, tmp_path / "never"))
     wait_for_shards(process, out, 3)
@@ -364,6 +364,10 @@ def test_an_interrupted_build_leaves_a_valid_partial_zoo(tmp_path: Path, specs: 
     assert list(faults(out)) == []
     counts = status(out).counts
     assert counts.expected == counts.ok + counts.diverged + counts.failed + counts.missing
+    (session,) = json.loads((out / "build.json").read_text())["sessions"]
+    assert session["seconds"] > 0
+    build(spec, out, quiet=True)
+    assert json.loads((out / "build.json").read_text())["sessions"][0] == session
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Unpack
 
@@ -276,10 +277,15 @@ def _train_zoo(
 ) -> Manifest:
     """Plan, train and finish a zoo in a folder whose lock this process holds; return its manifest."""
     job = _prepare(request, phases, zoo, models, lock)
-    with phases.phase("engine"):
-        failed = _train_stacks(job, request, phases, lock)
+    log_session = partial(_log_session, zoo, begun, job.backend.device, job.backend.name, request.options.engine)
+    try:
+        with phases.phase("engine"):
+            failed = _train_stacks(job, request, phases, lock)
+    except KeyboardInterrupt:
+        log_session()  # no later session knows how long this one took
+        raise
     sweep_temporaries(zoo.path)  # those of dead workers; no worker runs any more
-    _log_session(zoo, begun, job.backend.device, job.backend.name, request.options.engine)
+    log_session()
     if failed:
         _give_up(failed, job, request)
     with phases.phase("storage"):
