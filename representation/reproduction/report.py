@@ -67,8 +67,9 @@ def write_report(state: ReproductionState) -> None:
     out = state.workspace.out
     out.mkdir(parents=True, exist_ok=True)
     sections = [FilledItem.of(state, item) for item in state.items]
-    write_durably(out / "reproduction.md", markdown(state, sections).encode())
-    write_durably(out / "reproduction.html", _html(state, sections).encode())
+    listings = _listings(state)
+    write_durably(out / "reproduction.md", markdown(state, sections, listings).encode())
+    write_durably(out / "reproduction.html", _html(state, sections, listings).encode())
     with durable_path(out / "reproduction.parquet") as temporary:
         pq.write_table(_table(state), temporary)
     write_durably(out / "zoos.json", pretty_json(zoo_records(state)))
@@ -107,14 +108,14 @@ def _cells(state: ReproductionState) -> list[FilledCell]:
 # --- Markdown -------------------------------------------------------------------------------------------------------
 
 
-def markdown(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
+def markdown(state: ReproductionState, sections: Sequence[FilledItem], listings: Sequence["Listing"]) -> str:
     """Return the report as Markdown."""
     lines = [MARK, "", f"# {_title(state)}", "", state.workspace.scale.description, ""]
     lines += [line for text in _about(state) for line in (text, "")]
     lines += [f"    {_command(state)}", "", *(line for text in _remarks(state) for line in (text, ""))]
     for section in sections:
         lines += [f"## {section.item.heading}", "", *section_lines(section)]
-    for listing in _listings(state):
+    for listing in listings:
         lines += [f"## {listing.title}", "", *_rows(listing.rows), "", *[listing.remark, ""] * bool(listing.remark)]
     return "\n".join(lines)
 
@@ -268,7 +269,7 @@ def _jobs(state: ReproductionState) -> list[Row]:
 # --- HTML and Parquet -------------------------------------------------------------------------------------------------
 
 
-def _html(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
+def _html(state: ReproductionState, sections: Sequence[FilledItem], listings: Sequence[Listing]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -284,7 +285,7 @@ def _html(state: ReproductionState, sections: Sequence[FilledItem]) -> str:
         command=_command(state),
         sections=sections,
         pictures=pictures,
-        listings=_listings(state),
+        listings=listings,
         colours=[colour_of(share) for share in (-1, -0.5, -0.1, 0.1, 0.5, 1)],
     )
 

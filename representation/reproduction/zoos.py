@@ -91,6 +91,6 @@ def _record(state: ReproductionState, name: str) -> dict[str, Any]:
 
 
 def build_seconds(folder: Path) -> float:
-    """Return the wall time in which a zoo was built, of all sessions; 0 if it is not known."""
+    """Return the wall time of the sessions that build.json has, which killed ones are not in; 0 if it has none."""
     seconds = [session.get("seconds") for session in read_build_log(folder)]
     return sum(found for found in seconds if isinstance(found, int | float))
