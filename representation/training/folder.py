@@ -55,6 +55,8 @@ class TrainingState(TrainerState):
     best: BestEpoch
     seconds: float
     """Wall time of all epochs so far."""
+    cpu_seconds: float = 0.0
+    """Processor time of all epochs so far; 0 if it was not measured."""
 
 
 class TrainingRecord(Section):
@@ -65,6 +67,9 @@ class TrainingRecord(Section):
     epochs: int
     best: BestEpoch
     seconds: float
+    """Wall time of the epochs, in all sessions."""
+    cpu_seconds: float = 0.0
+    """Processor time of the epochs, in all sessions; 0 if it was not measured."""
 
 
 class TrainingFolder:
@@ -84,14 +89,28 @@ class TrainingFolder:
 
         Raises SpecError when the folder holds another training, DamagedZooError when its record cannot be read.
         """
-        try:
-            record = TrainingRecord.model_validate_json(self.record.read_bytes())
-        except FileNotFoundError:
+        record = self._read_record()
+        if record is None:
             return False
-        except ValidationError as error:
-            raise DamagedZooError(f"{self.record}: not the record of a training ({error})") from error
         check_identity(self.path, "training", record.identity, identity)
         return True
+
+    def _read_record(self) -> TrainingRecord | None:
+        try:
+            return TrainingRecord.model_validate_json(self.record.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise DamagedZooError(f"{self.record}: not the record of a training ({error})") from error
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the committed epochs; 0 if there are none, or if it was not measured.
+
+        Raises DamagedZooError when the record or the state cannot be read.
+        """
+        if (record := self._read_record()) is not None:
+            return record.cpu_seconds
+        return self._read_state()[1].cpu_seconds if self.state.exists() else 0.0
 
     def read(self, identity: TrainingIdentity) -> tuple[dict[str, Tensor], TrainingState] | None:
         """Return the tensors and the rest of the state after the last committed epoch, or None when there is none.
@@ -100,14 +119,17 @@ class TrainingFolder:
         """
         if not self.state.exists():
             return None
+        tensors, state = self._read_state()
+        check_identity(self.path, "training", state.identity, identity)
+        return tensors, state
+
+    def _read_state(self) -> tuple[dict[str, Tensor], TrainingState]:
         try:
             with safe_open(self.state, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                state = TrainingState.model_validate_json(file.metadata()["training"])
+                return tensors, TrainingState.model_validate_json(file.metadata()["training"])
         except (SafetensorError, ValidationError, KeyError, TypeError, OSError) as error:
             raise DamagedZooError(f"{self.state}: not the state of a training ({error})") from error
-        check_identity(self.path, "training", state.identity, identity)
-        return tensors, state
 
     def write(self, tensors: dict[str, Tensor], state: TrainingState) -> None:
         """Commit an epoch."""

@@ -209,22 +209,23 @@ def _train_remaining(
     track: str | None,
 ) -> Iterator[TrainedEpoch]:
     """Train the epochs that are not committed yet, and commit each."""
-    recipe, best, seconds = trainer.recipe, None, 0.0
+    recipe, best, seconds, cpu_seconds = trainer.recipe, None, 0.0, 0.0
     stored = folder.read(identity)
     if stored is not None:
         tensors, state = stored
         trainer.restore(tensors, state)
-        best, seconds = state.best, state.seconds
+        best, seconds, cpu_seconds = state.best, state.seconds, state.cpu_seconds
     folder.cut_log(trainer.epoch)
     write_durably(folder.path / "recipe.yaml", yaml.safe_dump(recipe.dump(), sort_keys=False, width=100).encode())
     showing = Progress([1], recipe.training.epochs, [trainer.epoch], quiet, unit="epochs")
     with showing as progress, _tracking(track, identity) as log:
         while trainer.epoch < recipe.training.epochs:
-            begun, epoch = time.perf_counter(), trainer.epoch
+            begun, cpu, epoch = time.perf_counter(), time.process_time(), trainer.epoch
             train = trainer.train_epoch(lambda share, epoch=epoch: progress.update(0, epoch + share))  # type: ignore[misc]
             train |= trainer.reconstruction_r2(trainer.weights)
             validation = trainer.validate()
             seconds += time.perf_counter() - begun
+            cpu_seconds += time.process_time() - cpu
             line = {"epoch": trainer.epoch, "lr": trainer.optimizer.rates[0], "seconds": seconds}
             line |= {f"train_{name}": value for name, value in train.items()}
             line |= {f"validation_{name}": value for name, value in validation.items()}
@@ -240,13 +241,18 @@ def _train_remaining(
                 best = BestEpoch(epoch=trainer.epoch, score=score, **validation)
                 trainer.encoder.save_pretrained(folder.path)
             tensors, rest = trainer.save()
-            folder.write(tensors, TrainingState(identity=identity, best=best, seconds=seconds, **dict(rest)))
+            state = TrainingState(identity=identity, best=best, seconds=seconds, cpu_seconds=cpu_seconds, **dict(rest))
+            folder.write(tensors, state)
             with folder.log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             log(line)
             yield TrainedEpoch(trainer.epoch, best)
     assert best is not None
-    folder.finish(TrainingRecord(zoo=zoo, identity=identity, epochs=trainer.epoch, best=best, seconds=seconds))
+    folder.finish(
+        TrainingRecord(
+            zoo=zoo, identity=identity, epochs=trainer.epoch, best=best, seconds=seconds, cpu_seconds=cpu_seconds
+        )
+    )
 
 
 @contextmanager
