@@ -10,7 +10,6 @@ from statistics import mean
 from typing import NamedTuple
 
 from representation.reproduction.items import (
-    AUGMENTATIONS,
     LABELS,
     LARGE,
     MNIST,
@@ -21,6 +20,7 @@ from representation.reproduction.items import (
     zoo_label,
 )
 from representation.reproduction.state import FilledCell
+from representation.reproduction.variations import AUGMENTATIONS
 
 OURS = "our recipe"
 NEAR = 0.02

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from representation.recipes import Recipe, load_recipe
-from representation.reproduction.items import LARGE, MNIST, SEEDS, VARIATIONS, ZOOS, Item, Job
+from representation.reproduction.items import LARGE, MNIST, SEEDS, ZOOS, Item, Job
+from representation.reproduction.variations import VARIATIONS
 from zootools.bundled import find_spec
 from zootools.errors import SpecError, did_you_mean
 from zootools.paths import data_folder

@@ -24,9 +24,11 @@ from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.results import Score
 from representation.evaluation.scoring import Method, Scorer
 from representation.recipes import Recipe
-from representation.reproduction.faults import misread, train_misread
-from representation.reproduction.items import BASELINES, UNTRANSPOSED, VARIANCES, Job
+from representation.reproduction.faults import misread, train_misread, with_running_gap
+from representation.reproduction.items import BASELINES, GAP_LOSSES, VARIANCES, Job
 from representation.reproduction.scales import Scale
+from representation.reproduction.variations import UNTRANSPOSED
+from representation.training.folder import TrainingFolder
 from representation.training.start import best_linear_code
 from representation.training.train import train_encoder
 from zootools.errors import DamagedZooError, SpecError
@@ -55,8 +57,9 @@ class JobResult(Section):
     job: str
     identity: ResultIdentity
     seconds: float
-    """Wall time."""
+    """Wall time of the last session."""
     cpu_seconds: float
+    """Processor time; of an encoder that was trained in several sessions, with their committed epochs."""
     machine: str
     """Processor, cores and GPU of the machine that did it."""
     rows: tuple[Score, ...]
@@ -81,6 +84,11 @@ class Workspace:
     def is_built(self, zoo: str) -> bool:
         """Return whether a zoo is finished."""
         return (self.zoo(zoo) / "zoo.json").exists()
+
+    def open(self, zoo: str) -> Zoo:
+        """Open a zoo, with the properties that are scored."""
+        opened = open_zoo(self.zoo(zoo))
+        return with_running_gap(opened) if zoo in GAP_LOSSES else opened
 
     def digest(self, zoo: str) -> str:
         """Return the sha256 of a zoo's manifest, zoo.json."""
@@ -142,8 +150,10 @@ def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
     """
     begun, cpu = time.perf_counter(), time.process_time()
     identity = workspace.identity(job, seed, others)
-    recipe = workspace.scale.recipe_of(job)
+    recipe, earlier = workspace.scale.recipe_of(job), 0.0
     try:
+        if job.learns:
+            earlier = TrainingFolder(workspace.encoder(job, seed)).cpu_seconds()
         found = (
             _variances(workspace, job, recipe)
             if job.method == VARIANCES
@@ -158,7 +168,7 @@ def do(workspace: Workspace, job: Job, seed: int, others: Sequence[str]) -> str:
         job=job.name,
         identity=identity,
         seconds=time.perf_counter() - begun,
-        cpu_seconds=time.process_time() - cpu,
+        cpu_seconds=earlier + time.process_time() - cpu,
         machine=machine(),
         rows=found.rows,
         excluded=found.excluded,
@@ -179,7 +189,7 @@ class _Found(NamedTuple):
 
 
 def _scores(workspace: Workspace, job: Job, seed: int, others: Sequence[str], recipe: Recipe) -> _Found:
-    home_zoo, *other_zoos = [open_zoo(workspace.zoo(name)) for name in (job.zoo, *others)]
+    home_zoo, *other_zoos = [workspace.open(name) for name in (job.zoo, *others)]
     home = ZooDataset.of(home_zoo, recipe)
     if job.variation == UNTRANSPOSED:
         home = misread(home)

@@ -16,20 +16,38 @@ import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from representation import represent
 from representation.reproduction import reproduce
 from representation.reproduction.conclusions import compared, conclusions
 from representation.reproduction.described import SECTIONS, described
+from representation.reproduction.faults import with_running_gap
 from representation.reproduction.grids import Marks, Shown
-from representation.reproduction.items import ITEMS, VARIANCES, ZOOS, Job, all_jobs, find_items, zoo_label
+from representation.reproduction.items import (
+    ITEMS,
+    RUNNING_GAP,
+    VARIANCES,
+    ZOOS,
+    Job,
+    all_jobs,
+    find_items,
+    zoo_label,
+)
 from representation.reproduction.report import MARK
 from representation.reproduction.scales import SCALES
 from representation.reproduction.state import NOT_RUN, FilledCell, ReproductionState
 from representation.reproduction.work import Workspace, do
-from zootools import open_zoo
+from representation.training.folder import TrainingFolder
+from representation.training.train import Weights, train_epochs
+from zootools import build, open_zoo
 from zootools.building.planning import zoo_schema
-from zootools.spec import ZooSpec
+from zootools.bundled import find_spec
+from zootools.images.datasets import load_images
+from zootools.rng import data_order
+from zootools.spec import ZooSpec, load_spec
+from zootools.spec.model_configs import expand
+from zootools.training.reference import train_reference
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
 
@@ -103,7 +121,8 @@ def test_every_cell_has_a_figure_or_says_why_not(everything: ReproductionState) 
         for cell in filled:
             assert (cell.ours is None) == bool(cell.reason), cell
             assert cell.reason != NOT_RUN
-            assert (cell.paper is None) == (item.name == "faults")
+            ours_alone = item.name == "faults" or (item.name == "gap" and cell.row.endswith("of the checkpoint"))
+            assert (cell.paper is None) == ours_alone
         if item.picture:
             picture = everything.pictures[item.name]
             assert picture.reason or (picture.file and picture.file.read_bytes().startswith(b"\x89PNG"))
@@ -182,6 +201,24 @@ def test_a_cell_is_what_represent_finds(everything: ReproductionState, tmp_path:
             assert cell.ours == pytest.approx(value, abs=1e-4, rel=1e-3)
             compared += 1
     assert compared > 20
+
+
+def test_the_gap_of_an_epoch_has_the_accuracy_of_its_training_steps(tmp_path: Path) -> None:
+    spec = load_spec(find_spec("tetris_seed"), ["models=1", "training.epochs=6"])
+    build(spec, tmp_path / "zoo", quiet=True)
+    zoo, images, (model,) = open_zoo(tmp_path / "zoo"), load_images(spec.images), expand(spec)
+    start, *rows = with_running_gap(zoo).metadata.to_pylist()
+    assert start[RUNNING_GAP] == pytest.approx(start["generalization_gap"])
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    guessed: list[torch.Tensor] = []
+    trained = train_reference(zoo.schema, model, images, spec.training.batch_size, spec.training.epochs)
+    next(trained).register_forward_hook(lambda _, __, logits: guessed.append(logits.argmax(1)))
+    for row, _ in zip(rows, trained, strict=True):
+        order = torch.from_numpy(data_order(model.seed, row["epoch"], len(images.train)))
+        right = (torch.cat(guessed) == images.train.labels[order.long()]).double()
+        guessed.clear()
+        assert row[RUNNING_GAP] == pytest.approx(float(right.mean()) - row["test_accuracy"], abs=0.02)
+    assert RUNNING_GAP not in with_running_gap(zoo.where(pc.field("epoch") != 3)).metadata.column_names
 
 
 def test_variances_are_over_checkpoints_and_within_groups(everything: ReproductionState) -> None:
@@ -340,6 +377,24 @@ def test_a_killed_run_is_resumed_and_leaves_no_worker(tmp_path: Path, data: Path
     assert {path: path.stat().st_mtime_ns for path in done} == done
     for name in ("table1", "table3"):
         assert all(isinstance(cell.ours, float) for cell in state.filled(ITEMS[name])[0])
+
+
+def test_the_time_of_an_encoder_has_all_sessions_of_its_training(everything: ReproductionState, tmp_path: Path) -> None:
+    workspace, job = replace(everything.workspace, out=tmp_path), Job("tetris_seed", "ED")
+    (tmp_path / "zoos").symlink_to(everything.workspace.out / "zoos")
+    zoo, recipe = open_zoo(workspace.zoo("tetris_seed")), workspace.scale.recipe_of(job)
+    next(train_epochs(Weights.of(zoo, recipe, quiet=True), recipe, workspace.encoder(job, 0), 0, quiet=True))
+    folder = TrainingFolder(workspace.encoder(job, 0))
+    measured = folder.cpu_seconds()
+    assert measured > 0
+    assert do(workspace, job, 0, ()) == ""
+    record = json.loads(folder.record.read_text())
+    assert record["cpu_seconds"] >= measured
+    folder.record.write_text(json.dumps(record | {"cpu_seconds": 10_000.0}))
+    assert do(workspace, job, 0, ()) == ""
+    again = workspace.found(job, 0)
+    assert again is not None
+    assert again.cpu_seconds > 10_000
 
 
 def test_each_stage_alone_leaves_the_others_undone(everything: ReproductionState, tmp_path: Path, data: Path) -> None:

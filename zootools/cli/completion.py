@@ -27,6 +27,7 @@ FIGURES = (
     *(f"table{number}" for number in range(1, 14)),
     *(f"figure{number}" for number in range(4, 15)),
     "faults",
+    "gap",
 )
 """What `zootools reproduce` accepts; `representation.reproduction.items` takes seconds to import."""
 DEPTH = 3
