@@ -1,12 +1,13 @@
-"""Compare two training accuracies of an epoch: of its training steps, and the mean of those before and after it.
+"""Compare the training accuracy over the steps of an epoch with those of the checkpoints before and after it.
 
-    python benchmarks/running_accuracy.py mnist_seed --models 2 --data images
+    python benchmarks/running_accuracy.py mnist_seed --models 8 --data images
 
-The paper's released code counts the right answers of the training steps, each before its update. A zoo keeps what the
-checkpoints have; the table of the generalisation gap in `zootools reproduce` takes the mean of two of them instead.
-Models of a specification are trained one at a time by a plain PyTorch loop. The table has, for some epochs, means over
-the models: test accuracy, both training accuracies, their difference, and the largest difference of a model. The last
-line has the R2 with which the gap by one of them predicts the gap by the other, over all models and epochs.
+The paper's released code counts the right answers of the training steps, each before its update. A zoo has only the
+accuracies of its checkpoints; the table of the generalisation gap in `zootools reproduce` takes the mean of two of them
+instead. Here the first models of a specification are trained, and after each 32nd of an epoch its images are classified
+with the weights before and after it: the mean of both is taken as the count. For some epochs the table has means over
+the models: test accuracy, both training accuracies, and their difference. Below it are the squared correlations of the
+gap over the steps with two others, over all models and epochs.
 """
 
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils import vector_to_parameters
 
+from zootools.architectures import Schema
 from zootools.architectures.networks import Network
 from zootools.building.planning import zoo_schema
 from zootools.bundled import find_spec
@@ -24,66 +27,92 @@ from zootools.images.datasets import ImageData, Subset, load_images
 from zootools.rng import data_order
 from zootools.spec import ZooSpec, load_spec
 from zootools.spec.model_configs import ModelConfig, expand, training_count
-from zootools.training.reference import train_reference
+from zootools.training.backend import Trainer
+from zootools.training.table import choose_backend
 
 Values = npt.NDArray[np.float64]
-STEPS, ENDS, TEST = range(3)
+STEPS, BEFORE, AFTER, TEST = range(4)
+PARTS = 32
 
 
-def accuracy(network: Network, subset: Subset) -> float:
-    """Return the share of the images that a network classifies as they are labelled."""
-    with torch.no_grad():
-        guesses = torch.cat([network(images).argmax(1) for images in subset.images.split(1000)])
-    return float((guesses == subset.labels).double().mean())
+class Steps:
+    """Counts the right answers in an epoch of models that are trained side by side; `after` is a callback of it."""
+
+    def __init__(self, trainer: Trainer, models: list[ModelConfig], schema: Schema, images: Subset, epoch: int) -> None:
+        self.trainer, self.images = trainer, images
+        self.network = Network(schema, models[0].hyperparameters.activation)
+        counts = [training_count(len(images), model.hyperparameters.train_fraction) for model in models]
+        drawn = [data_order(model.seed, epoch, count) for model, count in zip(models, counts, strict=True)]
+        self.orders = [torch.from_numpy(order).long() for order in drawn]
+        self.right = np.zeros(len(models))
+        self.share, self.weights = 0.0, trainer.weights
+
+    def after(self, share: float) -> None:
+        """Count the images since the last count, if they are enough."""
+        if share < 1 and share - self.share < 1 / PARTS - 1e-9:
+            return
+        weights = self.trainer.weights
+        for row, order in enumerate(self.orders):
+            part = order[round(self.share * len(order)) : round(share * len(order))]
+            self.right[row] += (self._right(self.weights[row], part) + self._right(weights[row], part)) / 2
+        self.share, self.weights = share, weights
+
+    def _right(self, weights: Tensor, part: Tensor) -> int:
+        vector_to_parameters(weights, self.network.parameters())
+        with torch.no_grad():
+            guesses = self.network(self.images.images[part]).argmax(1)
+        return int((guesses == self.images.labels[part]).sum())
+
+    @property
+    def accuracies(self) -> Values:
+        """The share of right answers, ``[models]``."""
+        return self.right / [len(order) for order in self.orders]
 
 
-def accuracies(spec: ZooSpec, model: ModelConfig, images: ImageData) -> Values:
-    """Train a model; return its accuracies of each epoch from 1, ``[epochs, 3]``."""
-    count = training_count(len(images.train), model.hyperparameters.train_fraction)
-    evaluated = min(count, spec.training.train_metrics_images or count)
-    train = Subset(images.train.images[:evaluated], images.train.labels[:evaluated])
-    guesses: list[Tensor] = []
-    rows, before = [], 0.0
-    networks = train_reference(zoo_schema(spec), model, images, spec.training.batch_size, spec.training.epochs)
-    for epoch, network in enumerate(networks):
-        after = accuracy(network, train)
-        if epoch:
-            order = torch.from_numpy(data_order(model.seed, epoch, count)).long()
-            right = (torch.cat(guesses) == images.train.labels[order]).double().mean()
-            rows.append((float(right), (before + after) / 2, accuracy(network, images.test)))
-        else:
-            # The hook is called in training steps only, which give the network something to drop units with.
-            network.register_forward_hook(
-                lambda _, inputs, logits: guesses.append(logits.detach().argmax(1)) if len(inputs) > 1 else None
-            )
-        guesses.clear()
-        before = after
-    return np.array(rows)
+def accuracies(spec: ZooSpec, models: list[ModelConfig], images: ImageData) -> Values:
+    """Train models; return their accuracies of each epoch from 1, ``[epochs, models, 4]``."""
+    schema = zoo_schema(spec)
+    backend = choose_backend("auto", "cpu", schema)
+    found, remaining = [], models
+    for trainer in backend.trainers(schema, models, images, spec.training):
+        rows, before = [], trainer.evaluate()["train"].accuracy
+        mine, remaining = remaining[: len(before)], remaining[len(before) :]
+        for epoch in range(1, spec.training.epochs + 1):
+            steps = Steps(trainer, mine, schema, images.train, epoch)
+            trainer.train_epoch(epoch, steps.after)
+            scores = trainer.evaluate()
+            after = scores["train"].accuracy
+            rows.append(np.stack([steps.accuracies, before, after, scores["test"].accuracy], axis=1))
+            before = after
+        found.append(np.stack(rows))
+    return np.concatenate(found, axis=1)
+
+
+def correlation(first: Values, second: Values) -> float:
+    """Return the squared correlation of two arrays."""
+    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1] ** 2)
 
 
 @click.command(help=__doc__.split("\n\n")[0])
 @click.argument("spec", default="mnist_seed")
-@click.option("--models", default=2, show_default=True)
+@click.option("--models", default=8, show_default=True)
 @click.option("--epochs", type=int, help="In place of the specification's.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the image files; else $ZOOTOOLS_DATA.")
 def main(spec: str, models: int, epochs: int | None, data: Path | None) -> None:
-    torch.set_num_threads(1)
     loaded = load_spec(find_spec(spec), [f"training.epochs={epochs}"] if epochs else [])
-    images = load_images(loaded.images, data)
-    found = np.stack([accuracies(loaded, model, images) for model in expand(loaded)[:models]])
-    difference = found[..., ENDS] - found[..., STEPS]
-    print(f"{loaded.name}: {len(found)} models, epochs 1 to {found.shape[1]}; in %\n")
-    print("| epoch | test | of the steps | mean of both ends | difference | largest |")
-    print("|--:|--:|--:|--:|--:|--:|")
-    for epoch in sorted({1, 2, 3, 5, 10, 25, found.shape[1]}):
-        if epoch <= found.shape[1]:
-            means = found[:, epoch - 1].mean(axis=0)
-            shown = (means[TEST], means[STEPS], means[ENDS], means[ENDS] - means[STEPS])
-            largest = np.abs(difference[:, epoch - 1]).max()
-            print(f"| {epoch} | " + " | ".join(f"{100 * value:.2f}" for value in (*shown, largest)) + " |")
+    found = accuracies(loaded, expand(loaded)[:models], load_images(loaded.images, data))
+    ends = (found[..., BEFORE] + found[..., AFTER]) / 2
+    print(f"{loaded.name}: {models} models, epochs 1 to {len(found)}; in %\n")
+    print("| epoch | test | over the steps | mean of both ends | difference |")
+    print("|--:|--:|--:|--:|--:|")
+    for epoch in sorted({1, 2, 3, 5, 10, 15, 20, len(found)} & set(range(1, len(found) + 1))):
+        of_epoch, mean = found[epoch - 1], ends[epoch - 1].mean()
+        test, steps = of_epoch[:, TEST].mean(), of_epoch[:, STEPS].mean()
+        print(f"| {epoch} | " + " | ".join(f"{100 * value:.2f}" for value in (test, steps, mean, mean - steps)) + " |")
     gap = found[..., STEPS] - found[..., TEST]
-    r2 = 1 - (difference**2).mean() / gap.var()
-    print(f"\ngap by the steps from the gap by both ends: R2 {100 * r2:.1f} %")
+    print("\nsquared correlation of the gap over the steps with")
+    print(f"the gap by the mean of both ends   {100 * correlation(gap, ends - found[..., TEST]):.1f} %")
+    print(f"the gap of the checkpoint          {100 * correlation(gap, found[..., AFTER] - found[..., TEST]):.1f} %")
 
 
 if __name__ == "__main__":

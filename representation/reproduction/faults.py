@@ -28,8 +28,9 @@ def with_running_gap(zoo: Zoo) -> Zoo:
     """Return a zoo with the generalisation gap as the released code measures it, in the column `RUNNING_GAP`.
 
     The code counts the right answers of an epoch's training steps, each before its update; only at epoch 0 does it
-    evaluate the checkpoint. From what a zoo has, the mean of the training accuracies before and after the epoch is near
-    that count (`benchmarks/running_accuracy.py`). A zoo that does not keep every epoch is returned as it is.
+    evaluate the checkpoint. A zoo has only accuracies of checkpoints: the mean of the training accuracies before and
+    after the epoch stands in for that count (compared by `benchmarks/running_accuracy.py`). A zoo that does not keep
+    every epoch is returned as it is.
     """
     columns = ("model_id", "epoch", "train_accuracy", "test_accuracy")
     models, epochs, train, test = (zoo.metadata[name].to_pylist() for name in columns)

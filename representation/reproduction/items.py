@@ -407,9 +407,9 @@ ITEMS: dict[str, Item] = {
             (tuple(_gap()),),
             "The paper has no such table; its values are those of Tables 5 and 13. Its code takes the training "
             "accuracy from the training steps of the epoch, while the weights change, and the test accuracy from the "
-            "checkpoint. So its gap also has the progress of the epoch, which epoch and accuracy determine. Here the "
-            "accuracy over an epoch is the mean of the training accuracies before and after it, which is near in these "
-            "zoos, where models learn slowly.",
+            "checkpoint. So its gap also has the progress of the epoch, which epoch and accuracy determine. A zoo has "
+            "no accuracy over an epoch; the mean of the training accuracies before and after it stands in for that "
+            "(benchmarks/running_accuracy.py compares them).",
         ),
     )
 }
