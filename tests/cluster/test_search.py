@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, Any]:
     """Return what is in all files of a folder, without how many seconds it took."""
 
     def timeless(value: Any) -> Any:
-        return {key: item for key, item in value.items() if key != "seconds"}
+        return {key: item for key, item in value.items() if key not in ("seconds", "cpu_seconds")}
 
     found: dict[str, Any] = {}
     for path in folder.rglob("*"):
