@@ -16,18 +16,16 @@ import click
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 
 from zootools.architectures import Schema
-from zootools.architectures.networks import Network
 from zootools.building.planning import zoo_schema
 from zootools.bundled import find_spec
 from zootools.images.datasets import ImageData, Subset, load_images
 from zootools.rng import data_order
 from zootools.spec import ZooSpec, load_spec
 from zootools.spec.model_configs import ModelConfig, expand, training_count
-from zootools.training.backend import Trainer
+from zootools.training.backend import Backend, Trainer
+from zootools.training.predictions import predict
 from zootools.training.table import choose_backend
 
 Values = npt.NDArray[np.float64]
@@ -38,9 +36,11 @@ PARTS = 32
 class Steps:
     """Counts the right answers in an epoch of models that are trained side by side; `after` is a callback of it."""
 
-    def __init__(self, trainer: Trainer, models: list[ModelConfig], schema: Schema, images: Subset, epoch: int) -> None:
-        self.trainer, self.images = trainer, images
-        self.network = Network(schema, models[0].hyperparameters.activation)
+    def __init__(
+        self, trainer: Trainer, backend: Backend, models: list[ModelConfig], schema: Schema, images: Subset, epoch: int
+    ) -> None:
+        self.trainer, self.backend, self.schema, self.images = trainer, backend, schema, images
+        self.activation = models[0].hyperparameters.activation
         counts = [training_count(len(images), model.hyperparameters.train_fraction) for model in models]
         drawn = [data_order(model.seed, epoch, count) for model, count in zip(models, counts, strict=True)]
         self.orders = [torch.from_numpy(order).long() for order in drawn]
@@ -54,14 +54,11 @@ class Steps:
         weights = self.trainer.weights
         for row, order in enumerate(self.orders):
             part = order[round(self.share * len(order)) : round(share * len(order))]
-            self.right[row] += (self._right(self.weights[row], part) + self._right(weights[row], part)) / 2
+            subset = Subset(self.images.images[part], self.images.labels[part])
+            both = torch.stack([self.weights[row], weights[row]]).numpy()
+            guesses = predict(self.schema, both, self.activation, subset, self.backend)
+            self.right[row] += (guesses == subset.labels.numpy()).sum() / 2
         self.share, self.weights = share, weights
-
-    def _right(self, weights: Tensor, part: Tensor) -> int:
-        vector_to_parameters(weights, self.network.parameters())
-        with torch.no_grad():
-            guesses = self.network(self.images.images[part]).argmax(1)
-        return int((guesses == self.images.labels[part]).sum())
 
     @property
     def accuracies(self) -> Values:
@@ -78,7 +75,7 @@ def accuracies(spec: ZooSpec, models: list[ModelConfig], images: ImageData) -> V
         rows, before = [], trainer.evaluate()["train"].accuracy
         mine, remaining = remaining[: len(before)], remaining[len(before) :]
         for epoch in range(1, spec.training.epochs + 1):
-            steps = Steps(trainer, mine, schema, images.train, epoch)
+            steps = Steps(trainer, backend, mine, schema, images.train, epoch)
             trainer.train_epoch(epoch, steps.after)
             scores = trainer.evaluate()
             after = scores["train"].accuracy

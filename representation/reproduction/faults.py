@@ -29,7 +29,7 @@ def with_running_gap(zoo: Zoo) -> Zoo:
 
     The code counts the right answers of an epoch's training steps, each before its update; only at epoch 0 does it
     evaluate the checkpoint. A zoo has only accuracies of checkpoints: the mean of the training accuracies before and
-    after the epoch stands in for that count (compared by `benchmarks/running_accuracy.py`). A zoo that does not keep
+    after the epoch approximates that count (compared by `benchmarks/running_accuracy.py`). A zoo that does not keep
     every epoch is returned as it is.
     """
     columns = ("model_id", "epoch", "train_accuracy", "test_accuracy")

@@ -126,10 +126,10 @@ class Item:
     @property
     def heading(self) -> str:
         """``Table 1. <title>``; of an item that the paper does not have, its title."""
-        if self.name in ("faults", "gap"):
-            return self.title
-        kind = "table" if self.name.startswith("table") else "figure"
-        return f"{kind.title()} {self.name.removeprefix(kind)}. {self.title}"
+        for kind in ("table", "figure"):
+            if self.name.startswith(kind):
+                return f"{kind.title()} {self.name.removeprefix(kind)}. {self.title}"
+        return self.title
 
     @property
     def cells(self) -> Iterator[Cell]:
@@ -405,11 +405,11 @@ ITEMS: dict[str, Item] = {
             "gap",
             f"The generalisation gap as the paper's released code measures it. {_SCORES}",
             (tuple(_gap()),),
-            "The paper has no such table; its values are those of Tables 5 and 13. Its code takes the training "
-            "accuracy from the training steps of the epoch, while the weights change, and the test accuracy from the "
-            "checkpoint. So its gap also has the progress of the epoch, which epoch and accuracy determine. A zoo has "
-            "no accuracy over an epoch; the mean of the training accuracies before and after it stands in for that "
-            "(benchmarks/running_accuracy.py compares them).",
+            "The paper has no such table; the values beside ours are those of its Tables 5 and 13. Its released code "
+            "counts the training accuracy over the steps of an epoch, while the weights change, and measures the test "
+            "accuracy of the checkpoint. So its gap also contains the progress of the epoch, which epoch and accuracy "
+            "determine. A zoo has no accuracy over an epoch: the mean of the training accuracies before and after the "
+            "epoch approximates it (compared by benchmarks/running_accuracy.py).",
         ),
     )
 }

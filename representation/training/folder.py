@@ -1,6 +1,8 @@
 """The folder of one training: its state between two epochs, and its record when it is finished."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
@@ -110,7 +112,10 @@ class TrainingFolder:
         """
         if (record := self._read_record()) is not None:
             return record.cpu_seconds
-        return self._read_state()[1].cpu_seconds if self.state.exists() else 0.0
+        if not self.state.exists():
+            return 0.0
+        with self._open_state() as (_, state):
+            return state.cpu_seconds
 
     def read(self, identity: TrainingIdentity) -> tuple[dict[str, Tensor], TrainingState] | None:
         """Return the tensors and the rest of the state after the last committed epoch, or None when there is none.
@@ -119,15 +124,17 @@ class TrainingFolder:
         """
         if not self.state.exists():
             return None
-        tensors, state = self._read_state()
+        with self._open_state() as (file, state):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         check_identity(self.path, "training", state.identity, identity)
         return tensors, state
 
-    def _read_state(self) -> tuple[dict[str, Tensor], TrainingState]:
+    @contextmanager
+    def _open_state(self) -> Iterator[tuple[safe_open, TrainingState]]:
+        """Open the file of the state; its tensors are not read."""
         try:
             with safe_open(self.state, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return tensors, TrainingState.model_validate_json(file.metadata()["training"])
+                yield file, TrainingState.model_validate_json(file.metadata()["training"])
         except (SafetensorError, ValidationError, KeyError, TypeError, OSError) as error:
             raise DamagedZooError(f"{self.state}: not the state of a training ({error})") from error
 
