@@ -189,7 +189,7 @@ def _train_seed(
 
 def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return modification time, inode and size of each file, in the order in which an epoch commits them."""
-    last = (".work/state.safetensors", "log.jsonl", "training.json")
+    last = ("log.jsonl", ".work/state.safetensors", "training.json")
     names = [path.name for path in folder.iterdir() if path.is_file() and path.name not in last]
     found = {name: (folder / name).stat() for name in (*names, *last) if (folder / name).exists()}
     return {name: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in found.items()}

@@ -1,5 +1,6 @@
-"""The folder of one training: its state between two epochs, and its record when it is finished."""
+"""The folder of one training: its state between two steps, and its record when it is finished."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,14 +52,15 @@ class BestEpoch(Section):
 
 
 class TrainingState(TrainerState):
-    """The state of a training after an epoch, but for its tensors."""
+    """The state of a training after an epoch or a step, but for its tensors."""
 
     identity: TrainingIdentity
-    best: BestEpoch
+    best: BestEpoch | None
+    """None within the first epoch."""
     seconds: float
-    """Wall time of all epochs so far."""
+    """Wall time of all steps so far."""
     cpu_seconds: float = 0.0
-    """Processor time of all epochs so far; 0 if it was not measured."""
+    """Processor time of all steps so far; 0 if it was not measured."""
 
 
 class TrainingRecord(Section):
@@ -77,8 +79,8 @@ class TrainingRecord(Section):
 class TrainingFolder:
     """Paths and records of one training.
 
-    Until it is finished, ``.work/state.safetensors`` holds the state after the last committed epoch: the tensors, and
-    in the metadata of the same file, so that both are always of the same epoch, a `TrainingState` as JSON.
+    Until it is finished, ``.work/state.safetensors`` holds the state after the last step that was saved: the tensors,
+    and in the metadata of the same file, so that both are always of the same step, a `TrainingState` as JSON.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +108,7 @@ class TrainingFolder:
             raise DamagedZooError(f"{self.record}: not the record of a training ({error})") from error
 
     def cpu_seconds(self) -> float:
-        """Return the processor time of the committed epochs; 0 if there are none, or if it was not measured.
+        """Return the processor time until the state that was saved last; 0 if none was, or if it was not measured.
 
         Raises DamagedZooError when the record or the state cannot be read.
         """
@@ -118,7 +120,7 @@ class TrainingFolder:
             return state.cpu_seconds
 
     def read(self, identity: TrainingIdentity) -> tuple[dict[str, Tensor], TrainingState] | None:
-        """Return the tensors and the rest of the state after the last committed epoch, or None when there is none.
+        """Return the tensors and the rest of the state that was saved last, or None when there is none.
 
         Raises as `is_finished`.
         """
@@ -139,8 +141,13 @@ class TrainingFolder:
             raise DamagedZooError(f"{self.state}: not the state of a training ({error})") from error
 
     def write(self, tensors: dict[str, Tensor], state: TrainingState) -> None:
-        """Commit an epoch."""
+        """Save a state in place of the last one."""
         write_durably(self.state, save(tensors, {"training": canonical_json(state.dump())}))
+
+    def append_log(self, line: dict[str, float]) -> None:
+        """Append the line of an epoch to the log."""
+        with self.log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def finish(self, record: TrainingRecord) -> None:
         """Write training.json."""

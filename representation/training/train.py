@@ -1,10 +1,9 @@
-"""Training an encoder on a zoo: seeded, resumable after every epoch, the best epoch kept.
+"""Training an encoder on a zoo: seeded, resumable, the best epoch kept.
 
 >>> encoder = train_encoder(open_zoo("zoos/tetris_seed"), load_recipe("default"), Path("encoders/tetris_seed"))
 """
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,9 @@ from zootools.spec.sections import flat
 from zootools.text import say
 from zootools.zoo import Zoo
 
+SAVED_EVERY = 60.0
+"""Seconds after which a step of a long epoch is saved."""
+
 
 def train_encoder(
     zoo: Zoo,
@@ -48,9 +50,9 @@ def train_encoder(
 ) -> Encoder:
     """Train an encoder on a zoo's train split, and return that of the epoch that is best on the validation split.
 
-    The same call again resumes after the last committed epoch; for a finished training it only loads the encoder. On
-    the CPU of one machine, with one number of threads, the result depends only on zoo, recipe and seed, interrupted or
-    not.
+    The same call again resumes after the last epoch, or within one after a step that was saved (`SAVED_EVERY`); for a
+    finished training it only loads the encoder. On the CPU of one machine, with one number of threads, the result
+    depends only on zoo, recipe and seed, interrupted or not.
 
     Args:
         zoo: a zoo or a part of one; its checkpoints are divided by its own splits and filtered by recipe.epochs.
@@ -209,50 +211,109 @@ def _train_remaining(
     track: str | None,
 ) -> Iterator[TrainedEpoch]:
     """Train the epochs that are not committed yet, and commit each."""
-    recipe, best, seconds, cpu_seconds = trainer.recipe, None, 0.0, 0.0
-    stored = folder.read(identity)
-    if stored is not None:
-        tensors, state = stored
-        trainer.restore(tensors, state)
-        best, seconds, cpu_seconds = state.best, state.seconds, state.cpu_seconds
+    session, epochs = _Session(trainer, folder, identity), trainer.recipe.training.epochs
+    done = trainer.epoch + trainer.step / trainer.steps
     folder.cut_log(trainer.epoch)
-    write_durably(folder.path / "recipe.yaml", yaml.safe_dump(recipe.dump(), sort_keys=False, width=100).encode())
-    showing = Progress([1], recipe.training.epochs, [trainer.epoch], quiet, unit="epochs")
-    with showing as progress, _tracking(track, identity) as log:
-        while trainer.epoch < recipe.training.epochs:
-            begun, cpu, epoch = time.perf_counter(), time.process_time(), trainer.epoch
-            train = trainer.train_epoch(lambda share, epoch=epoch: progress.update(0, epoch + share))  # type: ignore[misc]
-            train |= trainer.reconstruction_r2(trainer.weights)
-            validation = trainer.validate()
-            seconds += time.perf_counter() - begun
-            cpu_seconds += time.process_time() - cpu
-            line = {"epoch": trainer.epoch, "lr": trainer.optimizer.rates[0], "seconds": seconds}
-            line |= {f"train_{name}": value for name, value in train.items()}
-            line |= {f"validation_{name}": value for name, value in validation.items()}
-            line |= {} if trainer.linear_r2 is None else {"linear_r2": trainer.linear_r2}
-            score = validation["reconstruction" if recipe.training.best == "reconstruction" else "total"]
-            if not all(map(math.isfinite, [*train.values(), score])):
-                raise LossError(
-                    folder.path,
-                    f"the loss is no longer finite after epoch {trainer.epoch}; use a smaller training.lr, or "
-                    "training.precision=fp32",
-                )
-            if best is None or score < best.score:
-                best = BestEpoch(epoch=trainer.epoch, score=score, **validation)
-                trainer.encoder.save_pretrained(folder.path)
-            tensors, rest = trainer.save()
-            state = TrainingState(identity=identity, best=best, seconds=seconds, cpu_seconds=cpu_seconds, **dict(rest))
-            folder.write(tensors, state)
-            with folder.log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+    recipe = yaml.safe_dump(trainer.recipe.dump(), sort_keys=False, width=100)
+    write_durably(folder.path / "recipe.yaml", recipe.encode())
+    with Progress([1], epochs, [done], quiet, unit="epochs") as progress, _tracking(track, identity) as log:
+
+        def tick(share: float) -> None:
+            progress.update(0, trainer.epoch + share)
+            session.save_if_due()
+
+        while trainer.epoch < epochs:
+            line = session.train_epoch(tick)
+            # Before the state: a line without one is removed on resume, a state without its line would have lost it.
+            folder.append_log(line)
+            session.save()
             log(line)
-            yield TrainedEpoch(trainer.epoch, best)
-    assert best is not None
-    folder.finish(
-        TrainingRecord(
-            zoo=zoo, identity=identity, epochs=trainer.epoch, best=best, seconds=seconds, cpu_seconds=cpu_seconds
+            yield TrainedEpoch(trainer.epoch, session.best)
+    folder.finish(session.record(zoo))
+
+
+class _Session:
+    """One session of a training: it begins with the state in the folder, if there is one."""
+
+    def __init__(self, trainer: EncoderTrainer, folder: TrainingFolder, identity: TrainingIdentity) -> None:
+        self.trainer, self.folder, self.identity = trainer, folder, identity
+        self._best: BestEpoch | None = None
+        self._seconds = self._cpu_seconds = 0.0
+        if (stored := folder.read(identity)) is not None:
+            tensors, state = stored
+            trainer.restore(tensors, state)
+            self._best, self._seconds, self._cpu_seconds = state.best, state.seconds, state.cpu_seconds
+        self._saved = time.monotonic()
+
+    @property
+    def best(self) -> BestEpoch:
+        """The best epoch of those that are complete; there must be one."""
+        assert self._best is not None
+        return self._best
+
+    def train_epoch(self, tick: Callable[[float], None]) -> dict[str, float]:
+        """Train for the rest of an epoch; keep its encoder if it is the best; return its line of the log."""
+        trainer = self.trainer
+        self._start_clock()
+        train = trainer.train_epoch(tick)
+        train |= trainer.reconstruction_r2(trainer.weights)
+        validation = trainer.validate()
+        self._read_clock()
+        line = {"epoch": trainer.epoch, "lr": trainer.optimizer.rates[0], "seconds": self._seconds}
+        line |= {f"train_{name}": value for name, value in train.items()}
+        line |= {f"validation_{name}": value for name, value in validation.items()}
+        line |= {} if trainer.linear_r2 is None else {"linear_r2": trainer.linear_r2}
+        score = validation["reconstruction" if trainer.recipe.training.best == "reconstruction" else "total"]
+        if not all(map(math.isfinite, [*train.values(), score])):
+            raise LossError(
+                self.folder.path,
+                f"the loss is no longer finite after epoch {trainer.epoch}; use a smaller training.lr, or "
+                "training.precision=fp32",
+            )
+        if self._best is None or score < self._best.score:
+            self._best = BestEpoch(epoch=trainer.epoch, score=score, **validation)
+            trainer.encoder.save_pretrained(self.folder.path)
+        return line
+
+    def save_if_due(self) -> None:
+        """Save the state after a step, if the last one was saved more than `SAVED_EVERY` seconds ago."""
+        if time.monotonic() - self._saved > SAVED_EVERY:
+            self._read_clock()
+            self.save()
+
+    def save(self) -> None:
+        """Save the state after the last step."""
+        tensors, rest = self.trainer.save()
+        state = TrainingState(
+            identity=self.identity,
+            best=self._best,
+            seconds=self._seconds,
+            cpu_seconds=self._cpu_seconds,
+            **dict(rest),
         )
-    )
+        self.folder.write(tensors, state)
+        self._saved = time.monotonic()
+
+    def record(self, zoo: str) -> TrainingRecord:
+        """Return the record of the finished training."""
+        return TrainingRecord(
+            zoo=zoo,
+            identity=self.identity,
+            epochs=self.trainer.epoch,
+            best=self.best,
+            seconds=self._seconds,
+            cpu_seconds=self._cpu_seconds,
+        )
+
+    def _start_clock(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def _read_clock(self) -> None:
+        """Add the time since the clock was started or read."""
+        wall, cpu = self._wall, self._cpu
+        self._start_clock()
+        self._seconds += self._wall - wall
+        self._cpu_seconds += self._cpu - cpu
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The training loop of an encoder: one epoch, and the state between two epochs."""
+"""The training loop of an encoder: one epoch, and the state between two steps."""
 
 import math
 from collections.abc import Callable
@@ -30,9 +30,12 @@ VALIDATED = 2_000
 
 
 class TrainerState(Section):
-    """The state of an `EncoderTrainer` after an epoch, but for its tensors."""
+    """The state of an `EncoderTrainer` after a step, but for its tensors."""
 
     epoch: int
+    """Complete epochs."""
+    step: int = 0
+    """Complete steps of the next epoch."""
     lr: tuple[float, ...]
     """Learning rate of each parameter group of the optimizer."""
     schedule: dict[str, JsonValue] | None
@@ -42,7 +45,8 @@ class TrainerState(Section):
 class EncoderTrainer:
     """Encoder, projection head, loss, augmentation and optimizer, trained epoch by epoch.
 
-    All random numbers of an epoch come from generators that are seeded by (seed, epoch).
+    All random numbers of an epoch come from generators that are seeded by (seed, epoch); the state within an epoch
+    contains theirs.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class EncoderTrainer:
             raise SpecError("loss.behaviour: networks are compared on images, which are not known here")
         self.schema, self.behaviour = schema, behaviour.to(device) if behaviour and recipe.loss.behaviour else None
         recipe = recipe.sized(schema.size)
-        self.recipe, self.seed, self.device, self.epoch = recipe, seed, device, 0
+        self.recipe, self.seed, self.device, self.epoch, self.step = recipe, seed, device, 0, 0
         self.precision = choose_precision(recipe.training.precision, device)
         self.weights: Networks = train.to(device)
         # Shuffled, because a zoo is sorted by epoch: contrast within a batch of one epoch is a harder task.
@@ -91,38 +95,47 @@ class EncoderTrainer:
         self.batch_size = min(training.batch_size, len(self.weights))
         self.steps = training.steps_of_epoch(len(self.weights))
         self.plateau = Plateau() if training.schedule == "plateau" else None
+        self._restored: dict[str, Tensor] = {}
 
     def train_epoch(self, tick: Callable[[float], None] = lambda share: None) -> dict[str, float]:
-        """Train for one epoch; return the mean loss and its parts."""
-        self.epoch += 1
-        generator = self._seed_generators("epoch", self.epoch)
-        weights, sums = self.weights, torch.zeros(len(Terms._fields), device=self.device)
+        """Train for one epoch, or the steps that are left of it; return the mean loss and its parts.
+
+        After each step ``tick`` is called with the finished share of the epoch; it may call `save`.
+        """
+        self._generator = self._seed_generators("epoch", self.epoch + 1)
+        weights, generator = self.weights, self._generator
         # Checkpoints that do not fill a batch are left out; they are others in every epoch.
         passes = math.ceil(self.steps * self.batch_size / len(weights))
         orders = [torch.randperm(len(weights), generator=generator, device=self.device) for _ in range(passes)]
         order = torch.cat(orders)
+        if self.step == 0:
+            self._sums = torch.zeros(len(Terms._fields), device=self.device)
+        else:
+            self._restore_within_epoch()
         self.encoder.train()
         self.head.train()
         with self.coded.surroundings():
-            for step in range(self.steps):
+            for step in range(self.step, self.steps):
                 self._set_rates(step)
                 batch = order[step * self.batch_size : (step + 1) * self.batch_size]
                 terms = self.loss(weights[batch], generator)
                 self.optimizer.zero_grad()
                 terms.total.backward()
                 self.optimizer.step()
-                sums += torch.stack(terms).detach()
-                tick((step + 1) / self.steps)
+                self._sums += torch.stack(terms).detach()
+                self.step = step + 1
+                tick(self.step / self.steps)
         self._set_rates(self.steps)
-        means = self._named(sums / self.steps)
+        self.epoch, self.step = self.epoch + 1, 0
+        means = self._named(self._sums / self.steps)
         if self.plateau is not None and self.plateau.is_reached(means["total"]):
             self.optimizer.rates = tuple(LOWERED * rate for rate in self.optimizer.rates)
         return means
 
     def _set_rates(self, step: int) -> None:
-        """Set the learning rates of a step of this epoch, from 0, if they follow from it."""
+        """Set the learning rates of a step of the epoch in progress, from 0, if they follow from it."""
         if self.recipe.training.schedule == "one_cycle":
-            progress = ((self.epoch - 1) * self.steps + step) / (self.recipe.training.epochs * self.steps)
+            progress = (self.epoch * self.steps + step) / (self.recipe.training.epochs * self.steps)
             self.optimizer.rates = tuple(rate * one_cycle(progress) for rate in self.optimizer.highest)
 
     def loss(self, weights: Tensor, generator: torch.Generator) -> Terms:
@@ -178,19 +191,22 @@ class EncoderTrainer:
         return self.augmenter.views(some, generator, copies=1).clean
 
     def save(self) -> tuple[dict[str, Tensor], TrainerState]:
-        """Return the tensors of the current state, and the rest of it."""
+        """Return the tensors of the state after the last step, which the next step changes, and the rest of it."""
         tensors = {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         tensors |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         if self.prediction is not None:
             tensors |= {f"prediction.{name}": value for name, value in self.prediction.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizer.save().items()}
+        if self.step:
+            tensors |= {f"within_epoch.{name}": value for name, value in self._save_within_epoch().items()}
         schedule = self.plateau.state() if self.plateau is not None else None
-        state = TrainerState(epoch=self.epoch, lr=self.optimizer.rates, schedule=schedule)
+        state = TrainerState(epoch=self.epoch, step=self.step, lr=self.optimizer.rates, schedule=schedule)
         return {name: value.contiguous() for name, value in tensors.items()}, state
 
     def restore(self, tensors: dict[str, Tensor], state: TrainerState) -> None:
         """Set the state to one that `save` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "head": {}, "prediction": {}, "optimizer": {}}
+        names = ("encoder", "head", "prediction", "optimizer", "within_epoch")
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -202,7 +218,22 @@ class EncoderTrainer:
         self.optimizer.rates = state.lr
         if self.plateau is not None:
             self.plateau = Plateau.of(state.schedule or {})
-        self.epoch = state.epoch
+        self.epoch, self.step, self._restored = state.epoch, state.step, parts["within_epoch"]
+
+    def _save_within_epoch(self) -> dict[str, Tensor]:
+        """Return what the rest of an epoch depends on: the sums of its losses, and the states of the generators."""
+        found = {"sums": self._sums, "generator": self._generator.get_state(), "global": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            found["cuda"] = torch.cuda.get_rng_state(self.device)
+        return found
+
+    def _restore_within_epoch(self) -> None:
+        """Set what `_save_within_epoch` returned."""
+        self._sums = self._restored["sums"].to(self.device)
+        self._generator.set_state(self._restored["generator"])
+        torch.set_rng_state(self._restored["global"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self._restored["cuda"], self.device)
 
     def _seed_generators(self, *purpose: str | int) -> torch.Generator:
         """Seed torch's global generators with (seed, purpose), and return a new generator seeded so too."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from samples import make_spec
 from torch import nn
 
@@ -170,6 +170,29 @@ def test_a_restored_trainer_continues_with_the_same_bits(zoo: Zoo, schedule: str
     assert (rate < lr) is (schedule != "constant")
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_trainer_restored_within_an_epoch_continues_with_the_same_bits(zoo: Zoo, dropout: float) -> None:
+    settings = recipe("training.schedule=one_cycle", f"encoder.dropout={dropout}", "training.steps=8")
+    whole, states = trainer(zoo, settings), list[tuple[bytes, str]]()
+
+    def keep(share: float) -> None:
+        tensors, values = whole.save()
+        states.append((save(tensors), values.model_dump_json()))
+
+    whole.train_epoch()
+    means = whole.train_epoch(keep)
+    tensors, values = load(states[4][0]), TrainerState.model_validate_json(states[4][1])
+    assert (values.epoch, values.step) == (1, 5)
+    resumed, shares = trainer(zoo, settings), list[float]()
+    resumed.restore(tensors, values)
+    torch.rand(1)  # what others draw makes no difference
+    assert resumed.train_epoch(shares.append) == means
+    assert shares == [6 / 8, 7 / 8, 1]
+    for found, expected in zip(resumed.encoder.parameters(), whole.encoder.parameters(), strict=True):
+        assert torch.equal(found, expected)
+    assert resumed.train_epoch() == whole.train_epoch()
+
+
 def test_the_optimizer_has_the_bits_of_the_one_of_torch() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(30, 5), nn.Linear(30, 5)
@@ -238,6 +261,41 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(zoo: Zoo, tmp_
     for line in [*logs[0], *logs[1]]:
         del line["seconds"]
     assert logs[0] == logs[1]
+
+
+KILLED_WITHIN_AN_EPOCH = """
+import sys, torch
+from pathlib import Path
+from representation.recipes import load_recipe
+from representation.training import train
+from zootools import open_zoo
+torch.set_num_threads(1)
+train.SAVED_EVERY = 0.0
+recipe = load_recipe("smoke", ["training.batch_size=5", "training.epochs=2", "training.steps=300"])
+train.train_encoder(open_zoo(sys.argv[1]), recipe, Path(sys.argv[2]), quiet=True)
+"""
+"""A training that saves every step, not only those that are a minute after the last."""
+
+
+@pytest.mark.slow
+def test_a_training_killed_within_an_epoch_resumes_there(zoo: Zoo, tmp_path: Path) -> None:
+    settings, whole, killed = recipe("training.epochs=2", "training.steps=300"), tmp_path / "whole", tmp_path / "killed"
+    train_encoder(zoo, settings, whole, quiet=True)
+    state = killed / ".work" / "state.safetensors"
+    with subprocess.Popen([sys.executable, "-c", KILLED_WITHIN_AN_EPOCH, str(zoo.folder), str(killed)]) as process:
+        while process.poll() is None and not state.exists():
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    with safe_open(state, "pt") as file:
+        saved = json.loads(file.metadata()["training"])
+    assert (saved["epoch"], saved["best"]) == (0, None)
+    assert 0 < saved["step"] < 300
+    train_encoder(zoo, settings, killed, quiet=True)
+    assert weights_in(killed) == weights_in(whole)
+    epochs = [json.loads(line)["epoch"] for line in (killed / "log.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2]
+    assert json.loads((killed / "training.json").read_text())["seconds"] > saved["seconds"] > 0
 
 
 class Trackio(ModuleType):
