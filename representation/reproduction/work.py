@@ -59,7 +59,7 @@ class JobResult(Section):
     seconds: float
     """Wall time of the last session."""
     cpu_seconds: float
-    """Processor time; of an encoder that was trained in several sessions, with their committed epochs."""
+    """Processor time; of an encoder that was trained in several sessions, with the steps that they saved."""
     machine: str
     """Processor, cores and GPU of the machine that did it."""
     rows: tuple[Score, ...]
