@@ -280,6 +280,7 @@ class _Session:
         if time.monotonic() - self._saved > SAVED_EVERY:
             self._read_clock()
             self.save()
+            self._start_clock()  # as after an epoch, the time of saving is not that of the training
 
     def save(self) -> None:
         """Save the state after the last step."""

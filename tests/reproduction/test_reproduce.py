@@ -509,7 +509,7 @@ def test_a_documented_report_was_generated_and_has_the_papers_figures(page: Path
                 assert re.search(beside, written) if published else re.fullmatch(alone, written), (item.name, cell.row)
                 assert found[cell.row, cell.column], "a cell has a value, or a remark about why there is none"
                 compared += bool(published)
-    assert compared > 30
+    assert compared > 60
     for picture in re.findall(r"!\[.*?\]\((reproduction/.*?)\)", text):
         assert (page.parent / picture).read_bytes().startswith(b"\x89PNG")
 
