@@ -85,10 +85,16 @@ class Statistics(Baseline):
 
     def embed(self, weights: Networks) -> Tensor:
         """Return float64 ``[rows, 7 * parts]``: part by part mean, variance (divided by the count), quantiles."""
-        return torch.cat([self._of(rows) for rows in in_parts(weights)])
-
-    def _of(self, weights: Tensor) -> Tensor:
-        return torch.cat([layer_statistics(weights[:, a:b], self.quantiles) for a, b in self._parts], dim=1)
+        each = 2 + len(self.quantiles)
+        # One block for all: a result kept beside each part's large blocks would leave holes in the heap.
+        features = torch.empty(len(weights), each * len(self._parts), dtype=torch.float64)
+        begin = 0
+        for rows in in_parts(weights):
+            for number, (a, b) in enumerate(self._parts):
+                into = features[begin : begin + len(rows), each * number : each * (number + 1)]
+                into.copy_(layer_statistics(rows[:, a:b], self.quantiles))
+            begin += len(rows)
+        return features
 
 
 class PaperStatistics(Statistics):
