@@ -18,6 +18,7 @@ from zootools.architectures import Schema
 from zootools.building.planning import estimate, zoo_schema
 from zootools.building.throughput import seconds_per_model_sample
 from zootools.progress import duration
+from zootools.spec import ZooSpec
 from zootools.spec.model_configs import expand
 from zootools.training.repeatable import one_thread
 
@@ -125,21 +126,20 @@ def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, d
 
 
 def _zoo(scale: Scale, zoo: str, workers: int, data: Path | None) -> PlannedZoo:
-    spec = scale.spec(zoo)
+    spec = scale.spec(zoo, scale.stand_in(zoo, data))
     asked = estimate(spec, data)
-    seconds = round(asked.model_samples * _rate(scale, zoo, workers), 1)
+    seconds = round(asked.model_samples * _rate(spec, workers, data), 1)
     return PlannedZoo(zoo, asked.models, asked.checkpoints, asked.bytes, seconds)
 
 
 _RATES: dict[tuple[str, int], float] = {}
 
 
-def _rate(scale: Scale, zoo: str, workers: int) -> float:
+def _rate(spec: ZooSpec, workers: int, data: Path | None) -> float:
     """Return the seconds per model and training sample, measured once for each network and batch size."""
-    spec = scale.spec(zoo)
-    key = (f"{spec.architecture} {zoo_schema(spec).input_shape} {spec.training.batch_size}", workers)
+    key = (f"{spec.architecture} {zoo_schema(spec, data).input_shape} {spec.training.batch_size}", workers)
     if key not in _RATES:
-        _RATES[key] = seconds_per_model_sample(spec, workers=workers)
+        _RATES[key] = seconds_per_model_sample(spec, data, workers)
     return _RATES[key]
 
 

@@ -132,19 +132,18 @@ class _Run:
         unfit = dict[str, str]()  # reasons by image set, since a download that failed is not tried again
         for zoo in self.zoos:
             images = self.workspace.scale.spec(zoo).images
-            stand_in, reason = self.workspace.scale.stand_ins.get(images.name), ""
+            stand_in, reason = None, ""
             if self.workspace.is_built(zoo):
-                if load_spec(self.workspace.zoo(zoo) / "spec.yaml").images.name == images.name:
-                    stand_in = None
+                if load_spec(self.workspace.zoo(zoo) / "spec.yaml").images.name != images.name:
+                    stand_in = self.workspace.scale.stand_ins.get(images.name)
             elif "zoos" not in self.stages:
-                stand_in, reason = None, "no zoo: it is not built"
-            elif has_images(images, self.data):
-                stand_in = None
-            elif stand_in is None or not stand_in.at_hand(self.data):
-                stand_in = None
-                if images.name not in unfit:
-                    unfit[images.name] = self._fetch(images)
-                reason = unfit[images.name]
+                reason = "no zoo: it is not built"
+            else:
+                stand_in = self.workspace.scale.stand_in(zoo, self.data)
+                if stand_in is None and not has_images(images, self.data):
+                    if images.name not in unfit:
+                        unfit[images.name] = self._fetch(images)
+                    reason = unfit[images.name]
             self.state.zoos[zoo] = ZooState(images.name if stand_in else "", stand_in, reason)
 
     def _fetch(self, images: Images) -> str:

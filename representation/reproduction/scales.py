@@ -11,6 +11,7 @@ from representation.reproduction.items import LARGE, MNIST, SEEDS, ZOOS, Item, J
 from representation.reproduction.variations import VARIATIONS
 from zootools.bundled import find_spec
 from zootools.errors import SpecError, did_you_mean
+from zootools.images.shapes import has_images
 from zootools.paths import data_folder
 from zootools.spec import DatasetImages, ZooSpec, load_spec
 from zootools.spec.images import ImageSetName
@@ -95,6 +96,12 @@ class Scale:
         images = load_spec(find_spec(zoo), changes).images
         assert isinstance(images, DatasetImages)
         return (*changes, stand_in.of(images))
+
+    def stand_in(self, zoo: str, data: Path | None) -> StandIn | None:
+        """Return what takes the place of a zoo's images, whose files are not in the data folder, if it is there."""
+        images = self.spec(zoo).images
+        found = None if has_images(images, data) else self.stand_ins.get(images.name)
+        return found if found is not None and found.at_hand(data) else None
 
     def has(self, job: Job) -> bool:
         """Return whether a job is done at this scale."""
@@ -200,10 +207,10 @@ SCALES = {
         ),
         Scale(
             "paper",
-            "TETRIS-SEED, TETRIS-HYP, MNIST-SEED and FASHION-SEED are whole; of the other MNIST zoos the half of the "
-            "models with the smallest ids, of the large zoos a sample of 1,000 models, all with all images and epochs. "
-            "Three seeds of the recipe `default`, and of the paper's encoder with 100 steps on the TETRIS zoos and 10 "
-            "on CNNs, of 105,000. Days of two cores, in as many runs as it takes.",
+            "The TETRIS zoos, MNIST-SEED, FASHION-SEED and SVHN-SEED are whole; of the other MNIST zoos the half of "
+            "the models with the smallest ids, of the large zoos a sample of 1,000 models, all with all images and "
+            "epochs. Three seeds of the recipe `default`, and of the paper's encoder with 100 steps on the TETRIS "
+            "zoos and 10 on CNNs, of 105,000. Days of two cores, in as many runs as it takes.",
             "default",
             {
                 **dict.fromkeys(("mnist_hyp_1_fix", "mnist_hyp_1_rand"), ("models=576",)),

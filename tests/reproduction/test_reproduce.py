@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from representation import represent
 from representation.reproduction import reproduce
@@ -466,6 +467,17 @@ def test_a_dry_run_plans_the_papers_zoos_and_encoders(tmp_path: Path) -> None:
     tokens = next(entry for entry in value["encoders"] if entry["encoder"] == "tetris_seed-EcD-paper-AttW")
     assert tokens["seconds"] > 5 * plain["seconds"] > 0  # a hundred tokens instead of nine
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_counts_the_images_that_stand_in_for_others(tmp_path: Path) -> None:
+    for folder in [tmp_path / "svhn10k" / split / str(label) for split in ("train", "test") for label in range(10)]:
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(folder / "0.png")
+    words = ["figure14", "--scale", "paper", "--dry-run", "--json", "--data", str(tmp_path)]
+    done = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path, check=True)
+    seconds = {zoo["zoo"]: zoo["seconds"] for zoo in json.loads(done.stdout)["zoos"]}
+    images = SCALES["paper"].spec("mnist_seed").images
+    assert seconds["svhn_seed"] == pytest.approx(seconds["mnist_seed"] * 8000 / images.train, rel=1e-3)
 
 
 @pytest.mark.parametrize("scale", SCALES)
