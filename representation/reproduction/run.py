@@ -115,17 +115,21 @@ class _Run:
     def everything(self) -> None:
         """Build all zoos, do all jobs, draw all pictures; or those of these that were asked for."""
         self._look_for_images()
-        self.waiting = [job for job in self.waiting if not self.state.zoos[job.zoo].reason]
+        possible = [job for job in self.waiting if not self.state.zoos[job.zoo].reason]
+        self.waiting = possible if "encoders" in self.stages else []
         with _workers(self.workers) as pool:
             self._draw(pool)
             for zoo in self.zoos:
                 if self.state.zoos[zoo].reason:
                     continue
+                self.built.add(zoo)
                 if "zoos" in self.stages:
                     self._build(zoo)
-                self.built.add(zoo)
-                self._do(pool)
-                self._draw(pool)
+                    self._do(pool)
+                    self._draw(pool)
+            # Without builds between them, the jobs of all zoos share the workers: none waits for the last of a zoo.
+            self._do(pool)
+            self._draw(pool)
 
     def _look_for_images(self) -> None:
         """Record which zoos there will not be, and which have other images."""
@@ -171,7 +175,7 @@ class _Run:
     def _do(self, pool: ProcessPoolExecutor) -> None:
         """Do the remaining jobs whose zoos are built."""
         ready = dict[Future[str], tuple[Job, int]]()
-        for job in list(self.waiting) if "encoders" in self.stages else []:
+        for job in list(self.waiting):
             others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.state.zoos[zoo].reason]
             wanted = {job.zoo, *others} if not job.last else {z for z in self.zoos if not self.state.zoos[z].reason}
             if not wanted <= self.built:

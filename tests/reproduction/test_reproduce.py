@@ -408,8 +408,16 @@ def test_each_stage_alone_leaves_the_others_undone(everything: ReproductionState
     assert pictures == {}
     assert [path.name for path in (tmp_path / "zoos").iterdir()] == ["mnist_hyp"]
     assert not (tmp_path / "encoders").exists()
-    again = stage("table13", "report", everything.workspace.out)
+    there = tmp_path / "there"
+    there.mkdir()
+    for name in ("zoos", "encoders", "results"):
+        (there / name).symlink_to(everything.workspace.out / name)
+    again = stage("table13", "report", there)
     assert again.filled(ITEMS["table13"]) == everything.filled(ITEMS["table13"])
+    for name in ("figure8", "figure14"):  # which show encoders
+        drawn = stage(name, "report", there).pictures[name]
+        assert drawn.file, drawn.reason
+        assert drawn.file.is_relative_to(there)
 
 
 def test_an_interrupted_run_reports_what_there_is(tmp_path: Path, data: Path) -> None:
