@@ -213,13 +213,13 @@ def _truth(zoo: ZooDataset, split: str, target: str) -> Tensor:
 
 
 def _over_truth(axes: Axes, truth: Tensor, predicted: Tensor) -> str:
-    """Draw predictions over true values ``[rows]``; return a remark on predictions outside the frame."""
+    """Draw predictions over true values ``[rows]``; return a remark on points outside the frame."""
     known = torch.isfinite(truth) & torch.isfinite(predicted)
     x, y = truth[known].double().numpy(), predicted[known].double().numpy()
     low, high = frame(np.concatenate([x, y]), x)
     axes.plot([low, high], [low, high], color="0.6", linewidth=1)
-    axes.plot(x, y.clip(low, high), ".", color=PALETTE[0], markersize=3, alpha=0.5, clip_on=False)
+    axes.plot(x.clip(low, high), y.clip(low, high), ".", color=PALETTE[0], markersize=3, alpha=0.5, clip_on=False)
     axes.set(xlim=(low, high), ylim=(low, high))
     for axis in (axes.xaxis, axes.yaxis):
         ticks(axis, x)
-    return at_border(beyond(y, (low, high)))
+    return at_border(beyond(x, (low, high)) | beyond(y, (low, high)))
