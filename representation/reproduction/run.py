@@ -115,19 +115,17 @@ class _Run:
     def everything(self) -> None:
         """Build all zoos, do all jobs, draw all pictures; or those of these that were asked for."""
         self._look_for_images()
-        possible = [job for job in self.waiting if not self.state.zoos[job.zoo].reason]
-        self.waiting = possible if "encoders" in self.stages else []
+        there = [zoo for zoo in self.zoos if not self.state.zoos[zoo].reason]
+        self.waiting = [job for job in self.waiting if job.zoo in there] if "encoders" in self.stages else []
         with _workers(self.workers) as pool:
             self._draw(pool)
-            for zoo in self.zoos:
-                if self.state.zoos[zoo].reason:
-                    continue
+            for zoo in there if "zoos" in self.stages else []:
+                self._build(zoo)
                 self.built.add(zoo)
-                if "zoos" in self.stages:
-                    self._build(zoo)
-                    self._do(pool)
-                    self._draw(pool)
+                self._do(pool)
+                self._draw(pool)
             # Without builds between them, the jobs of all zoos share the workers: none waits for the last of a zoo.
+            self.built.update(there)
             self._do(pool)
             self._draw(pool)
 
