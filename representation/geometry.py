@@ -26,7 +26,7 @@ POINTS = 11
 RESCALED_ON = 500
 """Training images on which the statistics of activations are measured."""
 VALIDATED = 2000
-"""Images that stand in for a validation set where there is none: the last ones of the training images."""
+"""Images of the validation set where a zoo has none: the last ones of the training images."""
 
 
 @dataclass(frozen=True)

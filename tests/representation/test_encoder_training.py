@@ -299,7 +299,7 @@ def test_a_training_killed_within_an_epoch_resumes_there(zoo: Zoo, tmp_path: Pat
 
 
 class Trackio(ModuleType):
-    """Stands in for trackio, which the tests do not need installed."""
+    """Has the functions of trackio that are called here; the tests do not need trackio installed."""
 
     def __init__(self) -> None:
         super().__init__("trackio")

@@ -7,7 +7,7 @@ there only with all files that it names. A builder that resumes, on any machine,
 has and its working folder lacks.
 
 The main process of the build puts the files; workers do not wait for it. They get their next stack from it, so the
-store lacks at most what is left of the one stack that each worker trains.
+store lacks at most the one stack that each worker trains.
 """
 
 import hashlib

@@ -42,7 +42,8 @@ def predict(
 def _by_kernel(kernel: Kernel, weights: npt.NDArray[np.float32], activation: str, subset: Subset) -> Classes:
     """Return the classes by a kernel, which counts pairs of label and class.
 
-    So many images as there are classes are given different labels: the counts of each label are then of one image.
+    A call classifies as many images as there are classes, each with another label: the counts of a label are then those
+    of one image.
     """
     classes, width, count = kernel.schema.classes, kernel.width, len(subset)
     lanes = lane_array((kernel.schema.size, width))
