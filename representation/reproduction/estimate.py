@@ -1,4 +1,4 @@
-"""The time that a reproduction takes, estimated by arithmetic and from two seconds of training on this machine."""
+"""The time and memory that a reproduction takes, estimated by arithmetic, and from two seconds of training here."""
 
 import os
 import time
@@ -14,6 +14,7 @@ from representation.encoders.encoder import Architecture, Encoder
 from representation.recipes import Recipe
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs
 from representation.reproduction.scales import Scale
+from representation.training.memory import estimate as memory_estimate
 from zootools.architectures import Schema
 from zootools.building.planning import estimate, zoo_schema
 from zootools.building.throughput import seconds_per_model_sample
@@ -37,6 +38,15 @@ def job_flops(scale: Scale, job: Job) -> float:
     checkpoints = _training_checkpoints(scale, job)
     views = 2 * training_steps(recipe, checkpoints) * min(recipe.training.batch_size, checkpoints)
     return PROBING / 3 + 3 * _forward_flops(zoo_schema(spec), recipe.encoder) / 2 * views
+
+
+@cache
+def job_memory(scale: Scale, job: Job) -> int:
+    """Return the bytes that the training of a job's encoder needs at least; 0 for a job without one."""
+    if not job.learns:
+        return 0
+    recipe = scale.recipe_of(job)
+    return memory_estimate(zoo_schema(scale.spec(job.zoo)), recipe, recipe.training.batch_size).total
 
 
 @cache

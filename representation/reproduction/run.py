@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -18,12 +18,15 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from representation.reproduction.estimate import job_flops
+import torch
+
+from representation.reproduction.estimate import job_flops, job_memory
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs, find_items
 from representation.reproduction.report import write_report
 from representation.reproduction.scales import find_scale
 from representation.reproduction.state import Picture, ReproductionState, ZooState
 from representation.reproduction.work import Workspace, do
+from representation.training.memory import free_memory
 from zootools.building.builder import build
 from zootools.choices import STAGES, check_word
 from zootools.engines.local import leave_with_parent
@@ -34,6 +37,8 @@ from zootools.progress import duration
 from zootools.spec import Images, load_spec
 from zootools.text import say
 
+Task = tuple[Job, int, Sequence[str]]
+"""A job, the seed, and the zoos that scores are transferred to."""
 GPU_WORKERS = 8
 """Processes that share a GPU: an encoder of the recipe ``default`` leaves most of it idle, and takes about 1 GB."""
 
@@ -58,7 +63,8 @@ def reproduce(
             encoders and results in it are used.
         data: folder of image files and of downloads (see `zootools.paths.data_folder`).
         seeds: encoders to train for each cell, with the seeds 0, 1, ...; by default as many as the scale says.
-        workers: processes; one per core by default, with CUDA at most `GPU_WORKERS`.
+        workers: processes; one per core by default, with CUDA at most `GPU_WORKERS`. Encoders that do not fit into
+            memory together are trained one after another.
         only: ``zoos`` builds the zoos; ``encoders`` trains and scores encoders on zoos that are built; ``report`` draws
             and writes with the results so far. By default all of it, each encoder as soon as its zoos are built.
         quiet: print nothing on stderr.
@@ -84,8 +90,6 @@ def reproduce(
 
 
 def _cores() -> int:
-    import torch
-
     cores = os.cpu_count() or 1
     return min(cores, GPU_WORKERS) if torch.cuda.is_available() else cores
 
@@ -171,32 +175,48 @@ class _Run:
         )
 
     def _do(self, pool: ProcessPoolExecutor) -> None:
-        """Do the remaining jobs whose zoos are built."""
-        ready = dict[Future[str], tuple[Job, int]]()
+        """Do the remaining jobs whose zoos are built, side by side as far as workers and memory allow."""
+        if not (queue := self._ready()):
+            return
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        free = pool.submit(free_memory, device).result()
+        begun, before, running = time.monotonic(), self.worked, dict[Future[str], tuple[Job, int]]()
+        while queue or running:
+            while len(running) < self.workers and (task := self._fitting(queue, running.values(), free)):
+                queue.remove(task)
+                running[pool.submit(do, self.workspace, *task)] = task[:2]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                (job, seed), reason = running.pop(future), future.result()
+                if reason:
+                    self.state.failures[job, seed] = reason
+                if self.quiet:
+                    continue  # to count the operations of all jobs takes seconds
+                self.worked = before + time.monotonic() - begun
+                self.done += job_flops(self.workspace.scale, job)
+                left = sum(job_flops(self.workspace.scale, later) * self.seeds for later in self.waiting)
+                left += sum(job_flops(self.workspace.scale, other[0]) for other in (*queue, *running.values()))
+                self._say(
+                    f"{job.name}, seed {seed}: {reason or 'done'}; jobs take about "
+                    f"{duration(left * self.worked / self.done)} more"
+                )
+
+    def _ready(self) -> list[Task]:
+        """Return the tasks whose zoos are built and whose results are not there; their jobs wait no longer."""
+        ready = list[Task]()
         for job in list(self.waiting):
             others = [zoo for zoo in job.transfers if zoo in self.zoos and not self.state.zoos[zoo].reason]
             wanted = {job.zoo, *others} if not job.last else {z for z in self.zoos if not self.state.zoos[z].reason}
-            if not wanted <= self.built:
-                continue
-            self.waiting.remove(job)
-            for seed in range(self.seeds):
-                if self.workspace.found(job, seed, others) is None:
-                    ready[pool.submit(do, self.workspace, job, seed, others)] = (job, seed)
-        begun, before = time.monotonic(), self.worked
-        for future in as_completed(ready):
-            (job, seed), reason = ready[future], future.result()
-            if reason:
-                self.state.failures[job, seed] = reason
-            if self.quiet:
-                continue  # to count the operations of all jobs takes seconds
-            self.worked = before + time.monotonic() - begun
-            self.done += job_flops(self.workspace.scale, job)
-            left = sum(job_flops(self.workspace.scale, later) * self.seeds for later in self.waiting)
-            left += sum(job_flops(self.workspace.scale, ready[other][0]) for other in ready if not other.done())
-            self._say(
-                f"{job.name}, seed {seed}: {reason or 'done'}; jobs take about "
-                f"{duration(left * self.worked / self.done)} more"
-            )
+            if wanted <= self.built:
+                self.waiting.remove(job)
+                seeds = [seed for seed in range(self.seeds) if self.workspace.found(job, seed, others) is None]
+                ready += [(job, seed, others) for seed in seeds]
+        return ready
+
+    def _fitting(self, queue: Sequence[Task], running: Iterable[tuple[Job, int]], free: int) -> Task | None:
+        """Return the first task that fits into the memory beside those that run; beside none, the first one."""
+        used = [job_memory(self.workspace.scale, job) for job, _ in running]
+        fit = (task for task in queue if not used or job_memory(self.workspace.scale, task[0]) <= free - sum(used))
+        return next(fit, None)
 
     def _draw(self, pool: ProcessPoolExecutor) -> None:
         """Draw the pictures whose zoos and encoders are finished, pictures of the same zoos in one worker.
@@ -250,8 +270,6 @@ def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
 def _begin(watched: connection.Connection) -> None:
     """Set up a worker process."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=leave_with_parent, args=(watched,), daemon=True).start()

@@ -73,12 +73,16 @@ def bytes_on_disk(schema: Schema, recipe: Recipe) -> int:
     return (4 + 2 * STORED) * estimate(schema, recipe, 1).parameters
 
 
+def free_memory(device: torch.device | None = None) -> int:
+    """Return the free bytes of a GPU; without one, those that this process can allocate on the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else available_memory()
+
+
 def check_memory(
     schema: Schema, recipe: Recipe, rows: int, training: bool = True, device: torch.device | None = None
 ) -> None:
     """Raise SpecError, with the needed and the free memory, if an encoder does not fit."""
-    need = estimate(schema, recipe, rows, training)
-    free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else available_memory()
+    need, free = estimate(schema, recipe, rows, training), free_memory(device)
     if need.total <= free:
         return
     about = f"the encoder has {need.parameters:,} parameters; "

@@ -1,5 +1,6 @@
 """`zootools reproduce` at its smallest scale: every cell, every picture, resuming, refusals; the report in docs/."""
 
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from representation import represent
 from representation.reproduction import reproduce
 from representation.reproduction.conclusions import compared, conclusions
 from representation.reproduction.described import SECTIONS, described
+from representation.reproduction.estimate import job_memory
 from representation.reproduction.faults import with_running_gap
 from representation.reproduction.grids import Marks, Shown
 from representation.reproduction.items import (
@@ -36,7 +38,7 @@ from representation.reproduction.items import (
     zoo_label,
 )
 from representation.reproduction.report import MARK
-from representation.reproduction.scales import SCALES
+from representation.reproduction.scales import SCALES, Scale
 from representation.reproduction.state import NOT_RUN, FilledCell, ReproductionState
 from representation.reproduction.work import Workspace, do
 from representation.training.folder import TrainingFolder
@@ -45,6 +47,7 @@ from zootools import build, open_zoo
 from zootools.building.planning import zoo_schema
 from zootools.bundled import find_spec
 from zootools.images.datasets import load_images
+from zootools.memory import available_memory
 from zootools.rng import data_order
 from zootools.spec import ZooSpec, load_spec
 from zootools.spec.model_configs import expand
@@ -396,6 +399,24 @@ def test_the_time_of_an_encoder_has_all_sessions_of_its_training(everything: Rep
     again = workspace.found(job, 0)
     assert again is not None
     assert again.cpu_seconds > 10_000
+
+
+def test_encoders_that_do_not_fit_into_memory_together_are_trained_in_turn(
+    everything: ReproductionState, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_batch(size: int) -> Scale:
+        recipe = (*SCALES["smoke"].recipes["tetris_seed"], "encoder.hidden=4096", f"training.batch_size={size}")
+        return replace(SCALES["smoke"], recipes={"tetris_seed": recipe})
+
+    one, two = (job_memory(with_batch(size), Job("tetris_seed", "ED")) for size in (1000, 2000))
+    most = int(0.6 * available_memory() / (two - one) * 1000)
+    monkeypatch.setitem(SCALES, "smoke", with_batch(most))
+    (tmp_path / "zoos").symlink_to(everything.workspace.out / "zoos")
+    reproduce(["table1"], "smoke", tmp_path, data=data, seeds=2, workers=2, only="encoders", quiet=True)
+    results = [tmp_path / "results" / f"tetris_seed-{loss}-seed-{n}.json" for loss in ("Ec", "ED") for n in (0, 1)]
+    ends = sorted((path.stat().st_mtime, json.loads(path.read_bytes())["seconds"]) for path in results)
+    for (end, _), (later, seconds) in itertools.pairwise(ends):
+        assert end < later - seconds + 0.1
 
 
 def test_each_stage_alone_leaves_the_others_undone(everything: ReproductionState, tmp_path: Path, data: Path) -> None:
