@@ -42,7 +42,7 @@ def job_flops(scale: Scale, job: Job) -> float:
 
 @cache
 def job_memory(scale: Scale, job: Job) -> int:
-    """Return the bytes that the training of a job's encoder needs at least; 0 for a job without one."""
+    """Return the bytes that the training of a job's encoder needs at least, with full batches; 0 without one."""
     if not job.learns:
         return 0
     recipe = scale.recipe_of(job)
