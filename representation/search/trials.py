@@ -127,14 +127,15 @@ def run_trials(inputs: TrialInputs, keep: Callable[[int, TrialResult], None], ad
 
         stopping = inputs.space.stopping
         grace, factor = min(stopping.after, epochs), stopping.factor
-        resources = Resources.of(len(done) - int(sum(done)))
+        left = [trial.recipe for trial in inputs.trials if trial.number not in inputs.ended]
+        resources = Resources.of(inputs.arrays, left)
         analysis = tune.run(
             tune.with_parameters(_run_trial, inputs=inputs, resources=resources),
             config={"trial": tune.grid_search([trial.number for trial in inputs.trials])},
             metric="reached",
             mode="max",
             scheduler=ASHAScheduler(time_attr="epoch", max_t=epochs, grace_period=grace, reduction_factor=factor),
-            resources_per_trial={"cpu": resources.threads, "gpu": resources.gpus},
+            resources_per_trial={"cpu": resources.threads, "gpu": resources.gpus, "memory": resources.memory},
             max_failures=RETRIES,
             raise_on_failed_trial=False,
             reuse_actors=True,

@@ -20,6 +20,7 @@ from representation.encoders.encoder import Encoder
 from representation.errors import LossError
 from representation.recipes import Recipe
 from representation.training.folder import TrainingFolder
+from representation.training.memory import estimate
 from representation.training.train import Weights, train_epochs
 from zootools.engines.cluster import connect
 from zootools.engines.engine import RETRIES
@@ -67,22 +68,30 @@ def train_encoders(
 
 
 class Resources(NamedTuple):
-    """Resources of a cluster for one training: processors of a node, or a share of a GPU."""
+    """Resources of a cluster for one training: processors and memory of a node, or a share of a GPU."""
 
     threads: int
     """torch's number of threads in this process, at most the number of processors of the largest node."""
     gpus: float
+    memory: int
+    """Bytes that no other task on the node may use, so that trainings which do not fit together run in turn."""
 
     @classmethod
-    def of(cls, trainings: int) -> "Resources":
-        """Divide the cluster that this process is connected to between ``trainings`` trainings."""
+    def of(cls, weights: Weights, recipes: Sequence[Recipe]) -> "Resources":
+        """Divide the cluster that this process is connected to between the trainings of some recipes.
+
+        If a recipe is estimated to need more memory than any node has, all memory of one is reserved.
+        """
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = sum(node.get("GPU", 0) for node in nodes)
         if gpus:
-            return cls(1, max(SMALLEST_SHARE, min(1.0, gpus / trainings)))
-        return cls(max(1, min(torch.get_num_threads(), int(max(node.get("CPU", 1) for node in nodes)))), 0)
+            return cls(1, max(SMALLEST_SHARE, min(1.0, gpus / len(recipes))), 0)
+        threads = max(1, min(torch.get_num_threads(), int(max(node.get("CPU", 1) for node in nodes))))
+        need = max(estimate(weights.schema, recipe, len(weights.train)).total for recipe in recipes)
+        largest = max(node.get("memory", 0) for node in nodes if node.get("CPU", 1) >= threads)
+        return cls(threads, 0, int(min(need, largest)))
 
     @property
     def device(self) -> str:
@@ -121,8 +130,9 @@ def _train_seeds(weights: Weights, recipe: Recipe, jobs: Sequence[_SeedTraining]
     """Train all seeds; this process must be connected to the cluster."""
     import ray
 
-    share, shared = Resources.of(len(jobs)), ray.put(packed(weights))
-    task = ray.remote(**Tasks.options({"num_cpus": share.threads, "num_gpus": share.gpus}))(_train_seed)
+    share, shared = Resources.of(weights, [recipe] * len(jobs)), ray.put(packed(weights))
+    needs = {"num_cpus": share.threads, "num_gpus": share.gpus, "memory": share.memory}
+    task = ray.remote(**Tasks.options(needs))(_train_seed)
 
     def start(job: _SeedTraining) -> None:
         files = {name: (job.folder.path / name).read_bytes() for name in _stamps(job.folder.path)}

@@ -23,6 +23,8 @@ from threadpoolctl import threadpool_limits
 from representation import Results, load_recipe, represent
 from representation.search.run import COLUMNS
 from representation.search.space import load_search
+from representation.training.memory import estimate
+from zootools import open_zoo
 from zootools.cli import main
 from zootools.engines.cluster import connect
 from zootools.errors import SpecError, WorkerError
@@ -187,6 +189,21 @@ def test_what_a_training_refuses_on_a_cluster_is_refused_by_its_own_name(
         on_ray(tiny_zoo, tmp_path, track="mine")
     with pytest.raises(SpecError, match="engine: found 'rey'; did you mean 'ray'"):
         on_ray(tiny_zoo, tmp_path, engine="rey")
+
+
+@pytest.mark.parametrize("share", [1.5, 0.5])
+def test_trainings_that_do_not_fit_into_the_memory_of_a_machine_together_run_in_turn(
+    tiny_zoo: Path, tmp_path: Path, share: float
+) -> None:
+    """The machine has 1.5 times the memory that one of two is estimated to need, or half of it, and a core for each."""
+    recipe = load_recipe("smoke", SMALL)
+    memory = int(share * estimate(open_zoo(tiny_zoo).schema, recipe, recipe.training.batch_size).total)
+    on_cluster = f"settings['engine'] = 'ray'; {represented(tiny_zoo, tmp_path, 30)}"
+    in_process(f"import ray; ray.init(num_cpus=2, _memory={memory}, include_dashboard=False); {on_cluster}")
+    first, second = sorted(
+        [path.stat().st_mtime_ns for path in (tmp_path / f"seed-{seed}").iterdir() if path.is_file()] for seed in (0, 1)
+    )
+    assert max(first) < min(second)
 
 
 # --- a search -------------------------------------------------------------------------------------------------

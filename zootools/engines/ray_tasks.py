@@ -71,7 +71,7 @@ class Tasks(Generic[Work]):
 
     @staticmethod
     def options(needs: Mapping[str, float]) -> dict[str, Any]:
-        """Return the options of `ray.remote` for a task that needs these processors and GPUs (``num_cpus``, ...)."""
+        """Return the options of `ray.remote` for a task that needs these resources (``num_cpus``, ``memory``, ...)."""
         return {"num_returns": "streaming", "max_retries": 0, "_generator_backpressure_num_objects": AHEAD, **needs}
 
     def __enter__(self) -> Self:
