@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -417,6 +418,22 @@ def test_encoders_that_do_not_fit_into_memory_together_are_trained_in_turn(
     ends = sorted((path.stat().st_mtime, json.loads(path.read_bytes())["seconds"]) for path in results)
     for (end, _), (later, seconds) in itertools.pairwise(ends):
         assert end < later - seconds + 0.1
+
+
+def test_while_a_worker_does_the_last_job_of_a_zoo_the_other_does_those_of_the_next(
+    everything: ReproductionState, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = SCALES["smoke"].released
+    long = (*released["tetris_seed"], "training.steps=600")
+    monkeypatch.setitem(SCALES, "smoke", replace(SCALES["smoke"], released=released | {"tetris_seed": long}))
+    (tmp_path / "zoos").symlink_to(everything.workspace.out / "zoos")
+    results = tmp_path / "results"
+    results.mkdir()
+    shutil.copy(everything.workspace.out / "results" / "tetris_seed-baselines-seed-0.json", results)
+    reproduce(["table5"], "smoke", tmp_path, data=data, seeds=1, workers=2, only="encoders", quiet=True)
+    last, following = (results / f"tetris_{job}-seed-0.json" for job in ("seed-EcD-paper", "hyp-baselines"))
+    begun = following.stat().st_mtime - json.loads(following.read_bytes())["seconds"]
+    assert begun < last.stat().st_mtime
 
 
 def test_each_stage_alone_leaves_the_others_undone(everything: ReproductionState, tmp_path: Path, data: Path) -> None:
