@@ -114,7 +114,10 @@ class AttentionDecoder(nn.Module):
 
 
 def _positions(count: int, settings: Attention) -> nn.Parameter:
-    return nn.Parameter(torch.randn(count, settings.width) * settings.positions_std)
+    positions = torch.empty(count, settings.width)
+    if not positions.is_meta:  # with it, to load an encoder, these operations import torch's compiler: a second more
+        positions.normal_().mul_(settings.positions_std)
+    return nn.Parameter(positions)
 
 
 def feed_forward_sizes(size: int, settings: FeedForward) -> list[int]:

@@ -1,6 +1,8 @@
 """Encoders of every kind: shapes, what they are sure to compute, saving, and files that are not what they should be."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,23 @@ def test_a_restored_encoder_gives_the_same_representations(encoder: Encoder, sch
     assert restored.architecture == encoder.architecture
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert f"float32 [n, {schema.size}] -> [n, 6]" in (tmp_path / "README.md").read_text()
+
+
+def test_to_load_and_use_an_encoder_needs_no_compiler(schema: Schema, tmp_path: Path) -> None:
+    """To import torch's compiler takes a second of a processor."""
+    for kind in KINDS:
+        make(schema, kind).save_pretrained(tmp_path / kind)
+    script = """
+import sys
+from pathlib import Path
+import torch
+from representation.encoders import Encoder
+for folder in Path(sys.argv[1]).iterdir():
+    encoder = Encoder.from_pretrained(folder)
+    encoder.reconstruct(torch.zeros(2, encoder.schema.size))
+    assert "torch._dynamo" not in sys.modules, folder.name
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
 
 
 @pytest.mark.parametrize("damage", ["missing tensor", "extra tensor", "other shape", "other type", "cut", "a pickle"])
