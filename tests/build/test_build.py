@@ -44,9 +44,15 @@ def spec_of(text: str, *overrides: str, folder: Path) -> ZooSpec:
     return load_spec(path, overrides)
 
 
-def start(specs: Path, out: Path, *arguments: str, held: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    specs: Path,
+    out: Path,
+    *arguments: str,
+    held: dict[str, str] | None = None,
+    command: tuple[str, str] = ("-m", "zootools"),
+) -> subprocess.Popen[str]:
     """Start the command as a user does; its build may be `crash.held`."""
-    words = [sys.executable, "-m", "zootools", "build", str(specs / "spec-under-test.yaml"), "--out", str(out)]
+    words = [sys.executable, *command, "build", str(specs / "spec-under-test.yaml"), "--out", str(out)]
     return subprocess.Popen(
         [*words, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=held
     )
@@ -344,6 +350,27 @@ def test_a_killed_and_resumed_build_has_the_bytes_of_an_uninterrupted_one(
         assert process.returncode == -signal.SIGKILL
     build(spec, out, quiet=True)
     assert tree(out) == tree(long)
+
+
+@pytest.mark.slow
+def test_a_session_that_was_killed_is_in_the_log_of_builds(tmp_path: Path, specs: Path) -> None:
+    spec, out = spec_of(LONG, folder=specs), tmp_path / "zoo"
+    script = """
+from zootools.building import session_log
+from zootools.cli import main
+session_log.SECONDS_BETWEEN_WRITES = 0
+main(prog_name="zootools")
+"""
+    held = held_environment(tmp_path / "held", 3, tmp_path / "never")
+    process = start(specs, out, held=held, command=("-c", script))
+    wait_for_shards(process, out, 3)
+    process.kill()
+    process.communicate()
+    (killed,) = json.loads((out / "build.json").read_text())["sessions"]
+    assert killed["seconds"] > 0
+    build(spec, out, quiet=True)
+    before, _ = json.loads((out / "build.json").read_text())["sessions"]
+    assert before == killed
 
 
 @pytest.mark.slow

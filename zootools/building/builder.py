@@ -6,12 +6,10 @@ the missing models are trained, as new stacks.
 
 import logging
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Unpack
 
@@ -36,13 +34,12 @@ from zootools.building.resuming import (
     stored_plan,
     write_plan,
 )
+from zootools.building.session_log import SessionLog
 from zootools.engines.engine import NOTHING, RETRIES, BuildJob, Engine
 from zootools.engines.table import open_engine
-from zootools.errors import DamagedZooError, WorkerError
+from zootools.errors import WorkerError
 from zootools.filesystem.files import sweep_temporaries
-from zootools.filesystem.holder import utc
 from zootools.filesystem.lock import FolderLock
-from zootools.hashing import pretty_json
 from zootools.images.shapes import has_images
 from zootools.object_store.sync import Output, open_output
 from zootools.phases import Phases
@@ -55,7 +52,6 @@ from zootools.storage.kept_state import keep_states, state_names, sweep_shards
 from zootools.storage.manifest import Manifest
 from zootools.storage.records import Plan, StackRecord
 from zootools.storage.status import epochs_done
-from zootools.storage.unhashed import MAX_SESSIONS, read_build_log
 from zootools.text import say
 from zootools.training.table import choose_backend
 
@@ -277,15 +273,15 @@ def _train_zoo(
 ) -> Manifest:
     """Plan, train and finish a zoo in a folder whose lock this process holds; return its manifest."""
     job = _prepare(request, phases, zoo, models, lock)
-    log_session = partial(_log_session, zoo, begun, job.backend.device, job.backend.name, request.options.engine)
+    log = SessionLog(zoo, begun, job.backend.device, job.backend.name, request.options.engine)
     try:
         with phases.phase("engine"):
-            failed = _train_stacks(job, request, phases, lock)
+            failed = _train_stacks(job, request, phases, lock, log)
     except KeyboardInterrupt:
-        log_session()  # no later session knows how long this one took
+        log.write()  # no later session knows how long this one took
         raise
     sweep_temporaries(zoo.path)  # those of dead workers; no worker runs any more
-    log_session()
+    log.write()
     if failed:
         _give_up(failed, job, request)
     with phases.phase("storage"):
@@ -345,7 +341,9 @@ def _prepare(
     return BuildJob(zoo, lock.descriptor, plan, images.classes, backend, workers)
 
 
-def _train_stacks(job: BuildJob, request: _Request, phases: Phases, lock: FolderLock) -> dict[int, str]:
+def _train_stacks(
+    job: BuildJob, request: _Request, phases: Phases, lock: FolderLock, log: SessionLog
+) -> dict[int, str]:
     """Train the unfinished stacks of a plan; return those that failed, and how their last workers died."""
     plan = job.plan
     records = job.zoo.read_records(plan)
@@ -359,6 +357,7 @@ def _train_stacks(job: BuildJob, request: _Request, phases: Phases, lock: Folder
         def report(stack: int, epochs: float, seconds: Mapping[str, float] = NOTHING) -> None:
             phases.add(seconds)
             bar.update(stack, epochs)
+            log.write_if_old()
             if epochs == int(epochs):
                 with phases.phase("storage"):
                     request.output.put_stack(stack)
@@ -381,26 +380,3 @@ def _give_up(failed: Mapping[int, str], job: BuildJob, request: _Request) -> NoR
         f"{request.out}: the worker of {len(failed)} of {len(plan.stacks)} stacks died {RETRIES + 1} times "
         f"(stack {first} first: {how}{memory}); {rest}; the same command tries the failed stacks again"
     )
-
-
-def _log_session(zoo: ZooFolder, begun: float, device: str, backend: str, engine: str) -> None:
-    """Append this session to build.json: when, where and how long; the only file that equal zoos may differ in."""
-    try:
-        sessions = read_build_log(zoo.path)
-    except DamagedZooError as error:  # a damaged log must not cost the trained models
-        LOG.warning("%s; a new log is started", error)
-        sessions = []
-    now = time.time()
-    sessions.append(
-        {
-            "began": utc(begun),
-            "seconds": round(now - begun, 1),
-            "device": device,
-            "backend": backend,
-            "engine": engine,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-            "system": platform.system(),
-        }
-    )
-    zoo.write("build.json", pretty_json({"sessions": sessions[-MAX_SESSIONS:]}))
