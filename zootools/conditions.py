@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from zootools.arrow_types import is_number
 from zootools.errors import SpecError, did_you_mean
+from zootools.storage.tables import SPLITS, STATUSES
 
 MAX_LENGTH = 1000
 """Characters of a condition."""
@@ -34,6 +35,8 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[pc.Expression, pc.Expression], pc.
     ast.GtE: ge,
 }
 _WORDS = {"true": True, "false": False}
+_CHOICES = {"split": SPLITS, "status": STATUSES}
+"""The texts of columns that have no others in any zoo: one that is not among them is a mistake."""
 
 
 def parse_condition(text: str, schema: pa.Schema) -> pc.Expression:
@@ -131,6 +134,11 @@ class _Translation:
             self.refuse(right, f"it is of type {other}, but {ast.unparse(left)} of type {kind}")
         if kind == "bool" and compare not in (eq, ne):
             self.refuse(right, "values of type bool are compared by == and != only")
+        for column, value in ((left, right), (right, left)):
+            if isinstance(column, ast.Name) and column.id in _CHOICES and isinstance(value, ast.Constant):
+                choices = _CHOICES[column.id]
+                if value.value not in choices:
+                    self.refuse(value, f"expected a {column.id}{did_you_mean(str(value.value), choices)}")
         return compare(one, two)
 
     def column(self, node: ast.expr) -> tuple[pc.Expression, Kind]:

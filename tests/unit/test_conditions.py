@@ -9,9 +9,9 @@ from zootools.conditions import MAX_LENGTH, parse_condition
 from zootools.errors import SpecError
 
 ROWS = [
-    {"epoch": 0, "lr": 0.1, "activation": "relu", "kept": True, "f1": [0.5]},
-    {"epoch": 25, "lr": 0.01, "activation": "tanh", "kept": False, "f1": [0.5]},
-    {"epoch": 50, "lr": None, "activation": "größe 'x'", "kept": None, "f1": [0.5]},
+    {"epoch": 0, "lr": 0.1, "activation": "relu", "kept": True, "f1": [0.5], "split": "train"},
+    {"epoch": 25, "lr": 0.01, "activation": "tanh", "kept": False, "f1": [0.5], "split": "test"},
+    {"epoch": 50, "lr": None, "activation": "größe 'x'", "kept": None, "f1": [0.5], "split": "test"},
 ]
 COLUMNS = pa.schema(
     {
@@ -20,6 +20,7 @@ COLUMNS = pa.schema(
         "activation": pa.string(),
         "kept": pa.bool_(),
         "f1": pa.list_(pa.float64()),
+        "split": pa.string(),
     }
 )
 
@@ -44,6 +45,8 @@ COLUMNS = pa.schema(
         ("not kept", [25]),
         ("kept == false or kept is null", [25, 50]),
         ("epoch > lr", [25]),
+        ("split in ['test', 'validation'] and 'train' != split", [25, 50]),
+        ("activation == 'rellu'", []),  # another zoo may have it
         ("  epoch\n== 0\n", [0]),
     ],
 )
@@ -61,6 +64,11 @@ def test_a_condition_selects_the_rows_for_which_it_holds(text: str, epochs: list
         ("'größe' == lr", "character 12: found 'lr'; it is of type number, but 'größe' of type text"),
         ("epoch in [1, 'a']", "character 14: found \"'a'\"; it is of type text, but epoch of type number"),
         ("epoch == true", "character 10: found 'true'; it is of type bool, but epoch of type number"),
+        ("split == 'tset'", "character 10: found \"'tset'\"; expected a split; did you mean 'test'?"),
+        (
+            "split in ['train', 'dev']",
+            "character 20: found \"'dev'\"; expected a split; allowed: test, train, validation",
+        ),
         ("kept > false", "bool are compared by == and != only"),
         ("f1 > 0.5", "character 1: found 'f1'; values of type list<item: double> cannot be compared"),
         ("epoch", "found 'epoch'; expected a comparison, or a column of type bool"),

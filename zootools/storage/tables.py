@@ -18,6 +18,8 @@ from zootools.storage.imported import MAX_TEXT, OWN_COLUMNS, Imported, Origin
 from zootools.storage.shards import ShardInfo, shard_name
 
 SPLITS = ("train", "validation", "test")
+STATUSES = ("ok", "diverged")
+"""What became of a model: all checkpoints of one that diverged are of this status, also those before."""
 ROW_GROUP_BYTES = 40 << 20
 FILE_BYTES = 500 << 20
 _CATEGORICAL = ("activation", "init", "optimizer")
