@@ -456,6 +456,7 @@ def test_a_builder_that_has_lost_its_lease_stops_before_its_next_put(
     other.write_text(TINY)
     patient = {**second.change, "haste": [FAST[0], 600, FAST[2]]}
     assert second.builders.build(other, URL, **patient) == 75, "the holder may only be slow"
+    time.sleep(FAST[1])  # else its lease may not have expired yet
     assert second.build(other) == 0, Path(f"{other}.log").read_text()
     assert stored(s3) == built(TINY)
     puts: list[str] = []

@@ -19,7 +19,7 @@ from zootools.storage.shards import ShardInfo, shard_name
 
 SPLITS = ("train", "validation", "test")
 STATUSES = ("ok", "diverged")
-"""What became of a model: all checkpoints of one that diverged are of this status, also those before."""
+"""The status of a checkpoint is that of its model: all those of a model that diverged have the second."""
 ROW_GROUP_BYTES = 40 << 20
 FILE_BYTES = 500 << 20
 _CATEGORICAL = ("activation", "init", "optimizer")
