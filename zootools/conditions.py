@@ -134,11 +134,10 @@ class _Translation:
             self.refuse(right, f"it is of type {other}, but {ast.unparse(left)} of type {kind}")
         if kind == "bool" and compare not in (eq, ne):
             self.refuse(right, "values of type bool are compared by == and != only")
-        for column, value in ((left, right), (right, left)):
-            if isinstance(column, ast.Name) and column.id in _CHOICES and isinstance(value, ast.Constant):
-                choices = _CHOICES[column.id]
-                if value.value not in choices:
-                    self.refuse(value, f"expected a {column.id}{did_you_mean(str(value.value), choices)}")
+        for sides in ((left, right), (right, left)):
+            match sides:
+                case ast.Name(id=name), ast.Constant(value=str(text)) if text not in _CHOICES.get(name, (text,)):
+                    self.refuse(sides[1], f"expected a {name}{did_you_mean(text, _CHOICES[name])}")
         return compare(one, two)
 
     def column(self, node: ast.expr) -> tuple[pc.Expression, Kind]:

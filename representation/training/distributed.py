@@ -90,7 +90,8 @@ class Resources(NamedTuple):
             return cls(1, max(SMALLEST_SHARE, min(1.0, gpus / len(recipes))), 0)
         threads = max(1, min(torch.get_num_threads(), int(max(node.get("CPU", 1) for node in nodes))))
         need = max(estimate(weights.schema, recipe, len(weights.train)).total for recipe in recipes)
-        largest = max(node.get("memory", 0) for node in nodes if node.get("CPU", 1) >= threads)
+        fit = (node.get("memory", 0) for node in nodes if node.get("CPU", 0) >= threads)
+        largest = max(fit, default=0)  # none yet, if an autoscaler starts nodes for the first task
         return cls(threads, 0, int(min(need, largest)))
 
     @property
