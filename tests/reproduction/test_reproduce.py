@@ -423,17 +423,26 @@ def test_encoders_that_do_not_fit_into_memory_together_are_trained_in_turn(
 def test_while_a_worker_does_the_last_job_of_a_zoo_the_other_does_those_of_the_next(
     everything: ReproductionState, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released = SCALES["smoke"].released
-    long = (*released["tetris_seed"], "training.steps=600")
-    monkeypatch.setitem(SCALES, "smoke", replace(SCALES["smoke"], released=released | {"tetris_seed": long}))
+    recipes = SCALES["smoke"].recipes
+    long = (*recipes["tetris_seed"], "training.steps=600")
+    monkeypatch.setitem(SCALES, "smoke", replace(SCALES["smoke"], recipes={**recipes, "tetris_seed": long}))
     (tmp_path / "zoos").symlink_to(everything.workspace.out / "zoos")
     results = tmp_path / "results"
     results.mkdir()
     shutil.copy(everything.workspace.out / "results" / "tetris_seed-baselines-seed-0.json", results)
     reproduce(["table5"], "smoke", tmp_path, data=data, seeds=1, workers=2, only="encoders", quiet=True)
-    last, following = (results / f"tetris_{job}-seed-0.json" for job in ("seed-EcD-paper", "hyp-baselines"))
+    last, following = (results / f"tetris_{job}-seed-0.json" for job in ("seed-EcD", "hyp-baselines"))
     begun = following.stat().st_mtime - json.loads(following.read_bytes())["seconds"]
     assert begun < last.stat().st_mtime
+
+
+def test_the_papers_encoders_of_all_zoos_are_trained_after_all_other_encoders(
+    everything: ReproductionState, tmp_path: Path, data: Path
+) -> None:
+    (tmp_path / "zoos").symlink_to(everything.workspace.out / "zoos")
+    reproduce(["table5"], "smoke", tmp_path, data=data, seeds=1, workers=1, only="encoders", quiet=True)
+    results = sorted((tmp_path / "results").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert ["-paper-" in path.name for path in results] == [False] * 4 + [True] * 2
 
 
 def test_each_stage_alone_leaves_the_others_undone(everything: ReproductionState, tmp_path: Path, data: Path) -> None:
