@@ -14,10 +14,14 @@ from representation.encoders.encoder import Architecture, Encoder
 from representation.recipes import Recipe
 from representation.reproduction.items import ZOOS, Item, Job, all_jobs
 from representation.reproduction.scales import Scale
+from representation.reproduction.work import Workspace
 from representation.training.memory import estimate as memory_estimate
 from zootools.architectures import Schema
 from zootools.building.planning import estimate, zoo_schema
+from zootools.building.resuming import look_into
 from zootools.building.throughput import seconds_per_model_sample
+from zootools.choices import STAGES
+from zootools.object_store.sync import open_output
 from zootools.progress import duration
 from zootools.spec import ZooSpec
 from zootools.spec.model_configs import expand
@@ -85,8 +89,10 @@ class PlannedZoo:
     models: int
     checkpoints: int
     bytes: int
+    to_train: int
+    """Models that are not yet trained to the end."""
     seconds: float
-    """Estimated wall time on this machine, as in the other classes."""
+    """Estimated wall time on this machine of what is left, as in the other classes."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class PlannedEncoder:
     recipe: str
     checkpoints: int
     epochs: int
+    to_train: int
+    """Seeds that have no result yet."""
     seconds: float
 
 
@@ -111,35 +119,59 @@ class Plan:
     seconds: float
 
 
-def plan(items: Sequence[Item], scale: Scale, seeds: int, workers: int | None, data: Path | None) -> Plan:
-    """Return the zoos and encoders that items need, with estimates of their time."""
+def plan(
+    items: Sequence[Item],
+    workspace: Workspace,
+    seeds: int,
+    workers: int | None,
+    data: Path | None,
+    stages: Sequence[str] = STAGES,
+) -> Plan:
+    """Return the zoos and encoders that items need, with estimates of the time of what the folder lacks.
+
+    Raises SpecError if the folder has a zoo of another specification.
+    """
     workers = workers or os.cpu_count() or 1
-    wanted = {zoo for item in items for zoo in item.needed_zoos}
-    zoos = tuple(_zoo(scale, zoo, workers, data) for zoo in ZOOS if zoo in wanted)
+    wanted = [zoo for zoo in ZOOS if any(zoo in item.needed_zoos for item in items)]
+    zoos = [_zoo(workspace, zoo, workers, data) for zoo in wanted] if "zoos" in stages else []
+    jobs = all_jobs(items) if "encoders" in stages else []
+    if "zoos" in stages:
+        complete = {zoo.zoo for zoo in zoos if not zoo.to_train}
+    else:
+        complete = {zoo for zoo in wanted if workspace.is_built(zoo)}
+        jobs, wanted = [job for job in jobs if job.zoo in complete], [zoo for zoo in wanted if zoo in complete]
     rate = _flops_per_second() * SHARE_OF_PEAK * workers
     encoders = []
-    for job in all_jobs(items):
+    for job in jobs:
         if job.learns:
+            scale, others = workspace.scale, [zoo for zoo in job.transfers if zoo in wanted]
             name, changes = scale.recipe_words(job)
-            recipe = scale.recipe_of(job)
+            left = seeds
+            if complete.issuperset((job.zoo, *others)):
+                left = sum(workspace.found(job, seed, others) is None for seed in range(seeds))
             encoders.append(
                 PlannedEncoder(
                     encoder=job.name,
                     recipe=" ".join((name, *changes)),
                     checkpoints=_training_checkpoints(scale, job),
-                    epochs=recipe.training.epochs,
-                    seconds=round(job_flops(scale, job) * seeds / rate, 1),
+                    epochs=scale.recipe_of(job).training.epochs,
+                    to_train=left,
+                    seconds=round(job_flops(scale, job) * left / rate, 1),
                 )
             )
     total = sum(zoo.seconds for zoo in zoos) + sum(encoder.seconds for encoder in encoders)
-    return Plan(scale.name, seeds, zoos, tuple(encoders), round(total, 1))
+    return Plan(workspace.scale.name, seeds, tuple(zoos), tuple(encoders), round(total, 1))
 
 
-def _zoo(scale: Scale, zoo: str, workers: int, data: Path | None) -> PlannedZoo:
-    spec = scale.spec(zoo, scale.stand_in(zoo, data))
+def _zoo(workspace: Workspace, zoo: str, workers: int, data: Path | None) -> PlannedZoo:
+    spec = workspace.scale.spec(zoo, workspace.scale.stand_in(zoo, data))
     asked = estimate(spec, data)
-    seconds = round(asked.model_samples * _rate(spec, workers, data), 1)
-    return PlannedZoo(zoo, asked.models, asked.checkpoints, asked.bytes, seconds)
+    whole = asked.models * spec.training.epochs
+    present = look_into(open_output(workspace.zoo(zoo)), spec, zoo_schema(spec, data))
+    assert present is not None  # which it is for an object store only
+    left = asked.model_samples * present.model_epochs / whole
+    seconds = round(left * _rate(spec, workers, data), 1) if left else 0.0
+    return PlannedZoo(zoo, asked.models, asked.checkpoints, asked.bytes, present.to_train, seconds)
 
 
 _RATES: dict[tuple[str, int], float] = {}
@@ -167,14 +199,16 @@ def _flops_per_second() -> float:
 
 def show_plan(value: Plan) -> str:
     """Return a plan as text."""
+
+    def left(entry: PlannedZoo | PlannedEncoder) -> str:
+        return f"{duration(entry.seconds):>9}" if entry.to_train else "    there"
+
     lines = [
-        f"{zoo.zoo:<18} {zoo.models:>6} models {zoo.checkpoints:>9,} checkpoints {zoo.bytes / 1e9:>6.1f} GB"
-        f" {duration(zoo.seconds):>9}"
+        f"{zoo.zoo:<18} {zoo.models:>6} models {zoo.checkpoints:>9,} checkpoints {zoo.bytes / 1e9:>6.1f} GB {left(zoo)}"
         for zoo in value.zoos
     ]
     lines += [
-        f"{entry.encoder:<28} {entry.checkpoints:>10,} checkpoints x {entry.epochs:>4} epochs "
-        f"{duration(entry.seconds):>9}"
+        f"{entry.encoder:<28} {entry.checkpoints:>10,} checkpoints x {entry.epochs:>4} epochs {left(entry)}"
         for entry in value.encoders
     ]
     return "\n".join([*lines, f"about {duration(value.seconds)} on this machine, by arithmetic"])

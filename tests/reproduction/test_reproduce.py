@@ -524,6 +524,27 @@ def test_a_dry_run_plans_the_papers_zoos_and_encoders(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_counts_what_the_folder_lacks(everything: ReproductionState, tmp_path: Path, data: Path) -> None:
+    def plan(out: Path, *words: str) -> dict[str, Any]:
+        line = command("table5", "--dry-run", "--json", "--data", str(data), "--out", str(out), *words)
+        return json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+
+    def missing(found: dict[str, Any]) -> list[list[int]]:
+        return [[entry["to_train"] for entry in found[kind]] for kind in ("zoos", "encoders")]
+
+    there = everything.workspace.out
+    done, more, nothing = plan(there), plan(there, "--seeds", "3"), plan(tmp_path)
+    assert (missing(done), done["seconds"]) == ([[0, 0], [0, 0, 0, 0]], 0)
+    assert missing(more) == [[0, 0], [2, 2, 2, 2]]
+    assert missing(nothing) == [[36, 60], [1, 1, 1, 1]]
+    assert min(more["seconds"], nothing["seconds"]) > 0
+    assert missing(plan(there, "--only", "zoos")) == [[0, 0], []]
+    assert missing(plan(tmp_path, "--only", "zoos")) == [[36, 60], []]
+    assert missing(plan(there, "--only", "encoders")) == [[], [0, 0, 0, 0]]
+    assert missing(plan(tmp_path, "--only", "encoders")) == [[], []]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_counts_the_images_that_stand_in_for_others(tmp_path: Path) -> None:
     for folder in [tmp_path / "svhn10k" / split / str(label) for split in ("train", "test") for label in range(10)]:
         folder.mkdir(parents=True)

@@ -28,7 +28,11 @@ from zootools.text import say
 )
 @click.option("--workers", type=click.IntRange(min=1, max=1024), help="Processes; default one per core.")
 @DATA
-@click.option("--dry-run", is_flag=True, help="Print zoos, encoders and an estimate of the time; write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print zoos, encoders and the estimated time of what is missing; write nothing.",
+)
 @QUIET
 @JSON
 def reproduce(
@@ -62,8 +66,11 @@ def reproduce(
     items = [settings.part_of(item) for item in find_items(what)]
     if dry_run:
         from representation.reproduction.estimate import plan, show_plan
+        from representation.reproduction.work import Workspace
 
-        planned = plan(items, settings, seeds or settings.seeds, workers, data)
+        workspace = Workspace(out or Path("reproduction") / scale, settings)
+        stages = STAGES if only is None else (only,)
+        planned = plan(items, workspace, seeds or settings.seeds, workers, data, stages)
         print_value(asdict(planned), as_json, lambda _: say(*show_plan(planned).split("\n")))
         return
     from representation.reproduction.report import summary
