@@ -603,7 +603,7 @@ def test_a_documented_report_was_generated_and_has_the_papers_figures(page: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "scale", "least"), [("reproduction", "cpu", 700), ("reproduction-paper", "paper", 400)]
+    ("name", "scale", "least"), [("reproduction", "cpu", 700), ("reproduction-paper", "paper", 500)]
 )
 def test_the_table_of_a_documented_report_has_its_values(name: str, scale: str, least: int) -> None:
     tables, compared = cells((DOCUMENTS / f"{name}.md").read_text()), 0
