@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from representation.encoders.encoder import Architecture, Encoder
 from representation.recipes import Recipe
-from representation.reproduction.items import ZOOS, Item, Job, all_jobs
+from representation.reproduction.items import Item, Job, all_jobs, all_zoos
 from representation.reproduction.scales import Scale
 from representation.reproduction.work import Workspace
 from representation.training.memory import estimate as memory_estimate
@@ -20,7 +20,6 @@ from zootools.architectures import Schema
 from zootools.building.planning import estimate, zoo_schema
 from zootools.building.resuming import look_into
 from zootools.building.throughput import seconds_per_model_sample
-from zootools.choices import STAGES
 from zootools.object_store.sync import open_output
 from zootools.progress import duration
 from zootools.spec import ZooSpec
@@ -125,50 +124,47 @@ def plan(
     seeds: int,
     workers: int | None,
     data: Path | None,
-    stages: Sequence[str] = STAGES,
+    only: str | None = None,
 ) -> Plan:
     """Return the zoos and encoders that items need, with estimates of the time of what the folder lacks.
 
-    Raises SpecError if the folder has a zoo of another specification.
+    The arguments are those of `representation.reproduction.run.reproduce`.
+
+    Raises SpecError if the folder has a zoo of another specification, DamagedZooError if it has damaged files.
     """
-    workers = workers or os.cpu_count() or 1
-    wanted = [zoo for zoo in ZOOS if any(zoo in item.needed_zoos for item in items)]
-    zoos = [_zoo(workspace, zoo, workers, data) for zoo in wanted] if "zoos" in stages else []
-    jobs = all_jobs(items) if "encoders" in stages else []
-    if "zoos" in stages:
-        complete = {zoo.zoo for zoo in zoos if not zoo.to_train}
-    else:
-        complete = {zoo for zoo in wanted if workspace.is_built(zoo)}
-        jobs, wanted = [job for job in jobs if job.zoo in complete], [zoo for zoo in wanted if zoo in complete]
+    workers, building = workers or os.cpu_count() or 1, only in (None, "zoos")
+    zoos = [_zoo(workspace, zoo, workers, data) for zoo in all_zoos(items)] if building else []
+    unfinished = {zoo.zoo for zoo in zoos if zoo.to_train}
+    there = [zoo for zoo in all_zoos(items) if building or workspace.is_built(zoo)]
+    jobs = all_jobs(items) if only in (None, "encoders") else []
     rate = _flops_per_second() * SHARE_OF_PEAK * workers
     encoders = []
-    for job in jobs:
-        if job.learns:
-            scale, others = workspace.scale, [zoo for zoo in job.transfers if zoo in wanted]
-            name, changes = scale.recipe_words(job)
-            left = seeds
-            if complete.issuperset((job.zoo, *others)):
-                left = sum(workspace.found(job, seed, others) is None for seed in range(seeds))
-            encoders.append(
-                PlannedEncoder(
-                    encoder=job.name,
-                    recipe=" ".join((name, *changes)),
-                    checkpoints=_training_checkpoints(scale, job),
-                    epochs=scale.recipe_of(job).training.epochs,
-                    to_train=left,
-                    seconds=round(job_flops(scale, job) * left / rate, 1),
-                )
+    for job in [job for job in jobs if job.learns and job.zoo in there]:
+        others = [zoo for zoo in job.transfers if zoo in there]
+        left = seeds
+        if unfinished.isdisjoint((job.zoo, *others)):
+            left = sum(workspace.found(job, seed, others) is None for seed in range(seeds))
+        name, changes = workspace.scale.recipe_words(job)
+        encoders.append(
+            PlannedEncoder(
+                encoder=job.name,
+                recipe=" ".join((name, *changes)),
+                checkpoints=_training_checkpoints(workspace.scale, job),
+                epochs=workspace.scale.recipe_of(job).training.epochs,
+                to_train=left,
+                seconds=round(job_flops(workspace.scale, job) * left / rate, 1),
             )
+        )
     total = sum(zoo.seconds for zoo in zoos) + sum(encoder.seconds for encoder in encoders)
     return Plan(workspace.scale.name, seeds, tuple(zoos), tuple(encoders), round(total, 1))
 
 
 def _zoo(workspace: Workspace, zoo: str, workers: int, data: Path | None) -> PlannedZoo:
-    spec = workspace.scale.spec(zoo, workspace.scale.stand_in(zoo, data))
+    spec = workspace.scale.spec(zoo, workspace.stand_in(zoo, data))
     asked = estimate(spec, data)
     whole = asked.models * spec.training.epochs
     present = look_into(open_output(workspace.zoo(zoo)), spec, zoo_schema(spec, data))
-    assert present is not None  # which it is for an object store only
+    assert present is not None  # None is for object stores
     left = asked.model_samples * present.model_epochs / whole
     seconds = round(left * _rate(spec, workers, data), 1) if left else 0.0
     return PlannedZoo(zoo, asked.models, asked.checkpoints, asked.bytes, present.to_train, seconds)
@@ -200,15 +196,16 @@ def _flops_per_second() -> float:
 def show_plan(value: Plan) -> str:
     """Return a plan as text."""
 
-    def left(entry: PlannedZoo | PlannedEncoder) -> str:
-        return f"{duration(entry.seconds):>9}" if entry.to_train else "    there"
+    def time_left(entry: PlannedZoo | PlannedEncoder) -> str:
+        return f"{duration(entry.seconds) if entry.to_train else 'there':>9}"
 
     lines = [
-        f"{zoo.zoo:<18} {zoo.models:>6} models {zoo.checkpoints:>9,} checkpoints {zoo.bytes / 1e9:>6.1f} GB {left(zoo)}"
+        f"{zoo.zoo:<18} {zoo.models:>6} models {zoo.checkpoints:>9,} checkpoints {zoo.bytes / 1e9:>6.1f} GB"
+        f" {time_left(zoo)}"
         for zoo in value.zoos
     ]
     lines += [
-        f"{entry.encoder:<28} {entry.checkpoints:>10,} checkpoints x {entry.epochs:>4} epochs {left(entry)}"
+        f"{entry.encoder:<28} {entry.checkpoints:>10,} checkpoints x {entry.epochs:>4} epochs {time_left(entry)}"
         for entry in value.encoders
     ]
     return "\n".join([*lines, f"about {duration(value.seconds)} on this machine, by arithmetic"])

@@ -424,6 +424,12 @@ def find_items(names: Sequence[str]) -> list[Item]:
     return [item for name, item in ITEMS.items() if "all" in names or name in names]
 
 
+def all_zoos(items: Sequence[Item]) -> list[str]:
+    """Return the zoos that some items need, each once, in the order of building."""
+    needed = {zoo for item in items for zoo in item.needed_zoos}
+    return [zoo for zoo in ZOOS if zoo in needed]
+
+
 def all_jobs(items: Sequence[Item]) -> list[Job]:
     """Return the jobs of some items, each once, in the order of their zoos; those that are `last` come at the end.
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from representation.reproduction.estimate import job_flops, job_memory
-from representation.reproduction.items import ZOOS, Item, Job, all_jobs, find_items
+from representation.reproduction.items import Item, Job, all_jobs, all_zoos, find_items
 from representation.reproduction.report import write_report
 from representation.reproduction.scales import find_scale
 from representation.reproduction.state import Picture, ReproductionState, ZooState
@@ -34,7 +34,7 @@ from zootools.errors import StorageError, WorkerError
 from zootools.images.datasets import load_images
 from zootools.images.shapes import has_images
 from zootools.progress import duration
-from zootools.spec import Images, load_spec
+from zootools.spec import Images
 from zootools.text import say
 
 Task = tuple[Job, int, Sequence[str]]
@@ -79,7 +79,7 @@ def reproduce(
     """
     settings = find_scale(scale)
     items = [settings.part_of(item) for item in find_items(what)]
-    workspace = Workspace(out or Path("reproduction") / scale, settings)
+    workspace = Workspace.at(out, settings)
     stages = STAGES if only is None else (check_word("only", only, STAGES),)
     run = _Run(workspace, items, data, seeds or settings.seeds, workers or _cores(), stages, quiet)
     try:
@@ -109,8 +109,7 @@ class _Run:
     ) -> None:
         self.workspace, self.items, self.data, self.seeds = workspace, items, data, seeds
         self.workers, self.stages, self.quiet, self.begun = workers, stages, quiet, time.monotonic()
-        wanted = {zoo for item in items for zoo in item.needed_zoos}
-        self.zoos = [zoo for zoo in ZOOS if zoo in wanted]
+        self.zoos = all_zoos(items)
         self.state = ReproductionState(workspace, items, seeds, data)
         self.built = set[str]()
         self.waiting = all_jobs(items)
@@ -138,18 +137,15 @@ class _Run:
         unfit = dict[str, str]()  # reasons by image set, since a download that failed is not tried again
         for zoo in self.zoos:
             images = self.workspace.scale.spec(zoo).images
-            stand_in, reason = None, ""
-            if self.workspace.is_built(zoo):
-                if load_spec(self.workspace.zoo(zoo) / "spec.yaml").images.name != images.name:
-                    stand_in = self.workspace.scale.stand_ins.get(images.name)
-            elif "zoos" not in self.stages:
-                reason = "no zoo: it is not built"
+            built, stand_in, reason = self.workspace.is_built(zoo), None, ""
+            if built or "zoos" in self.stages:
+                stand_in = self.workspace.stand_in(zoo, self.data)
             else:
-                stand_in = self.workspace.scale.stand_in(zoo, self.data)
-                if stand_in is None and not has_images(images, self.data):
-                    if images.name not in unfit:
-                        unfit[images.name] = self._fetch(images)
-                    reason = unfit[images.name]
+                reason = "no zoo: it is not built"
+            if not built and not reason and stand_in is None and not has_images(images, self.data):
+                if images.name not in unfit:
+                    unfit[images.name] = self._fetch(images)
+                reason = unfit[images.name]
             self.state.zoos[zoo] = ZooState(images.name if stand_in else "", stand_in, reason)
 
     def _fetch(self, images: Images) -> str:

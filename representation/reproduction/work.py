@@ -26,7 +26,7 @@ from representation.evaluation.scoring import Method, Scorer
 from representation.recipes import Recipe
 from representation.reproduction.faults import misread, train_misread, with_running_gap
 from representation.reproduction.items import BASELINES, GAP_LOSSES, VARIANCES, Job
-from representation.reproduction.scales import Scale
+from representation.reproduction.scales import Scale, StandIn
 from representation.reproduction.variations import UNTRANSPOSED
 from representation.training.folder import TrainingFolder
 from representation.training.start import best_linear_code
@@ -35,6 +35,7 @@ from zootools.errors import DamagedZooError, SpecError
 from zootools.filesystem.files import write_durably
 from zootools.hashing import canonical_json, pretty_json
 from zootools.open import open_zoo
+from zootools.spec import load_spec
 from zootools.spec.sections import Section
 from zootools.zoo import Zoo
 
@@ -77,6 +78,11 @@ class Workspace:
     out: Path
     scale: Scale
 
+    @classmethod
+    def at(cls, out: Path | None, scale: Scale) -> "Workspace":
+        """Return that of a folder; ``reproduction/<scale>`` by default."""
+        return cls(out or Path("reproduction") / scale.name, scale)
+
     def zoo(self, name: str) -> Path:
         """Return the folder of a zoo."""
         return self.out / "zoos" / name
@@ -84,6 +90,14 @@ class Workspace:
     def is_built(self, zoo: str) -> bool:
         """Return whether a zoo is finished."""
         return (self.zoo(zoo) / "zoo.json").exists()
+
+    def stand_in(self, zoo: str, data: Path | None) -> StandIn | None:
+        """Return what takes the place of a zoo's images: in the zoo that is built, or else if it were built now."""
+        if not self.is_built(zoo):
+            return self.scale.stand_in(zoo, data)
+        images = self.scale.spec(zoo).images.name
+        used = load_spec(self.zoo(zoo) / "spec.yaml").images.name
+        return self.scale.stand_ins.get(images) if used != images else None
 
     def open(self, zoo: str) -> Zoo:
         """Open a zoo, with the properties that are scored."""

@@ -68,9 +68,7 @@ def reproduce(
         from representation.reproduction.estimate import plan, show_plan
         from representation.reproduction.work import Workspace
 
-        workspace = Workspace(out or Path("reproduction") / scale, settings)
-        stages = STAGES if only is None else (only,)
-        planned = plan(items, workspace, seeds or settings.seeds, workers, data, stages)
+        planned = plan(items, Workspace.at(out, settings), seeds or settings.seeds, workers, data, only)
         print_value(asdict(planned), as_json, lambda _: say(*show_plan(planned).split("\n")))
         return
     from representation.reproduction.report import summary
