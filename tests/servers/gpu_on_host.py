@@ -43,15 +43,16 @@ class HostKernel:
 def host_kernel(schema: Schema, slopes: bool) -> HostKernel:
     """Compile the kernel of a schema."""
     macros = gpu_macros(schema, LIMITS, slopes)
-    folder = Path(tempfile.mkdtemp())
     source = f'#include "gpu_host.h"\n#include "gpu.h"\n{gpu_source(schema)}{EXPORTS}'
     # No fused products: then the sums do not depend on what the compiler makes of the loops.
     flags = ("-std=c++20", "-O2", "-ffp-contract=off", "-pthread", "-fPIC", "-shared")
     folders = (f"-I{SOURCES_FOLDER}", f"-I{Path(__file__).parent}")
     defined = [f"-D{name}={value}" for name, value in macros.items()]
-    command = [*find_compiler(), *flags, *folders, *defined, "-x", "c++", "-", "-o", str(folder / "kernel.so")]
-    subprocess.run(command, input=source, text=True, check=True, timeout=300)
-    return HostKernel(folder / "kernel.so")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "kernel.so"
+        command = [*find_compiler(), *flags, *folders, *defined, "-x", "c++", "-", "-o", str(library)]
+        subprocess.run(command, input=source, text=True, check=True, timeout=300)
+        return HostKernel(library)  # a library that is loaded needs its file no more
 
 
 def host_trainer(schema: Schema, models: list[ModelConfig], images: ImageData, batch_size: int) -> GpuTrainer:
