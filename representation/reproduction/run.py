@@ -114,6 +114,7 @@ class _Run:
         self.built = set[str]()
         self.waiting = all_jobs(items)
         self.worked, self.done = 0.0, 0.0  # seconds, and floating-point operations, of the jobs of this call
+        self.trained = False  # whether one of them trained an encoder
 
     def everything(self) -> None:
         """Build all zoos, do all jobs, draw all pictures; or those of these that were asked for."""
@@ -189,12 +190,20 @@ class _Run:
                     continue  # to count the operations of all jobs takes seconds
                 self.worked = before + time.monotonic() - begun
                 self.done += job_flops(self.workspace.scale, job)
-                left = sum(job_flops(self.workspace.scale, later) * self.seeds for later in self.waiting)
-                left += sum(job_flops(self.workspace.scale, other[0]) for other in (*queue, *running.values()))
-                self._say(
-                    f"{job.name}, seed {seed}: {reason or 'done'}; jobs take about "
-                    f"{duration(left * self.worked / self.done)} more"
-                )
+                self.trained = self.trained or (job.learns and not reason)
+                left = [*(task[0] for task in queue), *(task[0] for task in running.values())]
+                self._say(f"{job.name}, seed {seed}: {reason or 'done'}{self._time_left(left)}")
+
+    def _time_left(self, jobs: Sequence[Job]) -> str:
+        """Return how long these jobs and those that wait take at the speed so far, with which encoders count most.
+
+        Before an encoder was trained, that speed is unknown: then it is an empty string.
+        """
+        left = [*jobs, *(job for job in self.waiting for _ in range(self.seeds))]
+        if not left or not self.trained:
+            return ""
+        seconds = sum(job_flops(self.workspace.scale, job) for job in left) * self.worked / self.done
+        return f"; jobs take about {duration(seconds)} more"
 
     def _ready(self) -> list[Task]:
         """Return the tasks whose zoos are built and whose results are not there; their jobs wait no longer."""
