@@ -197,10 +197,10 @@ class _Run:
     def _time_left(self, jobs: Sequence[Job]) -> str:
         """Return how long these jobs and those that wait take at the speed so far, with which encoders count most.
 
-        Before an encoder was trained, that speed is unknown: then it is an empty string.
+        It is an empty string if none is left, or if encoders are and none was trained, so that their speed is unknown.
         """
         left = [*jobs, *(job for job in self.waiting for _ in range(self.seeds))]
-        if not left or not self.trained:
+        if not left or (not self.trained and any(job.learns for job in left)):
             return ""
         seconds = sum(job_flops(self.workspace.scale, job) for job in left) * self.worked / self.done
         return f"; jobs take about {duration(seconds)} more"
