@@ -101,6 +101,11 @@ class Network(Section):
         return False
 
     @property
+    def compresses(self) -> bool:
+        """Whether the layer statistics are compressed before they are standardised."""
+        return False
+
+    @property
     def widest(self) -> int | None:
         """Layers with more inputs have a learning rate that is lower in proportion; None if all have the same."""
         return None
@@ -178,6 +183,10 @@ class NeuronSet(Network):
     """Number of exchanges of messages."""
     start: Literal["random", "pca"] = "pca"
     """``pca``: the linear maps begin as the best linear code of permuted training networks."""
+    statistics: Literal["standardised", "compressed"] = "standardised"
+    """How the layer statistics are scaled that the encoder reads and that `loss.statistics` predicts. ``standardised``:
+    mean 0 and variance 1 over the training networks. ``compressed``: before that, 3 asinh(x / 3) of their distance x
+    from the median, in deviations by the quartiles, so that few networks of huge weights do not decide the scale."""
 
     def sized(self, weights: int) -> Self:
         """Return the same section with numbers in the place of ``auto``, for networks of ``weights`` weights."""
@@ -207,6 +216,11 @@ class NeuronSet(Network):
     def standardises(self) -> bool:
         """See `Network.standardises`."""
         return True
+
+    @property
+    def compresses(self) -> bool:
+        """See `Network.compresses`."""
+        return self.statistics == "compressed"
 
     @property
     def widest(self) -> int | None:

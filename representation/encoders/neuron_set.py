@@ -34,7 +34,7 @@ class NeuronSetEncoder(nn.Module):
         self.from_bias = nn.ModuleList(nn.Linear(count, width) if count else nn.Identity() for count in graph.biases)
         self.exchanges = nn.ModuleList(Messages(graph, settings) for _ in range(settings.blocks))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in graph.nodes)
-        self.statistics = LayerStatistics(graph)
+        self.statistics = LayerStatistics(graph, settings.compresses)
         pooled = 2 * width * len(graph.nodes) + self.statistics.length
         self.invariant = perceptron(pooled, settings.hidden, settings.compared)
         self.read = nn.ModuleList(nn.Linear(width, READ) for _ in graph.nodes)

@@ -1,5 +1,6 @@
 """Standardisation by constants of the training networks, and linear maps beside an encoder and its decoder."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +9,8 @@ from zootools.architectures import Schema
 
 CODE_DEVIATION = 0.1
 """Largest standard deviation of the numbers of a code at the start: so small that tanh hardly changes them."""
+NORMAL_QUARTILES = 1.349
+"""Distance of the quartiles of a normal distribution, in deviations."""
 SMALLEST = 1e-7
 """Smallest deviation that is not rounding, as a share of the mean."""
 
@@ -27,6 +30,16 @@ class Standardiser(nn.Module):
         """Set the constants from rows ``[n, length]``, each number by itself."""
         values = values.double()
         self._set(slice(None), values.mean(dim=0), values.var(dim=0, correction=0))
+
+    def fit_quartiles(self, values: Tensor) -> None:
+        """Set the constants from rows ``[n, length]``: the median, and the deviation of a normal distribution with the
+        same quartiles. Where both quartiles are equal it is the deviation of the rows."""
+        values = values.double()
+        quartiles = np.quantile(values.cpu().numpy(), (0.25, 0.5, 0.75), axis=0)
+        lower, median, upper = torch.from_numpy(quartiles).to(values.device)
+        deviation = (upper - lower) / NORMAL_QUARTILES
+        varied = deviation > SMALLEST * median.abs()
+        self._set(slice(None), median, torch.where(varied, deviation.square(), values.var(dim=0, correction=0)))
 
     def fit_layers(self, weights: Networks, schema: Schema) -> None:
         """Set the constants from networks ``[n, N]``: one pair for all weights of a layer, and one for its biases.

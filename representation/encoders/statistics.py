@@ -12,24 +12,32 @@ from representation.encoders.standard import Standardiser
 
 QUANTILES = 9
 """Evenly spaced quantiles, minimum and maximum among them, of a layer."""
+BULK = 3.0
+"""Compressed statistics are linear up to about so many deviations from the median, and logarithmic beyond."""
 FITTED_AT_ONCE = 4096
 """Networks whose statistics are computed at once."""
 
 
 class LayerStatistics(nn.Module):
-    """Mean, variance and quantiles of the weights and of the biases of each layer; no permutation changes them."""
+    """Mean, variance and quantiles of the weights and of the biases of each layer; no permutation changes them.
+
+    They have mean 0 and variance 1 over the training networks. If they are compressed before, the few networks of a
+    zoo of hyper-parameters whose weights are huge do not make all others look alike.
+    """
 
     below: Tensor
     above: Tensor
     share: Tensor
     order: Tensor
 
-    def __init__(self, graph: NeuronGraph) -> None:
+    def __init__(self, graph: NeuronGraph, compressed: bool) -> None:
         super().__init__()
         self.sizes = graph.sizes
         counts = [min(QUANTILES, size) for size in self.sizes]
         self.length = sum(2 + count for count in counts)
         """Number of statistics."""
+        self.bulk = Standardiser(self.length) if compressed else None
+        """By median and quartiles; None if the statistics are not compressed."""
         self.standardiser = Standardiser(self.length)
         below, above, share = [], [], []
         for start, size, count in zip(_starts(self.sizes), self.sizes, counts, strict=True):
@@ -55,13 +63,19 @@ class LayerStatistics(nn.Module):
     def fit(self, blocks: Iterable[Tensor]) -> None:
         """Set the constants that standardise the statistics, from training weights in blocks ``[rows, N]``."""
         parts = itertools.chain.from_iterable(rows.split(FITTED_AT_ONCE) for rows in blocks)
-        self.standardiser.fit(torch.cat([self._unscaled(rows) for rows in parts]))
+        values = torch.cat([self._unscaled(rows) for rows in parts])
+        if self.bulk is not None:
+            self.bulk.fit_quartiles(values)
+        self.standardiser.fit(self._compressed(values))
 
     def forward(self, weights: Tensor) -> Tensor:
         """Return the statistics of flat weights ``[n, N]``, float32 ``[n, length]``."""
         if not len(weights):
             return weights.new_zeros(0, self.length)
-        return self.standardiser(self._unscaled(weights))
+        return self.standardiser(self._compressed(self._unscaled(weights)))
+
+    def _compressed(self, values: Tensor) -> Tensor:
+        return values if self.bulk is None else BULK * torch.asinh(self.bulk(values) / BULK)
 
     def _unscaled(self, weights: Tensor) -> Tensor:
         parts = weights.float().split(self.sizes, dim=1)

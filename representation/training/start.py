@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from representation.dataset import sample_rows
-from representation.encoders.encoder import Encoder
+from representation.encoders.encoder import Architecture, Encoder
 from representation.encoders.graph import NeuronGraph
 from representation.encoders.standard import Standardiser
 from representation.encoders.statistics import LayerStatistics
@@ -53,15 +53,15 @@ def best_linear_code(schema: Schema, recipe: Recipe, weights: Networks) -> Linea
 class StatisticsPrediction(nn.Module):
     """A linear prediction of the statistics of a network's layers from its representation, and its errors."""
 
-    def __init__(self, schema: Schema, length: int, weights: Networks) -> None:
-        """Args: ``length`` of the representation; ``weights`` ``[n, N]`` are the training networks."""
+    def __init__(self, schema: Schema, settings: Architecture, weights: Networks) -> None:
+        """Args: ``settings`` of the encoder, `sized`; ``weights`` ``[n, N]`` are the training networks."""
         super().__init__()
         some = _sample(weights)
         self.standardiser = Standardiser(schema.size).to(weights.device)
         self.standardiser.fit_layers(some, schema)
-        self.statistics = LayerStatistics(NeuronGraph(schema)).to(weights.device)
+        self.statistics = LayerStatistics(NeuronGraph(schema), settings.compresses).to(weights.device)
         self.statistics.fit(self.standardiser(rows) for rows in in_parts(some))
-        self.linear = nn.Linear(length, self.statistics.length)
+        self.linear = nn.Linear(settings.compared, self.statistics.length)
 
     def forward(self, z: Tensor, weights: Tensor) -> Tensor:
         """Return the errors ``[copies * n, statistics]`` for z ``[copies * n, length]`` of networks ``[n, N]``."""

@@ -86,7 +86,7 @@ class EncoderTrainer:
         modules += [self.head] if recipe.loss.contrasts else []
         self.prediction: StatisticsPrediction | None = None
         if recipe.loss.statistics:
-            self.prediction = StatisticsPrediction(schema, recipe.encoder.compared, self.weights).to(device)
+            self.prediction = StatisticsPrediction(schema, recipe.encoder, self.weights).to(device)
             modules.append(self.prediction)
         self.objective = Objective(recipe.loss, schema, self._permuted(self.weights))
         self.linear_r2 = code.r2(self._permuted(self.validation)) if code else None

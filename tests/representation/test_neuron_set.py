@@ -18,6 +18,7 @@ from representation.recipes import Augmentation, Loss, Recipe, load_recipe
 from representation.training.augmentation import Augmenter
 from representation.training.linear_code import linear_code
 from representation.training.losses import Objective
+from representation.training.start import start_encoder
 from representation.training.train import train_encoder
 from representation.training.trainer import EncoderTrainer
 from zootools import open_zoo
@@ -31,6 +32,7 @@ SCHEMAS = {
     "one layer": Schema("linear", (1, 3, 3), (Layer("fc1", "linear", 9, 4, activation=False),)),
     "one neuron": Schema("narrow", (1, 3, 3), (Layer("fc1", "linear", 9, 1), Layer("fc2", "linear", 1, 4))),
 }
+COMPRESSED = "encoder.statistics=compressed"
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -64,10 +66,12 @@ def permutations(schema: Schema, count: int) -> list[dict[str, np.ndarray]]:
     return [{layer.name: draws.permutation(layer.outputs) for layer in schema.layers[:-1]} for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_invariant_numbers_do_not_change_under_permutations_of_all_hidden_layers(name: str) -> None:
+@pytest.mark.parametrize(("name", "overrides"), [*((name, ()) for name in SCHEMAS), ("mlp_deep", (COMPRESSED,))])
+def test_invariant_numbers_do_not_change_under_permutations_of_all_hidden_layers(
+    name: str, overrides: tuple[str, ...]
+) -> None:
     schema = SCHEMAS[name]
-    encoder, weights = trained(schema), networks(schema)
+    encoder, weights = trained(schema, *overrides), networks(schema)
     z, invariant = encoder.embed(weights), encoder.architecture.compared
     assert z.shape == (40, 20)
     assert z[:, :invariant].std(dim=0).min() > 1e-4  # they are not constants
@@ -191,6 +195,31 @@ def test_the_prediction_of_the_statistics_is_a_term_and_leaves_its_mark() -> Non
     assert 0 < errors[10.0][1] < 0.7 * errors[10.0][0]
 
 
+def test_compressed_statistics_do_not_let_one_huge_network_hide_the_others() -> None:
+    """The numbers of the representation see them, so those of all but the huge one differ far more at the start."""
+    schema = SCHEMAS["mlp_deep"]
+    weights = networks(schema, 64) * torch.linspace(0.5, 2, 64)[:, None]
+    weights[0] *= 1000
+    spread = {}
+    for scale in ("standardised", "compressed"):
+        settings = recipe(f"encoder.statistics={scale}").sized(schema.size)
+        encoder = start_encoder(schema, settings, weights)
+        statistics = encoder.encoder.statistics(encoder.standardised(weights))
+        assert torch.allclose(statistics.var(dim=0, correction=0), torch.ones(()), atol=1e-3)
+        assert torch.allclose(statistics.mean(dim=0), torch.zeros(()), atol=1e-3)
+        spread[scale] = statistics[1:].std(dim=0).median().item()
+    assert spread["compressed"] > 20 * spread["standardised"]
+
+
+def test_compressed_statistics_that_most_networks_share_are_finite() -> None:
+    schema = SCHEMAS["mlp_deep"]
+    weights = torch.ones(40, schema.size)  # all quartiles are equal
+    weights[0] = 2
+    trainer = EncoderTrainer(schema, weights, weights[:9], recipe(COMPRESSED), 0, torch.device("cpu"))
+    assert math.isfinite(trainer.train_epoch()["total"])
+    assert trainer.encoder.embed(weights).isfinite().all()
+
+
 def test_lengths_follow_from_the_networks() -> None:
     lengths = {name: load_recipe("default").sized(schema.size).encoder.length for name, schema in SCHEMAS.items()}
     assert (lengths["mlp"], lengths["cnn_small"], lengths["cnn_large"]) == (50, 700, 700)
@@ -200,10 +229,10 @@ def test_lengths_follow_from_the_networks() -> None:
         recipe("encoder={kind: set, latent: 9, invariant: 9}")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_restored_training_continues_with_the_same_bits(precision: str) -> None:
+@pytest.mark.parametrize("change", ["training.precision=fp32", "training.precision=bf16", COMPRESSED])
+def test_a_restored_training_continues_with_the_same_bits(change: str) -> None:
     schema, weights = SCHEMAS["mlp_deep"], networks(SCHEMAS["mlp_deep"])
-    settings = recipe(f"training.precision={precision}")
+    settings = recipe(change)
     whole, first, second = (
         EncoderTrainer(schema, weights, weights[:9], settings, 0, torch.device("cpu")) for _ in range(3)
     )
