@@ -13,7 +13,7 @@ from representation.encoders.standard import Standardiser
 QUANTILES = 9
 """Evenly spaced quantiles, minimum and maximum among them, of a layer."""
 BULK = 3.0
-"""Compressed statistics are linear up to about so many deviations from the median, and logarithmic beyond."""
+"""Compressed statistics are linear up to about this many deviations from the median, and logarithmic beyond."""
 FITTED_AT_ONCE = 4096
 """Networks whose statistics are computed at once."""
 
