@@ -33,13 +33,10 @@ class Standardiser(nn.Module):
 
     def fit_quartiles(self, values: Tensor) -> None:
         """Set the constants from rows ``[n, length]``: the median, and the deviation of a normal distribution with the
-        same quartiles. Where both quartiles are equal it is the deviation of the rows."""
-        values = values.double()
-        quartiles = np.quantile(values.cpu().numpy(), (0.25, 0.5, 0.75), axis=0)
+        same quartiles."""
+        quartiles = np.quantile(values.double().cpu().numpy(), (0.25, 0.5, 0.75), axis=0)
         lower, median, upper = torch.from_numpy(quartiles).to(values.device)
-        deviation = (upper - lower) / NORMAL_QUARTILES
-        varied = deviation > SMALLEST * median.abs()
-        self._set(slice(None), median, torch.where(varied, deviation.square(), values.var(dim=0, correction=0)))
+        self._set(slice(None), median, ((upper - lower) / NORMAL_QUARTILES).square())
 
     def fit_layers(self, weights: Networks, schema: Schema) -> None:
         """Set the constants from networks ``[n, N]``: one pair for all weights of a layer, and one for its biases.

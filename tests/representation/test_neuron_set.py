@@ -196,7 +196,6 @@ def test_the_prediction_of_the_statistics_is_a_term_and_leaves_its_mark() -> Non
 
 
 def test_compressed_statistics_do_not_let_one_huge_network_hide_the_others() -> None:
-    """The numbers of the representation see them, so those of all but the huge one differ far more at the start."""
     schema = SCHEMAS["mlp_deep"]
     weights = networks(schema, 64) * torch.linspace(0.5, 2, 64)[:, None]
     weights[0] *= 1000
