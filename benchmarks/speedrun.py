@@ -41,7 +41,7 @@ from representation.encoders.encoder import Encoder
 from representation.evaluation.scoring import Method, Scorer, permuted_views
 from representation.paper import published
 from representation.recipes import Epochs, Recipe, load_recipe
-from representation.reproduction.estimate import training_steps
+from representation.reproduction.job_costs import training_steps
 from representation.reproduction.report import TETRIS
 from representation.reproduction.work import machine
 from representation.training.start import best_linear_code

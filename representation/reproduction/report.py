@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import torch
 
 from representation.reproduction.conclusions import compared, conclusions
-from representation.reproduction.estimate import training_steps
 from representation.reproduction.grids import FilledItem, colour_of
 from representation.reproduction.items import ITEMS, RELEASED, Job
+from representation.reproduction.job_costs import training_steps
 from representation.reproduction.state import FilledCell, ReproductionState
 from representation.reproduction.work import machine
 from representation.reproduction.zoos import ZOOS_REMARK, build_seconds, zoo_records, zoo_rows

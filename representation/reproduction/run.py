@@ -9,19 +9,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from representation.reproduction.estimate import job_flops, job_memory
 from representation.reproduction.items import Item, Job, all_jobs, all_zoos, find_items
+from representation.reproduction.job_costs import Speeds, job_memory
 from representation.reproduction.report import write_report
 from representation.reproduction.scales import find_scale
 from representation.reproduction.state import Picture, ReproductionState, ZooState
@@ -41,6 +41,15 @@ Task = tuple[Job, int, Sequence[str]]
 """A job, the seed, and the zoos that scores are transferred to."""
 GPU_WORKERS = 8
 """Processes that share a GPU: an encoder of the recipe ``default`` leaves most of it idle, and takes about 1 GB."""
+
+
+class Running(NamedTuple):
+    """A job that a worker does."""
+
+    job: Job
+    seed: int
+    begun: float
+    """Time of the monotonic clock in seconds."""
 
 
 def reproduce(
@@ -113,8 +122,7 @@ class _Run:
         self.state = ReproductionState(workspace, items, seeds, data)
         self.built = set[str]()
         self.waiting = all_jobs(items)
-        self.worked, self.done = 0.0, 0.0  # seconds, and floating-point operations, of the jobs of this call
-        self.trained = False  # whether one of them trained an encoder
+        self.speeds = None if quiet else Speeds(workspace)
 
     def everything(self) -> None:
         """Build all zoos, do all jobs, draw all pictures; or those of these that were asked for."""
@@ -177,33 +185,38 @@ class _Run:
             return
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         free = pool.submit(free_memory, device).result()
-        begun, before, running = time.monotonic(), self.worked, dict[Future[str], tuple[Job, int]]()
+        running = dict[Future[str], Running]()
         while queue or running:
             while len(running) < self.workers and (task := self._fitting(queue, running.values(), free)):
                 queue.remove(task)
-                running[pool.submit(do, self.workspace, *task)] = task[:2]
+                running[pool.submit(do, self.workspace, *task)] = Running(*task[:2], time.monotonic())
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                (job, seed), reason = running.pop(future), future.result()
+                (job, seed, _), reason = running.pop(future), future.result()
                 if reason:
                     self.state.failures[job, seed] = reason
-                if self.quiet:
-                    continue  # to count the operations of all jobs takes seconds
-                self.worked = before + time.monotonic() - begun
-                self.done += job_flops(self.workspace.scale, job)
-                self.trained = self.trained or (job.learns and not reason)
-                left = [*(task[0] for task in queue), *(task[0] for task in running.values())]
-                self._say(f"{job.name}, seed {seed}: {reason or 'done'}{self._time_left(left)}")
+                elif self.speeds and (result := self.workspace.stored(job, seed)):
+                    self.speeds.record(job, result.cpu_seconds)
+                left = self._time_left(queue, running.values(), free)
+                self._say(f"{job.name}, seed {seed}: {reason or 'done'}{left}")
 
-    def _time_left(self, jobs: Sequence[Job]) -> str:
-        """Return how long these jobs and those that wait take at the speed so far, with which encoders count most.
-
-        It is an empty string if none is left, or if encoders are and none was trained, so that their speed is unknown.
-        """
-        left = [*jobs, *(job for job in self.waiting for _ in range(self.seeds))]
-        if not left or (not self.trained and any(job.learns for job in left)):
+    def _time_left(self, queue: Sequence[Task], running: Collection[Running], free: int) -> str:
+        """Return how long the jobs take that are left; an empty string if none is, or nothing is printed."""
+        if not self.speeds:
             return ""
-        seconds = sum(job_flops(self.workspace.scale, job) for job in left) * self.worked / self.done
-        return f"; jobs take about {duration(seconds)} more"
+        left, now = (
+            [*(job for job, _, _ in queue), *(job for job in self.waiting for _ in range(self.seeds))],
+            time.monotonic(),
+        )
+        times = [(job, self.speeds.seconds(job)) for job in left]
+        times += [(job, max(self.speeds.seconds(job) - (now - begun), 0)) for job, _, begun in running]
+        if not times:
+            return ""
+        together = sum(seconds / self._side_by_side(job, free) for job, seconds in times)
+        return f"; jobs take about {duration(max(together, *(seconds for _, seconds in times)))} more"
+
+    def _side_by_side(self, job: Job, free: int) -> int:
+        """Return how many jobs like this one can run at the same time."""
+        return max(min(self.workers, free // max(job_memory(self.workspace.scale, job), 1)), 1)
 
     def _ready(self) -> list[Task]:
         """Return the tasks whose zoos are built and whose results are not there; their jobs wait no longer."""
@@ -217,9 +230,9 @@ class _Run:
                 ready += [(job, seed, others) for seed in seeds]
         return ready
 
-    def _fitting(self, queue: Sequence[Task], running: Iterable[tuple[Job, int]], free: int) -> Task | None:
+    def _fitting(self, queue: Sequence[Task], running: Collection[Running], free: int) -> Task | None:
         """Return the first task that fits into the memory beside those that run; beside none, the first one."""
-        used = [job_memory(self.workspace.scale, job) for job, _ in running]
+        used = [job_memory(self.workspace.scale, each.job) for each in running]
         fit = (task for task in queue if not used or job_memory(self.workspace.scale, task[0]) <= free - sum(used))
         return next(fit, None)
 

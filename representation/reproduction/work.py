@@ -127,18 +127,24 @@ class Workspace:
         digests = {name: self.digest(name) for name in (job.zoo, *others)}
         return ResultIdentity(zoos=digests, recipe=self.scale.recipe_of(job), seed=seed)
 
-    def found(self, job: Job, seed: int, others: Sequence[str] = ()) -> JobResult | None:
-        """Return the stored result if its zoos (at least these) and its recipe are still the same, else None.
-
-        Raises DamagedZooError for a file that is not a result.
-        """
+    def stored(self, job: Job, seed: int) -> JobResult | None:
+        """Return the stored result of a job, or None. Raises DamagedZooError for a file that is not a result."""
         path = self.result(job, seed)
         if not path.exists():
             return None
         try:
-            result = JobResult.model_validate_json(path.read_bytes())
+            return JobResult.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise DamagedZooError(f"{path}: not the result of a job ({error}); remove it") from error
+
+    def found(self, job: Job, seed: int, others: Sequence[str] = ()) -> JobResult | None:
+        """Return the stored result if its zoos (at least these) and its recipe are still the same, else None.
+
+        Raises DamagedZooError as `stored`.
+        """
+        result = self.stored(job, seed)
+        if result is None:
+            return None
         stored, wanted = result.identity, self.identity(job, seed, others)
         same = wanted.zoos.items() <= stored.zoos.items()
         return result if same and (stored.recipe, stored.seed) == (wanted.recipe, wanted.seed) else None

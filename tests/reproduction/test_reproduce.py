@@ -26,7 +26,7 @@ from representation import represent
 from representation.reproduction import reproduce
 from representation.reproduction.conclusions import compared, conclusions
 from representation.reproduction.described import SECTIONS, described
-from representation.reproduction.estimate import job_memory
+from representation.reproduction.estimate import plan
 from representation.reproduction.faults import with_running_gap
 from representation.reproduction.grids import Marks, Shown
 from representation.reproduction.items import (
@@ -40,6 +40,7 @@ from representation.reproduction.items import (
     find_items,
     zoo_label,
 )
+from representation.reproduction.job_costs import job_memory
 from representation.reproduction.report import MARK
 from representation.reproduction.scales import SCALES, Scale
 from representation.reproduction.state import NOT_RUN, FilledCell, ReproductionState
@@ -447,15 +448,36 @@ def test_the_papers_encoders_of_all_zoos_are_trained_after_all_other_encoders(
     (tmp_path / "zoos").symlink_to(everything.workspace.out / "zoos")
     reproduce(["table5"], "smoke", tmp_path, data=data, seeds=1, workers=1, only="encoders")
     lines = [line for line in capsys.readouterr().err.splitlines() if ": done" in line]
-    # The time that is left is known when an encoder was trained: after baselines alone it would be a guess.
-    assert ["jobs take about" in line for line in lines] == [False, True, True, True, True, False]
+    assert ["jobs take about" in line for line in lines] == [True] * 5 + [False]
     results = sorted((tmp_path / "results").iterdir(), key=lambda path: path.stat().st_mtime)
     assert ["-paper-" in path.name for path in results] == [False] * 4 + [True] * 2
-    for path in (tmp_path / "results").glob("*-baselines-*"):
-        path.unlink()
-    reproduce(["table5"], "smoke", tmp_path, data=data, seeds=1, workers=1, only="encoders")
-    lines = [line for line in capsys.readouterr().err.splitlines() if ": done" in line]
-    assert ["jobs take about" in line for line in lines] == [True, False], "no encoder is left whose speed is unknown"
+
+
+def test_the_time_of_encoders_is_estimated_by_those_of_their_kind_that_this_machine_trained(
+    everything: ReproductionState, tmp_path: Path
+) -> None:
+    def seconds(out: Path) -> dict[str, float]:
+        planned = plan(find_items(["table1", "table5"]), Workspace.at(out, SCALES["smoke"]), 2, 1, None)
+        return {entry.encoder: entry.seconds for entry in planned.encoders}
+
+    (tmp_path / "zoos").symlink_to(everything.workspace.out / "zoos")
+    (tmp_path / "results").mkdir()
+    by_arithmetic = seconds(tmp_path)
+    of_this_machine, name = [], "tetris_seed-EcD-seed-0.json"
+    result = json.loads((everything.workspace.out / "results" / name).read_bytes())
+    for change in ({"machine": "another"}, {"cpu_seconds": 1000.0}, {"cpu_seconds": 2000.0}):
+        (tmp_path / "results" / name).write_text(json.dumps(result | change))
+        of_this_machine.append(seconds(tmp_path))
+    other, slow, slower = of_this_machine
+    assert other["tetris_hyp-EcD"] == by_arithmetic["tetris_hyp-EcD"]
+    assert slow["tetris_seed-EcD"] == pytest.approx(1000, abs=0.1)  # one of two seeds is left
+    assert slow["tetris_seed-ED"] == pytest.approx(2000, rel=0.2)  # its operations differ
+    assert slow["tetris_hyp-EcD"] > 100 * by_arithmetic["tetris_hyp-EcD"]
+    for encoder, value in slower.items():
+        if "-paper" in encoder:  # of another architecture, of which no encoder was trained
+            assert value == slow[encoder] == by_arithmetic[encoder]
+        else:
+            assert value == pytest.approx(2 * slow[encoder], rel=1e-3)
 
 
 def test_each_stage_alone_leaves_the_others_undone(everything: ReproductionState, tmp_path: Path, data: Path) -> None:
