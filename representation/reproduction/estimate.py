@@ -39,7 +39,7 @@ class PlannedEncoder:
     checkpoints: int
     epochs: int
     to_train: int
-    """Seeds that have no result yet."""
+    """Seeds whose encoder is not trained; to score those that are takes seconds."""
     seconds: float
 
 
@@ -79,7 +79,10 @@ def plan(
         others = [zoo for zoo in job.transfers if zoo in there]
         left = seeds
         if unfinished.isdisjoint((job.zoo, *others)):
-            left = sum(workspace.found(job, seed, others) is None for seed in range(seeds))
+            left = sum(
+                workspace.found(job, seed, others) is None and not workspace.is_trained(job, seed)
+                for seed in range(seeds)
+            )
         name, changes = workspace.scale.recipe_words(job)
         encoders.append(
             PlannedEncoder(

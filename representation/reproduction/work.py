@@ -114,6 +114,10 @@ class Workspace:
         digest = hashlib.sha256(canonical_json(decisive).encode()).hexdigest()
         return self.out / "encoders" / f"{job.name}-{digest[:8]}" / f"seed-{seed}"
 
+    def is_trained(self, job: Job, seed: int) -> bool:
+        """Return whether the encoder of a job is trained; its zoo must be built."""
+        return TrainingFolder(self.encoder(job, seed)).record.exists()
+
     def result(self, job: Job, seed: int) -> Path:
         """Return the file of a job's result."""
         return self.out / "results" / f"{job.name}-seed-{seed}.json"

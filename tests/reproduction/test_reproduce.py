@@ -578,6 +578,9 @@ def test_a_dry_run_counts_what_the_folder_lacks(everything: ReproductionState, t
     assert missing(plan(there, "--only", "encoders")) == [[], [0, 0, 0, 0]]
     assert missing(plan(tmp_path, "--only", "encoders")) == [[], []]
     assert list(tmp_path.iterdir()) == []
+    for folder in ("zoos", "encoders"):
+        (tmp_path / folder).symlink_to(there / folder)
+    assert missing(plan(tmp_path)) == [[0, 0], [0, 0, 0, 0]], "to score an encoder is not to train it"
 
 
 def test_a_dry_run_knows_the_images_that_a_zoo_was_built_with(everything: ReproductionState, tmp_path: Path) -> None:
