@@ -203,11 +203,8 @@ class _Run:
         """Return how long the jobs take that are left; an empty string if none is, or nothing is printed."""
         if not self.speeds:
             return ""
-        left, now = (
-            [*(job for job, _, _ in queue), *(job for job in self.waiting for _ in range(self.seeds))],
-            time.monotonic(),
-        )
-        times = [(job, self.speeds.seconds(job)) for job in left]
+        left = [*(job for job, _, _ in queue), *(job for job in self.waiting for _ in range(self.seeds))]
+        times, now = [(job, self.speeds.seconds(job)) for job in left], time.monotonic()
         times += [(job, max(self.speeds.seconds(job) - (now - begun), 0)) for job, _, begun in running]
         if not times:
             return ""
