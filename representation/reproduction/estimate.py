@@ -73,7 +73,7 @@ def plan(
     unfinished = {zoo.zoo for zoo in zoos if zoo.to_train}
     there = [zoo for zoo in all_zoos(items) if building or workspace.is_built(zoo)]
     jobs = all_jobs(items) if only in (None, "encoders") else []
-    speeds = Speeds(workspace)
+    speeds = Speeds(workspace, jobs, seeds)
     encoders = []
     for job in [job for job in jobs if job.learns and job.zoo in there]:
         others = [zoo for zoo in job.transfers if zoo in there]

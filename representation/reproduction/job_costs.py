@@ -1,6 +1,7 @@
 """What the jobs of a reproduction cost: operations, memory, and the time that they take on this machine."""
 
 import time
+from collections.abc import Iterable
 from functools import cache
 
 import torch
@@ -8,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from representation.encoders.encoder import Architecture, Encoder
 from representation.recipes import Recipe
-from representation.reproduction.items import Job, all_jobs, find_items
+from representation.reproduction.items import Job
 from representation.reproduction.scales import Scale
 from representation.reproduction.work import Workspace, machine
 from representation.training.memory import estimate as memory_estimate
@@ -73,26 +74,25 @@ def _training_models(scale: Scale, zoo: str) -> int:
 
 
 class Speeds:
-    """The speed of this machine at the jobs of a scale.
+    """The speed of this machine at the jobs of a reproduction.
 
     It is that at the jobs of the same kind and zoo whose results are in the folder; where there is none, at those of
     the same kind; else `SHARE_OF_PEAK` of the speed of a matrix product. The kind is the architecture of the encoder,
     or the method of a job without one.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        """Read the results of the folder that this machine made.
+    def __init__(self, workspace: Workspace, jobs: Iterable[Job], seeds: int) -> None:
+        """Read those results of the jobs that this machine made.
 
         Raises DamagedZooError for a file that is not a result.
         """
         self._scale, here = workspace.scale, machine()
         self._done: dict[tuple[str, ...], tuple[float, float]] = {}
-        jobs = {job.name: job for job in all_jobs(find_items(["all"]))}
-        for path in sorted((workspace.out / "results").glob("*.json")):
-            name, _, seed = path.stem.rpartition("-seed-")
-            result = workspace.stored(jobs[name], int(seed)) if name in jobs and seed.isdecimal() else None
-            if result and result.machine == here and result.identity.recipe == self._scale.recipe_of(jobs[name]):
-                self.record(jobs[name], result.cpu_seconds)
+        for job in jobs:
+            recipe = self._scale.recipe_of(job)
+            for result in filter(None, (workspace.stored(job, seed) for seed in range(seeds))):
+                if result.machine == here and result.identity.recipe == recipe:
+                    self.record(job, result.cpu_seconds)
 
     def record(self, job: Job, seconds: float) -> None:
         """Record the processor seconds that a job took."""
@@ -106,7 +106,7 @@ class Speeds:
             if key in self._done:
                 flops, seconds = self._done[key]
                 return job_flops(self._scale, job) * seconds / flops
-        return job_flops(self._scale, job) / (flops_per_second() * SHARE_OF_PEAK)
+        return job_flops(self._scale, job) / (_flops_per_second() * SHARE_OF_PEAK)
 
     def _keys(self, job: Job) -> tuple[tuple[str, ...], ...]:
         kind = self._scale.recipe_of(job).encoder.kind if job.learns else job.method
@@ -114,7 +114,7 @@ class Speeds:
 
 
 @cache
-def flops_per_second() -> float:
+def _flops_per_second() -> float:
     """Return the speed of one core at a product of float32 matrices."""
     with one_thread():
         matrix = torch.randn(1024, 1024)

@@ -122,7 +122,7 @@ class _Run:
         self.state = ReproductionState(workspace, items, seeds, data)
         self.built = set[str]()
         self.waiting = all_jobs(items)
-        self.speeds = None if quiet else Speeds(workspace)
+        self.speeds: Speeds | None = None  # read before the first job, if the time left is printed
 
     def everything(self) -> None:
         """Build all zoos, do all jobs, draw all pictures; or those of these that were asked for."""
@@ -183,6 +183,8 @@ class _Run:
         """Do the remaining jobs whose zoos are built, side by side as far as workers and memory allow."""
         if not (queue := self._ready()):
             return
+        if not self.quiet and self.speeds is None:
+            self.speeds = Speeds(self.workspace, all_jobs(self.items), self.seeds)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         free = pool.submit(free_memory, device).result()
         running = dict[Future[str], Running]()

@@ -451,6 +451,11 @@ def test_the_papers_encoders_of_all_zoos_are_trained_after_all_other_encoders(
     assert ["jobs take about" in line for line in lines] == [True] * 5 + [False]
     results = sorted((tmp_path / "results").iterdir(), key=lambda path: path.stat().st_mtime)
     assert ["-paper-" in path.name for path in results] == [False] * 4 + [True] * 2
+    for path in (tmp_path / "results").glob("*-baselines-*"):
+        path.unlink()
+    reproduce(["table5"], "smoke", tmp_path, data=data, seeds=1, workers=1, only="encoders")
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": done" in line]
+    assert ["jobs take about" in line for line in lines] == [True, False], "only jobs without an encoder are left"
 
 
 def test_the_time_of_encoders_is_estimated_by_those_of_their_kind_that_this_machine_trained(
