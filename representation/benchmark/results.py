@@ -55,7 +55,8 @@ class Result(Section):
     """Hash of what the task pins: populations, filter, target and metric. Only rows with the same one compare."""
     method: Line
     code_sha256: Line | None
-    """Hash of the source of the method's class and its bases; None where there is no source, as in an interpreter."""
+    """Hash of the sources of the method's class and its bases, and of the files that it reads, such as a recipe; None
+    where there is no source, as in an interpreter."""
     seed: int
     metric: MetricName
     score: float | None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from representation.benchmark.costs import measured, one_thread
 from representation.benchmark.methods.method import Method, Population, Problem
+from representation.benchmark.methods.read_files import ReadsFiles
 from representation.benchmark.metrics import METRICS, OF_CLASSES, OF_NUMBERS
 from representation.benchmark.populations import TaskData
 from representation.benchmark.results import Result, Versions
@@ -133,14 +134,19 @@ def jackknife(
 
 
 def code_sha256(kind: type[Method]) -> str | None:
-    """Return the hash of the sources of a class and its bases; None if one of them has no source file."""
+    """Return the hash of the sources of a class and its bases, and of the files that it reads (`ReadsFiles`).
+
+    None if one of the classes has no source file.
+    """
     digest = hashlib.sha256()
-    for base in kind.__mro__:
-        if issubclass(base, Method):
-            try:
+    try:
+        for base in kind.__mro__:
+            if issubclass(base, Method):
                 digest.update(Path(inspect.getfile(base)).read_bytes())
-            except (TypeError, OSError):
-                return None
+    except (TypeError, OSError):
+        return None
+    for file in kind.files if issubclass(kind, ReadsFiles) else ():
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

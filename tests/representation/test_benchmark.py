@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from representation.benchmark.metrics import accuracy
 from representation.benchmark.results import Result, read_rows, write_table
 from representation.benchmark.run import jackknife
 from representation.benchmark.tasks import Task, bundled_tasks, load_task, write_task
-from representation.recipes import Augmentation, Epochs
+from representation.recipes import Augmentation, Epochs, bundled_recipes
 from representation.training.augmentation import Augmenter
 from zootools import Zoo, build, open_zoo
 from zootools.architectures import Schema, build_schema
@@ -231,7 +232,7 @@ def test_metrics_belong_to_a_kind_of_target(zoo: Zoo) -> None:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoded, "RECIPE", "smoke")
+    monkeypatch.setattr(encoded.Pretrained, "files", (bundled_recipes()["smoke"],))
 
 
 # --- runs -----------------------------------------------------------------------------------------------------
@@ -261,6 +262,27 @@ def test_methods_share_an_encoder_without_a_trace(
         trained = {seed: seconds for (_, seed, *_), (_, seconds) in encoded._TRAINED.items()}
         assert all(row.fit_seconds > trained[row.seed] for row in found[-1].results)
     assert without_costs(found[0]) == without_costs(found[1])
+
+
+def test_a_changed_recipe_makes_the_rows_of_its_encoder_stale(
+    zoo: Zoo, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, methods = Path(shutil.copy(bundled_recipes()["smoke"], tmp_path)), ["W", "encoder"]
+    monkeypatch.setattr(encoded.Pretrained, "files", (recipe,))
+
+    def rows() -> dict[str, tuple[int, str | None]]:
+        run([task], methods, zoo, tmp_path / "out", seeds=1)
+        files = sorted((tmp_path / "out" / "rows").glob("*.json"))
+        return {row.method: (file.stat().st_mtime_ns, row.code_sha256) for file in files for row in read_rows(file)}
+
+    first = rows()
+    assert rows() == first
+    with recipe.open("a") as file:
+        file.write("# The same settings, but who knows that?\n")
+    changed = rows()
+    assert changed["W"] == first["W"]
+    assert changed["encoder"][0] > first["encoder"][0]
+    assert changed["encoder"][1] != first["encoder"][1]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import hashlib
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -12,21 +13,27 @@ from torch import Tensor, nn
 
 from representation.benchmark.methods.linear import LinearProbe
 from representation.benchmark.methods.method import Examples, Method, Population, Problem
+from representation.benchmark.methods.read_files import ReadsFiles
 from representation.benchmark.methods.trained import TrainedMethod
 from representation.encoders.encoder import Encoder
 from representation.encoders.standard import Standardiser
 from representation.networks import Networks, hash_networks, in_memory
-from representation.recipes import load_recipe
+from representation.recipes import bundled_recipes, load_recipe
 from representation.training.trainer import EncoderTrainer
 from zootools.architectures import Schema
 
-RECIPE = "default"
 HIDDEN = 128
 """Units of the small network on z."""
 KEPT = 8
 """Encoders that are kept for other methods and tasks: those of a few seeds."""
 _TRAINED: dict[tuple[Schema, int, str, str], tuple[Encoder, float]] = {}
 """Encoders and the processor seconds of their training, by schema, seed and hashes of the networks; oldest first."""
+
+
+class Pretrained(ReadsFiles):
+    """A method that begins with an encoder of the recipe ``default``."""
+
+    files: ClassVar[tuple[Path, ...]] = (bundled_recipes()["default"],)
 
 
 def pretrain(problem: Problem, train: Examples, validation: Examples) -> tuple[Encoder, float]:
@@ -49,7 +56,7 @@ def pretrain(problem: Problem, train: Examples, validation: Examples) -> tuple[E
 
 
 def _train(problem: Problem, train: Examples, judge: Examples) -> Encoder:
-    recipe, best, kept = load_recipe(RECIPE), math.inf, None
+    recipe, best, kept = load_recipe(str(Pretrained.files[0])), math.inf, None
     with torch.random.fork_rng(devices=[]):  # what is drawn afterwards does not depend on whether this was computed
         trainer = EncoderTrainer(
             problem.schema, train.networks, judge.networks, recipe, problem.seed, device=torch.device("cpu")
@@ -76,7 +83,7 @@ def encoder_parameters(encoder: Encoder) -> int:
     return sum(value.numel() for name, value in encoder.named_parameters() if not name.startswith(decoding))
 
 
-class EncoderLinear(LinearProbe):
+class EncoderLinear(Pretrained, LinearProbe):
     """A linear probe of z."""
 
     name: ClassVar[str] = "encoder"
@@ -109,7 +116,7 @@ class _Probe(TrainedMethod):
         )
 
 
-class EncoderMlp(Method):
+class EncoderMlp(Pretrained, Method):
     """A network of one hidden layer on z."""
 
     name: ClassVar[str] = "encoder-MLP"
@@ -130,7 +137,7 @@ class EncoderMlp(Method):
         return self._probe.parameters + encoder_parameters(self._encoder)
 
 
-class EncoderTuned(TrainedMethod):
+class EncoderTuned(Pretrained, TrainedMethod):
     """The encoder and a linear layer on z, both trained on the labels after the training without them."""
 
     name, invariant = "encoder-tuned", False
