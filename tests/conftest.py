@@ -11,6 +11,7 @@ import pytest
 import torch
 from crash import Builders, folder_in_memory
 from hub_server import TOKEN, HubServer, serve
+from huggingface_hub import constants
 from platformdirs import user_cache_path
 from samples import ARCHITECTURES, BACKENDS, LOOK_ZOO, SPEC_TEXT, TINY_ZOO
 
@@ -34,6 +35,10 @@ torch.set_num_threads(1)
 TESTS_CACHE = "zootools-tests"
 if user_cache_path().name != TESTS_CACHE:
     os.environ["XDG_CACHE_HOME"] = str(user_cache_path(TESTS_CACHE, appauthor=False))
+
+# The hub of the tests is on this machine, and may be used by those who work offline too.
+os.environ.pop("HF_HUB_OFFLINE", None)
+constants.HF_HUB_OFFLINE = False
 
 ROOMS = {"cluster", "docs", "faults", "reproduction"}
 """Folders whose tests carry a marker of the same name; `make test` deselects them."""
