@@ -357,7 +357,7 @@ class Recipe(Section):
     """Everything that decides an encoder, except the zoo and the seed."""
 
     description: str = ""
-    """A sentence for readers."""
+    """A sentence for readers. It decides nothing: with another one, an encoder is still that of the recipe."""
     epochs: Epochs = Epochs()
     """The checkpoints to train on."""
     largest_weight: Annotated[float, Field(gt=0, le=1e38)] | None = None
@@ -383,6 +383,15 @@ class Recipe(Section):
         if self.training.best == "reconstruction" and not self.loss.reconstructs:
             raise ValueError(f"training.best is reconstruction, but the loss {self.loss.kind} does not reconstruct")
         return self
+
+
+def without_description(recipe: Recipe) -> Recipe:
+    """Return the recipe without its description, which decides no encoder."""
+    return recipe.model_copy(update={"description": ""})
+
+
+RecipeIdentity = Annotated[Recipe, AfterValidator(without_description)]
+"""The recipe of an identity: recipes that differ in the description only are the same there."""
 
 
 def bundled_recipes() -> dict[str, Path]:

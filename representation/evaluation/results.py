@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import field_validator
 
 from representation.paper import published
-from representation.recipes import Recipe
+from representation.recipes import RecipeIdentity
 from zootools.errors import SpecError
 from zootools.filesystem.files import durable_path, open_regular
 from zootools.spec.sections import Section
@@ -46,7 +46,7 @@ LARGE = 10_000
 class ResultsIdentity(Section):
     """What the results in a folder belong to."""
 
-    recipe: Recipe
+    recipe: RecipeIdentity
     weights_sha256: str
     """Hash of the weights of all splits (`ZooDataset.digest`)."""
     encoder_sha256: str | None = None

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from representation.encoders.encoder import Architecture, Encoder
-from representation.recipes import Recipe
+from representation.recipes import Recipe, without_description
 from representation.reproduction.items import Job
 from representation.reproduction.scales import Scale
 from representation.reproduction.work import Workspace, machine
@@ -89,7 +89,7 @@ class Speeds:
         self._scale, here = workspace.scale, machine()
         self._done: dict[tuple[str, ...], tuple[float, float]] = {}
         for job in jobs:
-            recipe = self._scale.recipe_of(job)
+            recipe = without_description(self._scale.recipe_of(job))
             for result in filter(None, (workspace.stored(job, seed) for seed in range(seeds))):
                 if result.machine == here and result.identity.recipe == recipe:
                     self.record(job, result.cpu_seconds)

@@ -23,7 +23,7 @@ from representation.errors import PlacedError
 from representation.evaluation.baselines import Umap, baselines
 from representation.evaluation.results import Score
 from representation.evaluation.scoring import Method, Scorer
-from representation.recipes import Recipe
+from representation.recipes import Recipe, RecipeIdentity
 from representation.reproduction.faults import misread, train_misread, with_running_gap
 from representation.reproduction.items import BASELINES, GAP_LOSSES, VARIANCES, Job
 from representation.reproduction.scales import Scale, StandIn
@@ -48,7 +48,7 @@ class ResultIdentity(Section):
 
     zoos: dict[str, str]
     """Hash of the manifest of every zoo that is scored on, by the zoo's name."""
-    recipe: Recipe
+    recipe: RecipeIdentity
     seed: int
 
 

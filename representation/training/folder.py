@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from representation.recipes import Recipe
+from representation.recipes import RecipeIdentity
 from representation.training.trainer import TrainerState
 from zootools.errors import DamagedZooError, SpecError, differences
 from zootools.filesystem.files import write_durably
@@ -22,7 +22,7 @@ from zootools.spec.sections import Section, flat
 class TrainingIdentity(Section):
     """Everything that decides an encoder."""
 
-    recipe: Recipe
+    recipe: RecipeIdentity
     seed: int
     weights_sha256: str
     """Hash of the layer schema and of the weights of the train and the validation split."""

@@ -114,7 +114,8 @@ def test_the_same_call_again_returns_the_same_encoder_without_training(zoo: Zoo,
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"README.md", "config.json", "log.jsonl", "model.safetensors", "recipe.yaml", "training.json"}
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = train_encoder(zoo, recipe(), tmp_path, quiet=True)
+    train_encoder(zoo, recipe(), tmp_path, quiet=True)
+    again = train_encoder(zoo, recipe("description=the same in other words"), tmp_path, quiet=True)
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     weights = zoo.weights()
     assert torch.equal(again.embed(weights), encoder.embed(weights))

@@ -170,12 +170,12 @@ def test_seeds_give_a_mean_and_an_interval(learned: Results) -> None:
 def test_the_same_call_again_trains_nothing_and_finds_the_same(learned: Results, varied: Path, folder: Path) -> None:
     files = [folder / "out" / f"seed-{seed}" / "model.safetensors" for seed in (0, 1)]
     times = [path.stat().st_mtime_ns for path in files]
-    again = represent(
-        varied, "smoke", folder / "out", overrides=["training.epochs=1"], seeds=2, transfer_to=[varied], quiet=True
-    )
+    changes = ["training.epochs=1", "description=the same in other words"]
+    again = represent(varied, "smoke", folder / "out", overrides=changes, seeds=2, transfer_to=[varied], quiet=True)
     assert [path.stat().st_mtime_ns for path in files] == times
     for old, new in zip(learned.table.to_pylist(), again.table.to_pylist(), strict=True):
-        assert new == old | {"value": pytest.approx(old["value"], abs=1e-6, nan_ok=True)}
+        value = pytest.approx(old["value"], abs=1e-6, nan_ok=True)
+        assert new == old | {"value": value, "recipe": "smoke training.epochs=1 description=the same in other words"}
 
 
 def test_embeddings_come_in_the_order_of_the_metadata(learned: Results, varied: Path, folder: Path) -> None:

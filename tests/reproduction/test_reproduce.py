@@ -360,6 +360,9 @@ def test_a_changed_recipe_is_done_again(everything: ReproductionState) -> None:
     assert everything.workspace.found(job, 0) is not None
     assert everything.workspace.found(job, 1) is None
     assert Workspace(everything.workspace.out, SCALES["cpu"]).found(job, 0) is None
+    changes = (*SCALES["smoke"].recipes["tetris_seed"], "description=the same in other words")
+    reworded = replace(SCALES["smoke"], recipes={"tetris_seed": changes})
+    assert Workspace(everything.workspace.out, reworded).found(job, 0) is not None
 
 
 def start(out: Path, data: Path, *words: str) -> "subprocess.Popen[str]":
