@@ -4,12 +4,13 @@
 >>> print(bench(["tetris_seed_accuracy"], ["W", "s(W)"], zoos=["zoos/tetris_seed"]).markdown())
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from representation.benchmark.distributed import run_on_cluster
+from representation.benchmark.methods.encoded import Pretrained
 from representation.benchmark.methods.method import Method
 from representation.benchmark.methods.table import METHODS
 from representation.benchmark.populations import TaskData
@@ -119,7 +120,7 @@ def bench(
     data = {task.name: TaskData.of(task, found) for task in loaded}
     ours = {task.name: task.sha256 for task in loaded}
     work = [
-        Work(task.name, kind, seed)
+        Work(task.name, kind, seed, _encoder(task, kind, seed) if engine == "local" else None)
         for task in loaded
         for kind in kinds
         for seed in range(seeds if kind.trains else 1)
@@ -130,7 +131,7 @@ def bench(
     for result in rows:
         write_row(out, result)
         if not keywords.get("quiet"):
-            say(f"{_line(result)}  ({remaining.finish(result.method)})", err=True)
+            say(f"{_line(result)}  ({remaining.finish(*result.key)})", err=True)
     results = _kept(out, ours)
     others, notes = _comparable(theirs, ours)
     everything = BenchResults(results, others, notes)
@@ -196,6 +197,11 @@ def _is_finished(out: Path, task: Task, kind: type[Method], seed: int) -> bool:
     row, code = read_rows(path)[0], code_sha256(kind)
     same_code = code is not None and row.code_sha256 == code
     return same_code and row.key == (task.name, kind.name, seed) and row.task_sha256 == task.sha256
+
+
+def _encoder(task: Task, kind: type[Method], seed: int) -> Hashable:
+    """Return what names the encoder that a row shares with others of one process; None if it has none."""
+    return (task.zoo.name, str(task.epochs), task.where, seed) if issubclass(kind, Pretrained) else None
 
 
 def _local(data: dict[str, TaskData], work: Sequence[Work]) -> Iterator[Result]:

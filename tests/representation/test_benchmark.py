@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from scipy.stats import kendalltau
 from torch import Tensor
@@ -31,7 +32,7 @@ from representation.benchmark.metrics import accuracy
 from representation.benchmark.results import Result, read_rows, write_table
 from representation.benchmark.run import jackknife
 from representation.benchmark.tasks import Task, bundled_tasks, load_task, write_task
-from representation.recipes import Augmentation, Epochs, bundled_recipes
+from representation.recipes import Augmentation, Epochs, bundled_recipes, load_recipe
 from representation.training.augmentation import Augmenter
 from zootools import Zoo, build, open_zoo
 from zootools.architectures import Schema, build_schema
@@ -296,6 +297,19 @@ def test_a_run_counts_its_rows_and_estimates_the_rest(
     assert [line.rpartition("  ")[2].partition(", about ")[0] for line in lines] == ["(1 of 3 rows", "(2 of 3 rows"]
     assert all(line.endswith(" left)") for line in lines)
     assert last.endswith("  (3 of 3 rows)")
+
+
+def test_the_time_left_knows_that_rows_share_an_encoder(
+    zoo: Zoo, task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first row trains the only encoder, and nothing is known of the others, which train none."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(load_recipe("smoke", ["training.epochs=50"]).dump()))
+    monkeypatch.setattr(encoded.Pretrained, "files", (recipe,))
+    bench([task, make_task(zoo, "activation")], ["encoder", "encoder-MLP"], [zoo], seeds=1, out=tmp_path / "out")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith("(1 of 4 rows, about 0s left)")
 
 
 def test_a_killed_run_keeps_its_rows(folders: dict[str, Path], zoo: Zoo, task: Task, tmp_path: Path) -> None:
