@@ -306,6 +306,7 @@ def test_the_time_left_knows_that_rows_share_an_encoder(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(load_recipe("smoke", ["training.epochs=50"]).dump()))
     monkeypatch.setattr(encoded.Pretrained, "files", (recipe,))
+    monkeypatch.setattr(encoded, "_TRAINED", {})
     bench([task, make_task(zoo, "activation")], ["encoder", "encoder-MLP"], [zoo], seeds=1, out=tmp_path / "out")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
